@@ -1,0 +1,101 @@
+"""One copy of your big NumPy arrays per machine, shared by every process.
+
+>>> import arrayd
+>>> a = arrayd.get("train.h5:/x")        # doctest: +SKIP
+
+loads the dataset once, whoever asks, and maps it read-only into each process that does.
+The block goes away when the last array in it is gone, however its process ended.
+"""
+
+from arrayd.api import (
+    connect,
+    create,
+    evict,
+    get,
+    get_many,
+    info,
+    prefetch,
+    put,
+    release,
+    status,
+)
+from arrayd.array import Block, SharedArray
+from arrayd.client import Client
+from arrayd.errors import (
+    AccessDenied,
+    ArraydError,
+    BadFile,
+    BlockError,
+    CastError,
+    DaemonError,
+    DaemonLost,
+    InUse,
+    LoaderCrashed,
+    LoadError,
+    LoadTimeout,
+    MissingDependency,
+    NameTaken,
+    NoDaemon,
+    NoRoom,
+    NoSuchBlock,
+    NotOwner,
+    NotSealed,
+    PrecisionWarning,
+    ProtocolMismatch,
+    SourceChanged,
+    SourceError,
+    SourceNotFound,
+    SpecMismatch,
+)
+from arrayd.info import Info
+from arrayd.progress import Progress
+from arrayd.protocol import PACKAGE_VERSION
+from arrayd.source import Source
+from arrayd.status import Status
+
+__version__ = PACKAGE_VERSION
+
+__all__ = [
+    "AccessDenied",
+    "ArraydError",
+    "BadFile",
+    "Block",
+    "BlockError",
+    "CastError",
+    "Client",
+    "DaemonError",
+    "DaemonLost",
+    "InUse",
+    "Info",
+    "LoadError",
+    "LoadTimeout",
+    "LoaderCrashed",
+    "MissingDependency",
+    "NameTaken",
+    "NoDaemon",
+    "NoRoom",
+    "NoSuchBlock",
+    "NotOwner",
+    "NotSealed",
+    "PrecisionWarning",
+    "Progress",
+    "ProtocolMismatch",
+    "SharedArray",
+    "Source",
+    "SourceChanged",
+    "SourceError",
+    "SourceNotFound",
+    "SpecMismatch",
+    "Status",
+    "__version__",
+    "connect",
+    "create",
+    "evict",
+    "get",
+    "get_many",
+    "info",
+    "prefetch",
+    "put",
+    "release",
+    "status",
+]

@@ -1,0 +1,302 @@
+"""The functions of ``import arrayd``: a default `Client`, made at the first call."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from arrayd.array import SharedArray
+from arrayd.client import Client
+from arrayd.info import Info
+from arrayd.progress import Progress
+from arrayd.status import Status
+from arrayd.wish import SourceLike
+
+_lock = threading.Lock()
+_clients: dict[str | None, Client] = {}  # endpoint -> client; None: the default one
+
+
+def connect(endpoint: str | None = None, *, start: bool = True) -> Client:
+    """Open a session of its own with a daemon.
+
+    Parameters
+    ----------
+    endpoint
+        ``ipc://…`` or a path. None: ``$ARRAYD_ENDPOINT``, else ``/run/arrayd/arrayd.sock``
+        if it exists and admits you, else your private daemon, which is started if need be.
+        ``"private"`` leaves the system's daemon out.
+    start
+        Whether a private daemon may be started.
+
+    Raises
+    ------
+    NoDaemon
+        None answers, and none may be started.
+    """
+    return Client(endpoint, start=start)
+
+
+def get(
+    source: SourceLike,
+    *,
+    dataset: str | None = None,
+    dtype: npt.DTypeLike | None = None,
+    cast: npt.DTypeLike | None = None,
+    overflow: str = "error",
+    rows: slice | None = None,
+    order: str | None = None,
+    mode: str = "r",
+    pin: bool | float = False,
+    timeout: float | None = None,
+    progress: bool | Callable[[Progress], None] | None = None,
+    **format_options: Any,
+) -> SharedArray:
+    """Return an array that lives in memory once, however many processes ask for it.
+
+    It is loaded if nobody has loaded it yet; a load under way is joined. The block is
+    held as long as the array, or any slice or view of it, lives.
+
+    Parameters
+    ----------
+    source
+        A path, ``file.h5:/group/x``, ``file.npz:member``, ``name:NAME``, or a `Source`.
+    dataset
+        HDF5 dataset or npz member, as an alternative to the ``:``; not needed where the
+        file holds one array.
+    dtype
+        The type *in the file*. Raw files need it, with ``shape=`` (one entry may be -1)
+        and, if need be, ``offset=`` in bytes; for text it is that of `numpy.loadtxt`; for
+        npy, npz and HDF5 it is a claim that is checked.
+    cast
+        The type wanted. Values that lose precision cause a `PrecisionWarning`.
+    overflow
+        What to do with values that do not fit `cast`: ``"error"`` or ``"clip"``.
+    rows
+        A slice of axis 0: exactly ``a[rows]``, reading no more than that if possible.
+    order
+        ``"C"`` or ``"F"``; None: as the file has it.
+    mode
+        ``"r"``: read-only for good. ``"c"``: copy-on-write, writeable and private.
+    pin
+        Keep the block warm without a holder: for so many seconds, or (True) until evicted.
+    timeout
+        Seconds to wait for the load, for room, or for a name to be published. None: for
+        the load as long as it takes, for room 1 s, for a name not at all.
+    progress
+        True: a bar on stderr. A function: called in this thread with a `Progress`, at
+        most ten times a second; an exception in it cancels the wait.
+    format_options
+        Text: those of `numpy.loadtxt`. Raw: ``shape``, ``offset``. Any: ``format=``, one
+        of ``npy npz hdf5 text raw``, where the suffix does not tell.
+
+    Returns
+    -------
+    SharedArray
+        Shape and dtype as in the file (after `rows` and `cast`).
+
+    Raises
+    ------
+    SourceError
+        The request or the file is wrong; see the subclasses in `arrayd.errors`.
+    LoadError
+        It could not be loaded: no room, no time, a crash.
+    DaemonError
+        No daemon answers.
+    """
+    return _default().get(
+        source,
+        dataset=dataset,
+        dtype=dtype,
+        cast=cast,
+        overflow=overflow,
+        rows=rows,
+        order=order,
+        mode=mode,
+        pin=pin,
+        timeout=timeout,
+        progress=progress,
+        **format_options,
+    )
+
+
+def get_many(
+    sources: Iterable[SourceLike], *, return_errors: bool = False, **options: Any
+) -> list[Any]:
+    """Return the arrays of many sources: one request, loaded in parallel, in this order.
+
+    Parameters
+    ----------
+    sources
+        As for `get`.
+    return_errors
+        Put an `ArraydError` in the place of an array that cannot be had, instead of
+        raising the first.
+    options
+        Those of `get`, for all of them.
+
+    Returns
+    -------
+    list
+        One `SharedArray` (or error) for each source.
+    """
+    return _default().get_many(sources, return_errors=return_errors, **options)
+
+
+def info(source: SourceLike, **options: Any) -> Info:
+    """Return shape, dtype, members and size of a source without loading it.
+
+    Raises
+    ------
+    SourceError
+        The request or the file is wrong.
+    """
+    return _default().info(source, **options)
+
+
+def prefetch(*sources: SourceLike, **options: Any) -> None:
+    """Have sources loaded without waiting: a later `get` finds them, or joins the load.
+
+    Errors of the load itself are told to that `get`.
+    """
+    _default().prefetch(*sources, **options)
+
+
+def release(array: SharedArray) -> None:
+    """End the hold of an array's block now; calling it again does nothing.
+
+    The pages stay readable until the last view of them is gone.
+    """
+    _default().release(array)
+
+
+def put(
+    array: npt.ArrayLike,
+    name: str | None = None,
+    *,
+    keep: bool = False,
+    replace: bool = False,
+    timeout: float | None = None,
+) -> SharedArray:
+    """Publish a copy of an array; other processes get it as ``name:NAME`` or by reference.
+
+    It cannot be loaded again, so it is freed with its last holder, and never for room.
+
+    Parameters
+    ----------
+    array
+        Any array of a fixed-size dtype.
+    name
+        Under which others find it; None: only by reference.
+    keep
+        Keep it without a holder, until `evict`.
+    replace
+        Take the name over from another block; its holders keep theirs.
+    timeout
+        Seconds to wait for room; None: 1 s.
+
+    Returns
+    -------
+    SharedArray
+        The published array, read-only.
+
+    Raises
+    ------
+    NameTaken
+        Another block has the name, and `replace` is not set.
+    NoRoom
+        The budget, /dev/shm or the memory cgroup is exhausted.
+    """
+    return _default().put(array, name, keep=keep, replace=replace, timeout=timeout)
+
+
+def create(
+    shape: int | Sequence[int],
+    dtype: npt.DTypeLike = np.float64,
+    name: str | None = None,
+    *,
+    order: str = "C",
+    keep: bool = False,
+    replace: bool = False,
+    timeout: float | None = None,
+) -> AbstractContextManager[SharedArray]:
+    """Write a new block in place, without a second copy: ``with create(…) as out``.
+
+    At the end of the ``with`` the block is sealed: final, read-only, published. An
+    exception gives it up. The unsealed array may be sent to other processes, which fill
+    their part of it; they must have dropped it when the ``with`` ends.
+
+    Parameters
+    ----------
+    shape, dtype, order
+        Of the array; its values are zero.
+    name, keep, replace, timeout
+        As for `put`.
+
+    Raises
+    ------
+    NameTaken, NoRoom
+        As for `put`.
+    NotSealed
+        At the end: another process can still write to it.
+    """
+    return _default().create(
+        shape, dtype, name, order=order, keep=keep, replace=replace, timeout=timeout
+    )
+
+
+def evict(source: SourceLike, **options: Any) -> dict[str, int]:
+    """Free the blocks of a source now, kept and pinned ones too.
+
+    Every block of that file is meant; options of `get` narrow it down.
+
+    Returns
+    -------
+    dict
+        ``blocks`` and ``bytes`` that were freed.
+
+    Raises
+    ------
+    InUse
+        Somebody holds or maps one of them; nothing is freed.
+    NoSuchBlock
+        None is in memory.
+    """
+    return _default(start=False).evict(source, **options)
+
+
+def status() -> Status:
+    """Return who holds what; it prints as the table of ``arrayd status``."""
+    return _default(start=False).status()
+
+
+def client_of(endpoint: str) -> Client:
+    """Return this process's client of the daemon at `endpoint`: the default one, if it is that."""
+    with _lock:
+        default = _clients.get(None)
+        if default is not None and default.endpoint == endpoint:
+            return default
+        if endpoint not in _clients:
+            _clients[endpoint] = Client(endpoint)
+        return _clients[endpoint]
+
+
+def _default(*, start: bool = True) -> Client:
+    with _lock:
+        client = _clients.get(None)
+        if client is None:
+            client = _clients[None] = Client(start=start)
+        return client
+
+
+def _forked() -> None:
+    global _lock  # noqa: PLW0603 - another thread of the parent may have held it
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)

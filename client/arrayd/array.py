@@ -1,0 +1,150 @@
+"""`SharedArray`: an ndarray that lies in a block, in the manner of `numpy.memmap`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from arrayd.mapping import Mapping
+from arrayd.source import from_descr
+from arrayd.spec import Grant
+
+if TYPE_CHECKING:
+    from arrayd.client import Client
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The block an array lies in.
+
+    Parameters
+    ----------
+    name
+        Of the segment: ``multiprocessing.shared_memory.SharedMemory(name)`` finds it.
+    source
+        What it holds, in words.
+    shape, dtype, order
+        Of the whole block's array.
+    """
+
+    name: str
+    source: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: str
+
+
+@dataclass(eq=False, slots=True)
+class Held:
+    """A block this process holds: the client's side of the relation *session holds block*."""
+
+    client: Client
+    grant: Grant
+    seq: int
+    maps: int = 0  # live mappings; changed under the client's lock
+    released: bool = False
+    #: the request that a reference's receiver can repeat; None for published blocks
+    request: tuple[dict[str, Any], tuple[int, ...]] | None = None
+    block: Block = field(init=False)
+
+    def __post_init__(self) -> None:
+        spec = self.grant.spec
+        self.block = Block(
+            self.grant.segment,
+            self.grant.source,
+            spec.shape,
+            from_descr(spec.descr),
+            spec.order,
+        )
+
+
+class SharedArray(np.ndarray[Any, np.dtype[Any]]):
+    """An array in shared memory. Its lifetime is the hold: ``del`` ends it.
+
+    A slice or view keeps the block as well; a computed or copied array is a plain
+    `numpy.ndarray`. Read-only for good, unless it was asked for with ``mode="c"``.
+    """
+
+    _held: Held | None
+    _mapping: Mapping | None
+
+    @property
+    def block(self) -> Block | None:
+        """The block this array lies in; None for an array that lies in none."""
+        return None if self._held is None else self._held.block
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self._held = self._mapping = None
+        if isinstance(obj, SharedArray) and obj._mapping is not None:
+            low, high = np.lib.array_utils.byte_bounds(self) if self.size else (0, 0)
+            if low and obj._mapping.contains(low, high - low):
+                self._held, self._mapping = obj._held, obj._mapping
+
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        result = super().__array_wrap__(array, context)
+        if result is self or type(self) is not SharedArray:
+            return result
+        if return_scalar:
+            return result[()]
+        return result.view(np.ndarray)
+
+    def __getitem__(self, index: Any) -> Any:
+        result = super().__getitem__(index)
+        if type(result) is SharedArray and result._mapping is None:
+            return result.view(np.ndarray)
+        return result
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        # A saved pickle holds the values: a file must never be a pointer. References
+        # travel through ForkingPickler alone (see reduction.py).
+        return self.view(np.ndarray).__reduce_ex__(protocol)
+
+    def __reduce__(self) -> Any:
+        return self.view(np.ndarray).__reduce__()
+
+
+def wrap(held: Held, mapping: Mapping) -> SharedArray:
+    """Return the array of a whole block over its mapping."""
+    spec = held.grant.spec
+    flat = np.asarray(cast(npt.ArrayLike, mapping))
+    array = np.ndarray.__new__(
+        SharedArray,
+        spec.shape,
+        held.block.dtype,
+        buffer=flat,
+        order="F" if spec.order == "F" else "C",
+    )
+    return adorn(array, held, mapping)
+
+
+def view_at(
+    held: Held,
+    mapping: Mapping,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: np.dtype[Any],
+) -> SharedArray:
+    """Return a view of a block: `offset` and `strides` in bytes from the start of its data."""
+    flat = np.asarray(cast(npt.ArrayLike, mapping))
+    array = np.ndarray.__new__(
+        SharedArray, shape, dtype, buffer=flat, offset=offset, strides=strides
+    )
+    return adorn(array, held, mapping)
+
+
+def adorn(array: SharedArray, held: Held, mapping: Mapping) -> SharedArray:
+    """Tell an array which block it lies in."""
+    array._held, array._mapping = held, mapping
+    return array
+
+
+def offset_of(array: npt.NDArray[Any], mapping: Mapping) -> int:
+    """Return where an array's first element lies, in bytes from the start of the data."""
+    return int(array.__array_interface__["data"][0]) - mapping.address
+
+
+__all__ = ["Block", "Held", "Self", "SharedArray", "adorn", "offset_of", "view_at", "wrap"]

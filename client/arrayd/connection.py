@@ -1,0 +1,368 @@
+"""One DEALER socket to the daemon, for any number of threads, across the daemon's restarts.
+
+Whoever waits for an answer drives the socket: one thread at a time holds the *pump*, sends
+what all have posted and hands out what comes in; the others wait to be woken. So a call
+costs no switch of threads in the usual case, and nobody waits behind another's long load.
+
+Recovery is one mechanism: say hello again, and repeat what is unanswered. It is set off by
+the daemon's death (a pidfd), by an answer from a daemon that does not know us, and by two
+seconds of silence where there is no pidfd. Repeating a request changes nothing. Until the
+daemon has welcomed us nothing but a hello is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+from arrayd import protocol
+from arrayd.errors import ArraydError, DaemonLost, NoDaemon, from_wire
+
+Answer = Mapping[str, Any]
+
+AWAY = 10.0
+"""Seconds that a daemon may be away before a call gives up."""
+
+_SILENCE = 2.0
+_GREET_EVERY = 0.5
+
+
+class OutOfTime(Exception):
+    """The deadline of a request has come."""
+
+
+@dataclass(eq=False)
+class Waiter:
+    """A request and the thread that waits for its answers."""
+
+    number: int
+    frame: bytes
+    answers: dict[int, Answer] = field(default_factory=dict)
+    missing: int = 1
+    reports: deque[tuple[int, int, int]] = field(default_factory=deque)  # item, done, total
+    woken: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def done(self) -> bool:
+        """All answers are there."""
+        return self.missing <= 0
+
+
+class Connection:
+    """The client's end of the protocol.
+
+    Parameters
+    ----------
+    endpoint, nonce
+        Where to, and as whom.
+    hello
+        Returns the fields of a hello, with the holds as they are now.
+    welcome
+        Called with the daemon's answer to it.
+    orphan
+        Called with a good answer that nobody waits for any more: a grant must be undone.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        nonce: bytes,
+        hello: Callable[[], dict[str, Any]],
+        welcome: Callable[[Answer], None],
+        orphan: Callable[[Answer], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self.lost_at = time.monotonic()  # since when the daemon has not known us; 0: it does
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._nonce = nonce
+        self._hello, self._welcome, self._orphan = hello, welcome, orphan
+        self._numbers = itertools.count(1)
+        self._greeting = 0  # number of the hello that is under way
+        self._greet_after = 0.0
+        self._known = False  # a daemon has welcomed us before
+        self._refusal: ArraydError | None = None
+        self._waiters: dict[int, Waiter] = {}
+        self._outbox: deque[bytes] = deque()
+        self._pump = threading.Lock()
+        self._pidfd = -1
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 200)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing piles up for an absent daemon
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 10)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_FRAME)
+        self._socket.connect(endpoint)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self.wake, zmq.POLLIN)
+
+    @property
+    def pidfd(self) -> int:
+        """Readable when the daemon has died; -1: none."""
+        return self._pidfd
+
+    # ---- for callers ---------------------------------------------------------------------
+
+    def ask(
+        self,
+        op: str,
+        deadline: float | None,
+        *,
+        count: int = 1,
+        ahead: bytes | None = None,
+        report: Callable[[int, int, int], None] | None = None,
+        **fields: Any,
+    ) -> list[Answer]:
+        """Send a request and wait for its `count` answers.
+
+        Whatever ends the wait early (a timeout, Ctrl-C, an exception in `report`) cancels
+        the request in the daemon, and hands what was granted to `orphan`.
+
+        Raises
+        ------
+        OutOfTime
+            `deadline` (monotonic) has come.
+        NoDaemon, DaemonLost
+            The daemon has been away for `AWAY` seconds.
+        """
+        number = next(self._numbers)
+        waiter = Waiter(number, protocol.request(self._nonce, number, op, **fields), {}, count)
+        self._waiters[number] = waiter
+        try:
+            if ahead is not None:
+                self._outbox.append(ahead)
+            self._outbox.append(waiter.frame)
+            self._drive(waiter, deadline, report)
+        except BaseException:
+            self.post(protocol.request(self._nonce, next(self._numbers), "cancel", request=number))
+            for answer in waiter.answers.values():
+                self._orphan(answer)
+            raise
+        finally:
+            del self._waiters[number]
+        return [waiter.answers[i] for i in range(count)]
+
+    def tell(self, op: str, **fields: Any) -> None:
+        """Send a request that has no answer."""
+        self.post(self.frame(op, **fields))
+
+    def frame(self, op: str, **fields: Any) -> bytes:
+        """Return the frame of a request that has no answer, to be sent ahead of another."""
+        return protocol.request(self._nonce, next(self._numbers), op, **fields)
+
+    def post(self, frame: bytes) -> None:
+        """Send a frame, or have it sent by the thread that holds the pump."""
+        self._outbox.append(frame)
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Have the outbox sent and the daemon's health looked at, now."""
+        if self._pump.acquire(blocking=False):
+            try:
+                self._step(0)
+            finally:
+                self._pump.release()
+                self._pass_on()
+        else:
+            self.ring()
+
+    def ring(self) -> None:
+        """Wake the thread that holds the pump."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_write(self.wake, 1)
+
+    def close(self, farewell: bool = True) -> None:
+        """Say goodbye and close."""
+        with self._pump:
+            if farewell and not self.lost_at:
+                self._outbox.append(self.frame("bye"))
+                self._send_outbox()
+            self._socket.close()
+            self._drop_pidfd()
+            self._context.term()
+            os.close(self.wake)
+
+    def abandon(self) -> None:
+        """Close what a forked child inherited; the sockets are the parent's."""
+        os.close(self.wake)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+
+    # ---- the pump ------------------------------------------------------------------------
+
+    def _drive(
+        self,
+        waiter: Waiter,
+        deadline: float | None,
+        report: Callable[[int, int, int], None] | None,
+    ) -> None:
+        began = time.monotonic()
+        while not waiter.done:
+            self._check_health(began, deadline)
+            if self._pump.acquire(blocking=False):
+                try:
+                    self._lead(waiter, began, deadline)
+                finally:
+                    self._pump.release()
+                    self._pass_on()
+            else:
+                self.ring()  # there is something in the outbox
+                waiter.woken.wait(self._patience(deadline))
+            waiter.woken.clear()
+            while waiter.reports:
+                item, done, total = waiter.reports.popleft()
+                if report is not None:
+                    report(item, done, total)
+
+    def _lead(self, waiter: Waiter, began: float, deadline: float | None) -> None:
+        while not (waiter.done or waiter.reports):
+            self._check_health(began, deadline)
+            if not self._step(self._patience(deadline)) and self._pidfd < 0:
+                self._lose()  # silence, and no other way to learn of the daemon's death
+
+    def _pass_on(self) -> None:
+        """Let another waiting thread have the pump."""
+        for other in list(self._waiters.values()):
+            if not other.done:
+                other.woken.set()
+                return
+
+    def _patience(self, deadline: float | None) -> float:
+        """Seconds until the next look around."""
+        left = _SILENCE if deadline is None else min(deadline - time.monotonic(), _SILENCE)
+        return max(0.0, min(left, 0.1) if self.lost_at else left)
+
+    def _check_health(self, began: float, deadline: float | None) -> None:
+        now = time.monotonic()
+        if self._refusal is not None:
+            refusal, self._refusal = self._refusal, None
+            raise refusal
+        if self.lost_at and now - max(began, self.lost_at) > AWAY:
+            raise (DaemonLost if self._known else NoDaemon)(
+                f"No arrayd daemon answers at {self.endpoint} after {AWAY:.0f} s. Start one: "
+                "`arrayd serve`, `systemctl --user start arrayd`; or unset ARRAYD_ENDPOINT to "
+                "have a private one started for you."
+            )
+        if deadline is not None and now >= deadline:
+            raise OutOfTime
+
+    def _step(self, timeout: float) -> bool:
+        """Send, wait for something to happen, and see to it; say whether anything did.
+
+        With the pump held.
+        """
+        if not self.lost_at:
+            self._send_outbox()
+        interest = zmq.POLLIN if self._greet() else zmq.POLLIN | zmq.POLLOUT
+        self._poller.modify(self._socket, interest)
+        ready = dict(self._poller.poll(math.ceil(timeout * 1000)))
+        if self.wake in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self.wake)
+        if self._pidfd in ready:
+            self._drop_pidfd()
+            self._lose()
+        if ready.get(self._socket, 0) & zmq.POLLIN:
+            self._receive()
+        return bool(ready)
+
+    def _send_outbox(self) -> None:
+        while self._outbox:
+            frame = self._outbox.popleft()
+            try:
+                self._socket.send(frame, zmq.NOBLOCK)
+            except zmq.Again:  # the connection has just gone
+                self._outbox.appendleft(frame)
+                self._lose()
+                return
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            with contextlib.suppress(protocol.Garbage):
+                self._dispatch(protocol.decode(frame))
+
+    def _dispatch(self, answer: Answer) -> None:
+        number, index = answer.get("id"), answer.get("i", 0)
+        if number == self._greeting:
+            self._on_greeted(answer)
+            return
+        waiter = self._waiters.get(number) if isinstance(number, int) else None
+        if answer.get("hello"):
+            self._lose()
+        elif waiter is None:
+            self._orphan(answer)
+        elif "again" in answer:
+            self._outbox.append(waiter.frame)
+        elif "progress" in answer:
+            waiter.reports.append((index, *answer["progress"]))
+            waiter.woken.set()
+        elif index not in waiter.answers:
+            waiter.answers[index] = answer
+            waiter.missing -= 1
+            if waiter.done:
+                waiter.woken.set()
+        else:
+            self._orphan(answer)  # a repeated request was answered twice: the hold is renewed
+
+    # ---- recovery ------------------------------------------------------------------------
+
+    def _lose(self) -> None:
+        """Take note that the daemon may not know us any more."""
+        if not self.lost_at:
+            self.lost_at = time.monotonic()
+            self._greet_after = 0.0
+
+    def _greet(self) -> bool:
+        """Introduce ourselves where we are not known; False: there is no connection yet."""
+        now = time.monotonic()
+        if not self.lost_at or now < self._greet_after:
+            return True
+        self._greeting = next(self._numbers)
+        frame = protocol.request(self._nonce, self._greeting, "hello", **self._hello())
+        try:
+            self._socket.send(frame, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        self._greet_after = now + _GREET_EVERY
+        return True
+
+    def _on_greeted(self, answer: Answer) -> None:
+        if "err" in answer:
+            self._refusal = from_wire(answer["err"])
+            return
+        self.lost_at, self._known = 0.0, True
+        self._welcome(answer["ok"])
+        self._watch_daemon(answer["ok"]["pid"])
+        waiting = {id(frame) for frame in self._outbox}
+        for waiter in list(self._waiters.values()):
+            if not waiter.done and id(waiter.frame) not in waiting:
+                self._outbox.append(waiter.frame)
+
+    def _watch_daemon(self, pid: int) -> None:
+        self._drop_pidfd()
+        with contextlib.suppress(OSError):
+            self._pidfd = os.pidfd_open(pid)
+            self._poller.register(self._pidfd, zmq.POLLIN)
+
+    def _drop_pidfd(self) -> None:
+        if self._pidfd >= 0:
+            self._poller.unregister(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1

@@ -1,0 +1,61 @@
+"""`Info`: what a file holds, told without loading it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from arrayd.source import from_descr
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One array in a file of several."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What a source holds.
+
+    Parameters
+    ----------
+    source
+        In words.
+    format
+        Of the file; ``"published"`` for a block that a process wrote.
+    bytes
+        Size of the file (published: of the data).
+    shape, dtype, order
+        Of the array asked for; None where the file holds several and none was named.
+    members
+        The arrays of a file that can hold several.
+    """
+
+    source: str
+    format: str
+    bytes: int
+    shape: tuple[int, ...] | None
+    dtype: np.dtype[Any] | None
+    order: str | None
+    members: tuple[Member, ...]
+
+    @classmethod
+    def from_wire(cls, source: str, wire: Mapping[str, Any]) -> Self:
+        """Return what the daemon's answer says."""
+        shape, dtype = wire.get("shape"), wire.get("descr")
+        return cls(
+            source,
+            wire["format"],
+            wire["bytes"],
+            None if shape is None else tuple(shape),
+            None if dtype is None else from_descr(dtype),
+            wire.get("order"),
+            tuple(Member(n, tuple(s), from_descr(d)) for n, s, d in wire["members"]),
+        )

@@ -1,0 +1,315 @@
+"""Find the daemon, or start a private one: free of races, detached, and with a reason if it fails.
+
+A private daemon lives in a directory of its user alone: ``$XDG_RUNTIME_DIR/arrayd``, or
+``/tmp/arrayd-<uid>`` without that variable. Beside its socket lie the log, what it wrote
+to standard error, and the lock under which one process starts it while others wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from arrayd.errors import NoDaemon
+
+SYSTEM_ENDPOINT = "ipc:///run/arrayd/arrayd.sock"
+"""Where a daemon for the whole machine listens."""
+
+PRIVATE = "private"
+"""As an endpoint: the user's own daemon, even where there is one for the machine."""
+
+IDLE_EXIT = "600"
+"""Seconds without a user after which a private daemon ends; ``ARRAYD_IDLE_EXIT`` overrules."""
+
+_SCHEME = "ipc://"
+_SOCKET_PATH_BYTES = 107  # unix(7): 108 with the final NUL
+
+# The shell forks, execs Python and is gone: the daemon becomes a child of init, which reaps
+# it. Forking twice here would be unsafe, for this process may have threads.
+_DETACH = 'exec "$@" >/dev/null & echo $!'
+
+# What would speak to the starter's supervisor, or lead the daemon to listen elsewhere.
+_SCRUBBED = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "JOURNAL_STREAM", "ARRAYD_ENDPOINT")
+
+# What a daemon says that meets one on its way out: worth another try.
+_OUTGOING = "serves this endpoint"
+
+
+def find(endpoint: str | None = None, *, start: bool = True, timeout: float = 10.0) -> str:
+    """Return the endpoint of the daemon to use; see to it that a private one runs.
+
+    The first of: `endpoint`, ``ARRAYD_ENDPOINT``, `SYSTEM_ENDPOINT` if it admits this
+    process, the user's private daemon. The first two are returned as they are, whether or
+    not a daemon answers there, unless they say ``private``.
+
+    Parameters
+    ----------
+    endpoint
+        ``ipc:///path``, a path, or ``private``.
+    start
+        Whether to start a private daemon that does not run.
+    timeout
+        Seconds that it has to come up.
+
+    Raises
+    ------
+    NoDaemon
+        The endpoint can be none; or no private daemon runs, and none may be or could be
+        started.
+    """
+    wanted = endpoint or os.environ.get("ARRAYD_ENDPOINT") or ""
+    if wanted and wanted != PRIVATE:
+        return _url(wanted)
+    if not wanted and alive(SYSTEM_ENDPOINT):
+        return SYSTEM_ENDPOINT
+    private = private_endpoint()
+    if start:
+        _ensure_private(private, timeout)
+    elif not (_is_ours(_directory(private)) and alive(private)):
+        raise NoDaemon(
+            f"No arrayd daemon runs at {private}. `arrayd.get` and `arrayd get` start one; "
+            "`arrayd serve` runs one in the foreground."
+        )
+    return private
+
+
+def ensure(endpoint: str, *, timeout: float = 10.0) -> None:
+    """Start the private daemon again if `endpoint` is its own and it has ended.
+
+    Raises
+    ------
+    NoDaemon
+        It could not be started.
+    """
+    if endpoint == private_endpoint():
+        _ensure_private(endpoint, timeout)
+
+
+def alive(endpoint: str) -> bool:
+    """Say whether somebody listens at `endpoint` and admits this process."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a connection to a Unix socket is made at once, or not
+        try:
+            probe.connect(endpoint.removeprefix(_SCHEME))
+        except BlockingIOError:  # so many are connecting that the queue is full
+            return True
+        except OSError:
+            return False
+    return True
+
+
+def private_endpoint() -> str:
+    """Return where this user's private daemon listens, or would."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    directory = f"{runtime}/arrayd" if runtime else f"/tmp/arrayd-{os.getuid()}"
+    return _url(f"{directory}/sock")
+
+
+def _url(endpoint: str) -> str:
+    """Return an endpoint or a bare path as the daemon itself would spell it."""
+    scheme, separator, path = endpoint.rpartition("://")
+    if separator and scheme != "ipc":
+        raise NoDaemon(f"{endpoint}: arrayd speaks over Unix sockets only; write ipc:///path.")
+    if not path:
+        raise NoDaemon(f"{endpoint}: the path of the socket is missing; write ipc:///path.")
+    path = "/" + os.path.abspath(path).lstrip("/")
+    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+        raise NoDaemon(
+            f"{path}: {len(os.fsencode(path))} bytes are too many for the path of a Unix socket, "
+            f"which has {_SOCKET_PATH_BYTES} at most. Choose a shorter one."
+        )
+    return f"{_SCHEME}{path}"
+
+
+def _directory(endpoint: str) -> Path:
+    return Path(endpoint.removeprefix(_SCHEME)).parent
+
+
+# ---- the private daemon ----------------------------------------------------------------------
+
+
+def _ensure_private(endpoint: str, timeout: float) -> None:
+    """Return once the private daemon listens; start it if nobody else is at it."""
+    deadline = time.monotonic() + timeout
+    directory = _directory(endpoint)
+    _make_directory(directory)
+    if alive(endpoint):
+        return
+    with _locked(directory / "lock", deadline):
+        for wait in _waits(deadline):
+            if alive(endpoint) or _start(directory, endpoint, deadline):
+                return
+            time.sleep(wait)
+    raise NoDaemon(
+        f"The daemon that was at {endpoint} is ending, and has not made room for a new one in "
+        f"{timeout:.0f} s. It is freeing memory; ask again."
+    )
+
+
+def _make_directory(directory: Path) -> None:
+    """Make the directory, or check that nobody else has: who owns it owns the daemon."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(0o700)
+        ours = _is_ours(directory)
+    except OSError as error:
+        raise NoDaemon(
+            f"{directory} cannot be used for a private daemon: {error.strerror}. "
+            "Set XDG_RUNTIME_DIR to a directory of yours, or unset it to use /tmp."
+        ) from None
+    if not ours:
+        raise NoDaemon(
+            f"{directory} is not a directory of yours with mode 0700, so what listens in it may "
+            f"be somebody else. Look at it (`ls -ld {directory}`), then remove it or "
+            f"`chmod 700` it, or set XDG_RUNTIME_DIR to another place."
+        )
+
+
+def _is_ours(directory: Path) -> bool:
+    """Say whether it is a directory, no link to one, that only this user can enter."""
+    try:
+        info = directory.lstat()
+    except FileNotFoundError:
+        return False
+    private = info.st_uid == os.geteuid() and not stat.S_IMODE(info.st_mode) & 0o077
+    return private and stat.S_ISDIR(info.st_mode)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, deadline: float) -> Iterator[None]:
+    """Hold the launch lock; it goes with the process, however that ends."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        for wait in _waits(deadline):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(wait)
+        else:
+            raise NoDaemon(
+                f"Another process has been starting the daemon for too long: it holds {path} "
+                f"(`fuser {path}` names it). End it, or ask again."
+            )
+        yield
+    finally:
+        os.close(fd)
+
+
+def _waits(deadline: float) -> Iterator[float]:
+    """Yield growing waits, in seconds, until the deadline (monotonic); at least one."""
+    wait = 0.002
+    while True:
+        yield wait
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        wait = min(wait * 1.5, 0.05, left)
+
+
+def _start(directory: Path, endpoint: str, deadline: float) -> bool:
+    """Start the daemon; False: an earlier one is still on its way out.
+
+    Raises
+    ------
+    NoDaemon
+        It ended at once, or does not listen in time; with its last words.
+    """
+    errors = directory / "stderr"
+    pid = _spawn(_command(directory, endpoint), errors)
+    for wait in _waits(deadline):
+        if alive(endpoint):
+            return True
+        if _ended(pid, wait):
+            words = _last_line(errors) or _last_line(directory / "log") or "it said nothing"
+            if _OUTGOING in words:
+                return False
+            raise NoDaemon(f"The private daemon ended as soon as it was started: {words}")
+    words = _last_line(errors) or _last_line(directory / "log") or "it has said nothing yet"
+    raise NoDaemon(
+        f"The private daemon (pid {pid}) was started but does not listen at {endpoint} yet: "
+        f"{words} Its log is {directory / 'log'}."
+    )
+
+
+def _command(directory: Path, endpoint: str) -> list[str]:
+    if not sys.executable:
+        raise NoDaemon(
+            "This program embeds Python and does not say where the interpreter is "
+            "(sys.executable is empty), so no daemon can be started. Run `arrayd serve`."
+        )
+    options = {
+        "--endpoint": endpoint,
+        "--idle-exit": os.environ.get("ARRAYD_IDLE_EXIT") or IDLE_EXIT,
+        "--log-file": str(directory / "log"),
+    }
+    flags = [word for option in options.items() for word in option]
+    return [sys.executable, "-m", "arrayd_server", "--private", *flags]
+
+
+def _spawn(command: list[str], errors: Path) -> int:
+    """Run a command that outlives this process and is not its child; return its pid.
+
+    A session of its own keeps it from the terminal's Ctrl-C and hang-up.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(errors, flags, 0o600)
+    try:
+        shell = subprocess.run(
+            ["/bin/sh", "-c", _DETACH, "sh", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=fd,
+            env=_environment(),
+            cwd="/",
+            umask=0o077,
+            start_new_session=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise NoDaemon(f"A private daemon could not be started: {error}.") from None
+    finally:
+        os.close(fd)
+    return int(shell.stdout)
+
+
+def _environment() -> dict[str, str]:
+    """Return the daemon's environment; it works in ``/``, so relative paths are made absolute."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(_SCRUBBED)}
+    if "PYTHONPATH" in kept:
+        parts = kept["PYTHONPATH"].split(os.pathsep)
+        kept["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, parts))
+    if kept.get("ARRAYD_CONFIG", "-") not in ("", "-"):
+        kept["ARRAYD_CONFIG"] = os.path.abspath(os.path.expanduser(kept["ARRAYD_CONFIG"]))
+    return kept
+
+
+def _ended(pid: int, timeout: float) -> bool:
+    """Say whether a process that is no child of ours ends within `timeout` seconds."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        # poll, for select refuses descriptors from 1024 up
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+    finally:
+        os.close(pidfd)
+
+
+def _last_line(path: Path) -> str:
+    """Return the last line of a file, of which there may be none."""
+    with contextlib.suppress(OSError):
+        lines = path.read_text(errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""

@@ -1,0 +1,139 @@
+"""How a segment is laid out: data, metadata, footer. A block describes itself.
+
+::
+
+    0                    data, as the array's bytes lie in memory
+    page-aligned         metadata: one msgpack map (shape, dtype, order, source, …)
+    size - 4096          footer: fixed, so that it can be found from the file's size
+
+The data begins at offset 0, so *name, shape, dtype, order* is all that a plain
+``multiprocessing.shared_memory.SharedMemory`` needs. The footer names the segment it
+belongs to: a file under another name is never taken for a block.
+
+Footer, little-endian: magic 8s, version u32, flags u32 (1: sealed), data bytes u64,
+metadata offset u64, metadata bytes u64, metadata crc32 u32, name length u32,
+name 128s, crc32 of all before u32.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+PAGE = 4096
+FOOTER_BYTES = PAGE
+VERSION = 1
+MAGIC = b"arrayd\r\n"
+SHM = "/dev/shm"
+PREFIX = "arrayd-"
+
+_SEALED = 1
+_FIXED = struct.Struct("<8sIIQQQII128s")
+_CRC = struct.Struct("<I")
+_META_SLACK = 256  # the metadata written at the seal may be a little longer than planned
+
+
+class NotASegment(ValueError):
+    """The bytes are no footer of this version, or of another segment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """What the last page of a segment says."""
+
+    name: str
+    data_bytes: int
+    meta_offset: int
+    meta_bytes: int
+    meta_crc: int
+    sealed: bool
+
+    def pack(self) -> bytes:
+        """Return the footer's 4096 bytes."""
+        name = self.name.encode()
+        body = _FIXED.pack(
+            MAGIC,
+            VERSION,
+            _SEALED if self.sealed else 0,
+            self.data_bytes,
+            self.meta_offset,
+            self.meta_bytes,
+            self.meta_crc,
+            len(name),
+            name,
+        )
+        return (body + _CRC.pack(zlib.crc32(body))).ljust(FOOTER_BYTES, b"\0")
+
+
+def unpack_footer(page: bytes) -> Footer:
+    """Return the footer in the last page of a segment.
+
+    Raises
+    ------
+    NotASegment
+        The bytes are no footer of this version.
+    """
+    if len(page) < _FIXED.size + _CRC.size:
+        raise NotASegment(f"{len(page)} bytes are too few for a footer")
+    body = page[: _FIXED.size]
+    magic, version, flags, data, offset, length, meta_crc, name_len, name = _FIXED.unpack(body)
+    if magic != MAGIC or version != VERSION:
+        raise NotASegment("the last page holds no arrayd footer of this version")
+    if _CRC.unpack_from(page, _FIXED.size)[0] != zlib.crc32(body) or name_len > len(name):
+        raise NotASegment("the footer is damaged")
+    try:
+        text = name[:name_len].decode()
+    except UnicodeDecodeError:
+        raise NotASegment("the footer's name is damaged") from None
+    return Footer(text, data, offset, length, meta_crc, bool(flags & _SEALED))
+
+
+def pack_meta(meta: Mapping[str, Any]) -> bytes:
+    """Return metadata as msgpack."""
+    packed: bytes = msgpack.packb(meta)
+    return packed
+
+
+def unpack_meta(footer: Footer, raw: bytes) -> dict[str, Any]:
+    """Return the metadata whose bytes are `raw`.
+
+    Raises
+    ------
+    NotASegment
+        The bytes are not those the footer describes.
+    """
+    if len(raw) != footer.meta_bytes or zlib.crc32(raw) != footer.meta_crc:
+        raise NotASegment("the metadata is damaged")
+    meta = msgpack.unpackb(raw)
+    if not isinstance(meta, dict):
+        raise NotASegment("the metadata is no map")
+    return meta
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where the pieces of a segment go."""
+
+    data_bytes: int
+    meta_offset: int
+    size: int
+
+    @property
+    def meta_room(self) -> int:
+        """Bytes there are for metadata."""
+        return self.size - FOOTER_BYTES - self.meta_offset
+
+
+def plan(data_bytes: int, meta_bytes: int) -> Plan:
+    """Return the layout of a segment for that much data and metadata."""
+    offset = _pages(data_bytes)
+    return Plan(data_bytes, offset, offset + _pages(meta_bytes + _META_SLACK) + FOOTER_BYTES)
+
+
+def _pages(nbytes: int) -> int:
+    return -(-nbytes // PAGE) * PAGE

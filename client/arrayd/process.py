@@ -1,0 +1,29 @@
+"""Facts about processes, from /proc."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def start_time(pid: int) -> int:
+    """Return when a process began, in clock ticks since boot; 0 if there is no telling.
+
+    Together with the pid this names one process: field 22 of ``/proc/<pid>/stat`` (proc(5)),
+    counted from the end of the program's name, which may hold anything.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def program() -> str:
+    """Return a short name for what this process runs: the script, or the module."""
+    name = os.path.basename(sys.argv[0] if sys.argv else "")
+    if name in ("", "-c", "-m"):
+        return "python"
+    if name == "__main__.py":
+        return os.path.basename(os.path.dirname(sys.argv[0])) or "python"
+    return name

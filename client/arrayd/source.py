@@ -1,0 +1,327 @@
+"""What a client asks for: `Source`, frozen and hashable, the wire form of a request.
+
+A source is a path, ``file.h5:/group/x``, ``file.npz:member`` or ``name:NAME``, and
+every option that decides which values come out. Options are canonical once a
+`Source` exists: two spellings of one wish compare equal, so one load serves both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from arrayd.errors import SourceNotFound, SpecMismatch
+
+Rows = tuple[int | None, int | None, int | None]
+"""A slice along axis 0: start, stop, step, as in ``a[start:stop:step]``."""
+
+FORMATS = ("npy", "npz", "hdf5", "text", "raw")
+
+_SUFFIXES = {
+    ".npy": "npy",
+    ".npz": "npz",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".he5": "hdf5",
+    ".h5ad": "hdf5",
+    ".loom": "hdf5",
+    ".nc": "hdf5",
+    ".nc4": "hdf5",
+    ".mat": "hdf5",
+    ".txt": "text",
+    ".csv": "text",
+    ".tsv": "text",
+    ".cov": "text",
+    ".dat": "text",
+    ".bed": "text",
+    ".bin": "raw",
+    ".raw": "raw",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One array as a file (or a published name) holds it, and how it is wanted.
+
+    Parameters
+    ----------
+    path
+        Absolute path of the file; empty for a published block.
+    member
+        HDF5 dataset or npz member; None where the file holds one array.
+    name
+        Name of a published block; None for a file.
+    format
+        One of `FORMATS`; None: by the suffix of `path`.
+    dtype
+        The type *in the file* (raw: required; text: as `numpy.loadtxt`; else a claim).
+    cast
+        The type wanted; None: as in the file.
+    overflow
+        What happens to a value that does not fit `cast`: ``"error"`` or ``"clip"``.
+    rows
+        Slice along axis 0, `Rows`; None: all.
+    order
+        ``"C"`` or ``"F"`` for the block's memory layout; None: as in the file.
+    options
+        Format options (text: those of `numpy.loadtxt`; raw: ``shape``, ``offset``),
+        sorted pairs of msgpack-able values, sequences as tuples.
+    """
+
+    path: str = ""
+    member: str | None = None
+    name: str | None = None
+    format: str | None = None
+    dtype: np.dtype[Any] | None = None
+    cast: np.dtype[Any] | None = None
+    overflow: str = "error"
+    rows: Rows | None = None
+    order: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        what: str | os.PathLike[str] | Source,
+        *,
+        dataset: str | None = None,
+        dtype: npt.DTypeLike | None = None,
+        cast: npt.DTypeLike | None = None,
+        overflow: str = "error",
+        rows: slice | None = None,
+        order: str | None = None,
+        format: str | None = None,
+        **options: Any,
+    ) -> Source:
+        """Return the canonical source for the arguments of `arrayd.get`.
+
+        A `Source` is returned as it is. A string that exists as a path is a path;
+        otherwise it is split at its last ``:`` into file and member.
+
+        Raises
+        ------
+        SpecMismatch
+            An option has a value that no source can have.
+        """
+        if isinstance(what, Source):
+            return what
+        path, member, name = _locate(what, dataset)
+        return cls(
+            path=path,
+            member=member,
+            name=name,
+            format=_one_of("format", format, FORMATS),
+            dtype=_dtype("dtype", dtype),
+            cast=_dtype("cast", cast),
+            overflow=_one_of("overflow", overflow, ("error", "clip")) or "error",
+            rows=_rows(rows),
+            order=_one_of("order", order, ("C", "F")),
+            options=tuple(sorted((k, _frozen(k, v)) for k, v in options.items())),
+        )
+
+    @property
+    def slice(self) -> slice:
+        """`rows` as a slice object; the whole axis where it is None."""
+        return slice(*self.rows) if self.rows else slice(None)
+
+    @property
+    def option(self) -> dict[str, Any]:
+        """`options` as a dict."""
+        return dict(self.options)
+
+    def resolved_format(self) -> str:
+        """Return the format: as given, or by the suffix of the path (``.gz`` is text).
+
+        Raises
+        ------
+        SpecMismatch
+            The suffix names no format.
+        """
+        if self.format:
+            return self.format
+        stem, suffix = os.path.splitext(self.path.lower())
+        if suffix == ".gz":
+            suffix = os.path.splitext(stem)[1] or ".txt"
+            if _SUFFIXES.get(suffix, "text") != "text":
+                raise SpecMismatch(f"{self.path}: a compressed file can only be text (.txt.gz).")
+            return "text"
+        try:
+            return _SUFFIXES[suffix]
+        except KeyError:
+            raise SpecMismatch(
+                f"{self.path}: the suffix {suffix or '(none)'!s} names no format. "
+                f"Say which it is: format= one of {', '.join(FORMATS)}."
+            ) from None
+
+    def whole(self) -> Source:
+        """Return the same source without `rows`."""
+        return replace(self, rows=None)
+
+    def __str__(self) -> str:
+        if self.name is not None:
+            return f"name:{self.name}"
+        return f"{self.path}:{self.member}" if self.member else self.path
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return a msgpack-able map of the fields that differ from their defaults."""
+        wire: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value == field.default:
+                continue
+            wire[field.name] = descr(value) if isinstance(value, np.dtype) else value
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Self:
+        """Return the source `to_wire` described.
+
+        Raises
+        ------
+        ValueError, TypeError
+            `wire` is no source: the peer is at fault.
+        """
+        known = {field.name for field in fields(cls)}
+        if not set(wire) <= known:
+            raise ValueError(f"unknown fields {sorted(set(wire) - known)}")
+        values = {key: _thawed(value) for key, value in wire.items()}
+        for key in ("dtype", "cast"):
+            if values.get(key) is not None:
+                values[key] = from_descr(values[key])
+        _check_wire(values)
+        return cls(**values)
+
+
+def descr(dtype: np.dtype[Any]) -> Any:
+    """Return `dtype` as plain data; ``dtype.str`` would lose the fields of a structure.
+
+    Uses `numpy.lib.format.dtype_to_descr`, the form in which ``.npy`` headers hold it.
+    """
+    return np.lib.format.dtype_to_descr(dtype)
+
+
+def from_descr(value: Any) -> np.dtype[Any]:
+    """Return the dtype `descr` described (lists from the wire count as tuples)."""
+    return np.lib.format.descr_to_dtype(_descr_form(value))
+
+
+def _descr_form(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(f"{value!r} describes no dtype")
+    if isinstance(value[0], str) or (
+        len(value) == 2
+        and isinstance(value[1], (list, tuple))
+        and all(isinstance(n, int) for n in value[1])
+    ):
+        return (_descr_form(value[0]), tuple(value[1]))  # a subarray: (base, shape)
+    return [_descr_field(field) for field in value]
+
+
+def _descr_field(field: Any) -> tuple[Any, ...]:
+    name = tuple(field[0]) if isinstance(field[0], (list, tuple)) else field[0]
+    shape = (tuple(field[2]),) if len(field) > 2 else ()
+    return (name, _descr_form(field[1]), *shape)
+
+
+def _locate(
+    what: str | os.PathLike[str], dataset: str | None
+) -> tuple[str, str | None, str | None]:
+    """Return path, member and published name for what the caller wrote."""
+    text = os.fspath(what)
+    if not isinstance(text, str):
+        raise SpecMismatch(f"A source is a str or a path, not {type(what).__name__}.")
+    if isinstance(what, str) and text.startswith("name:") and not os.path.exists(text):
+        return "", None, text.removeprefix("name:")
+    member = dataset
+    if isinstance(what, str) and dataset is None and ":" in text and not os.path.exists(text):
+        head, _, tail = text.rpartition(":")
+        if head and tail:
+            text, member = head, tail
+    if not text:
+        raise SourceNotFound("The source is an empty path.")
+    return os.path.abspath(text), member, None
+
+
+def _one_of(key: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
+    if value is not None and value not in allowed:
+        raise SpecMismatch(f"{key}={value!r}: it can be {', '.join(map(repr, allowed))}.")
+    return value
+
+
+def _dtype(key: str, value: npt.DTypeLike | None) -> np.dtype[Any] | None:
+    if value is None:
+        return None
+    try:
+        dtype = np.dtype(value)
+    except (TypeError, ValueError) as error:
+        raise SpecMismatch(f"{key}={value!r} is no dtype: {error}") from None
+    if dtype.hasobject:
+        raise SpecMismatch(
+            f"{key}={value!r} holds Python objects: they cannot live in shared memory. "
+            "Use a fixed-size type (numbers, S10, U10, a structure of these)."
+        )
+    return dtype
+
+
+def _rows(value: slice | None) -> Rows | None:
+    if value is None:
+        return None
+    if not isinstance(value, slice):
+        raise SpecMismatch(f"rows={value!r}: it is a slice of axis 0, such as slice(0, 1000).")
+    parts = [None if v is None else int(v) for v in (value.start, value.stop, value.step)]
+    if parts[2] == 0:
+        raise SpecMismatch("rows=: the step of a slice cannot be 0.")
+    start, stop, step = parts
+    if (start or 0) == 0 and stop is None and (step or 1) == 1:
+        return None
+    return (start, stop, None if step == 1 else step)
+
+
+def _frozen(key: str, value: Any) -> Any:
+    """Return an option value in hashable, msgpack-able form."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(key, v) for v in value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        return value
+    raise SpecMismatch(
+        f"{key}={value!r}: an option travels to another process, so it must be a number, "
+        "a string or a sequence of these (no functions, no open files)."
+    )
+
+
+def _thawed(value: Any) -> Any:
+    return tuple(_thawed(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def _check_wire(values: Mapping[str, Any]) -> None:
+    """Refuse what no honest client sends; types only, meanings are checked by the loaders."""
+    for key in ("path", "overflow"):
+        if not isinstance(values.get(key, ""), str):
+            raise TypeError(f"{key} is not a string")
+    for key in ("member", "name", "format", "order"):
+        if not isinstance(values.get(key), (str, type(None))):
+            raise TypeError(f"{key} is not a string")
+    rows = values.get("rows")
+    if rows is not None and not (
+        isinstance(rows, tuple)
+        and len(rows) == 3
+        and all(v is None or type(v) is int for v in rows)
+    ):
+        raise TypeError("rows is not a slice")
+    options = values.get("options", ())
+    if not isinstance(options, tuple) or not all(
+        isinstance(o, tuple) and len(o) == 2 and isinstance(o[0], str) for o in options
+    ):
+        raise TypeError("options are not pairs")
+    if bool(values.get("path")) == (values.get("name") is not None):
+        raise ValueError("a source is a path or a name")
+    hash(tuple(values.values()))

@@ -1,0 +1,79 @@
+"""What a block is, as plain data: `Spec` (shape, dtype, order) and `Grant` (where it lies).
+
+No numpy here: the daemon's core decides over these without ever touching an array.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """The array in a block.
+
+    Parameters
+    ----------
+    shape
+        Of the array; ``()`` for 0-d.
+    descr
+        The dtype as `arrayd.source.descr` gives it.
+    order
+        ``"C"`` or ``"F"``.
+    itemsize
+        Bytes of one element.
+    """
+
+    shape: tuple[int, ...]
+    descr: Any
+    order: str
+    itemsize: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return math.prod(self.shape) * self.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The daemon's answer to a request for an array: what to attach, and as what.
+
+    Parameters
+    ----------
+    segment
+        Name of the segment in /dev/shm; never used twice.
+    spec
+        The array in it.
+    seq
+        Number of this grant; a release names it, and one naming an older is ignored.
+    source
+        What the block holds, in words.
+    sealed
+        False for a block that is still being written (`arrayd.create`).
+    window
+        True when the block holds the whole source and ``rows=`` is still to be applied.
+    lost
+        Number of values that the cast changed.
+    """
+
+    segment: str
+    spec: Spec
+    seq: int
+    source: str
+    sealed: bool = True
+    window: bool = False
+    lost: int = 0
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the msgpack-able form."""
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Self:
+        """Return the grant `to_wire` described."""
+        spec = dict(wire["spec"])
+        return cls(**{**wire, "spec": Spec(**{**spec, "shape": tuple(spec["shape"])})})

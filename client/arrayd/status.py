@@ -1,0 +1,195 @@
+"""`Status`: who holds what, as plain data that prints as a table; see `arrayd.table`.
+
+The fields are those of the daemon's answer (`arrayd_server.report`). Sizes are in bytes,
+times in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Self, TypeVar
+
+import numpy as np
+
+from arrayd import table
+from arrayd.source import descr, from_descr
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that holds a block or waits for one; `since`: for how long."""
+
+    pid: int
+    uid: int
+    program: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A client of the daemon."""
+
+    pid: int
+    uid: int
+    program: str
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """An array in shared memory.
+
+    Parameters
+    ----------
+    number
+        As ``arrayd evict --block`` takes it.
+    segment
+        Its name in /dev/shm.
+    size, nbytes
+        What it costs, and the array's data alone.
+    state
+        ``loading``, ``writing``, ``held``, ``lent`` (a reference is on its way), ``idle``
+        (kept as cache), ``stray`` (mapped by somebody unknown) or ``leaving`` (unlinked,
+        still mapped).
+    pinned
+        Kept, or pinned for some time: not evicted for room.
+    done, total
+        Rows loaded, and to load.
+    path, name
+        Of the file; of the published block.
+    lends
+        References on their way.
+    age, unused
+        Since it was made; since it was last granted or held.
+    """
+
+    number: int
+    segment: str
+    size: int
+    nbytes: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: str
+    state: str
+    pinned: bool
+    done: int
+    total: int
+    source: str
+    path: str
+    name: str | None
+    holders: tuple[Holder, ...]
+    waiters: tuple[Holder, ...]
+    lends: int
+    age: float
+    unused: float
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request that has no block yet: the file is probed, or room or a name is waited for."""
+
+    stage: str
+    source: str
+    size: int
+    waiters: tuple[Holder, ...]
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a daemon knows at one moment.
+
+    Parameters
+    ----------
+    version, pid, uid, private, uptime, endpoint, scope
+        The daemon.
+    leases
+        Whether the kernel tells it who maps a block (DESIGN §4).
+    budget, charged, held, idle
+        Bytes it may keep in memory, keeps, and of these: in use, and kept as cache.
+    shm_used, shm_total
+        Of /dev/shm, whoever uses it.
+    garbage
+        Messages that made no sense.
+    counters
+        What happened since the start: requests, hits, loads, …
+    """
+
+    version: str
+    pid: int
+    uid: int
+    private: bool
+    uptime: float
+    endpoint: str
+    scope: str
+    leases: bool
+    budget: int
+    charged: int
+    held: int
+    idle: int
+    shm_used: int
+    shm_total: int
+    garbage: int
+    counters: dict[str, int]
+    sessions: tuple[Session, ...]
+    blocks: tuple[Block, ...]
+    jobs: tuple[Job, ...]
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Self:
+        """Return the status that the daemon's answer, or `to_json`, describes."""
+        return _build(cls, wire)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as plain data for `json.dumps`; a dtype is its ``.npy`` description."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+    def __str__(self) -> str:
+        """Return the table, as wide as the terminal it goes to."""
+        return table.text(self, table.terminal_width())
+
+    def _repr_html_(self) -> str:
+        return table.html(self)
+
+
+# How the fields that are no plain values are read.
+_READ: dict[str, Callable[[Any], Any]] = {
+    "shape": tuple,
+    "counters": dict,
+    "holders": lambda wire: _many(Holder, wire),
+    "waiters": lambda wire: _many(Holder, wire),
+    "sessions": lambda wire: _many(Session, wire),
+    "blocks": lambda wire: _many(Block, wire),
+    "jobs": lambda wire: _many(Job, wire),
+}
+
+
+def _build(cls: type[_T], wire: Mapping[str, Any]) -> _T:
+    """Return the dataclass that a map describes; what else is in the map is ignored."""
+    values: dict[str, Any] = {}
+    for field in fields(cls):  # type: ignore[arg-type]  # mypy has no bound for dataclasses
+        if field.name == "dtype":
+            values["dtype"] = from_descr(wire["descr"])
+        else:
+            values[field.name] = _READ.get(field.name, lambda v: v)(wire[field.name])
+    return cls(**values)
+
+
+def _many(cls: type[_T], wire: Iterable[Mapping[str, Any]]) -> tuple[_T, ...]:
+    return tuple(_build(cls, item) for item in wire)
+
+
+def _plain(value: Any) -> Any:
+    """Return the map `_build` reads, of JSON's types only."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if not is_dataclass(value):
+        return value
+    named = {field.name: getattr(value, field.name) for field in fields(value)}
+    if "dtype" in named:
+        named["descr"] = descr(named.pop("dtype"))
+    return {name: _plain(item) for name, item in named.items()}

@@ -1,0 +1,231 @@
+"""How a `Status` looks: as a table of text that fits its terminal, or as HTML.
+
+::
+
+    arrayd 0.1.0  private  pid 4711  up 2 h 03  ipc:///run/user/1000/arrayd/sock  leases on
+    memory  41.2 of 64.0 GiB budget (held 39.9, idle 1.3)   /dev/shm 41.3 of 94 GiB   loads 1
+    BLOCK  SIZE      SHAPE      DTYPE     STATE         SOURCE      HELD BY                 AGE
+    42     39.9 GiB  (6.5e6,…)  f4        held ×2       train.h5:/x 9911 train.py alice +1  2 h
+    43     1.3 GiB   (4e6,)     5 fields  idle 6 min    s1.cov.txt  -                       1 h
+    -      -         -          -         loading 61 %  s2.cov.txt  waits: 9950 collect     9 s
+"""
+
+from __future__ import annotations
+
+import html as _html
+import pwd
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from arrayd.units import format_bytes
+
+if TYPE_CHECKING:
+    from arrayd.status import Block, Holder, Job, Status
+
+HEAD = ("BLOCK", "SIZE", "SHAPE", "DTYPE", "STATE", "SOURCE", "HELD BY", "AGE")
+
+_SOURCE, _HELD = HEAD.index("SOURCE"), HEAD.index("HELD BY")
+_EXPENDABLE = ("DTYPE", "SHAPE")  # left out, in this order, where the terminal is narrow
+_LEAST = 32  # characters that SOURCE and HELD BY together should have
+_NAMED_DIMENSION = 100_000  # from here up as 1.2e5
+_LONG_SHAPE = 10
+_HOUR, _DAY = 3600, 86400
+
+Row = tuple[str, ...]
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal; None where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def text(status: Status, width: int | None = None) -> str:
+    """Return the table of `status`, in lines of at most `width` characters if that can be."""
+    lines = [*_flow(_daemon(status), "  ", width), *_flow(_memory(status), "   ", width)]
+    rows = _rows(status)
+    return "\n".join([*lines, *(_grid([HEAD, *rows], width) if rows else ["no blocks"])])
+
+
+def html(status: Status) -> str:
+    """Return the table of `status` as HTML."""
+    lines = ["  ".join(_daemon(status)), "   ".join(_memory(status))]
+    head = "".join(f"<div>{_html.escape(line)}</div>" for line in lines)
+    rows = _rows(status)
+    if not rows:
+        return f"{head}<div>no blocks</div>"
+    body = "".join(_html_row(row, "td") for row in rows)
+    return f"{head}<table><thead>{_html_row(HEAD, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+def _html_row(cells: Iterable[str], tag: str) -> str:
+    inside = "".join(
+        f'<{tag} style="text-align: left">{_html.escape(cell)}</{tag}>' for cell in cells
+    )
+    return f"<tr>{inside}</tr>"
+
+
+# ---- what it says ----------------------------------------------------------------------------
+
+
+def _daemon(status: Status) -> list[str]:
+    return [
+        f"arrayd {status.version}",
+        "private" if status.private else f"user {_user(status.uid)}",
+        f"pid {status.pid}",
+        f"up {_duration(status.uptime, fine=True)}",
+        status.endpoint,
+        f"leases {'on' if status.leases else 'off'}",
+    ]
+
+
+def _memory(status: Status) -> list[str]:
+    budget, unit = format_bytes(status.budget).split()
+    charged, held, idle = (
+        _in_unit(count, unit) for count in (status.charged, status.held, status.idle)
+    )
+    total, shm_unit = format_bytes(status.shm_total).split()
+    used = _in_unit(status.shm_used, shm_unit)
+    loads = sum(block.state == "loading" for block in status.blocks) + len(status.jobs)
+    return [
+        f"memory  {charged} of {budget} {unit} budget (held {held}, idle {idle})",
+        f"/dev/shm {used} of {total.removesuffix('.0')} {shm_unit}",
+        f"loads {loads}",
+    ]
+
+
+def _in_unit(count: int, unit: str) -> str:
+    """Return bytes as a number of that unit, or with its own unit where that would read 0.0."""
+    power = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB").index(unit)
+    number = f"{count / 1024**power:.1f}"
+    if count == 0:
+        return "0"
+    return format_bytes(count) if number == "0.0" else number
+
+
+def _rows(status: Status) -> list[Row]:
+    return [*map(_block, status.blocks), *map(_job, status.jobs)]
+
+
+def _block(block: Block) -> Row:
+    waits = f"waits: {_who(block.waiters)}" if block.waiters else "-"
+    return (
+        str(block.number),
+        format_bytes(block.size),
+        _shape(block.shape),
+        _dtype(block.dtype),
+        _state(block) + (", kept" if block.pinned else ""),
+        _printable(block.source),
+        _who(block.holders, user=True) if block.holders else waits,
+        _duration(block.age),
+    )
+
+
+def _job(job: Job) -> Row:
+    size = format_bytes(job.size) if job.size else "-"
+    held = f"waits: {_who(job.waiters)}" if job.waiters else "-"
+    return ("-", size, "-", "-", job.stage, _printable(job.source), held, _duration(job.age))
+
+
+def _state(block: Block) -> str:
+    if block.state == "held":
+        return f"held ×{len(block.holders)}"
+    if block.state == "idle":
+        return f"idle {_duration(block.unused)}"
+    if block.state == "loading" and block.total:
+        return f"loading {100 * block.done // block.total} %"
+    return block.state
+
+
+def _who(people: Sequence[Holder], *, user: bool = False) -> str:
+    """Return the one who has been there longest, and how many others."""
+    first = max(people, key=lambda person: person.since)
+    words = [str(first.pid or "?"), _printable(first.program)]  # pid 0: in another namespace
+    words += [_user(first.uid)] if user else []
+    words += [f"+{len(people) - 1}"] if len(people) > 1 else []
+    return " ".join(words)
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    dims = [_dimension(n) for n in shape]
+    words = f"({dims[0]},)" if len(dims) == 1 else f"({','.join(dims)})"
+    return words if len(words) <= _LONG_SHAPE else f"({dims[0]},…)"
+
+
+def _dimension(n: int) -> str:
+    return str(n) if n < _NAMED_DIMENSION else f"{n:.2g}".replace("e+0", "e").replace("e+", "e")
+
+
+def _dtype(dtype: np.dtype[np.generic]) -> str:
+    """Return ``f4`` for the native ``<f4``, ``>f4`` for the other order, ``5 fields``."""
+    if dtype.names is None:
+        return dtype.str[1:] if dtype.isnative else dtype.str
+    return "1 field" if len(dtype.names) == 1 else f"{len(dtype.names)} fields"
+
+
+def _duration(seconds: float, *, fine: bool = False) -> str:
+    """Return ``9 s``, ``6 min``, ``2 h`` or ``3 d``; with `fine`, ``2 h 03`` and ``3 d 4 h``."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // 60} min"
+    if whole < _DAY:
+        return f"{whole // _HOUR} h" + (f" {whole % _HOUR // 60:02}" if fine else "")
+    return f"{whole // _DAY} d" + (f" {whole % _DAY // _HOUR} h" if fine else "")
+
+
+def _printable(words: str) -> str:
+    """Keep what a peer calls itself from speaking to the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in words)
+
+
+# ---- how it is set ---------------------------------------------------------------------------
+
+
+def _flow(parts: Sequence[str], gap: str, width: int | None) -> list[str]:
+    """Join parts into lines that fit; those after the first are indented."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if width is None or len(lines[-1] + gap + part) <= width:
+            lines[-1] += gap + part
+        else:
+            lines.append(f"  {part}")
+    return lines
+
+
+def _grid(rows: Sequence[Row], width: int | None) -> list[str]:
+    """Set rows in columns; SOURCE and HELD BY share what room the others leave."""
+    columns = list(zip(*rows, strict=True))
+    gap = 2
+    if width is not None:
+        columns, gap = _narrowed(columns, width)
+    widths = [max(map(len, column)) for column in columns]
+    return [
+        (" " * gap).join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
+        for row in zip(*columns, strict=True)
+    ]
+
+
+def _narrowed(columns: list[Row], width: int) -> tuple[list[Row], int]:
+    """Return the columns cut to fit `width`, and the gap between them."""
+    gap = 2
+    for name in (None, None, *_EXPENDABLE):
+        room = _room(columns, gap, width)
+        if room >= min(_LEAST, _wish(columns)):
+            break
+        if name is None:
+            gap = 1
+        else:
+            columns = [column for column in columns if column[0] != name]
+    return _cut(columns, _room(columns, gap, width)), gap

@@ -1,0 +1,38 @@
+"""Bytes as people write and read them, in binary units: ``1.5T``, ``41.2 GiB``."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_PREFIXES = "KMGTPE"
+_SIZE = re.compile(rf"([0-9]+(?:\.[0-9]+)?)\s*(?:([{_PREFIXES}])(?:iB)?|B)?", re.IGNORECASE)
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes that ``512``, ``16M``, ``1.5T`` or ``41.2 GiB`` stand for.
+
+    ``4GB`` is refused rather than guessed: it is 7 % less than ``4G`` to half its readers.
+
+    Raises
+    ------
+    ValueError
+        `text` is no size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("not a size; write bytes or 16M, 4G, 1.5T (binary units)")
+    number, prefix = match.groups()
+    power = _PREFIXES.index(prefix.upper()) + 1 if prefix else 0
+    return int(Fraction(number) * 1024**power)
+
+
+def format_bytes(count: int) -> str:
+    """Return `count` bytes with one decimal in the largest unit it fills: ``41.2 GiB``."""
+    if count < 1024:
+        return f"{count} B"
+    # By what will be printed: 1023.97 KiB reads 1.0 MiB, not 1024.0 KiB.
+    power = 1
+    while round(count / 1024**power, 1) >= 1024 and power < len(_PREFIXES):
+        power += 1
+    return f"{count / 1024**power:.1f} {_PREFIXES[power - 1]}iB"

@@ -1,0 +1,82 @@
+"""One item of a request: a source, with the file's state as this process sees it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from arrayd.array import SharedArray
+from arrayd.errors import AccessDenied, BadFile, SourceNotFound, SpecMismatch
+from arrayd.protocol import Stat
+from arrayd.source import Source
+from arrayd.spec import Grant
+
+SourceLike = str | os.PathLike[str] | Source
+"""What names a source: a path, ``file.h5:/x``, ``name:N``, or a `Source`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A source and the ``stat`` of its file; None for a published block."""
+
+    source: Source
+    stat: Stat | None
+
+    @classmethod
+    def of(cls, source: SourceLike, options: Mapping[str, Any]) -> Self:
+        """Return the canonical wish for the arguments of `arrayd.get`.
+
+        Raises
+        ------
+        SourceNotFound, AccessDenied, BadFile
+            There is no such file for this process.
+        SpecMismatch
+            An option is wrong.
+        """
+        canonical = Source.of(source, **options)
+        if canonical.name is not None:
+            _check_name(canonical)
+            return cls(canonical, None)
+        return cls(canonical, _stat(canonical.path))
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the item of a request."""
+        return {"source": self.source.to_wire(), "stat": self.stat}
+
+
+def cut(whole: SharedArray, grant: Grant, source: Source) -> SharedArray:
+    """Apply ``rows=`` where the block holds more than was asked for.
+
+    Raises
+    ------
+    SpecMismatch
+        The block is 0-d.
+    """
+    if source.rows is None or not (grant.window or source.name is not None):
+        return whole
+    if whole.ndim == 0:
+        raise SpecMismatch(f"{source}: rows= needs an array of at least one dimension, not 0-d.")
+    result: SharedArray = whole[source.slice]
+    return result
+
+
+def _stat(path: str) -> Stat:
+    try:
+        info = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise SourceNotFound(f"{path}: no such file.") from None
+    except PermissionError:
+        raise AccessDenied(f"{path}: you may not look into its directory.") from None
+    except (OSError, ValueError) as error:
+        raise BadFile(f"{path!r}: {error}") from None
+    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def _check_name(source: Source) -> None:
+    if source != Source(name=source.name, rows=source.rows):
+        raise SpecMismatch(
+            f"{source}: a published block is taken as it is; only rows= may be given. "
+            "Cast or reorder the array that you get."
+        )

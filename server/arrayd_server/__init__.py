@@ -1,0 +1,1 @@
+"""The arrayd daemon. Start reading at `daemon`; the rules are in `core.registry`."""

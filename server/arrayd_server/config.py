@@ -1,0 +1,326 @@
+"""The daemon's options: every name, default and meaning, in one table, `Config`.
+
+An option is taken from its flag, else from ``ARRAYD_<OPTION>``, else from the TOML
+file, else it is its default. A default is a text like any other: what the table
+shows can be written. ``python -m arrayd_server.config`` prints the README's table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import os
+import resource
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from arrayd.units import parse_bytes
+from arrayd_server import limits
+
+_SOCKET_PATH_BYTES = 107
+"""The longest path a Unix socket can have (unix(7): 108 with the final NUL)."""
+
+
+class ConfigError(ValueError):
+    """An option cannot be used: one line that names it, its origin and the allowed form."""
+
+
+# How the text of an option becomes its value. A ValueError says what may be written.
+
+
+def private_directory() -> Path:
+    """Return where this user's private daemon has its socket, lock and log."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime, "arrayd")
+    return Path(f"/tmp/arrayd-{os.getuid()}")
+
+
+def _endpoint(text: str) -> str:
+    url = f"ipc://{private_directory()}/sock" if text == "private" else text
+    scheme, _, path = url.partition("://")
+    if path and scheme != "ipc":
+        raise ValueError("arrayd listens on no network; write ipc:///absolute/path or private")
+    if not path.startswith("/") or not path.strip("/"):
+        raise ValueError("write ipc:///absolute/path or private")
+    path = "/" + os.path.normpath(path).lstrip("/")
+    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+        raise ValueError(f"the path is longer than the {_SOCKET_PATH_BYTES} bytes of a Unix socket")
+    return f"ipc://{path}"
+
+
+def _budget(text: str) -> int:
+    if not text.endswith("%"):
+        return _positive(_bytes(text))
+    try:
+        percent = float(text[:-1])
+    except ValueError:
+        percent = math.nan
+    if not 0 < percent <= 100:
+        raise ValueError("write a percentage above 0% and up to 100%")
+    return _positive(int(limits.capacity().smallest * percent / 100))
+
+
+def _bytes(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or a percentage") from None
+
+
+def _positive(count: int) -> int:
+    if count < 1:
+        raise ValueError("write a number above 0")
+    return count
+
+
+def _count(auto: Callable[[], int]) -> Callable[[str], int]:
+    """Return the parser of a whole number above 0, or ``auto`` for what `auto` finds."""
+
+    def parse(text: str) -> int:
+        if text == "auto":
+            return auto()
+        if not (text.isascii() and text.isdigit() and int(text) > 0):
+            raise ValueError("write a whole number above 0, or auto")
+        return int(text)
+
+    return parse
+
+
+def _auto_workers() -> int:
+    # Fresh pages soon limit a load, not CPUs (DESIGN §5); the rest is for those who asked.
+    return min(len(os.sched_getaffinity(0)), 8)
+
+
+def _auto_clients() -> int:
+    # The hard limit, for the daemon raises its own to it. A client costs its connection
+    # and a pidfd; twice that, since one that reconnects is here twice for a moment.
+    # 256 are the daemon's: segments, workers, log. libzmq aborts when descriptors run
+    # out (pitfall P20), so this errs on the small side.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return 4096 if hard == resource.RLIM_INFINITY else max(8, min((hard - 256) // 4, 4096))
+
+
+def _seconds(minimum: float, form: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (minimum <= value < math.inf):
+            raise ValueError(f"write seconds, {form}")
+        return value
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    try:
+        return words[text.lower()]
+    except KeyError:
+        raise ValueError("write true or false") from None
+
+
+def _level(text: str) -> str:
+    if text.lower() not in ("debug", "info", "warning", "error"):
+        raise ValueError("write debug, info, warning or error")
+    return text.upper()
+
+
+def _file(text: str) -> Path | None:
+    # Absolute, for the daemon works in /.
+    return None if text == "-" else Path(text).expanduser().absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """One row of the table: how its text is read, and how it is described."""
+
+    parse: Callable[[str], Any]
+    default: str
+    metavar: str
+    help: str
+
+
+def _option(parse: Callable[[str], Any], default: str, metavar: str, help: str) -> Any:
+    return field(metadata={"option": _Option(parse, default, metavar, help)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What the daemon was told; see `load`. Times are in seconds, sizes in bytes."""
+
+    config: Path | None = _option(  # noqa: RUF009  it is a dataclasses.field
+        _file, "-", "FILE", "TOML file with the options below, `name = value`; `-`: none"
+    )
+    endpoint: str = _option(
+        _endpoint,
+        "private",
+        "ipc://PATH",
+        "socket to listen on; `private`: `$XDG_RUNTIME_DIR/arrayd/sock`, "
+        "without that variable `/tmp/arrayd-<uid>/sock`",
+    )
+    budget: int = _option(
+        _budget,
+        "50%",
+        "SIZE",
+        "bytes to keep in shared memory: `16M`, `4G`, `1.5T` (binary units), or a percentage "
+        "of the smallest of RAM, /dev/shm and the tightest memory cgroup",
+    )
+    workers: int = _option(
+        _count(_auto_workers), "auto", "N", "loader processes; `auto`: one per CPU, at most 8"
+    )
+    load_timeout: float = _option(
+        _seconds(0.001, "above 0"), "3600", "SECONDS", "a load that takes longer fails"
+    )
+    idle_exit: float = _option(
+        _seconds(0, "0 for never"),
+        "0",
+        "SECONDS",
+        "exit after so long without a session or a mapped block; `0`: never",
+    )
+    private: bool = _option(
+        _switch, "false", "", "one user's daemon: exit when the socket's path vanishes"
+    )
+    max_clients: int = _option(
+        _count(_auto_clients),
+        "auto",
+        "N",
+        "sessions at a time; `auto`: what the limit of open files allows, at most 4096",
+    )
+    log_level: str = _option(_level, "info", "LEVEL", "`debug`, `info`, `warning` or `error`")
+    log_file: Path | None = _option(  # noqa: RUF009  it is a dataclasses.field
+        _file, "-", "FILE", "log here, in two files of at most 1 MiB; `-`: standard error"
+    )
+    check: bool = _option(
+        _switch, "false", "", "verify the registry's rules after every event (for tests)"
+    )
+
+    @classmethod
+    def load(cls, argv: Sequence[str] = ()) -> Self:
+        """Return the options of the command line `argv` (without the program), environment, file.
+
+        Raises
+        ------
+        ConfigError
+            An option is unknown or has a value that it cannot have.
+        """
+        flags = {name: _text(v) for name, v in vars(_parser().parse_args(argv)).items()}
+        chosen = {
+            name: _Given.flag(name, flags[name])
+            or _Given.variable(name, os.environ.get(_variable(name)))
+            for name in _TABLE
+        }
+        filed = _from_file(_value("config", chosen["config"]))
+        return cls(
+            **{name: _value(name, given or filed.get(name)) for name, given in chosen.items()}
+        )
+
+
+_TABLE: dict[str, _Option] = {f.name: f.metadata["option"] for f in fields(Config)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """The text of an option, and how its owner would recognise it."""
+
+    text: str
+    origin: str
+
+    @classmethod
+    def flag(cls, name: str, text: str | None) -> Self | None:
+        return None if text is None else cls(text, f"{_flag(name)} {text}")
+
+    @classmethod
+    def variable(cls, name: str, text: str | None) -> Self | None:
+        # Empty is unset, as shells have it.
+        return cls(text, f"{_variable(name)}={text}") if text else None
+
+
+def _value(name: str, given: _Given | None) -> Any:
+    option = _TABLE[name]
+    given = given or _Given(option.default, f"default of {_flag(name)}: {option.default}")
+    try:
+        return option.parse(given.text)
+    except ValueError as error:
+        raise ConfigError(f"{given.origin}: {error}.") from None
+
+
+def _from_file(path: Path | None) -> dict[str, _Given]:
+    """Return what the TOML file at `path` sets."""
+    if path is None:
+        return {}
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config {path}: {error.strerror}.") from None
+    except ValueError as error:  # TOML's and UTF-8's alike
+        raise ConfigError(f"config {path}: not a TOML file: {error}.") from None
+    return {key: _Given(*_read(path, key, value)) for key, value in content.items()}
+
+
+def _read(path: Path, key: str, value: Any) -> tuple[str, str]:
+    """Return text and origin of one ``key = value`` of the file."""
+    known = [name for name in _TABLE if name != "config"]  # a file names no other file
+    if key not in known:
+        near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"options are {', '.join(known)}."
+        raise ConfigError(f"config {path}: unknown option {key}; {hint}")
+    text = _text(value)
+    if text is None:
+        raise ConfigError(f"config {path}: {key}: write a string, a number, true or false.")
+    return text, f"config {path}: {key} = {text}"
+
+
+def _text(value: Any) -> str | None:
+    """Return what would be typed for a value of argparse or TOML; None: nothing could."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (str, int, float)) else None
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return f"ARRAYD_{name.upper()}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="arrayd serve", description="Run the arrayd daemon.", allow_abbrev=False)
+    for name, option in _TABLE.items():
+        shown = f"{option.help} (default: {option.default})".replace("%", "%%").replace("`", "")
+        if option.parse is _switch:
+            parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=shown)
+        else:
+            parser.add_argument(_flag(name), metavar=option.metavar, help=shown)
+    return parser
+
+
+def markdown_table() -> str:
+    """Return the options as the README shows them."""
+    return "\n".join(_rows()) + "\n"
+
+
+def _rows() -> Iterator[str]:
+    yield "| flag | environment | default | meaning |"
+    yield "|---|---|---|---|"
+    for name, option in _TABLE.items():
+        usage = f"{_flag(name)} {option.metavar}".rstrip()
+        yield f"| `{usage}` | `{_variable(name)}` | `{option.default}` | {option.help} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown_table())

@@ -1,0 +1,89 @@
+"""What the core wants done. `daemon.py` performs these, in order, and feeds back results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from arrayd.errors import ArraydError
+from arrayd.spec import Grant
+from arrayd_server.core.records import Asker
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer one item of a request."""
+
+    to: Asker
+    body: Grant | ArraydError | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Tell a waiter how far its load is."""
+
+    to: Asker
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask a worker how big a source is; answer with `probed` or `failed`."""
+
+    job: int
+    source: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """Make the segment and load it; answer with `progress`, then `filled` or `failed`."""
+
+    job: int
+    segment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Make:
+    """Make and reserve a segment for a client to write; answer with `made` or `failed`."""
+
+    job: int
+    segment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Write the footer, prove that no writer is left; answer with `sealed` or `unsealable`."""
+
+    job: int
+    segment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop working on a job; no answer is wanted."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Ask the kernel whether anybody maps it; answer with `tested`, again when that ends."""
+
+    segment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unlink:
+    """Remove the segment.
+
+    Answer with `refused` (mapped, unless `force`) or later
+    `freed`, and with `leaving` in between if somebody mapped it at the last moment.
+    """
+
+    segment: str
+    force: bool = False
+
+
+Effect = Reply | Progress | Probe | Fill | Make | Seal | Cancel | Inspect | Unlink

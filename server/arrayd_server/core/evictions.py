@@ -1,0 +1,63 @@
+"""Requests to free blocks: answered when the kernel has had its word on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from arrayd_server.core import explain
+from arrayd_server.core.effects import Effect, Reply
+from arrayd_server.core.holds import Holds
+from arrayd_server.core.records import Asker, Block, State
+from arrayd_server.core.shelf import Shelf
+
+
+@dataclass(slots=True)
+class _Eviction:
+    to: Asker
+    open: int  # blocks that the kernel has not decided on
+    blocks: int = 0
+    bytes: int = 0
+    refused: list[Block] = field(default_factory=list)
+
+
+class Evictions:
+    """The evictions under way.
+
+    A process may map an idle block by its name at any moment: the answer is the kernel's.
+    """
+
+    def __init__(self, shelf: Shelf, holds: Holds) -> None:
+        self._shelf = shelf
+        self._holds = holds
+        self._of: dict[str, _Eviction] = {}
+
+    def begin(self, to: Asker, matches: Callable[[Block], bool]) -> list[Effect]:
+        """Free the matching blocks, or say who uses one of them."""
+        blocks = [b for b in self._shelf.blocks.values() if b.state is not State.LEAVING]
+        chosen = [b for b in blocks if matches(b)]
+        if not chosen:
+            return [Reply(to, explain.not_in_memory())]
+        busy = [b for b in chosen if b.segment not in self._shelf.idle]
+        if busy:
+            return [Reply(to, explain.in_use(busy, self._holds.sessions))]
+        eviction = _Eviction(to, len(chosen))
+        self._of.update((block.segment, eviction) for block in chosen)
+        return [effect for block in chosen for effect in self._holds.unlink(block)]
+
+    def decided(self, block: Block) -> list[Effect]:
+        """Take note of a block's end: freed, unlinked but still mapped, or refused."""
+        eviction = self._of.pop(block.segment, None)
+        if eviction is None:
+            return []
+        eviction.open -= 1
+        if block.state is State.LEAVING:
+            eviction.blocks += 1
+            eviction.bytes += block.size
+        else:
+            eviction.refused.append(block)
+        if eviction.open:
+            return []
+        if eviction.refused:
+            return [Reply(eviction.to, explain.in_use(eviction.refused, self._holds.sessions))]
+        return [Reply(eviction.to, {"blocks": eviction.blocks, "bytes": eviction.bytes})]

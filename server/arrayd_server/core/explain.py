@@ -1,0 +1,125 @@
+"""The core's errors in words: what happened, the numbers, who is in the way, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from arrayd.errors import (
+    InUse,
+    LoadTimeout,
+    NameTaken,
+    NoRoom,
+    NoSuchBlock,
+    NotOwner,
+    NotSealed,
+)
+from arrayd.units import format_bytes
+from arrayd_server.core.records import Block, Job, Nonce, Session, State
+from arrayd_server.core.shelf import Shelf
+
+_SHOWN = 5
+
+
+def no_such_name(name: str) -> NoSuchBlock:
+    """Nothing is published under a name."""
+    return NoSuchBlock(
+        f"No block is published as {name!r}. Publish it with arrayd.put(array, name={name!r}), "
+        "or wait for it with timeout=."
+    )
+
+
+def name_taken(name: str) -> NameTaken:
+    """Another block is published under the name."""
+    return NameTaken(
+        f"A block is already published as {name!r}. Choose another name, evict it, or pass "
+        "replace=True (holders of the old block keep it)."
+    )
+
+
+def not_in_memory() -> NoSuchBlock:
+    """There is nothing to evict."""
+    return NoSuchBlock("No block of that source is in memory.")
+
+
+def no_block(segment: str) -> NoSuchBlock:
+    """Explain that a reference, or a request to seal, names no block."""
+    return NoSuchBlock(f"The block {segment} is gone, or is not yours.")
+
+
+def not_creator(segment: str) -> NotOwner:
+    """Only the creator seals a block."""
+    return NotOwner(f"{segment} is sealed by the session that created it.")
+
+
+def sealing(segment: str) -> NotSealed:
+    """Explain that an earlier request seals the block."""
+    return NotSealed(f"{segment} is being sealed already; wait for that request.")
+
+
+def not_your_session(session: Session) -> NotOwner:
+    """Explain that a session has one process."""
+    return NotOwner(f"This session is process {session.peer.pid}'s.")
+
+
+def hung(job: Job, timeout: float) -> LoadTimeout:
+    """Explain that a load made no end within the daemon's limit."""
+    return LoadTimeout(
+        f"{job.source}: the load was not finished after {timeout:.0f} s (the daemon's "
+        f"load_timeout); {job.done} of {job.total or '?'} rows were done."
+    )
+
+
+def in_use(blocks: Iterable[Block], sessions: Mapping[Nonce, Session]) -> InUse:
+    """Explain that blocks cannot be evicted: who is using them."""
+    lines = [f"{b.source} ({_user(b, sessions)})" for b in blocks]
+    return InUse(f"In use: {_shorten(lines)}. Release the arrays or end these processes first.")
+
+
+def no_room(
+    job: Job, shelf: Shelf, sessions: Mapping[Nonce, Session], unfilled: int, now: float
+) -> NoRoom:
+    """Explain why there is no room for a job."""
+    reason = _reason(job, shelf, sessions, unfilled, now)
+    return NoRoom(reason, needed=job.size, budget=shelf.budget, charged=shelf.charged)
+
+
+def _reason(
+    job: Job, shelf: Shelf, sessions: Mapping[Nonce, Session], unfilled: int, now: float
+) -> str:
+    need = f"{job.source} needs {format_bytes(job.size)}"
+    if job.size > shelf.budget:
+        return (
+            f"{need}, more than the whole budget of {format_bytes(shelf.budget)}. Ask for a "
+            "part (rows=), for fewer bits (cast=), or raise the daemon's --budget."
+        )
+    free = max(0, shelf.budget - shelf.charged)
+    system = max(0, shelf.headroom - unfilled)
+    limit = (
+        f"the budget of {format_bytes(shelf.budget)} has {format_bytes(free)} free"
+        if free <= system
+        else f"/dev/shm and the memory limit of the daemon's cgroup give {format_bytes(system)}"
+    )
+    users = [
+        f"{b.source} {format_bytes(b.size)} ({_user(b, sessions)})"
+        for b in sorted(shelf.held(now), key=lambda b: -b.size)
+    ]
+    held = f" Not to be evicted: {_shorten(users)}." if users else ""
+    return f"{need}; {limit}.{held} Release arrays, or raise the limit."
+
+
+def _user(block: Block, sessions: Mapping[Nonce, Session]) -> str:
+    peers = [sessions[nonce].peer for nonce in block.holders]
+    if peers:
+        return "held by " + _shorten([f"{p.pid} {p.program}".strip() for p in peers])
+    if block.state is not State.SEALED:
+        return str(block.state.value)
+    if block.lends:
+        return "a reference to it is in flight"
+    if block.mapped:
+        return "mapped by a process that is no client"
+    return "kept" if block.keep else "pinned"
+
+
+def _shorten(items: list[str]) -> str:
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more

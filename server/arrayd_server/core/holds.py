@@ -1,0 +1,168 @@
+"""Who has what: sessions, grants, releases, and what happens to a block nobody has."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from arrayd.spec import Grant
+from arrayd_server.core.effects import Effect, Inspect, Reply, Unlink
+from arrayd_server.core.records import (
+    Asker,
+    Block,
+    Counters,
+    Hold,
+    Nonce,
+    Session,
+    State,
+    Waiter,
+)
+from arrayd_server.core.shelf import Shelf
+
+STALE_AFTER = 5.0
+"""Seconds after which a hold whose block nobody maps may be dropped for room (rule 2)."""
+
+LEND_SECONDS = 60.0
+"""How long a reference in flight keeps its block."""
+
+
+class Holds:
+    """The relation *session holds block*, kept at both ends (rule 5)."""
+
+    def __init__(self, shelf: Shelf, counters: Counters) -> None:
+        self.sessions: dict[Nonce, Session] = {}
+        self._shelf = shelf
+        self._counters = counters
+        self._timed: dict[str, None] = {}  # blocks that time may end: lent, or only pinned
+        self._seq = itertools.count(1)
+
+    def holdable(self, segment: str) -> bool:
+        """Say whether a block of this name can be held: sealed, or being written."""
+        block = self._shelf.blocks.get(segment)
+        return block is not None and block.state in (State.SEALED, State.WRITING)
+
+    def hold(self, session: Session, block: Block, now: float) -> int:
+        """Make `session` hold `block`, or renew its hold; return the grant's number."""
+        seq = next(self._seq)
+        hold = session.holds.get(block.segment)
+        if hold is None:
+            hold = session.holds[block.segment] = Hold(seq, now)
+            block.holders[session.nonce] = hold
+        hold.seq, hold.since = seq, now
+        self._shelf.idle.pop(block.segment, None)
+        block.used = now
+        return seq
+
+    def grant(self, block: Block, to: Asker, waiter: Waiter, now: float) -> Effect:
+        """Decide a hold and tell its session."""
+        seq = self.hold(self.sessions[to.nonce], block, now)
+        self.pin(block, waiter, now)
+        return Reply(
+            to,
+            Grant(
+                segment=block.segment,
+                spec=block.spec,
+                seq=seq,
+                source=str(block.source),
+                sealed=block.state is State.SEALED,
+                window=waiter.window,
+                lost=block.lost,
+            ),
+        )
+
+    def pin(self, block: Block, waiter: Waiter, now: float) -> None:
+        """Keep a block warm for as long as `waiter` asks."""
+        if waiter.pin > 0:
+            block.pinned_until = max(block.pinned_until, now + waiter.pin)
+
+    def drop(self, session: Session, segment: str, now: float) -> list[Effect]:
+        """End a hold."""
+        block = self._shelf.blocks[segment]
+        del session.holds[segment]
+        del block.holders[session.nonce]
+        block.used = now
+        return self.settle(block)
+
+    def drop_stale(self, block: Block, now: float) -> None:
+        """End the old holds of a block that the kernel says nobody maps (rule 2)."""
+        for nonce, hold in list(block.holders.items()):
+            if now - hold.since >= STALE_AFTER:
+                del block.holders[nonce]
+                del self.sessions[nonce].holds[block.segment]
+                self._counters.stale_holds += 1
+
+    def settle(self, block: Block) -> list[Effect]:
+        """Ask the kernel about a block that nobody has a claim on any more."""
+        if block.wanted or block.state not in (State.SEALED, State.WRITING):
+            return []
+        block.mapped = True  # until the kernel says otherwise
+        return [Inspect(block.segment)]
+
+    def rest(self, block: Block, now: float) -> list[Effect]:
+        """Let a block that nobody has and nobody maps go idle, or free it for good.
+
+        What a client published cannot be loaded again, so it is no cache: it goes with
+        its last user unless it is kept.
+        """
+        if block.published and not block.keep and block.pinned_until <= now:
+            return self.unlink(block)
+        self._shelf.idle[block.segment] = None
+        if block.published and not block.keep:
+            self._timed[block.segment] = None
+        return []
+
+    def unlink(self, block: Block, *, force: bool = False) -> list[Effect]:
+        """Take a block out of sight and ask for its end; it stays charged until `freed`."""
+        self._shelf.hide(block)
+        for nonce in list(block.holders):
+            del self.sessions[nonce].holds[block.segment]
+        block.holders.clear()
+        block.lends.clear()
+        block.state, block.job, block.mapped = State.LEAVING, None, False
+        return [Unlink(block.segment, force)]
+
+    def lend(self, block: Block, token: bytes, now: float) -> None:
+        """Keep a block while a reference to it travels."""
+        block.lends[token] = now + LEND_SECONDS
+        self._timed[block.segment] = None
+
+    def expire(self, now: float) -> list[Effect]:
+        """End the lends and the pins whose time has come."""
+        effects: list[Effect] = []
+        for block in self._timed_blocks():
+            late = [token for token, until in block.lends.items() if now >= until]
+            for token in late:
+                del block.lends[token]
+            if late:
+                effects += self.settle(block)
+            elif self._lives_by_pin(block) and now >= block.pinned_until:
+                del self._shelf.idle[block.segment]
+                effects += self.rest(block, now)
+        return effects
+
+    def wake_at(self) -> float:
+        """When `expire` next has something to do; inf: never."""
+        times: list[float] = []
+        for block in self._timed_blocks():
+            times.extend(block.lends.values())
+            if self._lives_by_pin(block):
+                times.append(block.pinned_until)
+        return min(times, default=math.inf)
+
+    def _timed_blocks(self) -> list[Block]:
+        """Return the blocks that time may end, forgetting those it cannot any more."""
+        found: list[Block] = []
+        for segment in list(self._timed):
+            block = self._shelf.blocks.get(segment)
+            if block is not None and (block.lends or self._lives_by_pin(block)):
+                found.append(block)
+            else:
+                del self._timed[segment]
+        return found
+
+    def _lives_by_pin(self, block: Block) -> bool:
+        return block.segment in self._shelf.idle and block.published and not block.keep
+
+    def evicted(self) -> None:
+        """Count an eviction."""
+        self._counters.evictions += 1

@@ -1,0 +1,86 @@
+"""The eight rules of `registry.py`, as assertions over a whole registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from arrayd_server.core.records import Stage, State
+
+if TYPE_CHECKING:
+    from arrayd_server.core.registry import Registry
+
+_STAGES = {
+    State.LOADING: {Stage.FILLING, Stage.SEALING},
+    State.WRITING: {Stage.MAKING, Stage.WRITING, Stage.SEALING},
+}
+
+
+def check(registry: Registry) -> None:
+    """Assert the rules; call it when the effects of the last event have been performed."""
+    _budget(registry)
+    _blocks(registry)
+    _jobs(registry)
+    _holds(registry)
+    _index(registry)
+
+
+def _budget(registry: Registry) -> None:
+    shelf = registry.shelf
+    assert shelf.charged == sum(b.size for b in shelf.blocks.values()), "rule 1: charge book"
+    assert shelf.charged <= max(shelf.budget, shelf.floor), "rule 1: over budget"
+
+
+def _blocks(registry: Registry) -> None:
+    shelf = registry.shelf
+    for segment, block in shelf.blocks.items():
+        assert segment == block.segment, "rule 6: a block under another name"
+        if block.holders:
+            assert block.state in (State.SEALED, State.WRITING), "rule 2: held but not there"
+        if block.state in _STAGES:
+            job = registry.jobs.table.get(block.job or 0)
+            assert job is not None, "rule 3: an unfinished block without a job"
+            assert job.segment == segment, "rule 3: the job makes another block"
+            assert job.stage in _STAGES[block.state], "rule 3: the job is at another stage"
+        else:
+            assert block.job is None, "rule 3: a finished block with a job"
+        resting = block.state is State.SEALED and not block.wanted and not block.mapped
+        assert resting == (segment in shelf.idle), "rule 4: the idle list"
+    assert set(shelf.idle) <= set(shelf.blocks), "rule 4: idle but gone"
+    numbers = [b.number for b in shelf.blocks.values()]
+    assert len(numbers) == len(set(numbers)), "rule 6: a number used twice"
+
+
+def _jobs(registry: Registry) -> None:
+    for number, job in registry.jobs.table.items():
+        assert number == job.number, "rule 3: a job under another number"
+        if job.segment is not None:
+            block = registry.shelf.blocks.get(job.segment)
+            assert block is not None, "rule 3: a job without its block"
+            assert block.job == number, "rule 3: two jobs for one block"
+        else:
+            assert job.stage in (Stage.PROBING, Stage.AWAITING, Stage.QUEUED), "rule 3: no block"
+        if job.stage is not Stage.WRITING and job.writer is None:
+            assert job.waiters or job.detached, "rule 3: for nobody"
+        for to in job.waiters:
+            assert to.nonce in registry.sessions, "rule 8: a waiter of no session"
+
+
+def _holds(registry: Registry) -> None:
+    blocks = registry.shelf.blocks
+    for nonce, session in registry.sessions.items():
+        for segment, hold in session.holds.items():
+            assert segment in blocks, "rule 2: a hold without a segment"
+            assert blocks[segment].holders.get(nonce) is hold, "rule 5: hold known at one end"
+    for block in blocks.values():
+        for nonce, hold in block.holders.items():
+            assert nonce in registry.sessions, "rule 5: a holder without a session"
+            held = registry.sessions[nonce].holds.get(block.segment)
+            assert held is hold, "rule 5: holder known at one end"
+
+
+def _index(registry: Registry) -> None:
+    shelf = registry.shelf
+    for alias, segment in shelf.aliases.items():
+        assert segment in shelf.blocks, "an alias of a block that is gone"
+        assert shelf.blocks[segment].state is State.SEALED, "an alias of an unsealed block"
+        assert alias in shelf.blocks[segment].aliases, "an alias its block does not know"

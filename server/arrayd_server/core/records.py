@@ -1,0 +1,200 @@
+"""What the registry remembers: sessions, blocks, holds and jobs. Plain data, no rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeVar
+
+from arrayd.spec import Spec
+
+_Found = TypeVar("_Found")
+
+Nonce = bytes
+"""A session's 128-bit name for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A process as the kernel names it, and what it calls itself."""
+
+    uid: int
+    pid: int
+    program: str = ""
+
+
+@dataclass(slots=True)
+class Hold:
+    """The relation *session holds block*: the latest grant's number, and since when."""
+
+    seq: int
+    since: float
+
+
+@dataclass(slots=True)
+class Session:
+    """One `Client` object somewhere."""
+
+    nonce: Nonce
+    peer: Peer
+    since: float
+    #: segment -> the very `Hold` that stands in that block's `holders`
+    holds: dict[str, Hold] = field(default_factory=dict)
+
+
+class State(Enum):
+    """Where a block is in its life."""
+
+    LOADING = "loading"  # loader processes fill it; its job is FILLING or SEALING
+    WRITING = "writing"  # a client fills it (`arrayd.create`); its job is MAKING to SEALING
+    SEALED = "sealed"  # final, may be granted
+    LEAVING = "leaving"  # on its way out; charged until the kernel has the pages back
+
+
+@dataclass(slots=True)
+class Block:
+    """One array in shared memory."""
+
+    segment: str
+    number: int
+    spec: Spec
+    size: int  # bytes charged: the whole segment
+    source: Any  # opaque to the core; the shell's description of where it came from
+    state: State
+    since: float
+    used: float
+    job: int | None = None
+    holders: dict[Nonce, Hold] = field(default_factory=dict)
+    #: token of a reference in flight -> when it expires
+    lends: dict[bytes, float] = field(default_factory=dict)
+    #: what the kernel said last; only meaningful without holders, True until asked
+    mapped: bool = False
+    aliases: list[Hashable] = field(default_factory=list)
+    name: str | None = None  # published under this name
+    published: bool = False  # made by a client: cannot be loaded again
+    keep: bool = False
+    pinned_until: float = -math.inf
+    lost: int = 0  # values that the cast changed
+
+    @property
+    def wanted(self) -> bool:
+        """Somebody has a claim on it."""
+        return bool(self.holders or self.lends)
+
+
+class Stage(Enum):
+    """Where a job is."""
+
+    PROBING = "probing"  # how big is it?
+    AWAITING = "awaiting"  # for a name to be published
+    QUEUED = "waiting for room"
+    FILLING = "loading"
+    MAKING = "being made"  # a segment for a client to write
+    WRITING = "writing"
+    SEALING = "sealing"
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """One item of one request of one session: where an answer goes."""
+
+    nonce: Nonce
+    request: int
+    index: int = 0
+
+
+@dataclass(slots=True)
+class Waiter:
+    """What an asker wants besides the array."""
+
+    window: bool = False  # the block will be the whole source: rows are cut by the client
+    pin: float = 0.0  # seconds to keep it warm after the grant; inf: until evicted
+    patience: float = 1.0  # seconds to wait for room; for a name: 0 is not at all
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A block that a client wants to write and publish."""
+
+    spec: Spec
+    size: int
+    source: Any
+    name: str | None = None
+    keep: bool = False
+    replace: bool = False
+
+
+@dataclass(slots=True)
+class Job:
+    """The making of one block."""
+
+    number: int
+    stage: Stage
+    source: Any
+    since: float
+    waiters: dict[Asker, Waiter] = field(default_factory=dict)
+    aliases: list[Hashable] = field(default_factory=list)
+    spec: Spec | None = None
+    size: int = 0
+    segment: str | None = None
+    detached: bool = False  # goes on without waiters (prefetch)
+    #: when `tick` must look at it: its room or its patience is due, or it is hung
+    deadline: float = math.inf
+    patient_until: float = -math.inf  # QUEUED: when the most patient waiter gives up
+    done: int = 0  # rows
+    total: int = 0
+    told: float = -math.inf  # when progress was last reported
+    searches: int = 0  # QUEUED: for stale holds; at first, and once more before giving up
+    writer: Asker | None = None  # of a client's block: who asked last (create, then seal)
+    draft: Draft | None = None  # of a client's block: what is to be made
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A request for one source, as the core sees it.
+
+    Parameters
+    ----------
+    alias
+        Equal for equal requests of the same file in the same state.
+    whole
+        The alias of the same source without ``rows=``; None where there are no rows.
+    source
+        Opaque to the core; handed to `Probe`.
+    name
+        Set for a published block; `alias` is then `name_alias` of it.
+    """
+
+    alias: Hashable
+    source: Any
+    whole: Hashable | None = None
+    name: str | None = None
+
+    def served_by(self, find: Callable[[Hashable], _Found | None]) -> tuple[_Found | None, bool]:
+        """Return what `find` has for it, and whether that is the whole source."""
+        found = find(self.alias)
+        if found is not None or self.whole is None:
+            return found, False
+        return find(self.whole), True
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start."""
+
+    requests: int = 0
+    hits: int = 0
+    joins: int = 0
+    loads: int = 0
+    failures: int = 0
+    evictions: int = 0
+    adopted: int = 0
+    published: int = 0
+    stale_holds: int = 0
+
+
+def name_alias(name: str) -> Hashable:
+    """Return the alias under which requests for a published name wait for it."""
+    return ("name", name)

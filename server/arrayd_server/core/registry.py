@@ -1,0 +1,401 @@
+"""Every rule of a block's life. Pure: events and the time go in, effects come out.
+
+No socket, file, clock, thread or lock is known here. Each public method is an event;
+it changes the state and returns the effects that `daemon.py` performs, whose results
+come back as further events. The rules, asserted by `check` (see `invariants.py`):
+
+1. Charged bytes never exceed max(budget, bytes adopted at the start): a block is charged
+   before it is made, and credited only when the kernel has its pages back.
+2. A held block has a segment and is never evicted; a hold counts from its decision. The
+   kernel overrules holds upwards (nobody holds it, but it is mapped: it stays) and, when
+   room is needed, downwards (holds older than `STALE_AFTER` on a block nobody maps go).
+3. Every block is sealed, leaving, or has exactly one job in flight.
+4. The idle list is exactly the sealed blocks with no holder, no lend and no mapper.
+5. ``session.holds`` and ``block.holders`` are one relation seen from both ends.
+6. Segment names are never used twice.
+7. Repeating a request changes nothing: one hold per session and block, numbered grants,
+   and a release that names an older grant than the latest is ignored.
+8. An unknown session, block or hold is an answer, never an assertion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable
+
+from arrayd.errors import ArraydError
+from arrayd.spec import Spec
+from arrayd_server.core import explain, invariants
+from arrayd_server.core.effects import Effect, Inspect, Probe, Progress, Reply, Seal
+from arrayd_server.core.evictions import Evictions
+from arrayd_server.core.holds import Holds
+from arrayd_server.core.jobs import Jobs
+from arrayd_server.core.records import (
+    Asker,
+    Block,
+    Counters,
+    Draft,
+    Job,
+    Nonce,
+    Peer,
+    Session,
+    Stage,
+    State,
+    Waiter,
+    Wanted,
+)
+from arrayd_server.core.shelf import Shelf
+
+PROGRESS_EVERY = 0.1
+"""Seconds between two progress messages of one load."""
+
+
+class Registry:
+    """All state of the daemon, and the only one to change it.
+
+    Parameters
+    ----------
+    prefix
+        Of the segment names; unique to this run of the daemon.
+    budget
+        Bytes the daemon may keep in segments.
+    load_timeout
+        Seconds after which a load counts as hung.
+    """
+
+    def __init__(self, prefix: str, budget: int, load_timeout: float = math.inf) -> None:
+        self.counters = Counters()
+        self.shelf = Shelf(prefix, budget)
+        self.holds = Holds(self.shelf, self.counters)
+        self.jobs = Jobs(self.shelf, self.holds, load_timeout)
+        self.evictions = Evictions(self.shelf, self.holds)
+
+    @property
+    def sessions(self) -> dict[Nonce, Session]:
+        """The open sessions."""
+        return self.holds.sessions
+
+    def check(self) -> None:
+        """Assert the rules; raises AssertionError naming the broken one."""
+        invariants.check(self)
+
+    # ---- sessions ------------------------------------------------------------------------
+
+    def hello(self, to: Asker, peer: Peer, holds: Iterable[str], now: float) -> list[Effect]:
+        """Open a session, or take its restated holds in place of those known."""
+        session = self.sessions.get(to.nonce)
+        if session is not None and session.peer.pid != peer.pid:
+            return [Reply(to, explain.not_your_session(session))]
+        if session is None:
+            session = self.sessions[to.nonce] = Session(to.nonce, peer, now)
+        stated = {segment for segment in holds if self.holds.holdable(segment)}
+        effects: list[Effect] = []
+        for segment in sorted(session.holds.keys() - stated):
+            effects += self.holds.drop(session, segment, now)
+        seqs = {s: self.holds.hold(session, self.shelf.blocks[s], now) for s in sorted(stated)}
+        return [Reply(to, {"holds": seqs}), *effects]
+
+    def ended(self, nonce: Nonce, now: float) -> list[Effect]:
+        """Close a session: it said goodbye, or its process died."""
+        session = self.sessions.get(nonce)
+        if session is None:
+            return []
+        effects = self.jobs.forget(lambda asker: asker.nonce == nonce)
+        for segment in list(session.holds):
+            effects += self.holds.drop(session, segment, now)
+        del self.sessions[nonce]
+        return effects + self.jobs.pump(now)
+
+    # ---- requests ------------------------------------------------------------------------
+
+    def get(self, to: Asker, wanted: Wanted, waiter: Waiter, now: float) -> list[Effect]:
+        """Grant a source now, or join or begin its load."""
+        if to.nonce not in self.sessions:
+            return [_stranger(to)]
+        self.counters.requests += 1
+        block, waiter.window = wanted.served_by(self.shelf.find)
+        if block is not None:
+            self.counters.hits += 1
+            return [self.holds.grant(block, to, waiter, now)]
+        if wanted.name is not None and waiter.patience <= 0:
+            return [Reply(to, explain.no_such_name(wanted.name))]
+        job, waiter.window = wanted.served_by(self.jobs.find)
+        if job is not None:
+            self.counters.joins += 1
+            self.jobs.join(job, to, waiter, now)
+            return []
+        stage = Stage.PROBING if wanted.name is None else Stage.AWAITING
+        job = self.jobs.new(stage, wanted.source, now, [wanted.alias])
+        self.jobs.join(job, to, waiter, now)
+        return [Probe(job.number, wanted.source)] if stage is Stage.PROBING else []
+
+    def prefetch(self, to: Asker, wanted: Wanted, now: float) -> list[Effect]:
+        """Begin a load that nobody waits for; an answer comes at once."""
+        block, _ = wanted.served_by(self.shelf.find)
+        if block is not None:
+            return [Reply(to, {"resident": True})]
+        if wanted.name is not None:
+            return [Reply(to, explain.no_such_name(wanted.name))]
+        effects: list[Effect] = [Reply(to, {"resident": False})]
+        job, _ = wanted.served_by(self.jobs.find)
+        if job is None:
+            job = self.jobs.new(Stage.PROBING, wanted.source, now, [wanted.alias])
+            effects.append(Probe(job.number, wanted.source))
+        job.detached = True
+        return effects
+
+    def cancel(self, nonce: Nonce, request: int, now: float) -> list[Effect]:
+        """Nobody waits for this request any more."""
+        gone = self.jobs.forget(lambda asker: (asker.nonce, asker.request) == (nonce, request))
+        return gone + self.jobs.pump(now)
+
+    def release(self, nonce: Nonce, holds: Iterable[tuple[str, int]], now: float) -> list[Effect]:
+        """End holds, each named with the number of the grant that it ends."""
+        session = self.sessions.get(nonce)
+        if session is None:
+            return []
+        effects: list[Effect] = []
+        for segment, seq in holds:
+            hold = session.holds.get(segment)
+            if hold is not None and seq >= hold.seq:
+                effects += self.holds.drop(session, segment, now)
+        return effects + self.jobs.pump(now)
+
+    def lend(self, nonce: Nonce, segment: str, token: bytes, now: float) -> list[Effect]:
+        """Keep a held block for a reference that is on its way to another process."""
+        session = self.sessions.get(nonce)
+        if session is not None and segment in session.holds:
+            self.holds.lend(self.shelf.blocks[segment], token, now)
+        return []
+
+    def redeem(self, to: Asker, segment: str, token: bytes, now: float) -> list[Effect]:
+        """Turn a reference into a hold of the session that received it."""
+        if to.nonce not in self.sessions:
+            return [_stranger(to)]
+        if not self.holds.holdable(segment):
+            return [Reply(to, explain.no_block(segment))]
+        block = self.shelf.blocks[segment]
+        block.lends.pop(token, None)
+        return [self.holds.grant(block, to, Waiter(), now)]
+
+    def evict(self, to: Asker, matches: Callable[[Block], bool]) -> list[Effect]:
+        """Free the matching blocks, kept and pinned ones too, unless somebody uses one."""
+        return self.evictions.begin(to, matches)
+
+    # ---- blocks that clients write -------------------------------------------------------
+
+    def create(self, to: Asker, draft: Draft, patience: float, now: float) -> list[Effect]:
+        """Make a block for a client to write."""
+        if to.nonce not in self.sessions:
+            return [_stranger(to)]
+        begun = next((job for job in self.jobs.table.values() if job.writer == to), None)
+        if begun is not None:
+            return self._writable(begun, now)  # repeated
+        if draft.name is not None and not draft.replace and self.jobs.name_taken(draft.name):
+            return [Reply(to, explain.name_taken(draft.name))]
+        job = self.jobs.new(Stage.QUEUED, draft.source, now, [])
+        job.spec, job.size, job.writer, job.draft = draft.spec, draft.size, to, draft
+        return self.jobs.queue(job, patience, now)
+
+    def made(self, number: int, now: float) -> list[Effect]:
+        """Take note that the segment of a client's block is there: the client may write."""
+        job = self.jobs.table.get(number)
+        if job is None or job.stage is not Stage.MAKING:
+            return []
+        job.stage = Stage.WRITING
+        return self._writable(job, now)
+
+    def seal(self, to: Asker, segment: str, now: float) -> list[Effect]:
+        """Begin to make a client's block final."""
+        if to.nonce not in self.sessions:
+            return [_stranger(to)]
+        block = self.shelf.blocks.get(segment)
+        if block is None or to.nonce not in block.holders:
+            return [Reply(to, explain.no_block(segment))]
+        job = self.jobs.of_writer(block)
+        if job is None:
+            return [self.holds.grant(block, to, Waiter(), now)]  # sealed already: repeated
+        if job.writer is not None and job.writer.nonce != to.nonce:
+            return [Reply(to, explain.not_creator(segment))]
+        if job.stage is not Stage.WRITING:
+            return [] if to == job.writer else [Reply(to, explain.sealing(segment))]
+        job.writer, job.stage = to, Stage.SEALING
+        return [Seal(job.number, segment)]
+
+    def unsealable(self, number: int, error: ArraydError, now: float) -> list[Effect]:
+        """Take note that somebody can still write to a block: its writer may try again."""
+        job = self.jobs.table.get(number)
+        if job is None:
+            return []
+        if job.writer is None:
+            return self.failed(number, error, now)
+        job.stage = Stage.WRITING
+        assert job.segment is not None
+        return [Reply(job.writer, error), *self.holds.settle(self.shelf.blocks[job.segment])]
+
+    def abort(self, nonce: Nonce, segment: str, now: float) -> list[Effect]:
+        """Give up a block that its own writer did not seal."""
+        job = self.jobs.of_writer(self.shelf.blocks.get(segment))
+        if job is None or job.writer is None or job.writer.nonce != nonce:
+            return []
+        return self.jobs.end(job) + self.jobs.pump(now)
+
+    # ---- loads ---------------------------------------------------------------------------
+
+    def probed(
+        self, number: int, key: Hashable, spec: Spec, size: int, rows: int, now: float
+    ) -> list[Effect]:
+        """Take what a source holds; reserve room, or join what is there already."""
+        job = self.jobs.table.get(number)
+        if job is None or job.stage is not Stage.PROBING:
+            return []
+        block = self.shelf.find(key)
+        if block is not None:
+            return self.jobs.finish(job, block, now)
+        other = self.jobs.find(key)
+        if other is not None and other is not job:
+            return self.jobs.merge(job, other, now)
+        self.jobs.add_alias(job, key)
+        job.spec, job.size, job.total = spec, size, rows
+        patience = max((w.patience for w in job.waiters.values()), default=1.0)
+        return self.jobs.queue(job, patience, now)
+
+    def progress(self, number: int, rows: int, now: float) -> list[Effect]:
+        """Take note of `rows` more rows loaded."""
+        job = self.jobs.table.get(number)
+        if job is None:
+            return []
+        job.done = min(job.done + rows, job.total)
+        if now - job.told < PROGRESS_EVERY and job.done < job.total:
+            return []
+        job.told = now
+        return [Progress(to, job.done, job.total) for to in job.waiters]
+
+    def filled(self, number: int, lost: int) -> list[Effect]:
+        """Take note that all parts are written: seal."""
+        job = self.jobs.table.get(number)
+        if job is None or job.segment is None or job.stage is not Stage.FILLING:
+            return []
+        job.stage, job.deadline = Stage.SEALING, math.inf
+        self.shelf.blocks[job.segment].lost = lost
+        return [Seal(job.number, job.segment)]
+
+    def sealed(self, number: int, now: float) -> list[Effect]:
+        """Take note that a block is final: grant it to all who wait."""
+        job = self.jobs.table.get(number)
+        if job is None or job.segment is None:
+            return []
+        block = self.shelf.blocks[job.segment]
+        block.state, block.job, block.used, block.mapped = State.SEALED, None, now, False
+        effects = self.jobs.finish(job, block, now)
+        if job.draft is not None:
+            self.counters.published += 1
+            effects += self.jobs.publish(job, block, now)
+        else:
+            self.counters.loads += 1
+        if not block.wanted:
+            effects += self.holds.rest(block, now)
+        return effects + self.jobs.pump(now)
+
+    def failed(self, number: int, error: ArraydError, now: float) -> list[Effect]:
+        """Take note that a job cannot be done: everyone who waits is told."""
+        job = self.jobs.table.get(number)
+        if job is None:
+            return []
+        self.counters.failures += 1
+        return self.jobs.fail(job, error) + self.jobs.pump(now)
+
+    # ---- what the kernel says ------------------------------------------------------------
+
+    def tested(self, segment: str, mapped: bool, now: float) -> list[Effect]:
+        """Take the kernel's word on whether anybody maps a block."""
+        block = self.shelf.blocks.get(segment)
+        if block is None or block.state not in (State.SEALED, State.WRITING):
+            return []
+        if not mapped and self.jobs.queued():
+            self.holds.drop_stale(block, now)
+        if block.wanted:
+            return []
+        block.mapped = mapped
+        if mapped:
+            self.shelf.idle.pop(segment, None)
+            return self.jobs.pump(now)
+        job = self.jobs.of_writer(block)
+        if job is None:
+            return self.holds.rest(block, now) + self.jobs.pump(now)
+        if job.stage is Stage.WRITING:  # else a request is under way, whose end decides
+            return self.jobs.end(job) + self.jobs.pump(now)
+        return []
+
+    def refused(self, segment: str) -> list[Effect]:
+        """Take note that an unlink was refused: somebody maps the block, so it stays."""
+        block = self.shelf.blocks.get(segment)
+        if block is None or block.state is not State.LEAVING:
+            return []
+        block.state, block.mapped = State.SEALED, True
+        self.shelf.index(block)
+        # Inspected, it is watched until its last mapper goes, and others must make room.
+        return [Inspect(segment), *self.evictions.decided(block)]
+
+    def leaving(self, segment: str) -> list[Effect]:
+        """Take note that an unlinked block is still mapped, so still charged."""
+        block = self.shelf.blocks.get(segment)
+        if block is None or block.state is not State.LEAVING:
+            return []
+        block.mapped = True
+        self.jobs.reconsider()
+        return self.evictions.decided(block)
+
+    def lost(self, segment: str) -> list[Effect]:
+        """Take note that somebody removed a block's file: nobody can attach to it any more."""
+        block = self.shelf.blocks.get(segment)
+        if block is None or block.state is not State.SEALED:
+            return []
+        return self.holds.unlink(block, force=True)
+
+    def freed(self, segment: str, now: float) -> list[Effect]:
+        """Take note that the kernel has the pages of an unlinked block back."""
+        block = self.shelf.blocks.get(segment)
+        if block is None or block.state is not State.LEAVING:
+            return []
+        self.shelf.remove(block)
+        return self.evictions.decided(block) + self.jobs.pump(now)
+
+    def adopt(self, block: Block, now: float) -> list[Effect]:
+        """Take over a segment that an earlier run of the daemon left; before any request."""
+        self.shelf.add(block)
+        self.shelf.floor += block.size
+        self.counters.adopted += 1
+        block.mapped = True
+        if block.state is State.WRITING:
+            self.jobs.adopt(block, now)
+        else:
+            self.shelf.index(block)
+        return [Inspect(block.segment)]
+
+    # ---- time ----------------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[Effect]:
+        """Do what time demands: hung loads, the patience of the queue, lends and pins."""
+        effects: list[Effect] = []
+        for job in list(self.jobs.table.values()):
+            if job.stage in (Stage.PROBING, Stage.FILLING) and now >= job.deadline:
+                late = explain.hung(job, self.jobs.load_timeout)
+                effects += self.failed(job.number, late, now)
+        return effects + self.holds.expire(now) + self.jobs.pump(now)
+
+    def wake_at(self) -> float:
+        """When `tick` next has something to do; inf: never."""
+        deadlines = (job.deadline for job in self.jobs.table.values())
+        return min(*deadlines, self.holds.wake_at(), math.inf)
+
+    def _writable(self, job: Job, now: float) -> list[Effect]:
+        """Let the writer of a block have it, once its segment is there."""
+        if job.stage is not Stage.WRITING or job.writer is None or job.segment is None:
+            return []
+        return [self.holds.grant(self.shelf.blocks[job.segment], job.writer, Waiter(), now)]
+
+
+def _stranger(to: Asker) -> Effect:
+    """Ask an unknown session to introduce itself and to repeat its request."""
+    return Reply(to, {"hello": True})

@@ -1,0 +1,131 @@
+"""The blocks and what is known by looking: budget, idle list, aliases.
+
+Part of the pure core. It keeps books and decides nothing: `registry.py` has the rules.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterator
+
+from arrayd_server.core.records import Block, Job, State
+
+MAX_ALIASES = 64
+"""Spellings of one block that are remembered; more are probed again, never wrong."""
+
+
+class Shelf:
+    """All blocks of the daemon, from the reservation to the last page given back.
+
+    Parameters
+    ----------
+    prefix
+        Of the segment names: ``arrayd-<scope>-<run>``. Names count up, none comes twice.
+    budget
+        Bytes the daemon may keep in segments.
+    """
+
+    def __init__(self, prefix: str, budget: int) -> None:
+        self.prefix = prefix
+        self.budget = budget
+        self.headroom = budget  # what /dev/shm and the cgroup still give, as last measured
+        self.charged = 0
+        self.floor = 0  # bytes adopted at the start: they may exceed the budget
+        self.blocks: dict[str, Block] = {}
+        self.idle: dict[str, None] = {}  # least recently used first
+        self.aliases: dict[Hashable, str] = {}
+        self._numbers = itertools.count(1)
+
+    def new_number(self) -> int:
+        """Return the number of the next block."""
+        return next(self._numbers)
+
+    def add(self, block: Block) -> None:
+        """Put a block on the shelf and charge it."""
+        self.blocks[block.segment] = block
+        self.charged += block.size
+
+    def reserve(self, job: Job, state: State, now: float) -> Block:
+        """Make and charge the block of an admitted job."""
+        assert job.spec is not None
+        number = self.new_number()
+        block = Block(
+            segment=f"{self.prefix}-{number}",
+            number=number,
+            spec=job.spec,
+            size=job.size,
+            source=job.source,
+            state=state,
+            since=now,
+            used=now,
+            job=job.number,
+            published=state is State.WRITING,
+            keep=job.draft is not None and job.draft.keep,
+        )
+        self.add(block)
+        job.segment = block.segment
+        return block
+
+    def remove(self, block: Block) -> None:
+        """Take a block off: the kernel has its pages back."""
+        del self.blocks[block.segment]
+        self.charged -= block.size
+
+    def index(self, block: Block) -> None:
+        """Make a sealed block findable; what another block has taken meanwhile stays taken."""
+        for alias in block.aliases:
+            self.aliases.setdefault(alias, block.segment)
+
+    def add_alias(self, block: Block, alias: Hashable) -> None:
+        """Remember one more spelling of a sealed block."""
+        if alias not in self.aliases and len(block.aliases) < MAX_ALIASES:
+            block.aliases.append(alias)
+            self.aliases[alias] = block.segment
+
+    def forget_alias(self, alias: Hashable) -> Block | None:
+        """Take an alias away from its block; return that block."""
+        block = self.find(alias)
+        if block is not None:
+            block.aliases.remove(alias)
+            del self.aliases[alias]
+        return block
+
+    def hide(self, block: Block) -> None:
+        """Make a block unfindable and not idle."""
+        self.idle.pop(block.segment, None)
+        for alias in block.aliases:
+            if self.aliases.get(alias) == block.segment:
+                del self.aliases[alias]
+
+    def find(self, alias: Hashable) -> Block | None:
+        """Return the sealed block of an alias."""
+        segment = self.aliases.get(alias)
+        return None if segment is None else self.blocks[segment]
+
+    def room(self, unfilled: int) -> int:
+        """Bytes that can be reserved now; `unfilled` are reserved but not yet in the kernel."""
+        return min(self.budget - self.charged, self.headroom - unfilled)
+
+    def coming(self) -> int:
+        """Bytes that are on their way back to the kernel."""
+        return sum(
+            b.size for b in self.blocks.values() if b.state is State.LEAVING and not b.mapped
+        )
+
+    def victims(self, shortage: int, now: float) -> list[Block]:
+        """Return idle blocks, least recently used first, that cover `shortage`; else none."""
+        chosen: list[Block] = []
+        for segment in self.idle:
+            if shortage <= 0:
+                break
+            block = self.blocks[segment]
+            if not block.published and block.pinned_until <= now:
+                chosen.append(block)
+                shortage -= block.size
+        return chosen if shortage <= 0 else []
+
+    def held(self, now: float) -> Iterator[Block]:
+        """Yield the blocks that cannot make room: held, lent, mapped, kept or unfinished."""
+        for block in self.blocks.values():
+            if block.segment not in self.idle or block.published or block.pinned_until > now:
+                yield block

@@ -1,0 +1,290 @@
+"""The daemon: one loop that receives, decides in the core, and performs.
+
+request → `wire` (decode) → `requests` (meaning) → `core.registry` (decision) → effects →
+`perform` (segments, workers, answers). Nothing slow runs on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import time
+
+import zmq
+
+from arrayd import protocol
+from arrayd.errors import AccessDenied, ArraydError, DaemonError
+from arrayd.spec import Grant
+from arrayd_server import describe, leases, peers, report, systemd
+from arrayd_server.config import Config
+from arrayd_server.core.effects import Progress, Reply
+from arrayd_server.core.records import Asker, Peer, State
+from arrayd_server.core.registry import Registry
+from arrayd_server.perform import Performer
+from arrayd_server.requests import HANDLERS, WITHOUT_ANSWER
+from arrayd_server.scope import Scope
+from arrayd_server.segments import Segments
+from arrayd_server.wire import Wire
+from arrayd_server.workers import Pool
+
+log = logging.getLogger(__name__)
+
+HOUSEKEEPING = 2.0
+"""Seconds between looks at what nobody reports: our socket's path, idleness, strays."""
+
+
+class Daemon:
+    """Everything that lives as long as the daemon does; `run` is its life.
+
+    Parameters
+    ----------
+    config
+        The options.
+    scope
+        Entered: its lock is ours.
+    """
+
+    def __init__(self, config: Config, scope: Scope) -> None:
+        self.config = config
+        self.scope = scope
+        self.started = time.monotonic()
+        self.segments = Segments(scope.directory, scope.family)
+        self.registry = Registry(scope.prefix, config.budget, config.load_timeout)
+        self.performer: Performer
+        self.wire: Wire
+        self._peers: peers.Peers
+        self._pool: Pool
+        self._routes: dict[bytes, bytes] = {}  # session -> the latest way to it
+        self._wants_progress: set[tuple[bytes, int]] = set()
+        self._busy_at = self.started
+        self._stopping = asyncio.Event()
+        self._signal = 0
+        self._socket_path = config.endpoint.removeprefix("ipc://")
+        self._socket_stat: os.stat_result
+
+    async def run(self) -> None:
+        """Serve until a signal, `stop`, or (private) until nobody needs us."""
+        loop = asyncio.get_running_loop()
+        leases.ignore_sigio()
+        _raise_descriptor_limit()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            loop.add_signal_handler(number, self.stop, number)
+        self._pool = Pool(loop, self.config.workers)
+        self._peers = peers.Peers(loop, self.config.max_clients, self._on_death)
+        self.performer = Performer(
+            loop, self.registry, self.segments, self._pool, self._answer, check=self.config.check
+        )
+        self._adopt()
+        self.wire = Wire(loop, self.config.endpoint, self._on_request)
+        self._socket_stat = os.stat(self._socket_path)
+        log.info("arrayd %s serves %s", protocol.PACKAGE_VERSION, self.config.endpoint)
+        systemd.notify(systemd.READY, systemd.status(report.summary(self)))
+        keeper = loop.create_task(self._keep_house())
+        try:
+            await self._stopping.wait()
+        finally:
+            keeper.cancel()
+            await self._end()
+
+    def stop(self, number: int) -> None:
+        """Stop: SIGUSR1 hands over to the next run, anything else frees what it can."""
+        self._signal = number
+        self._stopping.set()
+
+    def pid_of(self, nonce: bytes) -> int:
+        """Return the process of a session; 0 for an unknown one."""
+        session = self.registry.sessions.get(nonce)
+        return session.peer.pid if session else 0
+
+    def forget(self, nonce: bytes) -> None:
+        """Forget the way to a session that ends."""
+        self._routes.pop(nonce, None)
+        self._peers.forget(nonce, self.pid_of(nonce))
+
+    # ---- requests ------------------------------------------------------------------------
+
+    def _on_request(
+        self, request: protocol.Request, route: bytes, peer: peers.Address, frame: zmq.Frame
+    ) -> None:
+        now = time.monotonic()
+        if self._stopping.is_set():
+            return  # the client sees us die, and asks the next daemon
+        try:
+            self._admit(request, peer)
+            if request.op == "hello":
+                self._hello(request, route, peer, frame, now)
+            elif request.op in ("status", "stop") or request.nonce in self.registry.sessions:
+                self._routes[request.nonce] = route
+                self._handle(request, now)
+            elif request.op not in WITHOUT_ANSWER:
+                self.wire.send(route, request.id, hello=True)
+        except ArraydError as error:
+            self.wire.send_error(route, request.id, error)
+        except Exception:
+            log.exception("request %s from pid %d: a bug in arrayd", request.op, peer.pid)
+            bug = DaemonError(f"The daemon failed at {request.op}: a bug in arrayd; see its log.")
+            self.wire.send_error(route, request.id, bug)
+        if request.nonce not in self.registry.sessions:
+            self._routes.pop(request.nonce, None)
+
+    def _admit(self, request: protocol.Request, peer: peers.Address) -> None:
+        """Refuse other users, and a session's nonce in another process's mouth."""
+        if peer.uid != os.geteuid():
+            raise AccessDenied(
+                f"This daemon serves user {os.geteuid()} only, and you are user {peer.uid}. "
+                "Start one of your own: unset ARRAYD_ENDPOINT, or ARRAYD_ENDPOINT=private."
+            )
+        session = self.registry.sessions.get(request.nonce)
+        if session is not None and peer.pid not in (0, session.peer.pid):
+            raise AccessDenied(f"This session is process {session.peer.pid}'s, not {peer.pid}'s.")
+
+    def _hello(
+        self,
+        request: protocol.Request,
+        route: bytes,
+        peer: peers.Address,
+        frame: zmq.Frame,
+        now: float,
+    ) -> None:
+        fields = request.fields
+        if fields["shm"] != os.stat("/dev/shm").st_dev:
+            raise DaemonError(
+                "You and the daemon see different /dev/shm (a container, PrivateIPC=): blocks "
+                "cannot be shared. Mount the host's /dev/shm, or run a daemon inside."
+            )
+        self._peers.watch(request.nonce, peer.pid, fields["start"], frame)
+        self._routes[request.nonce] = route
+        who = Peer(peer.uid, peer.pid, fields["program"][:80])
+        to = Asker(request.nonce, request.id)
+        self._busy_at = now
+        self.performer.act(self.registry.hello(to, who, fields["holds"], now))
+
+    def _handle(self, request: protocol.Request, now: float) -> None:
+        if request.fields.get("progress"):
+            self._wants_progress.add((request.nonce, request.id))
+        self.performer.act(HANDLERS[request.op](self, request, now))
+
+    def _answer(self, to: Asker, effect: Reply | Progress) -> None:
+        route = self._routes.get(to.nonce)
+        if route is None:
+            return
+        if isinstance(effect, Progress):
+            if (to.nonce, to.request) in self._wants_progress:
+                self.wire.send(route, to.request, to.index, progress=[effect.done, effect.total])
+            return
+        self._wants_progress.discard((to.nonce, to.request))
+        body = effect.body
+        if isinstance(body, Grant):
+            self.wire.send(route, to.request, to.index, ok=body.to_wire())
+        elif isinstance(body, ArraydError):
+            self.wire.send_error(route, to.request, body, to.index)
+        elif "again" in body:
+            self.wire.send(route, to.request, to.index, again=True)
+        elif "holds" in body:
+            self.wire.send(route, to.request, to.index, ok={**self._welcome(), **body})
+        else:
+            self.wire.send(route, to.request, to.index, ok=body)
+
+    def _welcome(self) -> dict[str, object]:
+        return {
+            "pid": os.getpid(),
+            "version": protocol.PACKAGE_VERSION,
+            "run": self.scope.run,
+            "leases": self.segments.leases,
+        }
+
+    def _on_death(self, nonce: bytes) -> None:
+        log.debug("session of pid %d ended with its process", self.pid_of(nonce))
+        self._routes.pop(nonce, None)
+        self._busy_at = time.monotonic()
+        self.performer.act(self.registry.ended(nonce, self._busy_at))
+
+    # ---- life ----------------------------------------------------------------------------
+
+    def _adopt(self) -> None:
+        """Take over what an earlier run of this scope left."""
+        now = time.monotonic()
+        for found in self.segments.scan():
+            try:
+                block = describe.adopted(found, self.registry.shelf.new_number(), now)
+            except (KeyError, TypeError, ValueError) as error:
+                log.warning("%s is not usable (%s): removed", found.name, error)
+                self.segments.unlink(found.name, force=True)
+                continue
+            log.info("adopted %s: %s", found.name, block.source)
+            self.performer.act(self.registry.adopt(block, now))
+
+    async def _keep_house(self) -> None:
+        shown = ""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING)
+            self.performer.recheck()
+            line = report.summary(self)
+            if line != shown:
+                shown = line
+                systemd.notify(systemd.status(line))
+            if self._useless():
+                self.stop(signal.SIGTERM)
+
+    def _useless(self) -> bool:
+        """Say whether nobody can reach us, or nobody has needed us for `idle_exit` seconds."""
+        try:
+            ours = os.path.samestat(os.stat(self._socket_path), self._socket_stat)
+        except FileNotFoundError:
+            ours = False
+        if not ours:
+            log.warning("the socket %s is gone: stopping", self._socket_path)
+            return True
+        now = time.monotonic()
+        shelf = self.registry.shelf
+        if self.registry.sessions or len(shelf.idle) < len(shelf.blocks):
+            self._busy_at = now
+        idle = now - self._busy_at
+        if 0 < self.config.idle_exit <= idle:
+            log.info("nobody has needed this daemon for %.0f s: stopping", idle)
+            return True
+        return False
+
+    async def _end(self) -> None:
+        systemd.notify(systemd.STOPPING)
+        self._pool.close()
+        self._free_unfinished()
+        if self._signal != signal.SIGUSR1:
+            self._free_unmapped()
+        self.wire.close()
+        self._peers.close()
+        self.performer.close()
+        if self._useless_path_is_ours():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._socket_path)
+        log.info("ended")
+
+    def _useless_path_is_ours(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._socket_path), self._socket_stat)
+        except FileNotFoundError:
+            return False
+
+    def _free_unfinished(self) -> None:
+        for block in list(self.registry.shelf.blocks.values()):
+            if block.state is State.LOADING:
+                self.segments.unlink(block.segment, force=True)
+
+    def _free_unmapped(self) -> None:
+        for block in list(self.registry.shelf.blocks.values()):
+            if block.state is State.SEALED:
+                outcome, fd = self.segments.unlink(block.segment, force=False)
+                if fd >= 0:
+                    os.close(fd)
+                log.info("%s: %s", block.source, outcome.value)
+
+
+def _raise_descriptor_limit() -> None:
+    """Raise the soft limit to the hard one: libzmq aborts when descriptors run out."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,70 @@
+"""The kernel's reference count: whether a file is open or mapped anywhere but here.
+
+A write lease (``fcntl(fd, F_SETLEASE, F_WRLCK)``) is granted if and only if no other open
+file *or mapping* of the file exists in any process, cooperating or not; a read lease if
+and only if nobody has it open for writing. Both are taken and given back at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+
+_F_SETLEASE = 1024
+
+# PyDLL keeps the GIL across the call: no other thread of ours can sit between taking a
+# lease and giving it back, while an opener waits for it (fcntl.fcntl lets it go: 10 ms).
+_fcntl = ctypes.PyDLL(None, use_errno=True).fcntl
+_fcntl.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int)
+_fcntl.restype = ctypes.c_int
+
+
+def ignore_sigio() -> None:
+    """Keep an open that meets one of our leases from killing us: SIGIO's default does."""
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+
+
+def alone(fd: int) -> bool:
+    """Say whether `fd` is the only open file, and no mapping exists, of its inode.
+
+    Raises
+    ------
+    OSError
+        Leases are not to be had here (``fs.leases-enable``, another owner's file).
+    """
+    return _try_lease(fd, fcntl.F_WRLCK)
+
+
+def no_writer(fd: int) -> bool:
+    """Say whether nobody can write to the inode of `fd`, itself opened read-only.
+
+    Raises
+    ------
+    OSError
+        As `alone`.
+    """
+    return _try_lease(fd, fcntl.F_RDLCK)
+
+
+def available(directory: str) -> bool:
+    """Say whether leases work on files in `directory`."""
+    fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        return alone(fd)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _try_lease(fd: int, kind: int) -> bool:
+    if _fcntl(fd, _F_SETLEASE, kind) == 0:
+        _fcntl(fd, _F_SETLEASE, fcntl.F_UNLCK)
+        return True
+    code = ctypes.get_errno()
+    if code == errno.EAGAIN:
+        return False
+    raise OSError(code, os.strerror(code))

@@ -1,0 +1,161 @@
+"""What the machine can hold: RAM, /dev/shm and the memory cgroups, as of now.
+
+Reserving past the free space of /dev/shm is an error, past a cgroup's limit an
+OOM kill; so `headroom` is asked before every reservation. Limits of cgroups v1 and
+v2 are read alike, at every level from this process's own group to the root: the
+tightest counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+SHM = Path("/dev/shm")
+PROC = Path("/proc")
+
+# cgroup v1 writes "no limit" as the largest multiple of the page size in an int64.
+_UNLIMITED = 1 << 62
+# Past memory.high the kernel does not kill, it stalls the writer: a limit too.
+_LIMITS = ("memory.max", "memory.high", "memory.limit_in_bytes")
+_USAGES = ("memory.current", "memory.usage_in_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """Bytes that can be reserved now.
+
+    Parameters
+    ----------
+    shm_free
+        Until /dev/shm is full.
+    cgroup_free
+        Until the tightest memory cgroup is; page cache counts as free, since the
+        kernel gives it up first. None: no cgroup sets a limit.
+    """
+
+    shm_free: int
+    cgroup_free: int | None
+
+    @property
+    def free(self) -> int:
+        """The smaller of the two."""
+        return self.shm_free if self.cgroup_free is None else min(self.shm_free, self.cgroup_free)
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Bytes that fit at most: RAM, /dev/shm, the tightest memory cgroup (None: no limit)."""
+
+    ram: int
+    shm: int
+    cgroup: int | None
+
+    @property
+    def smallest(self) -> int:
+        """The one that is met first."""
+        sizes = (self.ram, self.shm)
+        return min(sizes) if self.cgroup is None else min(*sizes, self.cgroup)
+
+
+def headroom(shm: Path = SHM, proc: Path = PROC) -> Headroom:
+    """Return what can be reserved now."""
+    free = [_free(group, limit) for group, limit in _limited_groups(proc)]
+    return Headroom(_shm(shm, proc)[1], min(free, default=None))
+
+
+def capacity(shm: Path = SHM, proc: Path = PROC) -> Capacity:
+    """Return the sizes that bound every budget."""
+    limits = [limit for _, limit in _limited_groups(proc)]
+    return Capacity(_meminfo(proc, "MemTotal"), _shm(shm, proc)[0], min(limits, default=None))
+
+
+def _shm(shm: Path, proc: Path) -> tuple[int, int]:
+    """Return total and free bytes of the file system at `shm`."""
+    stat = os.statvfs(shm)
+    if stat.f_blocks == 0:  # a tmpfs mounted with size=0: bounded by memory alone
+        return _meminfo(proc, "MemTotal"), _meminfo(proc, "MemAvailable")
+    return stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize
+
+
+def _meminfo(proc: Path, key: str) -> int:
+    for line in (proc / "meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return int(value.split()[0]) * 1024
+    raise KeyError(f"{proc}/meminfo has no {key}")
+
+
+def _limited_groups(proc: Path) -> Iterator[tuple[Path, int]]:
+    """Yield each memory cgroup above this process that sets a limit, and the limit."""
+    for group, files in _groups(proc):
+        limits = [value for file in files if (value := _number(file)) is not None]
+        if limits and min(limits) < _UNLIMITED:
+            yield group, min(limits)
+
+
+@functools.cache  # a service stays in its cgroup; what the files say may change
+def _groups(proc: Path) -> tuple[tuple[Path, tuple[Path, ...]], ...]:
+    """Return this process's memory cgroups, from its own to the root, with their limit files."""
+    files = ((group, tuple(group / name for name in _LIMITS)) for group in _levels(proc))
+    return tuple((group, tuple(file for file in paths if file.exists())) for group, paths in files)
+
+
+def _levels(proc: Path) -> Iterator[Path]:
+    own = _own_groups(proc)
+    for fstype, root, mount in _cgroup_mounts(proc):
+        path = own.get(fstype)
+        if path is None:
+            continue
+        # In a container without a cgroup namespace the mount shows a subtree of the path.
+        visible = path.is_relative_to(root) and ".." not in path.parts
+        leaf = mount / path.relative_to(root) if visible else mount
+        yield leaf
+        yield from (parent for parent in leaf.parents if parent.is_relative_to(mount))
+
+
+def _own_groups(proc: Path) -> dict[str, PurePosixPath]:
+    """Return this process's path in the v2 and in the v1 memory hierarchy."""
+    own = {}
+    for line in _read(proc / "self" / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            own["cgroup2"] = PurePosixPath(path)
+        elif "memory" in controllers.split(","):
+            own["cgroup"] = PurePosixPath(path)
+    return own
+
+
+def _cgroup_mounts(proc: Path) -> Iterator[tuple[str, PurePosixPath, Path]]:
+    """Yield type, root and mount point of the cgroup file systems that can limit memory."""
+    for line in _read(proc / "self" / "mountinfo").splitlines():
+        mount, _, filesystem = line.partition(" - ")
+        fstype, _, options = filesystem.split(" ", 2)
+        if fstype == "cgroup2" or (fstype == "cgroup" and "memory" in options.split(",")):
+            root, point = mount.split(" ")[3:5]
+            yield fstype, PurePosixPath(root), Path(point)
+
+
+def _free(group: Path, limit: int) -> int:
+    used = next((n for name in _USAGES if (n := _number(group / name)) is not None), 0)
+    stat = dict(line.split(" ", 1) for line in _read(group / "memory.stat").splitlines())
+    # v1's plain keys leave out the child groups; its total_ keys are v2's plain ones.
+    # Pages of /dev/shm are not in these lists: the kernel keeps them among the anonymous.
+    cache = (stat.get(f"total_{key}", stat.get(key, 0)) for key in ("inactive_file", "active_file"))
+    return max(0, limit - used + sum(map(int, cache)))
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path).strip()
+    return int(text) if text.isdecimal() else None
+
+
+def _read(path: Path) -> str:
+    """Return the file's text; empty where the kernel, or this level, does not have it."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

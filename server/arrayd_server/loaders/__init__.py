@@ -1,0 +1,80 @@
+"""The loaders: one module per format, found by name and imported when first needed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+from arrayd.errors import BadFile, MissingDependency, SpecMismatch
+from arrayd.source import Source
+from arrayd_server.loaders.base import Container, Format, Member, Plan
+from arrayd_server.loaders.cast import check_cast
+from arrayd_server.loaders.checks import open_regular, os_errors
+
+__all__ = ["load_format", "members", "probe"]
+
+_MAY_BE_EMPTY = ("text", "raw")
+
+
+def load_format(name: str) -> Format:
+    """Return the module of format `name`, one of `arrayd.source.FORMATS`.
+
+    Raises
+    ------
+    MissingDependency
+        The format needs a package that is not installed.
+    """
+    module: Any  # to mypy a module without what we ask of it; the tests load each
+    try:
+        module = importlib.import_module(f"arrayd_server.loaders.{name}")
+    except ImportError as error:
+        package = error.name or str(error)
+        raise MissingDependency(
+            f"Format {name} needs {package}, which cannot be imported: {error}. "
+            f"pip install {package} where the daemon runs, and ask again."
+        ) from None
+    loader: Format = module
+    return loader
+
+
+def probe(source: Source) -> Plan:
+    """Return what `source` holds, from its header; its values are not read (text: are counted).
+
+    Raises
+    ------
+    SourceNotFound, AccessDenied, BadFile, SpecMismatch, MissingDependency
+        What is cheap to see is checked first: the file, its size, the request, its header.
+    """
+    with os_errors(source.path):
+        name = _checked_format(source)
+        plan = load_format(name).probe(source)
+    if source.cast is not None:
+        try:
+            check_cast(plan.dtype, source.cast)
+        except SpecMismatch as error:
+            raise SpecMismatch(f"{source}: {error.message}") from None
+    return plan
+
+
+def members(source: Source) -> list[Member]:
+    """Return the arrays in a file that can hold several; [] for the other formats.
+
+    Raises
+    ------
+    SourceNotFound, AccessDenied, BadFile, SpecMismatch, MissingDependency
+    """
+    with os_errors(source.path):
+        name = _checked_format(source)
+        container = load_format(name)
+        return container.members(source) if isinstance(container, Container) else []
+
+
+def _checked_format(source: Source) -> str:
+    """Return the format of a file that is there, regular, readable and not empty."""
+    with open_regular(source.path) as file:
+        size = os.fstat(file.fileno()).st_size
+    name = source.resolved_format()
+    if size == 0 and name not in _MAY_BE_EMPTY:
+        raise BadFile(f"{source.path} is empty (0 bytes): no {name} file. Is it still written?")
+    return name

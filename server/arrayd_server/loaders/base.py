@@ -1,0 +1,125 @@
+"""What every format offers: *probe* (how big is it) and *fill* (read these rows).
+
+A format is a module with two functions::
+
+    def probe(source: Source) -> Plan
+    def fill(source: Source, plan: Plan, part: Part) -> Chunks
+
+`probe` reads headers (text: counts rows) and never the values. `fill` yields the
+rows of one part in order, in chunks of bounded size, in the file's dtype; the
+engine casts each chunk and writes it to its place in the segment. So every format
+gets parallel parts, progress, casting and cancellation alike, and the memory a
+worker needs is one chunk. A chunk may be overwritten after the next is asked for.
+Only the order of its values counts, not its shape: a row too big for one chunk comes
+in pieces.
+
+Rows here are rows of *storage*: axis 0 of the array as it lies in memory. For a
+Fortran-ordered array the storage is the transpose, for a 0-d array it is ``(1,)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from arrayd.source import Source
+
+PART_BYTES = 32 << 20
+"""Aim for the size of a part, in bytes of the file's dtype."""
+
+Chunks = Generator[np.ndarray[Any, Any], None, None]
+"""What `fill` returns: its reader closes it, and with it the file, when it has enough."""
+
+CHUNK_BYTES = 256 << 10
+"""Aim for the size of one chunk from `fill`: it stays in the L2 cache on its way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows ``start:stop`` of storage; `hint` is the format's own (msgpack-able ints)."""
+
+    start: int
+    stop: int
+    hint: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a source holds and how its rows divide.
+
+    Parameters
+    ----------
+    shape
+        Of the result, after ``rows=``.
+    dtype
+        In which `fill` yields (the file's).
+    order
+        ``"C"`` or ``"F"``: the layout in which `fill` yields.
+    parts
+        Disjoint, in order, covering all rows of storage; empty for a zero-size array.
+    detail
+        The format's own findings that `fill` needs, msgpack-able (offsets, counts).
+    member
+        The member's canonical name, however it was asked for; None where there is none.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: str
+    parts: tuple[Part, ...]
+    detail: tuple[Any, ...] = ()
+    member: str | None = None
+
+    @property
+    def storage_shape(self) -> tuple[int, ...]:
+        """Shape of the C-contiguous array whose rows `fill` yields."""
+        return storage_shape(self.shape, self.order)
+
+
+def storage_shape(shape: tuple[int, ...], order: str) -> tuple[int, ...]:
+    """Return the shape of storage for an array of `shape` in `order`."""
+    return (shape if order == "C" else shape[::-1]) or (1,)
+
+
+def even_parts(rows: int, row_bytes: int, part_bytes: int = PART_BYTES) -> tuple[Part, ...]:
+    """Divide `rows` rows into parts of about `part_bytes` each."""
+    if rows == 0 or row_bytes == 0:
+        return ()
+    per_part = max(1, part_bytes // row_bytes)
+    return tuple(Part(a, min(a + per_part, rows)) for a in range(0, rows, per_part))
+
+
+def row_bytes(plan: Plan) -> int:
+    """Bytes of one storage row in the file's dtype."""
+    return math.prod(plan.storage_shape[1:]) * plan.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One array of a file that may hold several; `shape` and `dtype` as in the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Format(Protocol):
+    """The type of a format module."""
+
+    def probe(self, source: Source) -> Plan:
+        """Return what `source` holds, without reading its values."""
+
+    def fill(self, source: Source, plan: Plan, part: Part) -> Chunks:
+        """Yield the storage rows of `part`, in order, in bounded chunks."""
+
+
+@runtime_checkable
+class Container(Format, Protocol):
+    """The type of a format module whose files may hold several arrays."""
+
+    def members(self, source: Source) -> list[Member]:
+        """Return the arrays in the file of `source`, whichever it names."""

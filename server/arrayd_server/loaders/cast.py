@@ -1,0 +1,292 @@
+"""Casts that say what they lose: every value fits, is clipped on request, or is an error.
+
+`numpy.ndarray.astype` wraps 300 to 44 and a far date to the past without a word. Here a
+value that the new dtype cannot hold is an error (or, on request, becomes the nearest one
+that it can hold), and values that merely lose digits are counted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from arrayd.errors import CastError, SpecMismatch
+
+Array = np.ndarray[Any, Any]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+DType = np.dtype[Any]
+
+_REAL = "biuf"
+_NUMBER = "biufc"
+_TEXT = "SU"
+_TIME = "mM"
+
+
+def check_cast(origin: DType, target: DType) -> None:
+    """Refuse a cast that cannot work whatever the values are.
+
+    Numbers go to numbers, text to text, times to times of the same kind, and structures to
+    structures with fields of the same names.
+
+    Raises
+    ------
+    SpecMismatch
+    """
+    reason = _obstacle(origin, target)
+    if reason:
+        raise SpecMismatch(f"{origin} cannot be cast to {target}: {reason}.")
+
+
+def _obstacle(origin: DType, target: DType) -> str:
+    """Return why the cast cannot work, or ""."""
+    if target.hasobject or target.subdtype is not None:
+        return "the target must be a type of fixed size without a shape of its own"
+    if origin.names is not None or target.names is not None:
+        return _structure_obstacle(origin, target)
+    if origin == target:
+        return ""
+    pair = (origin.kind, target.kind)
+    if all(kind in _NUMBER for kind in pair):
+        return ""
+    if all(kind in _TEXT for kind in pair):
+        return "" if target.itemsize else "say the length, such as S10"
+    if origin.kind == target.kind and origin.kind in _TIME:
+        return _time_obstacle(origin, target)
+    return "numbers go to numbers, text to text, times to times, structures to structures"
+
+
+def _time_obstacle(origin: DType, target: DType) -> str:
+    if "generic" in (np.datetime_data(origin)[0], np.datetime_data(target)[0]):
+        return "say the unit, such as M8[s]"
+    possible = np.can_cast(origin, target, "same_kind") or np.can_cast(target, origin, "same_kind")
+    return "" if possible else "a month has no fixed number of days"
+
+
+def _structure_obstacle(origin: DType, target: DType) -> str:
+    if origin.names is None or target.names is None:
+        return "only one of them is a structure"
+    if set(origin.names) != set(target.names):
+        return f"the fields must have the same names ({', '.join(origin.names)})"
+    for name in target.names:
+        before, after = origin[name], target[name]
+        if before.shape != after.shape:
+            return f"field {name!r} has shape {before.shape}, not {after.shape}"
+        reason = _obstacle(before.base, after.base)
+        if reason:
+            return f"field {name!r}: {reason}"
+    return ""
+
+
+def cast_chunk(chunk: Array, target: DType, overflow: str) -> tuple[Array, int]:
+    """Return `chunk` as `target`, and how many values are no longer the same.
+
+    Parameters
+    ----------
+    chunk
+        Any shape; a dtype that `check_cast` lets pass.
+    target
+        The dtype of the result, which has the shape of `chunk`.
+    overflow
+        ``"error"``, or ``"clip"`` for the nearest value that `target` can hold: its
+        limits, the text cut to length, the real part of a complex number.
+
+    Notes
+    -----
+    Fractions are cut towards zero, as `astype` does; bool counts as an integer from 0 to 1.
+    NaN has no integer and non-ASCII text no S: errors even with ``"clip"``.
+    Temporaries are a few times the size of `chunk`.
+
+    Raises
+    ------
+    CastError
+        With the index of the value in the flat `chunk` as ``details["at"]``.
+    """
+    if _holds_all(chunk.dtype, target):
+        return chunk.astype(target, copy=False), 0
+    if target.names is not None:
+        return _fields(chunk, target, overflow)
+    convert = {"S": _text, "U": _text, "m": _time, "M": _time, "c": _complex}.get(
+        target.kind, _real
+    )
+    with np.errstate(all="ignore"):
+        result, changed = convert(chunk, target, overflow == "clip")
+        return result, int(np.count_nonzero(changed))
+
+
+def _holds_all(origin: DType, target: DType) -> bool:
+    """Whether each value of `origin` has its equal in `target`, so that no look is needed."""
+    if origin == target or origin.newbyteorder("=") == target.newbyteorder("="):
+        return True
+    if origin.kind in _NUMBER and target.kind in _NUMBER:
+        # numpy calls int64 -> float64 safe, but 2**53 + 1 is lost.
+        wide = origin.kind in "iu" and origin.itemsize == 8 and target.kind in "fc"
+        return np.can_cast(origin, target, "safe") and not (wide and np.finfo(target).nmant < 63)
+    return origin.kind == target.kind and origin.kind in _TEXT and target.itemsize > origin.itemsize
+
+
+def _fields(chunk: Array, target: DType, overflow: str) -> tuple[Array, int]:
+    # Zeros, not empty: padding goes to other processes too.
+    result = np.zeros(chunk.shape, target)
+    changed = 0
+    for name in target.names or ():
+        try:
+            values, count = cast_chunk(chunk[name], target[name].base, overflow)
+        except CastError as error:
+            per_record = math.prod(target[name].shape)
+            details = {**error.details, "at": error.details["at"] // per_record}
+            raise CastError(f"Field {name!r}: {error.message}", **details) from None
+        result[name] = values
+        changed += count
+    return result, changed
+
+
+def _refuse(values: Array, bad: Mask, why: str) -> None:
+    """Raise CastError for the first bad value, if there is one."""
+    if bad.any():
+        at = int(np.argmax(bad))
+        value = values.flat[at]
+        text = repr(value.item()) if values.dtype.kind in _TEXT else str(value)
+        raise CastError(f"The value {text} {why}", value=text, at=at)
+
+
+def _does_not_fit(target: DType) -> str:
+    return (
+        f"does not fit {target} ({_range(target)}). Cast to a wider type, or pass overflow='clip'."
+    )
+
+
+def _range(target: DType) -> str:
+    if target.kind in _TEXT:
+        return f"{_length(target)} characters"
+    if target.kind in _TIME:
+        unit, _ = np.datetime_data(target)
+        return f"64 bits of unit {unit}"
+    low, high = _limits(target)
+    return f"{low} to {high}"
+
+
+def _length(dtype: DType) -> int:
+    return dtype.itemsize // (4 if dtype.kind == "U" else 1)
+
+
+def _limits(target: DType) -> tuple[Any, Any]:
+    """Return the least and the greatest finite value of a real dtype."""
+    if target.kind == "b":
+        return 0, 1
+    if target.kind in "iu":
+        integers = np.iinfo(target)
+        return integers.min, integers.max
+    floats = np.finfo(target)
+    return floats.min, floats.max
+
+
+def _real(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+    """Convert numbers to a real dtype; complex ones only if they are real, or clipped."""
+    if values.dtype.kind == "c":
+        off_axis = values.imag != 0
+        if not clip:
+            _refuse(values, off_axis, _does_not_fit(target))
+        result, changed = _real(values.real, target, clip)
+        return result, changed | off_axis
+    if _holds_all(values.dtype, target):
+        return values.astype(target), np.zeros(values.shape, np.bool_)
+    if target.kind == "f":
+        convert = _float_to_float if values.dtype.kind == "f" else _int_to_float
+    else:
+        convert = _float_to_int if values.dtype.kind == "f" else _int_to_int
+    return convert(values, target, clip)
+
+
+def _complex(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+    part = np.finfo(target).dtype
+    result = np.zeros(values.shape, target)
+    result.real, changed = _real(values.real, part, clip)
+    if values.dtype.kind == "c":
+        result.imag, imaginary = _real(values.imag, part, clip)
+        changed = changed | imaginary
+    return result, changed
+
+
+def _int_to_int(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+    low, high = _limits(target)
+    bad = (values < low) | (values > high)
+    if bad.any():
+        if not clip:
+            _refuse(values, bad, _does_not_fit(target))
+        own = np.iinfo(values.dtype)
+        values = np.clip(values, max(low, own.min), min(high, own.max))
+    return values.astype(target), bad
+
+
+def _float_to_int(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+    _refuse(values, np.isnan(values), f"has no counterpart in {target}. Cast to a float type.")
+    low, high = _limits(target)
+    whole = np.trunc(values)
+    # 2**n, unlike 2**n - 1, is a float exactly (or, in a narrow type, inf).
+    as_float = values.dtype.type
+    bad = np.isinf(values) | (whole < as_float(low)) | (whole >= as_float(high + 1))
+    changed = bad | (whole != values)
+    if not bad.any():
+        return whole.astype(target), changed
+    if not clip:
+        _refuse(values, bad, _does_not_fit(target))
+    result = np.where(bad, 0, whole).astype(target)
+    result[bad & (values < 0)] = low
+    result[bad & (values > 0)] = high
+    return result, changed
+
+
+def _int_to_float(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+    result = values.astype(target)
+    result = _bounded(values, result, clip)
+    # Rounded up to 2**63, say, it is no int64 to compare with; but then it surely changed.
+    beyond = result >= target.type(np.iinfo(values.dtype).max + 1)
+    back = np.where(beyond, 0, result).astype(values.dtype)
+    return result, beyond | (back != values)
+
+
+def _float_to_float(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+    result = _bounded(values, values.astype(target), clip)
+    return result, (result.astype(values.dtype) != values) & ~np.isnan(values)
+
+
+def _bounded(values: Array, result: Array, clip: bool) -> Array:
+    """Refuse, or clip, the finite values that became infinite in the float array `result`."""
+    bad = np.isinf(result) & np.isfinite(values)
+    if bad.any():
+        if not clip:
+            _refuse(values, bad, _does_not_fit(result.dtype))
+        result[bad] = np.copysign(np.finfo(result.dtype).max, result[bad])
+    return result
+
+
+def _text(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+    if values.dtype.kind != target.kind:
+        _refuse(values, _not_ascii(values), f"is not ASCII, so it has no counterpart in {target}.")
+    result = values.astype(target)
+    cut = result.astype(values.dtype) != values
+    if not clip:
+        _refuse(values, cut, _does_not_fit(target))
+    return result, cut
+
+
+def _not_ascii(values: Array) -> Mask:
+    native = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    unit = np.dtype(np.uint32 if native.dtype.kind == "U" else np.uint8)
+    codes = native.reshape(-1).view(unit).reshape(*values.shape, -1)
+    return np.asarray((codes > 127).any(axis=-1))
+
+
+def _time(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+    """Convert between units; to a finer one, numpy wraps what 64 bits cannot hold."""
+    result = values.astype(target)
+    changed = (result.astype(values.dtype) != values) & ~np.isnat(values)
+    if np.can_cast(values.dtype, target, "safe") and changed.any():
+        if not clip:
+            _refuse(values, changed, _does_not_fit(target))
+        most = np.iinfo(np.int64).max  # the least is NaT
+        late = values.astype(np.int64) > 0
+        result[changed] = np.where(late, most, -most)[changed].astype(target)
+    return result, changed

@@ -1,0 +1,160 @@
+"""What all formats ask of a request and a file, so that each says it in the same words."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import FileIO
+from typing import Any
+
+import numpy as np
+
+from arrayd.errors import AccessDenied, ArraydError, BadFile, SourceNotFound, SpecMismatch
+from arrayd.source import Source
+
+SHOWN = 20
+"""Names an error lists before it says how many more there are."""
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+
+
+@contextmanager
+def os_errors(path: object) -> Iterator[None]:
+    """Turn what the system says about `path` into arrayd's errors; the only place that does.
+
+    Raises
+    ------
+    SourceNotFound, AccessDenied, BadFile
+        For what the OSError (of the system or of libhdf5) says.
+    """
+    try:
+        yield
+    except ArraydError:
+        raise  # some of them are OSErrors too, so that users can catch FileNotFoundError
+    except OSError as error:
+        raise _translated(path, error) from None
+
+
+def _translated(path: object, error: OSError) -> ArraydError:
+    if error.errno in _ABSENT:
+        return SourceNotFound(f"{path}: no such file.")
+    if error.errno == errno.EISDIR:
+        return BadFile(f"{path} is a directory: name a file in it.")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return AccessDenied(f"{path}: the loader (uid {os.geteuid()}) may not read this file.")
+    # libhdf5's own failures carry no errno, only a text.
+    return BadFile(f"{path} cannot be read: {error.strerror or error}.")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def open_regular(path: str) -> FileIO:
+    """Open a regular file for reading, unbuffered; a FIFO or a device is refused, not waited for.
+
+    Raises
+    ------
+    OSError
+        As `open`; meant to pass through `os_errors`.
+    SourceNotFound
+        No file can have this name.
+    BadFile
+        It is no regular file.
+    """
+    try:
+        file = FileIO(path, opener=_without_waiting)
+    except ValueError as error:  # a NUL byte, a lone surrogate
+        raise SourceNotFound(f"{path!r}: no file can have this name ({error}).") from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise BadFile(f"{path} is no regular file (a pipe, socket or device): copy it to one.")
+    return file
+
+
+def check_options(source: Source, known: Sequence[str] = ()) -> None:
+    """Refuse options that the format does not have.
+
+    Raises
+    ------
+    SpecMismatch
+    """
+    unknown = [key for key, _ in source.options if key not in known]
+    if unknown:
+        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise SpecMismatch(
+            f"{source}: format {source.resolved_format()} has no option {', '.join(unknown)}; "
+            f"{takes}."
+        )
+
+
+def check_dtype(source: Source, found: np.dtype[Any]) -> None:
+    """Refuse a dtype that cannot be shared, and one that is not what ``dtype=`` claims.
+
+    Raises
+    ------
+    SpecMismatch
+    """
+    if found.hasobject:
+        raise SpecMismatch(
+            f"{source} holds Python objects or variable-length values ({found}): they cannot live "
+            "in shared memory, and unpickling a file runs its code. Write it again with a "
+            "fixed-size type, such as numbers or S10."
+        )
+    if source.dtype is not None and source.dtype != found:
+        raise SpecMismatch(
+            f"{source} holds {found}, not {source.dtype}. dtype= says what is in the file; "
+            f"to convert, pass cast={str(source.dtype)!r} instead."
+        )
+
+
+def selected(source: Source, shape: tuple[int, ...]) -> range:
+    """Return the indices along axis 0 that ``rows=`` selects, in its order; (0,) for 0-d.
+
+    Raises
+    ------
+    SpecMismatch
+        The array has no axis to slice.
+    """
+    if shape:
+        return range(*source.slice.indices(shape[0]))
+    if source.rows is not None:
+        raise SpecMismatch(f"{source} is a single value (0 dimensions): rows= needs at least 1.")
+    return range(1)
+
+
+def only_member(source: Source, names: Sequence[str], kind: str) -> str:
+    """Return the name of the only `kind` (``"member"``, ``"dataset"``) of a file.
+
+    Raises
+    ------
+    SpecMismatch
+        There are several.
+    BadFile
+        There is none.
+    """
+    if not names:
+        raise BadFile(f"{source.path} holds no {kind} that is an array.")
+    if len(names) > 1:
+        raise SpecMismatch(
+            f"{source.path} holds {len(names)} {kind}s: {listed(names)}. "
+            f"Say which: '{source.path}:{names[0]}' or dataset={names[0]!r}."
+        )
+    return names[0]
+
+
+def no_member(source: Source, names: Sequence[str], kind: str) -> SourceNotFound:
+    """Return the error for a member that is not there, with the names that are near."""
+    near = difflib.get_close_matches(str(source.member), names, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"It has {listed(names)}."
+    return SourceNotFound(f"{source.path} has no {kind} {source.member!r}. {hint}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first `SHOWN` names as text."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (", ".join(names[:SHOWN]) or "nothing") + more

@@ -1,0 +1,113 @@
+"""``.npy`` files, versions 1 to 3; never their pickles."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npformat
+
+from arrayd.errors import BadFile
+from arrayd.source import Source
+from arrayd_server.loaders import flat
+from arrayd_server.loaders.base import Plan
+from arrayd_server.loaders.checks import check_dtype, check_options, open_regular
+
+HEADER_LIMIT = 10_000
+"""Characters of a header that are parsed at most; the limit of `numpy.load`."""
+
+Header = tuple[tuple[int, ...], str, np.dtype[Any]]
+"""Shape, order (``"C"``, ``"F"``) and dtype."""
+
+_LENGTH = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}
+
+fill = flat.fill
+
+
+def probe(source: Source) -> Plan:
+    """Return the plan of a ``.npy`` file.
+
+    Raises
+    ------
+    BadFile
+        It is no ``.npy`` file, or shorter than its header says.
+    SpecMismatch
+        It holds objects, or another dtype than claimed.
+    """
+    check_options(source)
+    with open_regular(source.path) as file:
+        shape, order, dtype = read_header(file, source)
+        offset, size = file.tell(), os.fstat(file.fileno()).st_size
+    check_dtype(source, dtype)
+    check_complete(source, offset + flat.check_size(source, shape, dtype), size)
+    return flat.plan(source, shape, dtype, order=order, offset=offset)
+
+
+def check_complete(source: Source, need: int, size: int) -> None:
+    """Refuse an array that needs more bytes than there are (more is fine, as in `numpy.load`).
+
+    Raises
+    ------
+    BadFile
+    """
+    if need > size:
+        raise BadFile(
+            f"{source} is truncated: its header promises {need} bytes, it has {size}. "
+            "Its writer was cut off or is still at work."
+        )
+
+
+def read_header(file: io.RawIOBase | io.BufferedIOBase, where: object) -> Header:
+    """Read the header of a ``.npy`` and leave `file` where the values begin.
+
+    Raises
+    ------
+    BadFile
+        These bytes are no header.
+    """
+    try:
+        text = _header_text(file)
+        if len(text) > HEADER_LIMIT:
+            raise ValueError(f"a header of {len(text)} characters; {HEADER_LIMIT} are read")
+        shape, fortran, dtype = _parsed(text)
+        if dtype.subdtype is not None:
+            raise ValueError(f"the dtype {dtype} has a shape of its own")
+    except OSError:
+        raise
+    except Exception as error:  # numpy's parser meets a stranger's bytes: anything can come out
+        reason = str(error) or type(error).__name__
+        raise BadFile(f"{where} is no readable .npy: {reason}.") from None
+    return shape, "F" if fortran else "C", dtype
+
+
+def _header_text(file: io.RawIOBase | io.BufferedIOBase) -> str:
+    version = npformat.read_magic(file)
+    if version not in _LENGTH:
+        raise ValueError(f"version {version} of the format is not known")
+    form = _LENGTH[version]
+    (length,) = struct.unpack(form, file.read(struct.calcsize(form)))
+    encoding = "utf-8" if version == (3, 0) else "latin-1"
+    # No character has more than four bytes; a length of 4 GiB is not worth believing.
+    if length > 4 * HEADER_LIMIT + npformat.ARRAY_ALIGN:
+        raise ValueError(f"a header of {length} bytes")
+    data = file.read(length)
+    if len(data) < length:
+        raise ValueError(f"it ends within its header, after {len(data)} of {length} bytes")
+    return str(data, encoding)
+
+
+def _parsed(text: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Parse through numpy's public reader, which knows versions 1 and 2.
+
+    Written as ASCII escapes inside its string literals, a version 3 header is a version 2 one.
+    """
+    data = text.encode("ascii", "backslashreplace")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "written by Python 2": of no use to the daemon's log
+        return npformat.read_array_header_2_0(
+            io.BytesIO(struct.pack("<I", len(data)) + data), max_header_size=len(data)
+        )

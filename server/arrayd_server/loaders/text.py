@@ -1,0 +1,280 @@
+"""Text, with the semantics of `numpy.loadtxt`, in parallel where rows can be seen in the bytes.
+
+`probe` finds the rows at the speed of memory (`text_scan`); `fill` gives pieces of
+whole lines to `numpy.loadtxt` (`text_reader`). So the values are numpy's own, and
+only the division into lines is ours. Three ways, by what the options allow:
+
+- plain file, at most one comment character, no quotes, an ASCII-based encoding: byte
+  ranges, read by as many workers as there are;
+- the same, compressed: one part, decompressed as a stream;
+- anything else (quotes, long or several comment markers, UTF-16 …): numpy counts the
+  rows in `probe` and reads them in `fill`, in one part, from an iterator of lines.
+
+A bad line is found where it is read: with ``rows=`` other parts of the file are not
+looked at; with a negative step the chosen rows of a whole part are held at once.
+Strings without a width (``dtype="U"``) are refused.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from itertools import groupby
+
+import numpy as np
+
+from arrayd.errors import SourceChanged
+from arrayd.source import Source
+from arrayd_server.loaders.base import PART_BYTES, Part, Plan
+from arrayd_server.loaders.checks import selected
+from arrayd_server.loaders.text_open import compressed, open_bytes, open_lines, undecodable
+from arrayd_server.loaders.text_reader import Array, Reader
+from arrayd_server.loaders.text_scan import (
+    Block,
+    Rule,
+    after_lines,
+    first_line,
+    line_number,
+    survey,
+    text_lines,
+    whole_lines,
+)
+
+PIECE_BYTES = 256 << 10
+"""How much text goes to `numpy.loadtxt` at once; larger pieces are no faster."""
+
+_STEP = 10_000  # rows that numpy counts in one go
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the rows of the file make the array.
+
+    Parameters
+    ----------
+    shape
+        Of the result of `numpy.loadtxt`.
+    lone
+        There is one row, and its columns became axis 0 (or it became 0-d).
+    order
+        ``"F"`` for ``unpack=True``, which is the transpose: rows of storage are rows
+        of the file either way.
+    """
+
+    shape: tuple[int, ...]
+    lone: bool
+    order: str
+
+    @classmethod
+    def of(cls, reader: Reader, rows: int, columns: int) -> Layout:
+        """Return the layout of `rows` rows, squeezed as `numpy.loadtxt` does."""
+        raw = (rows,) if reader.dtype.names else (rows, columns)
+        view = np.broadcast_to(np.int8(0), raw)
+        if view.ndim > reader.ndmin:
+            view = view.squeeze()
+        if view.ndim < reader.ndmin:
+            view = np.atleast_1d(view) if reader.ndmin == 1 else np.atleast_2d(view).T
+        shape = view.T.shape if reader.unpack else view.shape
+        return cls(
+            shape=shape,
+            lone=rows == 1 and len(shape) < 2,
+            order="F" if reader.unpack and len(shape) == 2 else "C",
+        )
+
+    def cut(self, source: Source) -> tuple[int, ...]:
+        """Return the shape after ``rows=``."""
+        rows = selected(source, self.shape)
+        return (len(rows), *self.shape[1:]) if self.shape else ()
+
+    def wanted(self, source: Source, rows: int) -> range:
+        """Return which of the `rows` rows of the file are in the result."""
+        return range(rows)[slice(None) if self.lone or self.order == "F" else source.slice]
+
+    def arrange(self, source: Source, chunk: Array) -> Array:
+        """Return rows of the file as rows of storage."""
+        if self.lone:
+            return chunk.reshape(-1)[source.slice]
+        if self.order == "F":
+            return chunk[:, source.slice]
+        return chunk.reshape(-1, *self.shape[1:])
+
+
+def probe(source: Source) -> Plan:
+    """Return shape, dtype and byte ranges of the text file `source`.
+
+    The first row is read, so that a header line, a wrong dtype or delimiter is told at
+    once; then the whole file is scanned for its rows.
+
+    Raises
+    ------
+    SpecMismatch
+        An option is unknown or refused by `numpy.loadtxt`, or the columns of the first
+        row are not those of the dtype or of ``usecols``.
+    BadFile, SourceNotFound, AccessDenied
+        The file cannot be read as text; line and column are named.
+    """
+    reader = Reader.of(source)
+    rule = reader.rule
+    columns, blocks = _count(reader) if rule is None else _survey(reader, rule)
+    rows = blocks[-1].end if blocks else 0
+    layout = Layout.of(reader, rows, columns)
+    shape = layout.cut(source)
+    whole = rule is None or compressed(reader.path)
+    parts = _parts(blocks, layout.wanted(source, rows), math.inf if whole else PART_BYTES)
+    if layout.lone and parts:
+        parts = (Part(0, math.prod(shape), parts[0].hint),)
+    return Plan(
+        shape=shape,
+        dtype=reader.dtype,
+        order=layout.order,
+        parts=parts if math.prod(shape) else (),
+        detail=(rows, columns),
+    )
+
+
+def fill(source: Source, plan: Plan, part: Part) -> Iterator[Array]:
+    """Yield the storage rows of `part`.
+
+    Raises
+    ------
+    BadFile
+        A line cannot be parsed; line, column and text are named.
+    SourceChanged
+        The file has not the rows that `probe` found.
+    """
+    reader = Reader.of(source)
+    rows, columns = plan.detail
+    layout = Layout.of(reader, rows, columns)
+    block = Block(*part.hint)
+    chunks = (_streamed if reader.rule is None else _ranged)(reader, block, columns)
+    checked = _checked(reader, block, chunks)
+    for chunk in _chosen(checked, block.first, layout.wanted(source, rows)):
+        yield layout.arrange(source, chunk)
+
+
+def _survey(reader: Reader, rule: Rule) -> tuple[int, tuple[Block, ...]]:
+    """Return columns and blocks of a file whose rows can be seen in its bytes."""
+    with open_bytes(reader.path) as file:
+        start = after_lines(file, reader.skiprows)
+        first = None if reader.max_rows == 0 else first_line(file, rule, start)
+        if first is None:
+            return reader.columns_of_nothing, ()
+        offset, line = first
+        number = line_number(file, offset)
+        try:
+            columns = reader.check_first([line.decode(reader.encoding)], number)
+        except UnicodeDecodeError as error:
+            raise undecodable(reader.path, error, number) from None
+        return columns, tuple(survey(file, rule, offset, reader.max_rows))
+
+
+def _count(reader: Reader) -> tuple[int, tuple[Block, ...]]:
+    """Return columns and rows (as one block) of a file that only numpy can divide."""
+    limit = sys.maxsize if reader.max_rows is None else reader.max_rows
+    with open_lines(reader.path, reader.encoding, reader.skiprows) as lines:
+        first = lines.number + 1
+        rows = reader.count(lines, min(1, limit))
+        if not rows:
+            return reader.columns_of_nothing, ()
+        columns = reader.check_first(lines.taken, first)
+        while more := reader.count(lines, min(_STEP, limit - rows)):
+            rows += more
+            lines.taken.clear()
+    return columns, (Block(0, 0, 0, rows),)
+
+
+def _parts(blocks: tuple[Block, ...], wanted: range, size: float) -> tuple[Part, ...]:
+    """Return the parts that hold the rows `wanted`, each of about `size` bytes of text."""
+    upward = wanted if wanted.step > 0 else wanted[::-1]
+    parts = []
+    for _, group in groupby(blocks, lambda block: (block.start - blocks[0].start) // size):
+        needed = [block for block in group if len(_within(upward, block))]
+        if needed:
+            block = Block(
+                needed[0].start,
+                needed[-1].stop,
+                needed[0].first,
+                needed[-1].end - needed[0].first,
+            )
+            start, rows = bisect_left(upward, block.first), len(_within(upward, block))
+            if wanted.step < 0:
+                start = len(wanted) - start - rows
+            parts.append(Part(start, start + rows, astuple(block)))
+    return tuple(parts if wanted.step > 0 else reversed(parts))
+
+
+def _within(upward: range, block: Block) -> range:
+    """Return the members of `upward`, an ascending range, that are rows of `block`."""
+    return upward[bisect_left(upward, block.first) : bisect_left(upward, block.end)]
+
+
+def _row_bytes(reader: Reader, columns: int) -> int:
+    return reader.dtype.itemsize * (1 if reader.dtype.names else columns)
+
+
+def _ranged(reader: Reader, block: Block, columns: int) -> Iterator[Array]:
+    """Yield the rows of a byte range, parsed piece by piece."""
+    text, stored = block.stop - block.start, block.rows * _row_bytes(reader, columns)
+    size = max(1, PIECE_BYTES * text // max(text, stored))  # a piece is small on both sides
+    with open_bytes(reader.path) as file:
+        for offset, piece in whole_lines(file, block.start, block.stop, size):
+            try:
+                lines = text_lines(piece.decode(reader.encoding))
+            except UnicodeDecodeError as error:
+                raise undecodable(reader.path, error, line_number(file, offset)) from None
+            try:
+                rows = reader.parse(lines, columns)
+            except ValueError:
+                raise reader.blame(lines, line_number(file, offset), columns) from None
+            yield rows
+
+
+def _streamed(reader: Reader, block: Block, columns: int) -> Iterator[Array]:
+    """Yield the rows of a file that only numpy can divide, a bounded number at a time."""
+    step = max(1, PIECE_BYTES // max(1, _row_bytes(reader, columns)))
+    left = block.rows
+    with open_lines(reader.path, reader.encoding, reader.skiprows) as lines:
+        while left:
+            first = lines.number + 1
+            try:
+                rows = reader.parse(lines, columns, min(step, left))
+            except UnicodeDecodeError:
+                raise
+            except ValueError:
+                raise reader.blame(lines.taken, first, columns) from None
+            if not len(rows):
+                return
+            lines.taken.clear()
+            left -= len(rows)
+            yield rows
+
+
+def _checked(reader: Reader, block: Block, chunks: Iterator[Array]) -> Iterator[Array]:
+    """Yield `chunks` while they hold no more, and in the end no fewer rows than `block`."""
+    rows = 0
+    for chunk in chunks:
+        rows += len(chunk)
+        if rows > block.rows:
+            break
+        yield chunk
+    if rows != block.rows:
+        raise SourceChanged(
+            f"{reader.path}: the file changed while it was read: {rows} rows from row "
+            f"{block.first} on, where {block.rows} had been counted. Ask again."
+        )
+
+
+def _chosen(chunks: Iterator[Array], first: int, wanted: range) -> Iterator[Array]:
+    """Yield of `chunks`, which begin with row `first`, the rows `wanted`, in its order."""
+    if wanted.step < 0:
+        upward = list(_chosen(chunks, first, wanted[::-1]))
+        yield from (chunk[::-1] for chunk in reversed(upward))
+        return
+    for chunk in chunks:
+        rows = _within(wanted, Block(0, 0, first, len(chunk)))
+        if rows:
+            yield chunk[rows.start - first : rows.stop - first : rows.step]
+        first += len(chunk)

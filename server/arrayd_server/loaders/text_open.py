@@ -1,0 +1,131 @@
+"""Text files open as `numpy.loadtxt` opens them: decompressed by suffix, decoded, line by line."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import IO, Any
+
+from arrayd.errors import BadFile
+from arrayd_server.loaders.checks import open_regular, os_errors
+from arrayd_server.loaders.text_scan import LineTooLong, line_ends
+
+_OPENERS: dict[str, Any] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".lzma": lzma.open,
+}
+
+
+class Lines:
+    """Lines on their way into `numpy.loadtxt`, which takes no more of them than it needs.
+
+    Parameters
+    ----------
+    lines
+        As a text file yields them.
+    first
+        Number of the first of them in the file.
+
+    Attributes
+    ----------
+    number
+        Of the line that was taken last.
+    taken
+        The lines taken since this list was last cleared.
+    """
+
+    def __init__(self, lines: Iterable[str], first: int = 1) -> None:
+        self._lines = iter(lines)
+        self.number = first - 1
+        self.taken: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.number += 1
+        self.taken.append(line)
+        return line
+
+
+def compressed(path: str) -> bool:
+    """Return whether numpy would decompress the file: it goes by the suffix."""
+    return _suffix(path) in _OPENERS
+
+
+@contextmanager
+def open_bytes(path: str) -> Iterator[IO[bytes]]:
+    """Open a regular file, decompressed, for its bytes.
+
+    Raises
+    ------
+    SourceNotFound, AccessDenied, BadFile
+        What the operating system or the decompressor says, also while it is read.
+    """
+    with _told(path), open_regular(path) as file:
+        opener = _OPENERS.get(_suffix(path))
+        if opener is None:
+            yield file
+        else:
+            with opener(file) as inner:
+                yield inner
+
+
+@contextmanager
+def open_lines(path: str, encoding: str, skip: int) -> Iterator[Lines]:
+    """Open a file, decompressed and decoded, for its lines behind the first `skip`.
+
+    Raises
+    ------
+    SourceNotFound, AccessDenied, BadFile
+        As `open_bytes`; or the text is not of `encoding`.
+    """
+    with open_bytes(path) as file, io.TextIOWrapper(_buffered(file), encoding) as text:
+        lines = Lines(text)
+        try:
+            for _ in islice(lines, skip):
+                lines.taken.clear()
+            yield lines
+        except UnicodeDecodeError as error:
+            # The file is decoded by the block: this one begins within the line after the last.
+            raise undecodable(path, error, lines.number + 1) from None
+
+
+def undecodable(path: str, error: UnicodeDecodeError, first: int) -> BadFile:
+    """Return the error for a text, beginning with line number `first`, not of its encoding."""
+    line = first + line_ends(error.object[: error.start])
+    return BadFile(
+        f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is no {error.encoding} "
+        "text. Name the encoding= if it is another (latin1 takes every byte).",
+        line=line,
+    )
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1]
+
+
+def _buffered(file: IO[bytes]) -> Any:
+    return io.BufferedReader(file) if isinstance(file, io.RawIOBase) else file
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Turn the errors of the operating system, the decompressors and `text_scan` into ours."""
+    try:
+        with os_errors(path):
+            yield
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise BadFile(f"{path}: the compressed data are damaged: {error}.") from None
+    except LineTooLong as error:
+        raise BadFile(f"{path}: {error}: this is no text file.") from None

@@ -1,0 +1,144 @@
+"""From a job of the core to tasks of the workers and back: probe, divide, fill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from arrayd.errors import ArraydError
+from arrayd.spec import Spec
+from arrayd_server import origin
+from arrayd_server.origin import Origin
+from arrayd_server.workers import Pool, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a probe found, as the core wants it."""
+
+    key: bytes
+    spec: Spec
+    rows: int
+
+
+@dataclass(slots=True)
+class Load:
+    """A load between its probe and its end."""
+
+    origin: Origin
+    found: Mapping[str, Any]
+    parts_left: int = 0
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """Where results go; each takes the job's number first."""
+
+    probed: Callable[[int, Probed], None]
+    progress: Callable[[int, int], None]
+    filled: Callable[[int, int], None]
+    failed: Callable[[int, ArraydError], None]
+
+
+class Loads:
+    """The loads in flight."""
+
+    def __init__(self, pool: Pool, callbacks: Callbacks) -> None:
+        self._pool = pool
+        self._on = callbacks
+        self._loads: dict[int, Load] = {}
+
+    def info(
+        self,
+        origin: Origin,
+        on_result: Callable[[Mapping[str, Any] | ArraydError], None],
+    ) -> None:
+        """Ask what a file holds; no load comes of it."""
+        self._pool.submit(_task(-1, "info", origin, on_result))
+
+    def probe(self, job: int, origin: Origin) -> None:
+        """Ask how big a source is."""
+        self._pool.submit(
+            _task(job, "probe", origin, lambda result: self._on_probed(job, origin, result))
+        )
+
+    def fill(self, job: int, path: str) -> None:
+        """Load a probed source into the segment file at `path`, its parts in parallel."""
+        load = self._loads[job]
+        parts = load.found["parts"]
+        load.parts_left = len(parts)
+        if not parts:
+            self._finish(job)
+        for part in parts:
+            self._pool.submit(self._part(job, load, part, path))
+
+    def cancel(self, job: int) -> None:
+        """Stop a load, or forget what is known of one that is over."""
+        self._loads.pop(job, None)
+        self._pool.cancel(job)
+
+    def _part(self, job: int, load: Load, part: list[Any], path: str) -> Task:
+        found = load.found
+        task = _task(job, "fill", load.origin, lambda result: self._on_part(job, result))
+        nbytes = spec_of(found).nbytes
+        task.wire |= {
+            "part": part,
+            "plan": [found["shape"], found["file"], found["natural"], found["detail"]],
+            "target": [path, found["descr"], found["order"], nbytes],
+            "identity": found["identity"],
+        }
+        task.on_rows = lambda rows: self._on.progress(job, rows)
+        return task
+
+    def _on_probed(
+        self, job: int, origin_: Origin, result: Mapping[str, Any] | ArraydError
+    ) -> None:
+        if isinstance(result, ArraydError):
+            self._on.failed(job, result)
+            return
+        assert origin_.source is not None
+        self._loads[job] = Load(origin_, result)
+        key = origin.key(origin_.source, result)
+        self._on.probed(job, Probed(key, spec_of(result), result["rows"]))
+
+    def _on_part(self, job: int, result: Mapping[str, Any] | ArraydError) -> None:
+        load = self._loads.get(job)
+        if load is None:
+            return
+        if isinstance(result, ArraydError):
+            self.cancel(job)
+            self._on.failed(job, result)
+            return
+        load.parts_left -= 1
+        load.lost += result["lost"]
+        if load.parts_left == 0:
+            self._finish(job)
+
+    def _finish(self, job: int) -> None:
+        self._on.filled(job, self._loads.pop(job).lost)
+
+
+def spec_of(found: Mapping[str, Any]) -> Spec:
+    """Return the spec of the block that a probe describes."""
+    return Spec(tuple(found["shape"]), _tuples(found["descr"]), found["order"], found["itemsize"])
+
+
+def _task(
+    job: int,
+    op: str,
+    origin: Origin,
+    on_result: Callable[[Mapping[str, Any] | ArraydError], None],
+) -> Task:
+    assert origin.source is not None
+    wire = {"op": op, "source": origin.source.to_wire(), "stat": origin.stat}
+    return Task(job, str(origin), wire, on_result, _no_rows, urgent=op != "fill")
+
+
+def _no_rows(_: int) -> None:
+    """Probes make no rows."""
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

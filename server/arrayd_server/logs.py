@@ -1,0 +1,55 @@
+"""Where log lines go: standard error, the journal, or a file that cannot grow without bound."""
+
+from __future__ import annotations
+
+import logging
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from arrayd_server import systemd
+from arrayd_server.config import Config, ConfigError
+
+FILE_BYTES = 1 << 20
+"""A log file is renamed to ``FILE.1`` at this size; the one before it goes."""
+
+_LINE = "%(asctime)s %(levelname)-7s %(message)s"
+
+
+class _JournalFormatter(logging.Formatter):
+    """The message alone, each line with its priority as sd-daemon(3) writes it."""
+
+    _PRIORITY = ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"))
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next((p for level, p in self._PRIORITY if record.levelno >= level), "<7>")
+        return "\n".join(priority + line for line in super().format(record).splitlines())
+
+
+def configure(config: Config) -> None:
+    """Send what the daemon logs where `config` says.
+
+    Raises
+    ------
+    ConfigError
+        The log file cannot be opened.
+    """
+    logger = logging.getLogger("arrayd_server")
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.addHandler(_handler(config.log_file))
+    logger.setLevel(config.log_level)
+    logger.propagate = False
+
+
+def _handler(file: Path | None) -> logging.Handler:
+    if file is None:
+        handler: logging.Handler = logging.StreamHandler()
+    else:
+        try:
+            handler = RotatingFileHandler(file, maxBytes=FILE_BYTES, backupCount=1)
+        except OSError as error:
+            raise ConfigError(f"log_file {file}: cannot be written: {error.strerror}.") from None
+    journal = file is None and systemd.logs_to_journal()
+    handler.setFormatter(_JournalFormatter() if journal else logging.Formatter(_LINE))
+    return handler

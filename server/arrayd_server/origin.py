@@ -1,0 +1,88 @@
+"""Where a block came from, in words and as keys: equal requests have equal aliases.
+
+An *alias* is what one client asked for, with the client's own ``stat`` of the file. The
+*key* is what the load found: the real path, the file's identity, and every option after
+canonicalisation, so that two spellings of one array share a block.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from arrayd.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a block holds: a source, or what a client wrote.
+
+    Parameters
+    ----------
+    source
+        None for a block that a client wrote.
+    words
+        For people.
+    stat
+        The file as its asker saw it; None for published blocks.
+    """
+
+    source: Source | None
+    words: str
+    stat: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        return self.words
+
+
+def of_source(source: Source, stat: Sequence[int] | None) -> Origin:
+    """Return the origin of a block that is loaded from a source."""
+    extras = [f"rows={source.slice}"] if source.rows else []
+    extras += [f"cast={source.cast}"] if source.cast is not None else []
+    words = f"{source} ({', '.join(extras)})" if extras else str(source)
+    return Origin(source, words, None if stat is None else tuple(stat))
+
+
+def alias(source: Source, stat: Sequence[int] | None) -> bytes:
+    """Return the alias of a request."""
+    return _digest(["alias", source.to_wire(), stat])
+
+
+def key(source: Source, probed: Mapping[str, Any]) -> bytes:
+    """Return the key of the block that `probed` describes."""
+    cast = probed["descr"] if probed["descr"] != probed["file"] else None
+    options = source.options if source.resolved_format() in ("text", "raw") else ()
+    return _digest(
+        [
+            "key",
+            probed["identity"],
+            source.resolved_format(),
+            probed["member"],
+            probed["file"],
+            cast,
+            source.overflow if cast is not None else None,
+            source.rows,
+            probed["order"],
+            options,
+        ]
+    )
+
+
+def matches(origin: Any, pattern: Source) -> bool:
+    """Say whether a block's origin is what `pattern` names, as far as it says anything.
+
+    ``arrayd evict sample.txt`` means every block of that file, whatever its dtype; each
+    option that the pattern sets narrows it down.
+    """
+    if not isinstance(origin, Origin) or origin.source is None:
+        return False
+    wire, wanted = origin.source.to_wire(), pattern.to_wire()
+    return all(wire.get(field) == value for field, value in wanted.items())
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.blake2b(msgpack.packb(value), digest_size=16).digest()

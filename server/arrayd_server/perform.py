@@ -1,0 +1,302 @@
+"""Perform the core's effects on segments, workers and the wire, and feed results back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+from arrayd import layout
+from arrayd.errors import ArraydError, NotSealed
+from arrayd.spec import Grant
+from arrayd.units import format_bytes
+from arrayd_server import limits
+from arrayd_server.core.effects import (
+    Cancel,
+    Effect,
+    Fill,
+    Inspect,
+    Make,
+    Probe,
+    Progress,
+    Reply,
+    Seal,
+    Unlink,
+)
+from arrayd_server.core.records import Asker, Block
+from arrayd_server.core.registry import Registry
+from arrayd_server.describe import metadata, planned
+from arrayd_server.loading import Callbacks, Loads, Probed
+from arrayd_server.segments import Outcome, Segments
+from arrayd_server.watch import Watch
+from arrayd_server.workers import Pool
+
+log = logging.getLogger(__name__)
+
+SEAL_PATIENCE = 2.0
+"""Seconds that writers of a block to be sealed have to let go of it."""
+
+_SEAL_EVERY = 0.01
+
+Answer = Callable[[Asker, Reply | Progress], None]
+
+
+class Performer:
+    """The shell around the core.
+
+    `act` takes the effects of one event and performs them and all that follows from
+    their immediate results, before any other event: so a decision and its consequence
+    in the kernel are never apart.
+
+    Parameters
+    ----------
+    registry, segments
+        What to keep in step.
+    pool
+        The loader processes.
+    answer
+        Sends a reply or a progress message.
+    check
+        Assert the core's rules after every event.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        registry: Registry,
+        segments: Segments,
+        pool: Pool,
+        answer: Answer,
+        *,
+        check: bool,
+    ) -> None:
+        self._loop = loop
+        self._registry = registry
+        self._segments = segments
+        self._answer = answer
+        self._check = check
+        self._todo: deque[Effect] = deque()
+        self._acting = False
+        self._making: dict[str, bool] = {}  # segment -> it was given up meanwhile
+        self._alarm: asyncio.TimerHandle | None = None
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="arrayd-pages")
+        self._watch = Watch(layout.SHM)
+        loop.add_reader(self._watch.fileno(), self._on_closed)
+        self.loads = Loads(
+            pool, Callbacks(self._on_probed, self._on_progress, self._on_filled, self._on_failed)
+        )
+
+    def act(self, effects: Sequence[Effect]) -> None:
+        """Perform effects, and the effects of their results."""
+        self._todo.extend(effects)
+        if self._acting:
+            return
+        self._acting = True
+        try:
+            while self._todo:
+                self._perform(self._todo.popleft())
+        finally:
+            self._acting = False
+        if self._check:
+            self._registry.check()
+        self._set_alarm()
+
+    def measure(self) -> None:
+        """Tell the core what /dev/shm and the cgroup still give; before it may reserve."""
+        self._registry.shelf.headroom = limits.headroom().free
+
+    def recheck(self) -> None:
+        """Ask the kernel about every stray again: the net under the watch."""
+        for segment in list(self._watch.names):
+            self._look(segment)
+
+    def close(self) -> None:
+        """Stop; the threads finish what they have begun."""
+        self._loop.remove_reader(self._watch.fileno())
+        self._watch.close()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._threads.shutdown(wait=True)
+        self._segments.close()
+
+    # ---- effects -------------------------------------------------------------------------
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Reply():
+                self._reply(effect)
+            case Progress():
+                self._answer(effect.to, effect)
+            case Inspect(segment):
+                self._look(segment)
+            case Unlink(segment, force):
+                self._unlink(segment, force=force)
+            case Probe(job, source):
+                self.loads.probe(job, source)
+            case Fill(job, segment):
+                self._fill(job, segment)
+            case Make(job, segment):
+                self._make(job, segment)
+            case Seal(job, segment):
+                self._seal(job, segment, self._loop.time() + SEAL_PATIENCE)
+            case Cancel(job):
+                self.loads.cancel(job)
+
+    def _reply(self, reply: Reply) -> None:
+        body = reply.body
+        if isinstance(body, Grant) and not self._segments.republish(body.segment):
+            # Both links are gone: whoever holds it reads on, the next one loads it anew.
+            log.warning("%s: somebody removed the segment %s", body.source, body.segment)
+            self.act(self._registry.lost(body.segment))
+            reply = Reply(reply.to, {"again": True})
+        self._answer(reply.to, reply)
+
+    def _look(self, segment: str) -> None:
+        """Ask the kernel whether a segment is mapped, and go on asking while nobody holds it."""
+        fd = self._segments.left(segment)
+        if fd is not None:
+            self._watch.discard(segment)
+            self._close(segment, fd)
+            return
+        block = self._registry.shelf.blocks.get(segment)
+        if block is None or self._segments.is_leaving(segment):
+            return
+        mapped = self._segments.mapped(segment)
+        if mapped and not block.holders:
+            self._watch.add(segment)
+        else:
+            self._watch.discard(segment)
+        self.act(self._registry.tested(segment, mapped, self._now()))
+
+    def _unlink(self, segment: str, *, force: bool) -> None:
+        if segment in self._making:
+            self._making[segment] = True  # as soon as the thread has made it
+            return
+        outcome, fd = self._segments.unlink(segment, force=force)
+        if outcome is Outcome.REFUSED:
+            self._watch.add(segment)
+            self.act(self._registry.refused(segment))
+        elif outcome is Outcome.LEAVING:
+            self._watch.add(segment)
+            self.act(self._registry.leaving(segment))
+        else:
+            self._watch.discard(segment)
+            self._close(segment, fd)
+
+    def _close(self, segment: str, fd: int) -> None:
+        """Give the pages back, off the loop, then credit them."""
+
+        def freed(error: BaseException | None) -> None:
+            assert error is None
+            self.measure()
+            self.act(self._registry.freed(segment, self._now()))
+
+        self._in_thread(lambda: os.close(fd) if fd >= 0 else None, freed)
+
+    def _fill(self, job: int, segment: str) -> None:
+        block = self._registry.shelf.blocks[segment]
+        try:
+            self._make_file(block)
+        except ArraydError as error:
+            self.act(self._registry.failed(job, error, self._now()))
+            return
+        self.loads.fill(job, self._segments.path(segment))
+
+    def _make(self, job: int, segment: str) -> None:
+        block = self._registry.shelf.blocks[segment]
+        self._making[segment] = False
+
+        def work() -> None:
+            self._make_file(block)
+            self._segments.reserve(segment, block.spec.nbytes)
+
+        self._in_thread(work, partial(self._on_made, job, segment))
+
+    def _make_file(self, block: Block) -> None:
+        self._segments.make(block.segment, planned(block.spec, block.source), metadata(block))
+
+    def _seal(self, job: int, segment: str, deadline: float) -> None:
+        block = self._registry.shelf.blocks.get(segment)
+        if block is None or block.job != job:
+            return  # cancelled or aborted in between
+        task = self._registry.jobs.table[job]
+        meta = metadata(block, task)
+        if self._segments.seal(segment, planned(block.spec, block.source), meta):
+            log.info("sealed %s: %s, %s", segment, block.source, format_bytes(block.spec.nbytes))
+            self.act(self._registry.sealed(job, self._now()))
+        elif self._loop.time() < deadline:
+            self._loop.call_later(_SEAL_EVERY, self._seal, job, segment, deadline)
+        else:
+            error = NotSealed(
+                f"{block.source}: another process can still write to it, {SEAL_PATIENCE:.0f} s "
+                "after it was to be sealed. Let every process drop its array first (del)."
+            )
+            self.act(self._registry.unsealable(job, error, self._now()))
+
+    # ---- results -------------------------------------------------------------------------
+
+    def _on_probed(self, job: int, found: Probed) -> None:
+        if job not in self._registry.jobs.table:
+            self.loads.cancel(job)
+            return
+        self.measure()
+        task = self._registry.jobs.table[job]
+        size = planned(found.spec, task.source).size
+        now = self._now()
+        self.act(self._registry.probed(job, found.key, found.spec, size, found.rows, now))
+        if job not in self._registry.jobs.table:
+            self.loads.cancel(job)  # another load, or a resident block, serves it
+
+    def _on_progress(self, job: int, rows: int) -> None:
+        self.act(self._registry.progress(job, rows, self._now()))
+
+    def _on_filled(self, job: int, lost: int) -> None:
+        self.act(self._registry.filled(job, lost))
+
+    def _on_failed(self, job: int, error: ArraydError) -> None:
+        self.act(self._registry.failed(job, error, self._now()))
+
+    def _on_made(self, job: int, segment: str, error: BaseException | None) -> None:
+        if self._making.pop(segment):  # given up in between
+            self._unlink(segment, force=True)
+        elif isinstance(error, ArraydError):
+            self.act(self._registry.failed(job, error, self._now()))
+        else:
+            assert error is None
+            self.act(self._registry.made(job, self._now()))
+
+    def _on_closed(self) -> None:
+        for segment in self._watch.closed():
+            self._look(segment)
+
+    # ---- the loop ------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        return time.monotonic()
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        at = self._registry.wake_at()
+        if at < float("inf"):
+            self._alarm = self._loop.call_at(max(at, self._loop.time()), self._tick)
+
+    def _tick(self) -> None:
+        self._alarm = None
+        self.measure()
+        self.act(self._registry.tick(self._now()))
+
+    def _in_thread(
+        self, work: Callable[[], None], done: Callable[[BaseException | None], None]
+    ) -> None:
+        def report(future: Future[None]) -> None:
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(done, future.exception())
+
+        self._threads.submit(work).add_done_callback(report)

@@ -1,0 +1,113 @@
+"""What `arrayd status` shows: a snapshot of the registry as plain data."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from arrayd import protocol
+from arrayd_server.core.records import Block, Job, State
+from arrayd_server.core.shelf import Shelf
+
+if TYPE_CHECKING:
+    from arrayd_server.daemon import Daemon
+
+
+def build(daemon: Daemon, now: float) -> dict[str, Any]:
+    """Return the answer to a status request; ages in seconds, sizes in bytes."""
+    registry = daemon.registry
+    shm = os.statvfs("/dev/shm")
+    return {
+        "version": protocol.PACKAGE_VERSION,
+        "pid": os.getpid(),
+        "uid": os.geteuid(),
+        "private": daemon.config.private,
+        "uptime": now - daemon.started,
+        "endpoint": daemon.config.endpoint,
+        "scope": daemon.scope.id,
+        "leases": daemon.segments.leases,
+        "budget": registry.shelf.budget,
+        **_sums(registry.shelf),
+        "shm_used": (shm.f_blocks - shm.f_bfree) * shm.f_frsize,
+        "shm_total": shm.f_blocks * shm.f_frsize,
+        "garbage": daemon.wire.garbage,
+        "counters": asdict(registry.counters),
+        "sessions": [
+            {"pid": s.peer.pid, "uid": s.peer.uid, "program": s.peer.program, "age": now - s.since}
+            for s in registry.sessions.values()
+        ],
+        "blocks": [_block(daemon, b, now) for b in registry.shelf.blocks.values()],
+        "jobs": [_job(daemon, j, now) for j in registry.jobs.table.values() if j.segment is None],
+    }
+
+
+def summary(daemon: Daemon) -> str:
+    """Return one line for systemd's status."""
+    sums, registry = _sums(daemon.registry.shelf), daemon.registry
+    return (
+        f"{len(registry.shelf.blocks)} blocks, {sums['charged'] >> 20} of "
+        f"{registry.shelf.budget >> 20} MiB, {len(registry.sessions)} sessions"
+    )
+
+
+def _sums(shelf: Shelf) -> dict[str, int]:
+    idle = sum(shelf.blocks[segment].size for segment in shelf.idle)
+    return {"charged": shelf.charged, "idle": idle, "held": shelf.charged - idle}
+
+
+def _block(daemon: Daemon, block: Block, now: float) -> dict[str, Any]:
+    shelf = daemon.registry.shelf
+    job = daemon.registry.jobs.table.get(block.job or 0)
+    source = block.source.source
+    return {
+        "number": block.number,
+        "segment": block.segment,
+        "size": block.size,
+        "nbytes": block.spec.nbytes,
+        "shape": block.spec.shape,
+        "descr": block.spec.descr,
+        "order": block.spec.order,
+        "state": _state(block, idle=block.segment in shelf.idle),
+        "pinned": block.keep or block.pinned_until > now,
+        "done": job.done if job else 0,
+        "total": job.total if job else 0,
+        "source": str(block.source),
+        "path": source.path if source is not None else "",
+        "name": block.name,
+        "holders": [_person(daemon, n, now - h.since) for n, h in block.holders.items()],
+        "waiters": _waiters(daemon, job, now) if job else [],
+        "lends": len(block.lends),
+        "age": now - block.since,
+        "unused": now - block.used,
+    }
+
+
+def _state(block: Block, *, idle: bool) -> str:
+    if block.state is not State.SEALED:
+        return str(block.state.value)
+    if block.holders:
+        return "held"
+    if block.lends:
+        return "lent"
+    return "idle" if idle else "stray"
+
+
+def _job(daemon: Daemon, job: Job, now: float) -> dict[str, Any]:
+    return {
+        "stage": str(job.stage.value),
+        "source": str(job.source),
+        "size": job.size,
+        "waiters": _waiters(daemon, job, now),
+        "age": now - job.since,
+    }
+
+
+def _waiters(daemon: Daemon, job: Job, now: float) -> list[dict[str, Any]]:
+    nonces = dict.fromkeys(to.nonce for to in job.waiters)
+    return [_person(daemon, nonce, now - job.since) for nonce in nonces]
+
+
+def _person(daemon: Daemon, nonce: bytes, since: float) -> dict[str, Any]:
+    peer = daemon.registry.sessions[nonce].peer
+    return {"pid": peer.pid, "uid": peer.uid, "program": peer.program, "since": since}

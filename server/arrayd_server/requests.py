@@ -1,0 +1,231 @@
+"""What each request means: decoded fields in, an event of the core out.
+
+A handler takes the daemon, the request and its asker, and returns effects. Answers that
+need no decision of the core (info, status) it sends itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from arrayd.errors import ArraydError, NoSuchBlock, SpecMismatch
+from arrayd.protocol import Request
+from arrayd.source import Source, from_descr
+from arrayd.spec import Spec
+from arrayd_server import origin, report
+from arrayd_server.core.effects import Effect, Reply
+from arrayd_server.core.records import Asker, Block, Draft, Waiter, Wanted, name_alias
+from arrayd_server.describe import planned
+from arrayd_server.origin import Origin
+
+if TYPE_CHECKING:
+    from arrayd_server.daemon import Daemon
+
+ROOM_PATIENCE = 1.0
+"""Seconds that a request waits for room when it names no timeout."""
+
+
+def get(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+    """Grant, join or load each item."""
+    daemon.performer.measure()
+    effects: list[Effect] = []
+    for index, item in enumerate(request.fields["items"]):
+        to = Asker(request.nonce, request.id, index)
+        wanted = _wanted(item)
+        if isinstance(wanted, ArraydError):
+            effects.append(Reply(to, wanted))
+            continue
+        effects += daemon.registry.get(to, wanted, _waiter(request, wanted), now)
+    return effects
+
+
+def prefetch(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+    """Begin loads that nobody waits for."""
+    effects: list[Effect] = []
+    for index, item in enumerate(request.fields["items"]):
+        to = Asker(request.nonce, request.id, index)
+        wanted = _wanted(item)
+        if isinstance(wanted, ArraydError):
+            effects.append(Reply(to, wanted))
+        else:
+            effects += daemon.registry.prefetch(to, wanted, now)
+    return effects
+
+
+def info(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
+    """Describe a file without loading it."""
+    source = _source(request.fields["source"])
+    to = Asker(request.nonce, request.id)
+    if isinstance(source, ArraydError):
+        return [Reply(to, source)]
+    if source.name is not None:
+        return [Reply(to, _published(daemon, source.name))]
+    asked = origin.of_source(source, request.fields["stat"])
+    daemon.performer.loads.info(asked, lambda found: daemon.performer.act([Reply(to, found)]))
+    return []
+
+
+def cancel(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+    """Stop waiting."""
+    return daemon.registry.cancel(request.nonce, request.fields["request"], now)
+
+
+def release(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+    """End holds."""
+    return daemon.registry.release(request.nonce, request.fields["holds"], now)
+
+
+def lend(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+    """Keep a block for a reference in flight."""
+    fields = request.fields
+    return daemon.registry.lend(request.nonce, fields["segment"], fields["token"], now)
+
+
+def redeem(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+    """Turn a reference into a hold."""
+    fields = request.fields
+    to = Asker(request.nonce, request.id)
+    return daemon.registry.redeem(to, fields["segment"], fields["token"], now)
+
+
+def create(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+    """Make a block for the client to write."""
+    fields = request.fields
+    to = Asker(request.nonce, request.id)
+    try:
+        dtype = from_descr(fields["descr"])
+    except (ValueError, TypeError) as error:
+        return [Reply(to, SpecMismatch(f"The dtype {fields['descr']!r} is none: {error}"))]
+    if dtype.hasobject or np.iinfo(np.int64).max < dtype.itemsize * _product(fields["shape"]):
+        return [Reply(to, SpecMismatch("An array of objects, or one beyond 2**63 bytes."))]
+    spec = Spec(tuple(fields["shape"]), fields["descr"], fields["order"], dtype.itemsize)
+    name = fields["name"]
+    pid = daemon.pid_of(request.nonce)
+    source = Origin(None, f"name:{name}" if name else f"put by {pid}")
+    draft = Draft(spec, planned(spec, source).size, source, name, fields["keep"], fields["replace"])
+    daemon.performer.measure()
+    return daemon.registry.create(to, draft, _patience(fields["wait"]), now)
+
+
+def seal(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+    """Make a block final."""
+    to = Asker(request.nonce, request.id)
+    return daemon.registry.seal(to, request.fields["segment"], now)
+
+
+def abort(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+    """Give a block up."""
+    return daemon.registry.abort(request.nonce, request.fields["segment"], now)
+
+
+def evict(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
+    """Free blocks that nobody uses."""
+    to = Asker(request.nonce, request.id)
+    block = request.fields["block"]
+    if block is not None:
+        return daemon.registry.evict(to, lambda b: block in (b.number, b.segment))
+    source = _source(request.fields["source"] or {})
+    if isinstance(source, ArraydError):
+        return [Reply(to, source)]
+    return daemon.registry.evict(to, _matcher(source))
+
+
+def bye(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+    """End a session."""
+    daemon.forget(request.nonce)
+    return daemon.registry.ended(request.nonce, now)
+
+
+def status(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+    """Tell everything there is to know."""
+    return [Reply(Asker(request.nonce, request.id), report.build(daemon, now))]
+
+
+def stop(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
+    """Stop as on SIGTERM."""
+    daemon.stop(signal.SIGTERM)
+    return [Reply(Asker(request.nonce, request.id), {"pid": os.getpid()})]
+
+
+HANDLERS: dict[str, Callable[[Daemon, Request, float], list[Effect]]] = {
+    "get": get,
+    "prefetch": prefetch,
+    "info": info,
+    "cancel": cancel,
+    "release": release,
+    "lend": lend,
+    "redeem": redeem,
+    "create": create,
+    "seal": seal,
+    "abort": abort,
+    "evict": evict,
+    "bye": bye,
+    "status": status,
+    "stop": stop,
+}
+
+WITHOUT_ANSWER = frozenset({"cancel", "release", "lend", "abort", "bye"})
+
+
+def _source(wire: Mapping[str, Any]) -> Source | ArraydError:
+    try:
+        return Source.from_wire(wire)
+    except (ValueError, TypeError) as error:
+        return SpecMismatch(f"This is no source: {error}")
+
+
+def _wanted(item: Mapping[str, Any]) -> Wanted | ArraydError:
+    source = _source(item["source"])
+    if isinstance(source, ArraydError):
+        return source
+    if source.name is not None:
+        alias = name_alias(source.name)
+        return Wanted(alias, Origin(None, str(source)), name=source.name)
+    stat: Sequence[int] | None = item.get("stat")
+    whole = origin.alias(source.whole(), stat) if source.rows is not None else None
+    return Wanted(origin.alias(source, stat), origin.of_source(source, stat), whole)
+
+
+def _waiter(request: Request, wanted: Wanted) -> Waiter:
+    pin = request.fields["pin"] or 0.0
+    wait = request.fields["wait"]
+    # A name is waited for only if a timeout says so.
+    patience = 0.0 if wanted.name is not None and wait is None else _patience(wait)
+    return Waiter(pin=float("inf") if pin < 0 else float(pin), patience=patience)
+
+
+def _patience(wait: float | None) -> float:
+    return ROOM_PATIENCE if wait is None else max(0.0, float(wait))
+
+
+def _published(daemon: Daemon, name: str) -> Mapping[str, Any] | ArraydError:
+    block = daemon.registry.shelf.find(name_alias(name))
+    if block is None:
+        return NoSuchBlock(f"No block is published as {name!r}.")
+    spec = block.spec
+    return {
+        "members": [],
+        "bytes": spec.nbytes,
+        "format": "published",
+        "shape": spec.shape,
+        "descr": spec.descr,
+        "order": spec.order,
+    }
+
+
+def _matcher(source: Source) -> Callable[[Block], bool]:
+    if source.name is not None:
+        return lambda block: block.name == source.name
+    return lambda block: origin.matches(block.source, source)
+
+
+def _product(shape: Sequence[int]) -> int:
+    product = 1
+    for n in shape:
+        product *= n
+    return product

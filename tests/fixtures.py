@@ -1,0 +1,172 @@
+"""Fixtures that tests share: a daemon of one's own, watched by the registry's `check()`.
+
+`conftest.py` imports `daemon` and `start_daemon`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from arrayd_server.scope import Scope
+
+PATIENCE = 20.0
+"""Seconds in which a daemon starts or ends, even on a busy machine."""
+
+
+@dataclass
+class Daemon:
+    """A daemon process on an endpoint in a directory of its own.
+
+    Parameters
+    ----------
+    directory
+        Short, for a socket's path has at most 107 bytes. Holds the socket and the log.
+    flags
+        Options of ``python -m arrayd_server`` besides ``--check`` and ``--endpoint``.
+    """
+
+    directory: Path
+    flags: tuple[str, ...] = ()
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def endpoint(self) -> str:
+        """Return where it listens."""
+        return f"ipc://{self.directory}/sock"
+
+    @property
+    def pid(self) -> int:
+        """Return its process id; the daemon runs."""
+        assert self.process is not None, "the daemon does not run"
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        """Return all that it wrote, over all its runs."""
+        return (self.directory / "log").read_text()
+
+    @property
+    def segments(self) -> list[str]:
+        """Return the names of its segments in /dev/shm, as clients see them."""
+        family = Scope(self.endpoint).family
+        return sorted(name for name in os.listdir("/dev/shm") if name.startswith(family))
+
+    def start(self) -> None:
+        """Start it (again), and wait until it serves."""
+        assert self.process is None, "the daemon runs already"
+        command = [sys.executable, "-m", "arrayd_server", "--check", "--endpoint", self.endpoint]
+        notify = self.directory / "notify"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+            ready.bind(str(notify))
+            with (self.directory / "log").open("ab") as log:
+                self.process = subprocess.Popen(
+                    [*command, *self.flags],
+                    env={**os.environ, "NOTIFY_SOCKET": str(notify)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            self._wait(ready)
+        notify.unlink()
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End it as that signal does, and assert that it ended well and its rules held."""
+        code = self.end(number)
+        assert code == 0, f"the daemon ended with {code}:\n{self.log}"
+        assert "Traceback" not in self.log, f"the daemon failed:\n{self.log}"
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.end(signal.SIGKILL)
+
+    def end(self, number: int) -> int:
+        """Send a signal, and return the exit code."""
+        assert self.process is not None, "the daemon does not run"
+        process, self.process = self.process, None
+        process.send_signal(number)
+        try:
+            return process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            pytest.fail(f"signal {number} does not end the daemon:\n{self.log}")
+
+    def leftovers(self) -> list[str]:
+        """Return what it has in /dev/shm: segments and its private directory."""
+        scope = Scope(self.endpoint)
+        own = [os.path.basename(scope.directory)] if os.path.exists(scope.directory) else []
+        return self.segments + own
+
+    def _wait(self, ready: socket.socket) -> None:
+        pidfd = os.pidfd_open(self.pid)
+        try:
+            told, _, _ = select.select([ready.fileno(), pidfd], [], [], PATIENCE)
+        finally:
+            os.close(pidfd)
+        if ready.fileno() not in told:
+            self.end(signal.SIGKILL)
+            pytest.fail(f"the daemon does not start:\n{self.log}")
+        assert ready.recv(4096).startswith(b"READY=1")
+
+    def discard(self) -> None:
+        """Remove by force all that may be left; for the end of a test that failed."""
+        if self.process is not None:
+            self.end(signal.SIGKILL)
+        scope = Scope(self.endpoint)
+        shutil.rmtree(scope.directory, ignore_errors=True)
+        for name in self.segments:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"/dev/shm/{name}")
+
+
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """Give a directory whose name leaves room for a socket; pytest's may not."""
+    with tempfile.TemporaryDirectory(prefix="ad", dir="/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def start_daemon(short_directory: Path) -> Iterator[Callable[..., Daemon]]:
+    """Give ``start_daemon(*flags)``: daemons that have ended well, leaving nothing, after the test.
+
+    A test may stop, kill and start them as it likes. Segments that its own processes still
+    map when they end are left, and fail it: release them first.
+    """
+    daemons: list[Daemon] = []
+
+    def start(*flags: str) -> Daemon:
+        directory = short_directory / str(len(daemons))
+        directory.mkdir(mode=0o700)
+        daemons.append(Daemon(directory, flags))
+        daemons[-1].start()
+        return daemons[-1]
+
+    try:
+        yield start
+        for one in daemons:
+            if one.process is not None:
+                one.stop()
+            assert one.leftovers() == [], one.log
+    finally:
+        for one in daemons:
+            one.discard()
+
+
+@pytest.fixture
+def daemon(start_daemon: Callable[..., Daemon]) -> Daemon:
+    """Give a running daemon with 64 MiB and two workers; see `start_daemon`."""
+    return start_daemon("--budget", "64M", "--workers", "2")
