@@ -107,6 +107,21 @@ def alive(endpoint: str) -> bool:
     return True
 
 
+def ended(pid: int, timeout: float) -> bool:
+    """Say whether a daemon, no child of this process, ends within `timeout` seconds."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        # poll, for select refuses descriptors from 1024 up
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+    finally:
+        os.close(pidfd)
+
+
 def private_endpoint() -> str:
     """Return where this user's private daemon listens, or would."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -187,7 +202,7 @@ def _is_ours(directory: Path) -> bool:
 @contextlib.contextmanager
 def _locked(path: Path, deadline: float) -> Iterator[None]:
     """Hold the launch lock; it goes with the process, however that ends."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = _open(path, os.O_RDWR)
     try:
         for wait in _waits(deadline):
             with contextlib.suppress(BlockingIOError):
@@ -202,6 +217,14 @@ def _locked(path: Path, deadline: float) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open a file in the private directory; make it if need be."""
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise NoDaemon(f"{path} cannot be written for a daemon: {error.strerror}.") from None
 
 
 def _waits(deadline: float) -> Iterator[float]:
@@ -228,7 +251,7 @@ def _start(directory: Path, endpoint: str, deadline: float) -> bool:
     for wait in _waits(deadline):
         if alive(endpoint):
             return True
-        if _ended(pid, wait):
+        if ended(pid, wait):
             words = _last_line(errors) or _last_line(directory / "log") or "it said nothing"
             if _OUTGOING in words:
                 return False
@@ -260,8 +283,7 @@ def _spawn(command: list[str], errors: Path) -> int:
 
     A session of its own keeps it from the terminal's Ctrl-C and hang-up.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(errors, flags, 0o600)
+    fd = _open(errors, os.O_WRONLY | os.O_TRUNC)
     try:
         shell = subprocess.run(
             ["/bin/sh", "-c", _DETACH, "sh", *command],
@@ -290,21 +312,6 @@ def _environment() -> dict[str, str]:
     if kept.get("ARRAYD_CONFIG", "-") not in ("", "-"):
         kept["ARRAYD_CONFIG"] = os.path.abspath(os.path.expanduser(kept["ARRAYD_CONFIG"]))
     return kept
-
-
-def _ended(pid: int, timeout: float) -> bool:
-    """Say whether a process that is no child of ours ends within `timeout` seconds."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        # poll, for select refuses descriptors from 1024 up
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        return bool(poll.poll(timeout * 1000))
-    finally:
-        os.close(pidfd)
 
 
 def _last_line(path: Path) -> str:

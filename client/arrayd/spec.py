@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 
@@ -70,7 +70,21 @@ class Grant:
 
     def to_wire(self) -> dict[str, Any]:
         """Return the msgpack-able form."""
-        return asdict(self)
+        spec = self.spec
+        return {
+            "segment": self.segment,
+            "spec": {
+                "shape": spec.shape,
+                "descr": spec.descr,
+                "order": spec.order,
+                "itemsize": spec.itemsize,
+            },
+            "seq": self.seq,
+            "source": self.source,
+            "sealed": self.sealed,
+            "window": self.window,
+            "lost": self.lost,
+        }
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Self:

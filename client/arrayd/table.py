@@ -16,7 +16,7 @@ import html as _html
 import pwd
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 HEAD = ("BLOCK", "SIZE", "SHAPE", "DTYPE", "STATE", "SOURCE", "HELD BY", "AGE")
 
-_SOURCE, _HELD = HEAD.index("SOURCE"), HEAD.index("HELD BY")
 _EXPENDABLE = ("DTYPE", "SHAPE")  # left out, in this order, where the terminal is narrow
 _LEAST = 32  # characters that SOURCE and HELD BY together should have
 _NAMED_DIMENSION = 100_000  # from here up as 1.2e5
@@ -36,6 +35,7 @@ _LONG_SHAPE = 10
 _HOUR, _DAY = 3600, 86400
 
 Row = tuple[str, ...]
+Columns = dict[str, Row]
 
 
 def terminal_width() -> int | None:
@@ -205,27 +205,47 @@ def _flow(parts: Sequence[str], gap: str, width: int | None) -> list[str]:
 
 
 def _grid(rows: Sequence[Row], width: int | None) -> list[str]:
-    """Set rows in columns; SOURCE and HELD BY share what room the others leave."""
-    columns = list(zip(*rows, strict=True))
-    gap = 2
+    """Set rows, the first of them `HEAD`, in columns."""
+    columns, gap = dict(zip(HEAD, zip(*rows, strict=True), strict=True)), 2
     if width is not None:
         columns, gap = _narrowed(columns, width)
-    widths = [max(map(len, column)) for column in columns]
-    return [
-        (" " * gap).join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
-        for row in zip(*columns, strict=True)
-    ]
+    padded = [[cell.ljust(_wide(cells)) for cell in cells] for cells in columns.values()]
+    return [(" " * gap).join(line).rstrip() for line in zip(*padded, strict=True)]
 
 
-def _narrowed(columns: list[Row], width: int) -> tuple[list[Row], int]:
-    """Return the columns cut to fit `width`, and the gap between them."""
-    gap = 2
-    for name in (None, None, *_EXPENDABLE):
-        room = _room(columns, gap, width)
-        if room >= min(_LEAST, _wish(columns)):
+def _narrowed(columns: Columns, width: int) -> tuple[Columns, int]:
+    """Return columns that fit, and the gap between them: SOURCE and HELD BY share the rest."""
+    source, held = _wide(columns["SOURCE"]), _wide(columns["HELD BY"])
+    for kept, gap in _layouts(columns):
+        rest = sum(map(_wide, kept.values())) - source - held + gap * (len(kept) - 1)
+        if width - rest >= min(_LEAST, source + held):
             break
-        if name is None:
-            gap = 1
-        else:
-            columns = [column for column in columns if column[0] != name]
-    return _cut(columns, _room(columns, gap, width)), gap
+    room = max(width - rest, 16)
+    held = min(held, max(room // 2, room - source))
+    cut = {
+        "SOURCE": tuple(_end(cell, room - held) for cell in kept["SOURCE"]),
+        "HELD BY": tuple(_beginning(cell, held) for cell in kept["HELD BY"]),
+    }
+    return {**kept, **cut}, gap
+
+
+def _layouts(columns: Columns) -> Iterator[tuple[Columns, int]]:
+    """Yield ever narrower choices of columns, and the gap between them."""
+    yield columns, 2
+    yield columns, 1
+    for name in _EXPENDABLE:
+        columns = {key: cells for key, cells in columns.items() if key != name}
+        yield columns, 1
+
+
+def _wide(cells: Row) -> int:
+    return max(map(len, cells))
+
+
+def _end(words: str, width: int) -> str:
+    """Shorten at the left: the end of a path says most."""
+    return words if len(words) <= width else "…" + words[len(words) - width + 1 :]
+
+
+def _beginning(words: str, width: int) -> str:
+    return words if len(words) <= width else words[: width - 1] + "…"

@@ -32,7 +32,6 @@ ROOM_PATIENCE = 1.0
 
 def get(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     """Grant, join or load each item."""
-    daemon.performer.measure()
     effects: list[Effect] = []
     for index, item in enumerate(request.fields["items"]):
         to = Asker(request.nonce, request.id, index)

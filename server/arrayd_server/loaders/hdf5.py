@@ -56,7 +56,7 @@ Array = np.ndarray[Any, Any]
 
 
 def probe(source: Source) -> Plan:
-    """Return the plan of one dataset; ``Plan.detail`` is its name and its shape.
+    """Return the plan of one dataset; ``Plan.detail`` is its name and its whole shape.
 
     Raises
     ------
@@ -71,19 +71,18 @@ def probe(source: Source) -> Plan:
     """
     check_options(source)
     with _opened(source) as file:
-        name = source.member or only_member(source, _names(file), "dataset")
+        name = _canonical(source.member) or only_member(source, _names(file), "dataset")
         dataset = _dataset(source, file, name)
         dtype = _dtype(source, dataset)
         _need_filters(source, dataset)
         shape, chunks = dataset.shape, _chunks(dataset)
     rows = selected(source, shape)
     if not shape:
-        return Plan((), dtype, "C", (Part(0, 1),), (name, shape))
+        return Plan((), dtype, "C", (Part(0, 1),), (name, shape), name)
     row_bytes = math.prod(shape[1:]) * dtype.itemsize
     unit = _whole(chunks[0], row_bytes, base.PART_BYTES * abs(rows.step))
-    parts = aligned(rows, unit) if row_bytes else ()
-    result = (len(rows), *shape[1:])
-    return Plan(result, dtype, "C", tuple(Part(a, b) for a, b in parts), (name, shape))
+    parts = tuple(Part(*ends) for ends in aligned(rows, unit)) if row_bytes else ()
+    return Plan((len(rows), *shape[1:]), dtype, "C", parts, (name, shape), name)
 
 
 def fill(source: Source, plan: Plan, part: Part) -> Chunks:
@@ -136,6 +135,11 @@ def _opened(source: Source) -> Iterator[Any]:
         raise
     except (RuntimeError, KeyError, ValueError) as error:
         raise BadFile(f"{source} cannot be read by libhdf5: {error}.") from None
+
+
+def _canonical(member: str | None) -> str:
+    """Return the one spelling of a path in the file: HDF5 ignores ``.`` and extra slashes."""
+    return "/".join(step for step in (member or "").split("/") if step not in ("", "."))
 
 
 def _names(group: Any) -> list[str]:

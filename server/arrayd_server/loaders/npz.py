@@ -53,6 +53,7 @@ def probe(source: Source) -> Plan:
     check_options(source)
     with open_regular(source.path) as file, _archive(source, file) as archive:
         info = _find(source, archive)
+        member = info.filename.removesuffix(".npy")
         with _stream(source, archive, info) as stream:
             shape, order, dtype = npy.read_header(stream, source)
             offset = stream.tell()
@@ -63,11 +64,11 @@ def probe(source: Source) -> Plan:
             plan = flat.plan(
                 source, shape, dtype, order=order, offset=offset, part_bytes=sys.maxsize
             )
-            return replace(plan, detail=(*plan.detail, info.filename))
+            return replace(plan, detail=(*plan.detail, info.filename), member=member)
         begin = _data_offset(source, file, info)
         plan = flat.plan(source, shape, dtype, order=order, offset=begin + offset)
         npy.check_complete(source, begin + size, os.fstat(file.fileno()).st_size)
-    return replace(plan, detail=(*plan.detail, ""))
+    return replace(plan, detail=(*plan.detail, ""), member=member)
 
 
 def fill(source: Source, plan: Plan, part: Part) -> Chunks:

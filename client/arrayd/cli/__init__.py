@@ -1,0 +1,79 @@
+"""The command line: ``arrayd COMMAND …``.
+
+Each command is a module of its name with ``add_parser(subparsers)`` and
+``run(args) -> int``; only the one that is asked for is imported.
+
+Exit codes: 0 ok · 1 a request failed · 2 usage · 3 no daemon · 4 no room · 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from arrayd.cli.common import Parser, UsageError, complain, exit_code
+from arrayd.errors import ArraydError
+from arrayd.protocol import PACKAGE_VERSION
+
+COMMANDS = ("serve", "status", "get", "info", "evict", "stop", "clean", "collect", "demo")
+
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code.
+
+    Parameters
+    ----------
+    argv
+        Its words, without the program's name; None: those of this process.
+    """
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except SystemExit as end:  # --help and --version have printed
+        return int(end.code or 0)
+    except BrokenPipeError:
+        _give_up_output()
+        return 0
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except (ArraydError, UsageError, OSError) as error:
+        complain(error)
+        return exit_code(error)
+    return code
+
+
+def _run(argv: Sequence[str]) -> int:
+    args = _parse(argv)
+    code: int = _module(args.command).run(args)
+    return code
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    if list(argv[:1]) == ["serve"]:  # all that follows is for the daemon, --help too
+        return argparse.Namespace(command="serve", arguments=argv[1:])
+    parser = Parser(
+        prog="arrayd",
+        description="One copy of your big NumPy arrays per machine, shared by every process.",
+        epilog="`arrayd COMMAND --help` tells more about one.",
+    )
+    parser.add_argument("--version", action="version", version=f"arrayd {PACKAGE_VERSION}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in set(argv[:1]).intersection(COMMANDS) or COMMANDS:
+        _module(name).add_parser(subparsers)
+    return parser.parse_args(argv)
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"arrayd.cli.{name}")
+
+
+def _give_up_output() -> None:
+    """Whoever read us has seen enough (``| head``): let the interpreter's flush fail quietly."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -1,0 +1,199 @@
+"""What the commands share: their parser, how a dtype or a slice is written, how they end."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import re
+import sys
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+
+from arrayd.errors import DaemonLost, NoDaemon, NoRoom
+from arrayd.source import FORMATS
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+_NO_OPTIONS = {
+    *("what", "source", "sources", "dataset", "dtype", "cast", "overflow", "rows", "order"),
+    *("format", "mode", "pin", "timeout", "progress", "return_errors"),
+}
+"""Keywords of `arrayd.get` that say nothing to a format; most have flags of their own."""
+
+_OUTSIDE_BRACKETS = re.compile(r",(?![^(\[]*[)\]])")
+
+
+class UsageError(Exception):
+    """The command line itself is wrong."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the complaint; see `main`."""
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+
+def exit_code(error: Exception) -> int:
+    """Return what a command that fails with `error` exits with."""
+    if isinstance(error, UsageError):
+        return 2
+    if isinstance(error, (NoDaemon, DaemonLost)):
+        return 3
+    return 4 if isinstance(error, NoRoom) else 1
+
+
+def complain(words: object) -> None:
+    """Say in one line on standard error what is wrong."""
+    print("arrayd:", " ".join(str(words).split()), file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Print plain data as JSON."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def become(module: str, *arguments: str) -> NoReturn:
+    """Replace this process by a program of the server's, which a client never imports."""
+    sys.stdout.flush()
+    # -P: a numpy.py in the current directory is not for the daemon.
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
+
+
+# ---- options ---------------------------------------------------------------------------------
+
+
+def add_command(subparsers: Subparsers, name: str, help: str, *, json: bool = False) -> Parser:
+    """Add a command that talks to a daemon; return its parser."""
+    parser = subparsers.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    parser.add_argument(
+        "--endpoint", metavar="ipc://PATH", help="the daemon's socket, or `private`"
+    )
+    if json:
+        parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    return parser
+
+
+def add_source_options(parser: Parser) -> None:
+    """Add what says how a file is to be read: the options of `arrayd.Source.of`."""
+    parser.add_argument(
+        "--dtype",
+        type=parse_dtype,
+        help="the type in the file: f4, chr:S10,pos:i4 or [('x', 'f4'), …]",
+    )
+    parser.add_argument("--cast", type=parse_dtype, metavar="DTYPE", help="the type wanted")
+    parser.add_argument(
+        "--overflow", choices=("error", "clip"), help="what to do with values beyond --cast"
+    )
+    parser.add_argument("--rows", type=parse_rows, metavar="A:B:C", help="a slice of axis 0")
+    parser.add_argument("--format", choices=FORMATS, help="of the file; default: by its suffix")
+    parser.add_argument("--dataset", metavar="NAME", help="HDF5 dataset or npz member")
+    parser.add_argument("--order", choices=("C", "F"), help="memory layout of the block")
+    parser.add_argument(
+        "-o",
+        dest="options",
+        type=parse_option,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the format, such as skiprows=1 or shape=(-1,3); may be repeated",
+    )
+
+
+def source_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keywords that `add_source_options` asked for."""
+    names = ("dtype", "cast", "overflow", "rows", "format", "dataset", "order")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return {**given, **dict(args.options)}
+
+
+def parse_dtype(text: str) -> np.dtype[Any]:
+    """Return the dtype that ``f4``, ``chr:S10,pos:i4`` or a literal list stands for.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It stands for none.
+    """
+    try:
+        if text.lstrip().startswith("["):
+            return _dtype(ast.literal_eval(text.strip()))
+        if ":" in text:
+            return _dtype([_field(part) for part in _OUTSIDE_BRACKETS.split(text)])
+        return _dtype(text)
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no dtype ({error}); write f4, chr:S10,pos:i4 or [('x', 'f4')]"
+        ) from None
+
+
+def _dtype(value: Any) -> np.dtype[Any]:
+    return np.dtype(value)
+
+
+def _field(text: str) -> tuple[str, str]:
+    name, _, kind = text.strip().partition(":")
+    if not (name and kind):
+        raise ValueError(f"{text!r} is no name:type")
+    return name, kind
+
+
+def parse_rows(text: str) -> slice:
+    """Return the slice that ``a:b`` or ``a:b:c`` stands for; each part may be empty.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It stands for none.
+    """
+    try:
+        parts = [int(part) if part.strip() else None for part in text.split(":")]
+        if not 2 <= len(parts) <= 3:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no slice; write 0:1000, 5: or ::10"
+        ) from None
+    return slice(*parts)
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """Return key and value of ``key=value``: a Python literal, else the text itself.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        There is no key, or none of a format.
+    """
+    key, separator, value = text.partition("=")
+    if not (key.isidentifier() and separator):
+        raise argparse.ArgumentTypeError(f"{text!r} is no key=value")
+    if key in _NO_OPTIONS:
+        raise argparse.ArgumentTypeError(f"{key} is no option of a format; see --{key}")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+# ---- words -----------------------------------------------------------------------------------
+
+
+def dtype_words(dtype: np.dtype[Any]) -> str:
+    """Return a dtype as it may be typed: ``float32``, ``chr:S10,pos:i4``."""
+    if dtype.names is None:
+        return str(dtype)
+    fields = {name: dtype[name] for name in dtype.names}
+    return ",".join(f"{name}:{_type_words(field)}" for name, field in fields.items())
+
+
+def _type_words(dtype: np.dtype[Any]) -> str:
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return f"{shape}{_type_words(base)}".replace(" ", "")
+    return str(dtype) if dtype.names else dtype.str.lstrip("<|=")

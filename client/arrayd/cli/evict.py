@@ -1,0 +1,30 @@
+"""``arrayd evict``: free what nobody uses."""
+
+from __future__ import annotations
+
+import argparse
+
+import arrayd
+from arrayd.cli.common import Subparsers, add_command, print_json
+from arrayd.units import format_bytes
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(subparsers, "evict", "free the blocks of a source", json=True)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("source", nargs="?", help="as for `arrayd get`: all blocks of that file")
+    which.add_argument("--block", metavar="N", help="number or segment name of one block")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evict and say how much; never start a daemon."""
+    block = int(args.block) if args.block and args.block.isdecimal() else args.block
+    with arrayd.connect(args.endpoint, start=False) as client:
+        freed = client.evict(args.source, block=block)
+    if args.json:
+        print_json(freed)
+    else:
+        plural = "" if freed["blocks"] == 1 else "s"
+        print(f"evicted {freed['blocks']} block{plural}, {format_bytes(freed['bytes'])}")
+    return 0

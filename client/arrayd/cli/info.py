@@ -1,0 +1,61 @@
+"""``arrayd info``: what files hold, without loading them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import arrayd
+from arrayd import Info
+from arrayd.cli.common import (
+    Subparsers,
+    add_command,
+    add_source_options,
+    dtype_words,
+    print_json,
+    source_options,
+)
+from arrayd.source import descr
+from arrayd.units import format_bytes
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(subparsers, "info", "tell what files hold, without loading", json=True)
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="as for `arrayd get`")
+    add_source_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Describe each source."""
+    options = source_options(args)
+    with arrayd.connect(args.endpoint) as client:
+        infos = [client.info(source, **options) for source in args.sources]
+    if args.json:
+        print_json([_plain(info) for info in infos])
+    else:
+        print("\n".join(_words(info) for info in infos))
+    return 0
+
+
+def _words(info: Info) -> str:
+    lines = [info.source, f"  {info.format}, {format_bytes(info.bytes)}"]
+    if info.shape is not None and info.dtype is not None:
+        lines += [f"  {info.shape} {dtype_words(info.dtype)}, order {info.order}"]
+    width = max((len(member.name) for member in info.members), default=0)
+    lines += [f"  {m.name:<{width}}  {m.shape} {dtype_words(m.dtype)}" for m in info.members]
+    return "\n".join(lines)
+
+
+def _plain(info: Info) -> dict[str, Any]:
+    return {
+        "source": info.source,
+        "format": info.format,
+        "bytes": info.bytes,
+        "shape": info.shape,
+        "dtype": None if info.dtype is None else descr(info.dtype),
+        "order": info.order,
+        "members": [
+            {"name": m.name, "shape": m.shape, "dtype": descr(m.dtype)} for m in info.members
+        ],
+    }

@@ -1,0 +1,27 @@
+"""``arrayd stop``: end the daemon, and wait until it has ended."""
+
+from __future__ import annotations
+
+import argparse
+
+import arrayd
+from arrayd import launch
+from arrayd.cli.common import Subparsers, add_command
+
+PATIENCE = 10.0
+"""Seconds that the daemon has for giving memory back (40 to 80 ms per GiB)."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    add_command(subparsers, "stop", "stop the daemon; arrays in use stay readable")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Stop the daemon; never start one for that."""
+    with arrayd.connect(args.endpoint, start=False) as client:
+        pid = client.stop()
+    ended = launch.ended(pid, PATIENCE)
+    state = "stopped" if ended else "is still giving memory back"
+    print(f"arrayd at {client.endpoint}, pid {pid}: {state}")
+    return 0

@@ -1,0 +1,168 @@
+"""``python -m arrayd_server.clean``: remove what daemons that were killed have left.
+
+A scope whose lock nobody holds has no living daemon. What nobody maps there, by the
+kernel's word, is removed; everything else stays, and is listed with the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from arrayd import layout
+from arrayd.errors import DaemonError
+from arrayd.units import format_bytes
+from arrayd_server import leases
+from arrayd_server.config import private_directory
+from arrayd_server.scope import Scope, ScopeTaken
+
+_SEGMENT = re.compile(rf"{layout.PREFIX}([0-9a-f]{{10}})-[0-9a-f]{{8}}-[0-9]+")
+_DIRECTORY = re.compile(rf"{layout.PREFIX}{os.geteuid()}-([0-9a-f]{{10}})")
+
+
+@dataclass
+class Report:
+    """What was done: names removed, bytes that came free, and name -> why it was left."""
+
+    removed: set[str] = field(default_factory=set)
+    freed: int = 0
+    left: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"removed {name}" for name in sorted(self.removed)]
+        lines += [f"left {name}: {why}" for name, why in sorted(self.left.items())]
+        sums = f"{format_bytes(self.freed)} freed, {len(self.removed)} names removed"
+        return "\n".join([*lines, f"{sums}, {len(self.left)} left"])
+
+
+class _Known(Scope):
+    """A scope of which only the id in its names is known."""
+
+    def __init__(self, scope_id: str) -> None:
+        super().__init__("")
+        self.id = scope_id
+        self.family = f"{layout.PREFIX}{scope_id}-"
+        self.directory = f"{layout.SHM}/{layout.PREFIX}{os.geteuid()}-{scope_id}"
+
+    def paths(self) -> Iterator[str]:
+        """Yield both links of each segment: those that clients open, then the spares."""
+        for directory in (layout.SHM, self.directory):
+            for name in sorted(os.listdir(directory)):
+                match = _SEGMENT.fullmatch(name)
+                if match and match[1] == self.id:
+                    yield f"{directory}/{name}"
+
+
+def clean() -> Report:
+    """Remove what this user's dead daemons have left, and say what that was."""
+    leases.ignore_sigio()
+    report = Report()
+    for scope_id in sorted(_scopes()):
+        _clean_scope(_Known(scope_id), report)
+    _clean_socket(private_directory() / "sock", report)
+    return report
+
+
+def _scopes() -> set[str]:
+    """Return the ids of the scopes that have anything of this user in /dev/shm."""
+    matches = (
+        _SEGMENT.fullmatch(entry.name) or _DIRECTORY.fullmatch(entry.name)
+        for entry in os.scandir(layout.SHM)
+        if _is_mine(entry.path)
+    )
+    return {match[1] for match in matches if match}
+
+
+def _is_mine(path: str) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.lstat(path).st_uid == os.geteuid()
+    return False
+
+
+def _clean_scope(scope: _Known, report: Report) -> None:
+    try:
+        with scope:
+            for path in scope.paths():
+                with contextlib.suppress(FileNotFoundError):
+                    _free(path, report)
+    except ScopeTaken:
+        pid = Path(scope.directory, "lock").read_text().strip()
+        report.left[f"{scope.family}*"] = f"the daemon that owns it lives (pid {pid or '?'})"
+    except (DaemonError, OSError) as error:
+        report.left[f"{scope.family}*"] = str(error)
+
+
+def _free(path: str, report: Report) -> None:
+    """Remove one link of a segment, unless somebody has the segment open or mapped."""
+    name = os.path.basename(path)
+    if not (_is_mine(path) and stat.S_ISREG(os.lstat(path).st_mode)):
+        report.left[name] = "not a file of this user"
+        return
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not leases.alone(fd):
+            report.left[name] = f"mapped by {_users(os.fstat(fd).st_ino)}"
+            return
+        os.unlink(path)
+        report.removed.add(name)
+        now = os.fstat(fd)
+        report.freed += now.st_blocks * 512 if now.st_nlink == 0 else 0
+    except OSError as error:
+        report.left[name] = f"the kernel does not tell whether anybody maps it ({error.strerror})"
+    finally:
+        os.close(fd)
+
+
+def _users(inode: int) -> str:
+    """Return the processes that map a file of /dev/shm, as far as we may see."""
+    maps = (path for path in Path("/proc").glob("[0-9]*/maps") if _maps(path, inode))
+    words = [f"{path.parent.name} {_program(path.parent)}" for path in maps]
+    return ", ".join(words) or "a process that we may not see"
+
+
+def _maps(path: Path, inode: int) -> bool:
+    # address, permissions, offset, device, inode, path (proc(5))
+    with contextlib.suppress(OSError):
+        lines = (line.split(maxsplit=5) for line in path.read_text(errors="replace").splitlines())
+        return any(int(f[4]) == inode and layout.SHM in f[-1] for f in lines)
+    return False
+
+
+def _program(process: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (process / "comm").read_text().strip()
+    return "?"
+
+
+def _clean_socket(path: Path, report: Report) -> None:
+    """Remove the private daemon's socket if nobody listens there."""
+    if not path.is_socket() or not _is_mine(str(path)):
+        return
+    # With the scope's lock, for a daemon that is about to listen holds it.
+    with contextlib.suppress(ScopeTaken), Scope(f"ipc://{path}"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            dead = probe.connect_ex(str(path)) != 0
+        if dead:
+            path.unlink(missing_ok=True)
+            report.removed.add(str(path))
+
+
+def main() -> int:
+    """Clean and print the report."""
+    try:
+        print(clean())
+    except (DaemonError, OSError) as error:
+        print(f"arrayd: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

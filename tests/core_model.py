@@ -1,0 +1,247 @@
+"""A perfect shell around the core, for its tests.
+
+`Shell` performs the core's effects at once and in order against a fake `Kernel`, as the
+daemon does with the real one, and lets `Naive` watch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import ParamSpec
+
+from arrayd.errors import BadFile, NotSealed
+from arrayd_server.core.effects import (
+    Cancel,
+    Effect,
+    Fill,
+    Inspect,
+    Make,
+    Probe,
+    Reply,
+    Seal,
+    Unlink,
+)
+from arrayd_server.core.registry import Registry
+from tests.core_naive import ROWS, SPEC, Naive
+
+P = ParamSpec("P")
+
+
+@dataclass
+class Kernel:
+    """The segments: their names, their pages, and who maps them."""
+
+    capacity: int
+    named: set[str] = field(default_factory=set)
+    ever: set[str] = field(default_factory=set)
+    pages: dict[str, int] = field(default_factory=dict)
+    mappers: set[tuple[str, Hashable]] = field(default_factory=set)
+
+    @property
+    def free(self) -> int:
+        """Bytes that can still be had."""
+        return self.capacity - sum(self.pages.values())
+
+    def make(self, segment: str, size: int = 0) -> None:
+        """Make a segment of which `size` bytes have pages."""
+        assert segment not in self.ever, "rule 6: a name was used twice"
+        self.ever.add(segment)
+        self.named.add(segment)
+        self.fill(segment, size)
+
+    def fill(self, segment: str, size: int) -> None:
+        """Give a segment pages."""
+        self.pages[segment] = size
+        assert self.free >= 0, "rule 1: more was promised than /dev/shm has"
+
+    def mapped(self, segment: str) -> bool:
+        """Say whether anybody maps a segment: the lease test."""
+        return any(name == segment for name, _ in self.mappers)
+
+    def attach(self, segment: str, who: Hashable) -> bool:
+        """Map a segment by its name; False: ENOENT."""
+        if segment in self.named:
+            self.mappers.add((segment, who))
+        return segment in self.named
+
+
+class Shell:
+    """The daemon around a registry, with a clock that stands still."""
+
+    def __init__(self, budget: int, capacity: int | None = None, timeout: float = 20.0) -> None:
+        self.registry = Registry("run", budget, timeout)
+        self.kernel = Kernel(budget * 10 if capacity is None else capacity)
+        self.naive = Naive(self)
+        self.now = 100.0
+        self.work: dict[int, Probe | Fill | Seal | Make] = {}
+        self.dead: list[int] = [0, 9999]  # jobs of which nothing more is wanted
+        self.watched: set[str] = set()
+        self.closed: list[str] = []  # watched segments whose last mapper went, not yet read
+        self.closing: list[str] = []  # unlinked segments whose pages are being given back
+        self.ambush = False  # a stranger maps the next segment between its test and its unlink
+        self.replies: list[Reply] = []  # to the last event
+        self.seen: list[Effect] = []  # all effects of the last event
+        self._todo: deque[Effect] = deque()
+
+    def do(
+        self, event: Callable[P, list[Effect]], *args: P.args, **kwargs: P.kwargs
+    ) -> list[Reply]:
+        """Let one event happen, with all that follows at once; return the answers."""
+        self.replies, self.seen = [], []
+        self._feed(event, *args, **kwargs)
+        while self._todo:
+            effect = self._todo.popleft()
+            self.seen.append(effect)
+            self._perform(effect)
+        self.registry.check()
+        self.naive.compare()
+        return self.replies
+
+    def _feed(self, event: Callable[P, list[Effect]], *args: P.args, **kwargs: P.kwargs) -> None:
+        self.registry.shelf.headroom = self.kernel.free
+        self._todo.extend(event(*args, **kwargs))
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Reply():
+                self.naive.replied(effect)
+                self.replies.append(effect)
+            case Inspect(segment):
+                self._look(segment)
+            case Unlink(segment, force):
+                self._unlink(segment, force=force)
+            case Cancel(job):
+                self._stop(job)
+            case Probe() | Fill() | Make() | Seal():
+                self.naive.began(effect)
+                self.work[effect.job] = effect
+                if isinstance(effect, Fill):
+                    self.kernel.make(effect.segment)
+
+    def _stop(self, job: int) -> None:
+        if self.work.pop(job, None) is not None:
+            self.dead.append(job)
+
+    def _look(self, segment: str) -> None:
+        if segment not in self.naive.sizes or segment in self.naive.leaving:
+            return
+        mapped = self.kernel.mapped(segment)
+        if mapped and not self.naive.holders(segment):
+            self.watched.add(segment)
+        else:
+            self.watched.discard(segment)
+            self.naive.seen_unmapped(segment, mapped=mapped)
+        self._feed(self.registry.tested, segment, mapped, self.now)
+
+    def _unlink(self, segment: str, *, force: bool) -> None:
+        for job, task in list(self.work.items()):
+            if not isinstance(task, Probe) and task.segment == segment:
+                self._stop(job)
+        self.naive.unlinking(segment, force=force)
+        if self.kernel.mapped(segment) and not force:
+            self.watched.add(segment)
+            self.naive.leaving.discard(segment)
+            self._feed(self.registry.refused, segment)
+            return
+        if self.ambush and self.kernel.attach(segment, "ambush"):
+            self.ambush = False
+        self.kernel.named.discard(segment)
+        if self.kernel.mapped(segment):
+            self.watched.add(segment)
+            self._feed(self.registry.leaving, segment)
+        else:
+            self.watched.discard(segment)
+            self.closing.append(segment)
+
+    # ---- what happens by itself ----------------------------------------------------------
+
+    def finish(self, job: int, outcome: str = "ok") -> list[Reply]:
+        """Let a job's work end: "ok", "fail" or (of a load) "progress"."""
+        task, now = self.work[job], self.now
+        if outcome == "progress" and isinstance(task, Fill):
+            return self._progress(task)
+        del self.work[job]
+        self.dead.append(job) if outcome == "fail" else None
+        if isinstance(task, Seal):
+            if outcome == "fail":
+                return self.do(self.registry.unsealable, job, NotSealed("a writer"), now)
+            self.naive.sealed(task.segment)
+            return self.do(self.registry.sealed, job, now)
+        if outcome == "fail":
+            return self.do(self.registry.failed, job, BadFile("broken"), now)
+        if isinstance(task, Probe):
+            file = task.source
+            return self.do(self.registry.probed, job, file.key, SPEC, file.size, ROWS, now)
+        if isinstance(task, Make):
+            self.kernel.make(task.segment, self.naive.sizes[task.segment])
+            return self.do(self.registry.made, job, now)
+        self.kernel.fill(task.segment, self.naive.sizes[task.segment])
+        return self.do(self.registry.filled, job, 0)
+
+    def _progress(self, task: Fill) -> list[Reply]:
+        size = self.naive.sizes[task.segment]
+        done = self.registry.jobs.table[task.job].done
+        self.kernel.fill(task.segment, size * min(done + 1, ROWS) // ROWS)
+        return self.do(self.registry.progress, task.job, 1, self.now)
+
+    def unmap(self, segment: str, who: Hashable) -> None:
+        """End a mapping; the kernel tells of the last of a watched segment, later."""
+        self.kernel.mappers.discard((segment, who))
+        if segment in self.watched and not self.kernel.mapped(segment):
+            self.closed.append(segment)
+
+    def read_closed(self) -> None:
+        """Read what the kernel tells of watched segments."""
+        closed, self.closed = self.closed, []
+        for segment in closed:
+            if segment not in self.naive.leaving:
+                self.do(lambda name: [Inspect(name)], segment)
+            elif segment in self.watched and not self.kernel.mapped(segment):
+                self.watched.discard(segment)
+                self.closing.append(segment)
+
+    def free(self, which: int = 0) -> list[Reply]:
+        """Let the pages of an unlinked segment be given back."""
+        segment = self.closing.pop(which % len(self.closing))
+        assert not self.kernel.mapped(segment)
+        self.kernel.pages.pop(segment, None)
+        self.naive.forget(segment)
+        return self.do(self.registry.freed, segment, self.now)
+
+    def tick(self) -> list[Reply]:
+        """Ring the alarm as often as the core wants at this time; return all answers."""
+        replies: list[Reply] = []
+        for _ in range(3):
+            self.naive.expire()
+            replies += self.do(self.registry.tick, self.now)
+            if self.registry.wake_at() > self.now:
+                return replies
+        raise AssertionError("the core wants to wake for ever")
+
+    def sleep(self, seconds: float) -> list[Reply]:
+        """Let time pass, ringing the alarm whenever the core asked for it."""
+        replies: list[Reply] = []
+        end = self.now + seconds
+        while self.registry.wake_at() <= end:
+            self.now = max(self.now, self.registry.wake_at())
+            replies += self.tick()
+        self.now = end
+        return replies
+
+    def drain(self) -> None:
+        """Let everything that is under way come to its end."""
+        for _ in range(1000):
+            if self.work:
+                self.finish(next(iter(self.work)))
+            elif self.closing:
+                self.free()
+            elif self.closed:
+                self.read_closed()
+            elif self.registry.wake_at() < float("inf"):
+                self.now = max(self.now, self.registry.wake_at())
+                self.tick()
+            else:
+                return
+        raise AssertionError("it goes on for ever")

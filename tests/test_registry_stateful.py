@@ -1,0 +1,406 @@
+"""The core, walked at random against a naive model (`core_naive`) in a fake world (`core_model`).
+
+Three sessions in two processes ask, map, release, fork, exec and die; loads end well, badly,
+late or never; strangers map blocks at the worst moment; the clock is late.
+
+``ARRAYD_TEST_WALKS=20000`` walks longer, from random seeds.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TypeVar
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from arrayd.errors import NameTaken, NoSuchBlock, NotOwner, SourceError
+from arrayd.spec import Grant
+from arrayd_server.core.effects import Probe
+from arrayd_server.core.records import Asker, Block, Draft, Peer, State, Waiter, Wanted, name_alias
+from tests.core_model import Shell
+from tests.core_naive import SPEC, File, wanted, wanted_name
+
+T = TypeVar("T")
+
+BUDGET = 100
+PIDS = {b"a": 1, b"b": 1, b"c": 2}
+NAMES = ("n", "m")
+
+sessions = st.sampled_from(sorted(PIDS))
+sizes = st.sampled_from([10, 25, 40, 60, 101])
+picks = st.integers(0, 11)
+names = st.sampled_from(NAMES)
+waits = st.sampled_from([0.0, 1.0, 10.0])
+pins = st.sampled_from([0.0, 0.0, 7.0, math.inf])
+files = st.builds(
+    lambda size, rows: File(f"f{size}", size, rows), sizes, st.sampled_from([None, "half", "full"])
+)
+wishes = st.one_of(st.builds(wanted, files, st.sampled_from("ab")), st.builds(wanted_name, names))
+
+
+def one(items: list[T], pick: int) -> T:
+    """Return one of `items`."""
+    return items[pick % len(items)]
+
+
+class Walk(RuleBasedStateMachine):
+    """Everything that can happen to a daemon, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests = 0
+        self.told: dict[bytes, dict[str, int]] = {nonce: {} for nonce in PIDS}
+        self.past: list[tuple[Asker, Wanted | Draft, Waiter]] = []
+
+    @initialize(
+        capacity=st.sampled_from([1000, 120, 70]),
+        found=st.lists(st.tuples(st.sampled_from([25, 60]), *[st.booleans()] * 4), max_size=3),
+    )
+    def start(self, capacity: int, found: list[tuple[int, bool, bool, bool, bool]]) -> None:
+        """Start a daemon that adopts what an earlier run left."""
+        self.shell = Shell(BUDGET, capacity + sum(size for size, *_ in found))
+        self.naive, self.registry = self.shell.naive, self.shell.registry
+        for index, (size, mapped, sealed, published, keep) in enumerate(found):
+            block = self._left(index, size, sealed, published or not sealed, keep)
+            self.naive.adopt(block, mapped)
+            if mapped:
+                self.told[b"a"][block.segment] = 0
+            self.shell.do(self.registry.adopt, block, self.shell.now)
+        for nonce in (b"a", b"c"):
+            self._hello(nonce, PIDS[nonce], set(self.told[nonce]))
+
+    def _left(self, index: int, size: int, sealed: bool, published: bool, keep: bool) -> Block:
+        name = one(list(NAMES), index) if published and index < len(NAMES) else None
+        file = File(f"f{size}", size, "half" if index == 2 else None)
+        duplicate = not published and index == 1
+        aliases = [name_alias(name)] if name else [wanted(file).alias, file.key]
+        return Block(
+            segment=f"old-{index}",
+            number=self.registry.shelf.new_number(),
+            spec=SPEC,
+            size=size,
+            source="put" if published else File(f"old{index}", size) if duplicate else file,
+            state=State.SEALED if sealed else State.WRITING,
+            since=self.shell.now,
+            used=self.shell.now,
+            aliases=aliases if sealed and not duplicate else [],
+            name=name,
+            published=published,
+            keep=keep and published,
+        )
+
+    def _ask(self, nonce: bytes, what: Wanted | Draft | None = None, pin: float = 0.0) -> Asker:
+        self.requests += 1
+        return self.naive.ask(Asker(nonce, self.requests), what, pin)
+
+    def _read(self) -> None:
+        """Let the clients read their answers."""
+        for reply in self.shell.replies:
+            if isinstance(reply.body, Grant):
+                self.told[reply.to.nonce][reply.body.segment] = reply.body.seq
+
+    @property
+    def segments(self) -> list[str]:
+        """Names that a peer can come up with."""
+        return [*sorted(self.shell.kernel.ever), "run-99", "nonsense"]
+
+    # ---- sessions ------------------------------------------------------------------------
+
+    def _hello(self, nonce: bytes, pid: int, holds: set[str]) -> None:
+        to, known = self._ask(nonce), self.naive.sessions.get(nonce, pid)
+        if known == pid:
+            self.naive.sessions[nonce] = pid
+        [reply, *_] = self.shell.do(
+            self.registry.hello, to, Peer(7, pid, "walk"), holds, self.shell.now
+        )
+        assert isinstance(reply.body, NotOwner) == (known != pid)
+        if isinstance(reply.body, dict):
+            self.told[nonce] = dict(reply.body["holds"])
+
+    @rule(nonce=sessions, pid=st.sampled_from([0, 0, 0, 3]), keep=st.sampled_from("anms"))
+    def hello(self, nonce: bytes, pid: int, keep: str) -> None:
+        """Let a client come, or come back: with all, none, the mapped, or too many holds."""
+        known = set(self.told[nonce])
+        mapped = {s for s in known if (s, nonce) in self.shell.kernel.mappers}
+        stated = {"a": known, "n": set(), "m": mapped, "s": known | set(self.segments)}[keep]
+        self._hello(nonce, pid or PIDS[nonce], stated)
+
+    @rule(nonce=sessions, unmaps=st.booleans())
+    def ended(self, nonce: bytes, unmaps: bool) -> None:
+        """Let a client say goodbye with its arrays mapped, or die."""
+        if unmaps:
+            self._unmap_all(nonce)
+        self.naive.end(nonce)
+        self.shell.do(self.registry.ended, nonce, self.shell.now)
+        self.told[nonce] = {}
+
+    # ---- requests ------------------------------------------------------------------------
+
+    @rule(nonce=sessions, what=wishes, patience=waits, pin=pins)
+    def get(self, nonce: bytes, what: Wanted, patience: float, pin: float) -> None:
+        """Ask for an array."""
+        waiter = Waiter(pin=pin, patience=patience)
+        self._get(self._ask(nonce, what, pin), what, waiter)
+
+    def _get(self, to: Asker, what: Wanted, waiter: Waiter) -> None:
+        resident, known = self.naive.resident(what), to.nonce in self.naive.sessions
+        self.shell.do(self.registry.get, to, what, waiter, self.shell.now)
+        self._read()
+        first = next((r.body for r in self.shell.replies if r.to == to), None)
+        probes = [e for e in self.shell.seen if isinstance(e, Probe)]
+        assert not (resident and probes), "loaded again"
+        if not known:
+            assert first == {"hello": True}
+        elif resident:
+            assert isinstance(first, Grant)
+        elif what.name is not None and waiter.patience == 0:
+            assert isinstance(first, NoSuchBlock)
+        else:
+            self.past.append((to, what, waiter))
+
+    @precondition(lambda self: self.past)
+    @rule(pick=picks)
+    def repeat(self, pick: int) -> None:
+        """Send a request again, perhaps after the answer."""
+        to, what, waiter = one(self.past[-12:], pick)
+        if to.nonce in self.naive.sessions and self.naive.sent[to] > 0:
+            self.naive.ask(to, what, self.naive.pins[to])
+            if isinstance(what, Draft):
+                self._create(to, what, waiter.patience)
+            else:
+                self._get(to, what, waiter)
+
+    @rule(nonce=sessions, what=wishes)
+    def prefetch(self, nonce: bytes, what: Wanted) -> None:
+        """Begin a load; the answer comes at once."""
+        to = self._ask(nonce, what)
+        resident = self.naive.resident(what)
+        self.shell.do(self.registry.prefetch, to, what, self.shell.now)
+        assert to not in self.naive.owed
+        assert not resident or not self.shell.work or Probe not in map(type, self.shell.seen)
+
+    @rule(pick=picks)
+    def cancel(self, pick: int) -> None:
+        """Give up waiting; the request may be answered already, or unknown."""
+        asked = [*self.naive.asked][-12:]
+        to = one([*asked, Asker(b"?", 1)], pick)
+        self.naive.excuse(lambda asker: asker == to)
+        self.shell.do(self.registry.cancel, to.nonce, to.request, self.shell.now)
+
+    @rule(nonce=sessions, pick=picks, age=st.sampled_from([0, 0, 0, 1, 100]), unmaps=st.booleans())
+    def release(self, nonce: bytes, pick: int, age: int, unmaps: bool) -> None:
+        """Let go: of a grant, of an older grant, of what was never held."""
+        segment = one([*self.told[nonce], *self.segments], pick)
+        seq = self.told[nonce].get(segment, 0) - age
+        if unmaps and not age:
+            self.shell.unmap(segment, nonce)
+            self.told[nonce].pop(segment, None)
+        self.naive.release(nonce, segment, seq)
+        self.shell.do(self.registry.release, nonce, [(segment, seq)], self.shell.now)
+
+    @rule(nonce=sessions, pick=picks, token=st.sampled_from([b"t", b"u"]))
+    def lend(self, nonce: bytes, pick: int, token: bytes) -> None:
+        """Send a reference to another process."""
+        segment = one([*self.told[nonce], *self.segments], pick)
+        self.naive.lend(nonce, segment, token)
+        self.shell.do(self.registry.lend, nonce, segment, token, self.shell.now)
+
+    @rule(nonce=sessions, pick=picks, token=st.sampled_from([b"t", b"u", b"?"]))
+    def redeem(self, nonce: bytes, pick: int, token: bytes) -> None:
+        """Receive a reference, perhaps too late, perhaps twice."""
+        flying = [segment for segment, _ in self.naive.lends]
+        segment, to = one([*flying, *self.segments], pick), self._ask(nonce)
+        alive = segment in self.naive.sizes.keys() - self.naive.leaving
+        if nonce in self.naive.sessions and alive:
+            self.naive.lends.pop((segment, token), None)
+        [reply, *_] = self.shell.do(self.registry.redeem, to, segment, token, self.shell.now)
+        self._read()
+        assert isinstance(reply.body, Grant) <= alive
+        assert to not in self.naive.owed
+
+    @rule(nonce=sessions, pick=picks, everything=st.booleans())
+    def evict(self, nonce: bytes, pick: int, everything: bool) -> None:
+        """Ask for memory back: of one block, or of all."""
+        segment, to = one(self.segments, pick), self._ask(nonce)
+        self.naive.evicting = True
+        self.shell.do(self.registry.evict, to, lambda b: everything or b.segment == segment)
+        self.naive.evicting = False
+
+    # ---- blocks that clients write -------------------------------------------------------
+
+    @rule(
+        nonce=sessions,
+        size=sizes,
+        name=st.sampled_from([None, *NAMES]),
+        keep=st.booleans(),
+        replace=st.booleans(),
+        patience=waits,
+    )
+    def create(
+        self, nonce: bytes, size: int, name: str | None, keep: bool, replace: bool, patience: float
+    ) -> None:
+        """Ask for a block to write."""
+        draft = Draft(SPEC, size, "put", name, keep, replace)
+        self._create(self._ask(nonce, draft), draft, patience)
+
+    def _create(self, to: Asker, draft: Draft, patience: float) -> None:
+        resident = draft.name is not None and self.naive.resident(wanted_name(draft.name))
+        self.shell.do(self.registry.create, to, draft, patience, self.shell.now)
+        self._read()
+        taken = [r for r in self.shell.replies if isinstance(r.body, NameTaken)]
+        if resident and to.nonce in self.naive.sessions and self.naive.sent[to] == 0:
+            assert bool(taken) == (not draft.replace) or not taken
+        assert not (taken and draft.replace)
+        self.past.append((to, draft, Waiter(patience=patience)))
+
+    @rule(nonce=sessions, pick=picks)
+    def seal(self, nonce: bytes, pick: int) -> None:
+        """Ask to seal a block, one's own or not."""
+        segment, to = one([*self.told[nonce], *self.segments], pick), self._ask(nonce)
+        self.shell.do(self.registry.seal, to, segment, self.shell.now)
+        self._read()
+
+    @rule(nonce=sessions, pick=picks)
+    def abort(self, nonce: bytes, pick: int) -> None:
+        """Give up a block; whoever seals it is not answered."""
+        segment = one([*self.told[nonce], *self.segments], pick)
+        job = self.registry.jobs.of_writer(self.registry.shelf.blocks.get(segment))
+        if job is not None and job.writer is not None and job.writer.nonce == nonce:
+            writer = job.writer
+            self.naive.excuse(lambda to: to == writer)
+        self.shell.do(self.registry.abort, nonce, segment, self.shell.now)
+
+    # ---- work ----------------------------------------------------------------------------
+
+    @precondition(lambda self: self.shell.work)
+    @rule(pick=picks, outcome=st.sampled_from(["ok", "ok", "ok", "progress", "fail"]))
+    def work(self, pick: int, outcome: str) -> None:
+        """Let some work end, or go on."""
+        self.shell.finish(one([*self.shell.work], pick), outcome)
+        self._read()
+
+    @rule(pick=picks, what=st.integers(0, 6))
+    def late(self, pick: int, what: int) -> None:
+        """Bring word of a job that is over: it changes nothing."""
+        r, now = self.registry, self.shell.now
+        job = one([n for n in self.shell.dead if n not in r.jobs.table], pick)
+        error = SourceError("late")
+        effects = [
+            lambda: r.probed(job, ("f10", None), SPEC, 10, 4, now),
+            lambda: r.progress(job, 1, now),
+            lambda: r.filled(job, 0),
+            lambda: r.sealed(job, now),
+            lambda: r.made(job, now),
+            lambda: r.failed(job, error, now),
+            lambda: r.unsealable(job, error, now),
+        ][what]()
+        assert effects == []
+        self.naive.compare()
+
+    @precondition(lambda self: self.shell.closing)
+    @rule(pick=picks)
+    def freed(self, pick: int) -> None:
+        """Give some pages back to the kernel."""
+        self.shell.free(pick)
+        self._read()
+
+    # ---- the kernel ----------------------------------------------------------------------
+
+    @rule(nonce=sessions, pick=picks)
+    def attach(self, nonce: bytes, pick: int) -> None:
+        """Map what was granted, if it is still there."""
+        told = [*self.told[nonce]]
+        if told:
+            self.shell.kernel.attach(one(told, pick), nonce)
+
+    @rule(pick=picks, by_name=st.booleans())
+    def stranger(self, pick: int, by_name: bool) -> None:
+        """Let a client fork, or a stranger map a block by its name."""
+        kernel = self.shell.kernel
+        found = kernel.named if by_name else {segment for segment, _ in kernel.mappers}
+        if found:
+            kernel.mappers.add((one(sorted(found), pick), "stranger"))
+
+    @rule(pick=picks)
+    def unmapped(self, pick: int) -> None:
+        """Let a stranger go."""
+        held = sorted(s for s, who in self.shell.kernel.mappers if isinstance(who, str))
+        if held:
+            for who in ("stranger", "earlier", "ambush"):
+                self.shell.unmap(one(held, pick), who)
+
+    @rule(nonce=sessions)
+    def exec(self, nonce: bytes) -> None:
+        """Let a process call exec: its mappings go, its session stays."""
+        self._unmap_all(nonce)
+
+    def _unmap_all(self, nonce: bytes) -> None:
+        for segment, who in sorted(self.shell.kernel.mappers, key=str):
+            if who == nonce:
+                self.shell.unmap(segment, nonce)
+
+    @rule()
+    def ambush(self) -> None:
+        """Let a stranger map the next block between its test and its unlink."""
+        self.shell.ambush = True
+
+    @rule()
+    def inotify(self) -> None:
+        """Let the daemon read which segments were closed."""
+        self.shell.read_closed()
+        self._read()
+
+    @rule(seconds=st.sampled_from([0.05, 1.0, 5.0, 25.0, 61.0]))
+    def sleep(self, seconds: float) -> None:
+        """Let time pass, and the alarm ring in time."""
+        self.shell.sleep(seconds)
+        self._read()
+
+    @rule(seconds=st.sampled_from([0.5, 6.0, 70.0]))
+    def oversleep(self, seconds: float) -> None:
+        """Let time pass while the daemon is too busy to look at the clock."""
+        self.shell.now += seconds
+
+    # ---- the end -------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        """Expect everybody to be answered and, when all are gone, nothing to be left."""
+        if not hasattr(self, "shell"):
+            return
+        self.shell.ambush = False
+        self.shell.drain()
+        asked = self.naive.asked
+        for to in list(self.naive.owed):
+            what = asked[to]
+            assert isinstance(what, Wanted), f"{to} was never answered"
+            assert what.name is not None, f"{to} was never answered"
+            assert what.name not in self.naive.names or not self.naive.resident(what)
+        for nonce in PIDS:
+            self.ended(nonce, unmaps=True)
+        for segment, who in sorted(self.shell.kernel.mappers, key=str):
+            self.shell.unmap(segment, who)
+        self.shell.drain()
+        assert not self.registry.jobs.table
+        assert set(self.registry.shelf.blocks) == set(self.registry.shelf.idle)
+        self.evict(b"a", 0, everything=True)
+        self.shell.drain()
+        assert self.registry.shelf.charged == 0
+        assert not self.shell.kernel.named
+        assert not self.shell.kernel.pages
+
+
+WALKS = int(os.environ.get("ARRAYD_TEST_WALKS", "0"))
+
+TestWalk = Walk.TestCase
+TestWalk.settings = settings(
+    max_examples=WALKS or 200,
+    stateful_step_count=50,
+    deadline=None,
+    derandomize=not WALKS,
+    print_blob=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
