@@ -68,7 +68,7 @@ def find(endpoint: str | None = None, *, start: bool = True, timeout: float = 10
     """
     wanted = endpoint or os.environ.get("ARRAYD_ENDPOINT") or ""
     if wanted and wanted != PRIVATE:
-        return _url(wanted)
+        return normal(wanted)
     if not wanted and alive(SYSTEM_ENDPOINT):
         return SYSTEM_ENDPOINT
     private = private_endpoint()
@@ -126,11 +126,19 @@ def private_endpoint() -> str:
     """Return where this user's private daemon listens, or would."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     directory = f"{runtime}/arrayd" if runtime else f"/tmp/arrayd-{os.getuid()}"
-    return _url(f"{directory}/sock")
+    return normal(f"{directory}/sock")
 
 
-def _url(endpoint: str) -> str:
-    """Return an endpoint or a bare path as the daemon itself would spell it."""
+def normal(endpoint: str) -> str:
+    """Return an endpoint, or a bare path, as the daemon itself spells it.
+
+    Raises
+    ------
+    NoDaemon
+        No daemon can be there.
+    """
+    if endpoint == PRIVATE:
+        return private_endpoint()
     scheme, separator, path = endpoint.rpartition("://")
     if separator and scheme != "ipc":
         raise NoDaemon(f"{endpoint}: arrayd speaks over Unix sockets only; write ipc:///path.")

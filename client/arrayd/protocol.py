@@ -134,7 +134,7 @@ def parse_request(message: Mapping[str, Any]) -> Request:
             "both, or end the daemon with `arrayd stop` and ask again."
         )
     nonce, op = message.get("s"), message.get("op")
-    if type(nonce) is not bytes or len(nonce) != 16 or op not in FIELDS:
+    if type(nonce) is not bytes or len(nonce) != 16 or type(op) is not str or op not in FIELDS:
         raise Garbage(f"no request: session {nonce!r:.40}, op {op!r:.40}")
     fields = {key: message.get(key) for key in FIELDS[op]}
     for key, check in FIELDS[op].items():

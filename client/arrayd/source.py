@@ -44,7 +44,7 @@ _SUFFIXES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """One array as a file (or a published name) holds it, and how it is wanted.
 
@@ -124,6 +124,16 @@ class Source:
             options=tuple(sorted((k, _frozen(k, v)) for k, v in options.items())),
         )
 
+    def _key(self) -> tuple[Any, ...]:
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple((value is None, value) for value in values)  # np.dtype("f8") == None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Source) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
     @property
     def slice(self) -> slice:
         """`rows` as a slice object; the whole axis where it is None."""
@@ -172,7 +182,8 @@ class Source:
         wire: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if value == field.default:
+            # By type first: numpy says that np.dtype("f8") == None.
+            if type(value) is type(field.default) and value == field.default:
                 continue
             wire[field.name] = descr(value) if isinstance(value, np.dtype) else value
         return wire
@@ -225,6 +236,8 @@ def _descr_form(value: Any) -> Any:
 
 
 def _descr_field(field: Any) -> tuple[Any, ...]:
+    if not isinstance(field, (list, tuple)) or len(field) not in (2, 3):
+        raise ValueError(f"{field!r} describes no field")
     name = tuple(field[0]) if isinstance(field[0], (list, tuple)) else field[0]
     shape = (tuple(field[2]),) if len(field) > 2 else ()
     return (name, _descr_form(field[1]), *shape)

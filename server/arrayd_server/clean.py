@@ -1,4 +1,4 @@
-"""``python -m arrayd_server.clean``: remove what daemons that were killed have left.
+"""``python -m arrayd_server.clean [ENDPOINT]``: remove what daemons that were killed have left.
 
 A scope whose lock nobody holds has no living daemon. What nobody maps there, by the
 kernel's word, is removed; everything else stays, and is listed with the reason.
@@ -60,13 +60,22 @@ class _Known(Scope):
                     yield f"{directory}/{name}"
 
 
-def clean() -> Report:
-    """Remove what this user's dead daemons have left, and say what that was."""
+def clean(endpoint: str | None = None) -> Report:
+    """Remove what dead daemons have left, and say what that was.
+
+    Parameters
+    ----------
+    endpoint
+        ``ipc:///path`` of the daemon whose remains are meant; None: of all of this user's.
+    """
     leases.ignore_sigio()
     report = Report()
-    for scope_id in sorted(_scopes()):
+    found = _scopes()
+    scopes = found if endpoint is None else found & {Scope(endpoint).id}
+    for scope_id in sorted(scopes):
         _clean_scope(_Known(scope_id), report)
-    _clean_socket(private_directory() / "sock", report)
+    socket_path = f"{private_directory()}/sock" if endpoint is None else endpoint
+    _clean_socket(Path(socket_path.removeprefix("ipc://")), report)
     return report
 
 
@@ -142,7 +151,7 @@ def _program(process: Path) -> str:
 
 
 def _clean_socket(path: Path, report: Report) -> None:
-    """Remove the private daemon's socket if nobody listens there."""
+    """Remove a socket if nobody listens there."""
     if not path.is_socket() or not _is_mine(str(path)):
         return
     # With the scope's lock, for a daemon that is about to listen holds it.
@@ -157,9 +166,9 @@ def _clean_socket(path: Path, report: Report) -> None:
 def main() -> int:
     """Clean and print the report."""
     try:
-        print(clean())
+        sys.stdout.write(f"{clean(*sys.argv[1:2])}\n")
     except (DaemonError, OSError) as error:
-        print(f"arrayd: {error}", file=sys.stderr)
+        sys.stderr.write(f"arrayd: {error}\n")
         return 1
     return 0
 

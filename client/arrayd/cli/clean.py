@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from arrayd import launch
 from arrayd.cli.common import Subparsers, become
 
 HELP = "remove what nobody maps and no living daemon owns"
@@ -11,9 +12,15 @@ HELP = "remove what nobody maps and no living daemon owns"
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
-    subparsers.add_parser("clean", help=HELP, description=f"{HELP.capitalize()}.")
+    parser = subparsers.add_parser("clean", help=HELP, description=f"{HELP.capitalize()}.")
+    parser.add_argument(
+        "--endpoint",
+        metavar="ipc://PATH",
+        help="clean up after this daemon alone; default: after all of this user's",
+    )
 
 
-def run(args: argparse.Namespace) -> int:  # noqa: ARG001 - every command takes them
+def run(args: argparse.Namespace) -> int:
     """Hand over to the server's side, which knows locks and leases."""
-    become("arrayd_server.clean")
+    only = [] if args.endpoint is None else [launch.normal(args.endpoint)]
+    become("arrayd_server.clean", *only)

@@ -133,7 +133,8 @@ def parse_dtype(text: str) -> np.dtype[Any]:
 
 
 def _dtype(value: Any) -> np.dtype[Any]:
-    return np.dtype(value)
+    dtype: np.dtype[Any] = np.dtype(value)
+    return dtype
 
 
 def _field(text: str) -> tuple[str, str]:

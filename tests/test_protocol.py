@@ -1,0 +1,146 @@
+"""The wire: golden bytes, and what is refused at the door."""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arrayd import errors, protocol
+from arrayd.source import Source
+from arrayd.spec import Grant, Spec
+
+NONCE = bytes(range(16))
+
+
+def test_a_request_has_these_bytes() -> None:
+    """The bytes of a request are fixed: changing them takes a new protocol version."""
+    frame = protocol.request(NONCE, 7, "release", holds=[["arrayd-x-1", 5]])
+    expected = (
+        b"\x85\xa1v\x01\xa2id\x07\xa1s\xc4\x10"
+        + NONCE
+        + b"\xa2op\xa7release\xa5holds\x91\x92\xaaarrayd-x-1\x05"
+    )
+    assert frame == expected
+
+
+def test_an_answer_has_these_bytes() -> None:
+    """The bytes of a grant are fixed too."""
+    grant = Grant("arrayd-x-1", Spec((2, 3), "<f4", "C", 4), 9, "/d/a.npy")
+    frame = protocol.answer(7, 1, ok=grant.to_wire())
+    assert frame == (
+        b"\x84\xa1v\x01\xa2id\x07\xa1i\x01\xa2ok\x87\xa7segment\xaaarrayd-x-1\xa4spec\x84"
+        b"\xa5shape\x92\x02\x03\xa5descr\xa3<f4\xa5order\xa1C\xa8itemsize\x04\xa3seq\t"
+        b"\xa6source\xa8/d/a.npy\xa6sealed\xc3\xa6window\xc2\xa4lost\x00"
+    )
+    assert Grant.from_wire(protocol.decode(frame)["ok"]) == grant
+
+
+def test_every_op_has_a_handler_and_a_line_in_the_docs() -> None:
+    """What the protocol names is what the daemon does and what its docstring tells."""
+    from arrayd_server.requests import HANDLERS
+
+    assert set(HANDLERS) == set(protocol.FIELDS) - {"hello"}
+    assert protocol.__doc__ is not None
+    assert all(f"\n{op} " in protocol.__doc__ for op in protocol.FIELDS)
+
+
+def test_another_version_is_told_both() -> None:
+    """A client of another protocol version learns the daemon's pid, version and the remedy."""
+    message = {"v": 99, "id": 1, "s": NONCE, "op": "status"}
+    with pytest.raises(errors.ProtocolMismatch, match=r"pid \d+.*protocol 1.*99.*arrayd stop"):
+        protocol.parse_request(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {},
+        {"id": "1"},
+        {"id": True},
+        {"v": 1, "id": 1, "s": b"short", "op": "status"},
+        {"v": 1, "id": 1, "s": NONCE, "op": "nonsense"},
+        {"v": 1, "id": 1, "s": NONCE, "op": ["get"]},
+        {"v": 1, "id": 1, "s": NONCE, "op": "get", "items": 5},
+        {"v": 1, "id": 1, "s": NONCE, "op": "get", "items": [{"source": 1}]},
+        {"v": 1, "id": 1, "s": NONCE, "op": "release", "holds": [["a"]]},
+        {"v": 1, "id": 1, "s": NONCE, "op": "create", "shape": [-1]},
+    ],
+)
+def test_what_is_no_request_is_garbage(message: dict[object, object]) -> None:
+    """Wrong ids, sessions, ops and fields are refused before anything looks at them."""
+    with pytest.raises(protocol.Garbage):
+        protocol.parse_request(protocol.decode(msgpack.packb(message)))
+
+
+def test_deep_nesting_is_garbage() -> None:
+    """A message nested thousands of levels deep neither crashes nor passes."""
+    for depth in (30, 500, 5000):
+        with pytest.raises(protocol.Garbage):
+            protocol.decode(b"\x81\xa1a" + b"\x91" * depth + b"\x01")
+
+
+def test_a_frame_beyond_the_limit_is_garbage() -> None:
+    """Size is checked before the frame is unpacked."""
+    with pytest.raises(protocol.Garbage, match="more than"):
+        protocol.decode(bytes(protocol.MAX_FRAME + 1))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_random_bytes_never_raise_anything_else(frame: bytes) -> None:
+    """Whatever arrives, decoding ends in a request or in one of two errors."""
+    with contextlib.suppress(protocol.Garbage, errors.ProtocolMismatch):
+        protocol.parse_request(protocol.decode(frame))
+
+
+json = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(protocol.FIELDS)), st.data())
+def test_random_fields_never_raise_anything_else(op: str, data: st.DataObject) -> None:
+    """A well-formed envelope with any fields is a request or garbage."""
+    fields = {key: data.draw(json) for key in protocol.FIELDS[op]}
+    frame = protocol.request(NONCE, 1, op, **fields)
+    with contextlib.suppress(protocol.Garbage):
+        protocol.parse_request(protocol.decode(frame))
+
+
+def test_errors_cross_the_wire_as_themselves() -> None:
+    """Class, text and details of every error survive; an unknown code is the base class."""
+    for name in errors._BY_CODE:
+        error = errors._BY_CODE[name]("what happened", needed=5)
+        back = errors.from_wire(protocol.decode(protocol.encode(errors.to_wire(error))))
+        assert type(back) is type(error)
+        assert (str(back), back.details) == ("what happened", {"needed": 5})
+    assert type(errors.from_wire({"code": "FromTheFuture", "message": "x"})) is errors.ArraydError
+
+
+DTYPES = [
+    np.dtype("f8"),
+    np.dtype(">i4"),
+    np.dtype("S10"),
+    np.dtype([("chr", "S10"), ("pos", "<i4"), ("pct", "<f4")]),
+    np.dtype([("a", "<f4", (2, 3)), ("b", [("c", "u1"), ("d", "<M8[s]")])]),
+    np.dtype({"names": ["x", "y"], "formats": ["<f4", "<f8"], "offsets": [0, 8], "itemsize": 24}),
+    np.dtype([(("title", "name"), "<i2")]),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_dtypes_cross_the_wire_whole(dtype: np.dtype) -> None:
+    """Fields, titles, subarrays, offsets and byte order survive; ``dtype.str`` loses them."""
+    source = Source.of("/data/x.bin", dtype=dtype, shape=(-1,))
+    back = Source.from_wire(protocol.decode(protocol.encode(source.to_wire())))
+    assert back == source
+    assert back.dtype is not None
+    assert (back.dtype.names, back.dtype.itemsize) == (dtype.names, dtype.itemsize)

@@ -1,0 +1,249 @@
+"""Segments and the kernel's word on them: leases, links, unlinking, adoption."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arrayd import layout
+from arrayd.errors import DaemonError
+from arrayd_server import leases
+from arrayd_server.scope import Scope, ScopeTaken
+from arrayd_server.segments import Outcome, Segments, read_footer
+from arrayd_server.watch import Watch
+
+HOLDER = """
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+pages = mmap.mmap(fd, 4096, prot=mmap.PROT_READ)
+os.close(fd)
+print("mapped", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def scope(tmp_path: Path) -> Iterator[Scope]:
+    """Give an entered scope of its own, that must be left empty."""
+    leases.ignore_sigio()
+    with Scope(f"ipc://{tmp_path}/sock") as entered:
+        yield entered
+    assert not Path(entered.directory).exists()
+
+
+@pytest.fixture
+def segments(scope: Scope) -> Iterator[Segments]:
+    """Give the segments of the scope."""
+    made = Segments(scope.directory, scope.family)
+    yield made
+    made.close()
+
+
+def make(segments: Segments, scope: Scope, number: int = 1, *, sealed: bool = True) -> str:
+    """Make a segment of 10,000 bytes; return its name."""
+    name, plan = f"{scope.prefix}-{number}", layout.plan(10_000, 50)
+    segments.make(name, plan, {"made": number})
+    if sealed:
+        assert segments.seal(name, plan, {"made": number})
+    return name
+
+
+def end(segments: Segments, name: str) -> None:
+    """Unlink a segment that nobody maps."""
+    outcome, fd = segments.unlink(name, force=False)
+    assert outcome is Outcome.GONE
+    os.close(fd)
+
+
+@pytest.fixture
+def mapper() -> Iterator[list[subprocess.Popen[str]]]:
+    """Give a list of processes to be ended after the test."""
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        process.communicate("\n")
+
+
+def map_elsewhere(name: str, started: list[subprocess.Popen[str]]) -> subprocess.Popen[str]:
+    """Have another process map a segment, with its descriptor closed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, f"/dev/shm/{name}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    started.append(process)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "mapped\n"
+    return process
+
+
+def test_the_kernel_knows_of_every_mapping(
+    segments: Segments, scope: Scope, mapper: list[subprocess.Popen[str]]
+) -> None:
+    """A mapping in another process, its descriptor closed, is seen; its end too, by SIGKILL."""
+    name = make(segments, scope)
+    assert not segments.mapped(name)
+    process = map_elsewhere(name, mapper)
+    assert segments.mapped(name)
+    assert segments.unlink(name, force=False) == (Outcome.REFUSED, -1)
+    process.kill()
+    process.wait()
+    assert not segments.mapped(name)
+    end(segments, name)
+
+
+def test_a_forced_unlink_keeps_the_pages_until_the_last_mapping_goes(
+    segments: Segments, scope: Scope, mapper: list[subprocess.Popen[str]]
+) -> None:
+    """What is unlinked but mapped is leaving; the watch tells when it has left."""
+    name = make(segments, scope)
+    process = map_elsewhere(name, mapper)
+    watch = Watch(layout.SHM)
+    watch.add(name)
+    assert segments.unlink(name, force=True) == (Outcome.LEAVING, -1)
+    assert segments.is_leaving(name)
+    assert segments.left(name) is None
+    process.kill()
+    process.wait()
+    assert select.select([watch], [], [], 10)[0]
+    assert watch.closed() == {name}
+    fd = segments.left(name)
+    assert fd is not None
+    os.close(fd)
+    watch.discard(name)
+    watch.close()
+
+
+def test_the_watch_does_not_see_our_own_tests(segments: Segments, scope: Scope) -> None:
+    """The daemon opens through the spare link, so it never wakes itself."""
+    name = make(segments, scope)
+    watch = Watch(layout.SHM)
+    watch.add(name)
+    for _ in range(3):
+        assert not segments.mapped(name)
+    assert not select.select([watch], [], [], 0)[0]
+    os.close(os.open(f"/dev/shm/{name}", os.O_RDONLY))
+    assert select.select([watch], [], [], 10)[0]
+    watch.close()
+    end(segments, name)
+
+
+def test_a_seal_proves_that_no_writer_is_left(segments: Segments, scope: Scope) -> None:
+    """A writeable mapping refuses the seal; a read-only one does not."""
+    name = make(segments, scope, sealed=False)
+    plan = layout.plan(10_000, 50)
+    fd = os.open(f"/dev/shm/{name}", os.O_RDWR)
+    pages = mmap.mmap(fd, 4096)
+    os.close(fd)
+    assert not segments.seal(name, plan, {})
+    pages.close()
+    fd = os.open(f"/dev/shm/{name}", os.O_RDONLY)
+    assert segments.seal(name, plan, {})
+    os.close(fd)
+    end(segments, name)
+
+
+def test_a_removed_name_is_linked_back(segments: Segments, scope: Scope) -> None:
+    """Who unlinks our public name takes nothing away: same name, same inode, no copy."""
+    name = make(segments, scope)
+    before = os.stat(f"/dev/shm/{name}").st_ino
+    os.unlink(f"/dev/shm/{name}")
+    assert segments.republish(name)
+    assert os.stat(f"/dev/shm/{name}").st_ino == before
+    os.unlink(f"/dev/shm/{name}")
+    os.unlink(segments.path(name))
+    assert not segments.republish(name)
+    assert segments.unlink(name, force=False) == (Outcome.GONE, -1)
+
+
+def test_the_footer_describes_the_segment(segments: Segments, scope: Scope) -> None:
+    """Name, data size, seal and metadata are read back from the last page."""
+    name = make(segments, scope)
+    fd = os.open(f"/dev/shm/{name}", os.O_RDONLY)
+    size = os.fstat(fd).st_size
+    footer = read_footer(fd, size)
+    os.close(fd)
+    assert (footer.name, footer.data_bytes, footer.sealed) == (name, 10_000, True)
+    assert size % layout.PAGE == 0
+    end(segments, name)
+
+
+def test_a_scan_adopts_what_is_whole_and_removes_the_rest(segments: Segments, scope: Scope) -> None:
+    """Forged, truncated and renamed segments of our family do not survive; others' files do."""
+    whole = make(segments, scope, 1)
+    lone = make(segments, scope, 2)
+    os.unlink(segments.path(lone))  # only the public link is left
+    unsealed = make(segments, scope, 3, sealed=False)
+    renamed = make(segments, scope, 4)
+    os.rename(f"/dev/shm/{renamed}", f"/dev/shm/{renamed}9")
+    os.rename(segments.path(renamed), segments.path(f"{renamed}9"))
+    cut = make(segments, scope, 5)
+    os.truncate(segments.path(cut), 100)
+    forged = f"{scope.family}forged-1"
+    Path(f"/dev/shm/{forged}").write_bytes(os.urandom(8192))
+    link = f"{scope.family}link-1"
+    os.symlink("/etc/passwd", f"/dev/shm/{link}")
+    loose = make(segments, scope, 6)
+    os.chmod(segments.path(loose), 0o644)
+    found = {f.name: f for f in segments.scan()}
+    assert set(found) == {whole, lone, unsealed}
+    assert [found[n].sealed for n in (whole, lone, unsealed)] == [True, True, False]
+    assert found[whole].meta == {"made": 1}
+    left = {n for n in os.listdir("/dev/shm") if n.startswith(scope.family)}
+    assert left == {whole, lone, unsealed}
+    assert Path("/etc/passwd").exists()
+    for name in found:
+        end(segments, name)
+
+
+def test_flipped_bytes_in_the_end_are_noticed(segments: Segments, scope: Scope) -> None:
+    """Damage in the footer or the metadata makes a segment no segment."""
+    for where in (3, 20, 60):
+        name = make(segments, scope, where)
+        with open(segments.path(name), "r+b") as file:
+            file.seek(-layout.FOOTER_BYTES + where, os.SEEK_END)
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 1]))
+        assert list(segments.scan()) == []
+    assert not [n for n in os.listdir("/dev/shm") if n.startswith(scope.family)]
+
+
+def test_one_daemon_a_scope(scope: Scope, tmp_path: Path) -> None:
+    """The lock is taken before anything is bound, and says who has it."""
+    with pytest.raises(ScopeTaken, match=str(os.getpid())):
+        Scope(f"ipc://{tmp_path}/sock").__enter__()
+
+
+def test_a_foreign_directory_is_refused(tmp_path: Path) -> None:
+    """A directory under our name that others can write is not used."""
+    scope = Scope(f"ipc://{tmp_path}/other")
+    os.mkdir(scope.directory, 0o777)
+    os.chmod(scope.directory, 0o777)
+    try:
+        with pytest.raises(DaemonError, match="0700"):
+            scope.__enter__()
+    finally:
+        os.rmdir(scope.directory)
+
+
+def test_a_lease_lets_no_open_be_lost(segments: Segments, scope: Scope) -> None:
+    """Clients that open without blocking while leases come and go always get in."""
+    name = make(segments, scope)
+    code = (
+        "import sys; from arrayd.mapping import Mapping\n"
+        "for _ in range(3000): Mapping(sys.argv[1], 10_000, 'r', lambda: None)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, name])
+    seen = {segments.mapped(name) for _ in iter(process.poll, 0)}
+    assert process.returncode == 0
+    assert seen <= {True, False}
+    end(segments, name)
