@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from tests.fixtures import daemon, short_directory, start_daemon
+from tests.helpers import client, puppets, slow_file
 from tests.guard import leaves_nothing, session_leaves_nothing
 
 __all__ = [
+    "client",
     "daemon",
     "leaves_nothing",
+    "puppets",
     "session_leaves_nothing",
     "short_directory",
+    "slow_file",
     "start_daemon",
 ]
 

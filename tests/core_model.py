@@ -194,8 +194,8 @@ class Shell:
 
     def read_closed(self) -> None:
         """Read what the kernel tells of watched segments."""
-        closed, self.closed = self.closed, []
-        for segment in closed:
+        while self.closed:
+            segment = self.closed.pop(0)
             if segment not in self.naive.leaving:
                 self.do(lambda name: [Inspect(name)], segment)
             elif segment in self.watched and not self.kernel.mapped(segment):

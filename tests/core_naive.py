@@ -211,9 +211,9 @@ class Naive:
         if needed > shell.registry.shelf.budget or shell.registry.jobs.queued():
             return
         pages = shell.kernel.pages
-        known = self.idle() - set(shell.closed)
-        spare = [s for s in known if not self.published(s) and not self.is_pinned(s)]
-        spare += [s for s in self.leaving if not shell.kernel.mapped(s)]
+        unread = set(shell.closed)
+        spare = [s for s in self.idle() - unread if not self.published(s) and not self.is_pinned(s)]
+        spare += [s for s in self.leaving - unread if not shell.kernel.mapped(s)]
         charged = sum(self.sizes.values()) - sum(self.sizes[s] for s in spare)
         busy = [s for s in self.sizes if s not in spare]
         unfilled = sum(self.sizes[s] - pages.get(s, 0) for s in busy)

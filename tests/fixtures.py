@@ -36,10 +36,13 @@ class Daemon:
         Short, for a socket's path has at most 107 bytes. Holds the socket and the log.
     flags
         Options of ``python -m arrayd_server`` besides ``--check`` and ``--endpoint``.
+    wrapper
+        A command that becomes the daemon's by exec: ``setpriv …``, ``unshare -m …``.
     """
 
     directory: Path
     flags: tuple[str, ...] = ()
+    wrapper: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -73,7 +76,7 @@ class Daemon:
             ready.bind(str(notify))
             with (self.directory / "log").open("ab") as log:
                 self.process = subprocess.Popen(
-                    [*command, *self.flags],
+                    [*self.wrapper, *command, *self.flags],
                     env={**os.environ, "NOTIFY_SOCKET": str(notify)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -148,10 +151,10 @@ def start_daemon(short_directory: Path) -> Iterator[Callable[..., Daemon]]:
     """
     daemons: list[Daemon] = []
 
-    def start(*flags: str) -> Daemon:
+    def start(*flags: str, wrapper: tuple[str, ...] = ()) -> Daemon:
         directory = short_directory / str(len(daemons))
         directory.mkdir(mode=0o700)
-        daemons.append(Daemon(directory, flags))
+        daemons.append(Daemon(directory, flags, wrapper))
         daemons[-1].start()
         return daemons[-1]
 
@@ -161,6 +164,7 @@ def start_daemon(short_directory: Path) -> Iterator[Callable[..., Daemon]]:
             if one.process is not None:
                 one.stop()
             assert one.leftovers() == [], one.log
+            assert "Traceback" not in one.log, one.log
     finally:
         for one in daemons:
             one.discard()

@@ -23,8 +23,9 @@ def numbers(kinds: list[str]) -> Any:
 
     @st.composite
     def arrays(draw: Any) -> tuple[np.ndarray[Any, Any], np.dtype[Any]]:
-        origin, target = np.dtype(draw(st.sampled_from(kinds))), np.dtype(
-            draw(st.sampled_from(INTEGERS + FLOATS))
+        origin, target = (
+            np.dtype(draw(st.sampled_from(kinds))),
+            np.dtype(draw(st.sampled_from(INTEGERS + FLOATS))),
         )
         values = draw(st.lists(value(origin), min_size=1, max_size=6))
         return np.array(values, origin), target
@@ -36,7 +37,9 @@ def value(dtype: np.dtype[Any]) -> st.SearchStrategy[Any]:
     """Return a strategy for values of `dtype`, the edges of all dtypes among them."""
     edges = [sign * 2**n + d for n in range(65) for d in (-1, 0, 1) for sign in (1, -1)]
     if dtype.kind == "f":
-        near = st.sampled_from(edges).map(float) | st.sampled_from([65504.0, 65520.0, 3.4e38, 3.5e38])
+        near = st.sampled_from(edges).map(float) | st.sampled_from(
+            [65504.0, 65520.0, 3.4e38, 3.5e38]
+        )
         wild = st.floats(width=64) | st.sampled_from([math.inf, -math.inf, -0.99, 0.5, 5e-324])
         with_edges = near | wild
         return with_edges.filter(lambda v: dtype.itemsize > 4 or abs(v) < 6e4 or math.isinf(v))
@@ -75,7 +78,7 @@ def fits(number: Fraction | float, dtype: np.dtype[Any]) -> bool:
     return low <= int(number) <= high
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(numbers(INTEGERS + FLOATS))
 def test_every_number_fits_or_is_refused(
     case: tuple[np.ndarray[Any, Any], np.dtype[Any]],
@@ -103,14 +106,14 @@ def test_every_number_fits_or_is_refused(
             np.testing.assert_array_equal(result, values.astype(target))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(numbers(INTEGERS + FLOATS))
 def test_clip_gives_the_nearest(case: tuple[np.ndarray[Any, Any], np.dtype[Any]]) -> None:
     """With clip a value beyond the limits becomes the limit, and only NaN to integer fails."""
     values, target = case
     before = [exact(v) for v in values]
     if target.kind != "f" and any(isinstance(n, float) and math.isnan(n) for n in before):
-        with pytest.raises(CastError, match="NaN|nan"):
+        with pytest.raises(CastError, match="The value nan"):
             cast_chunk(values, target, "clip")
         return
     result, changed = cast_chunk(values, target, "clip")
@@ -267,7 +270,14 @@ def test_what_can_never_work_is_refused(origin: Any, target: Any, why: str) -> N
 
 @pytest.mark.parametrize(
     ("origin", "target"),
-    [("f8", "i1"), ("c16", "?"), ("U4", "S2"), ("M8[D]", "M8[Y]"), ("V4", "V4"), ("m8[s]", "m8[ns]")],
+    [
+        ("f8", "i1"),
+        ("c16", "?"),
+        ("U4", "S2"),
+        ("M8[D]", "M8[Y]"),
+        ("V4", "V4"),
+        ("m8[s]", "m8[ns]"),
+    ],
 )
 def test_what_may_work_is_let_pass(origin: str, target: str) -> None:
     """check_cast leaves to the values what depends on them."""

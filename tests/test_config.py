@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from arrayd.launch import private_endpoint
 from arrayd_server import limits, logs, systemd
 from arrayd_server.config import Config, ConfigError, markdown_table
 
@@ -89,6 +90,15 @@ def test_the_private_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Config.load().endpoint == "ipc:///run/user/7/arrayd/sock"
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert Config.load().endpoint == f"ipc:///tmp/arrayd-{os.getuid()}/sock"
+
+
+@pytest.mark.parametrize("runtime", ["/run/user/7", "//run/user/../7/", ""])
+def test_client_and_daemon_agree_where_private_is(
+    runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rule stands on both sides, for neither may import the other: it is one rule."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+    assert Config.load().endpoint == private_endpoint()
 
 
 def test_an_endpoint_has_one_spelling() -> None:

@@ -73,7 +73,7 @@ class Walk(RuleBasedStateMachine):
             self._hello(nonce, PIDS[nonce], set(self.told[nonce]))
 
     def _left(self, index: int, size: int, sealed: bool, published: bool, keep: bool) -> Block:
-        name = one(list(NAMES), index) if published and index < len(NAMES) else None
+        name = NAMES[index] if published and index < len(NAMES) else None
         file = File(f"f{size}", size, "half" if index == 2 else None)
         duplicate = not published and index == 1
         aliases = [name_alias(name)] if name else [wanted(file).alias, file.key]
@@ -150,8 +150,7 @@ class Walk(RuleBasedStateMachine):
         self.shell.do(self.registry.get, to, what, waiter, self.shell.now)
         self._read()
         first = next((r.body for r in self.shell.replies if r.to == to), None)
-        probes = [e for e in self.shell.seen if isinstance(e, Probe)]
-        assert not (resident and probes), "loaded again"
+        assert not (resident and Probe in map(type, self.shell.seen)), "loaded again"
         if not known:
             assert first == {"hello": True}
         elif resident:
@@ -180,7 +179,7 @@ class Walk(RuleBasedStateMachine):
         resident = self.naive.resident(what)
         self.shell.do(self.registry.prefetch, to, what, self.shell.now)
         assert to not in self.naive.owed
-        assert not resident or not self.shell.work or Probe not in map(type, self.shell.seen)
+        assert not (resident and Probe in map(type, self.shell.seen)), "loaded again"
 
     @rule(pick=picks)
     def cancel(self, pick: int) -> None:
@@ -247,19 +246,25 @@ class Walk(RuleBasedStateMachine):
         self._create(self._ask(nonce, draft), draft, patience)
 
     def _create(self, to: Asker, draft: Draft, patience: float) -> None:
-        resident = draft.name is not None and self.naive.resident(wanted_name(draft.name))
         self.shell.do(self.registry.create, to, draft, patience, self.shell.now)
         self._read()
         taken = [r for r in self.shell.replies if isinstance(r.body, NameTaken)]
-        if resident and to.nonce in self.naive.sessions and self.naive.sent[to] == 0:
-            assert bool(taken) == (not draft.replace) or not taken
         assert not (taken and draft.replace)
         self.past.append((to, draft, Waiter(patience=patience)))
+
+    @rule(nonce=sessions, size=sizes, name=names, keep=st.booleans())
+    def put(self, nonce: bytes, size: int, name: str, keep: bool) -> None:
+        """Publish a block, as far as that goes without a hitch."""
+        self.create(nonce, size, name, keep, replace=True, patience=0.0)
+        self._work_off()
+        self.seal(nonce, 0)
+        self._work_off()
 
     @rule(nonce=sessions, pick=picks)
     def seal(self, nonce: bytes, pick: int) -> None:
         """Ask to seal a block, one's own or not."""
-        segment, to = one([*self.told[nonce], *self.segments], pick), self._ask(nonce)
+        mine = [s for s in reversed(self.told[nonce]) if s not in self.naive.final]
+        segment, to = one([*mine, *self.segments], pick), self._ask(nonce)
         self.shell.do(self.registry.seal, to, segment, self.shell.now)
         self._read()
 
@@ -269,11 +274,23 @@ class Walk(RuleBasedStateMachine):
         segment = one([*self.told[nonce], *self.segments], pick)
         job = self.registry.jobs.of_writer(self.registry.shelf.blocks.get(segment))
         if job is not None and job.writer is not None and job.writer.nonce == nonce:
-            writer = job.writer
-            self.naive.excuse(lambda to: to == writer)
+            self.naive.excuse(job.writer.__eq__)
         self.shell.do(self.registry.abort, nonce, segment, self.shell.now)
 
     # ---- work ----------------------------------------------------------------------------
+
+    def _work_off(self) -> None:
+        while self.shell.work:
+            self.shell.finish(next(iter(self.shell.work)))
+            self._read()
+
+    @rule(nonce=sessions, what=files, maps=st.booleans())
+    def load(self, nonce: bytes, what: File, maps: bool) -> None:
+        """Get an array, as far as that goes without a hitch."""
+        self.get(nonce, wanted(what), 0.0, 0.0)
+        self._work_off()
+        for segment in self.told[nonce] if maps else ():
+            self.shell.kernel.attach(segment, nonce)
 
     @precondition(lambda self: self.shell.work)
     @rule(pick=picks, outcome=st.sampled_from(["ok", "ok", "ok", "progress", "fail"]))
@@ -312,25 +329,24 @@ class Walk(RuleBasedStateMachine):
     @rule(nonce=sessions, pick=picks)
     def attach(self, nonce: bytes, pick: int) -> None:
         """Map what was granted, if it is still there."""
-        told = [*self.told[nonce]]
-        if told:
-            self.shell.kernel.attach(one(told, pick), nonce)
+        if self.told[nonce]:
+            self.shell.kernel.attach(one([*self.told[nonce]], pick), nonce)
 
-    @rule(pick=picks, by_name=st.booleans())
-    def stranger(self, pick: int, by_name: bool) -> None:
-        """Let a client fork, or a stranger map a block by its name."""
+    @rule(pick=picks, where=st.sampled_from("fni"))
+    def stranger(self, pick: int, where: str) -> None:
+        """Let a client fork, or a stranger map any block, or an idle one, by its name."""
         kernel = self.shell.kernel
-        found = kernel.named if by_name else {segment for segment, _ in kernel.mappers}
+        forked = {segment for segment, _ in kernel.mappers}
+        found = {"f": forked, "n": kernel.named, "i": self.naive.idle()}[where]
         if found:
             kernel.mappers.add((one(sorted(found), pick), "stranger"))
 
     @rule(pick=picks)
     def unmapped(self, pick: int) -> None:
         """Let a stranger go."""
-        held = sorted(s for s, who in self.shell.kernel.mappers if isinstance(who, str))
+        held = sorted(pair for pair in self.shell.kernel.mappers if isinstance(pair[1], str))
         if held:
-            for who in ("stranger", "earlier", "ambush"):
-                self.shell.unmap(one(held, pick), who)
+            self.shell.unmap(*one(held, pick))
 
     @rule(nonce=sessions)
     def exec(self, nonce: bytes) -> None:
@@ -401,6 +417,7 @@ TestWalk.settings = settings(
     deadline=None,
     derandomize=not WALKS,
     print_blob=True,
+    report_multiple_bugs=False,
     database=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -281,9 +281,15 @@ class Client:
                 break
             with self.holdings.attaching():
                 answers = self._ask_for([wishes[i] for i in left], pin, deadline, report)
-                for i, answer in zip(left, answers, strict=True):
-                    with contextlib.suppress(Vanished):
-                        results[i] = self._take(wishes[i], answer, mode)
+                untaken = dict(zip(left, answers, strict=True))
+                try:
+                    for i in left:
+                        with contextlib.suppress(Vanished):
+                            results[i] = self._take(wishes[i], untaken[i], mode)
+                        del untaken[i]
+                finally:  # Ctrl-C in the middle
+                    for answer in untaken.values():
+                        self._orphan(answer)
         lost = DaemonLost(f"The block vanished {_TRIES} times before it could be mapped.")
         return [results.get(i, lost) for i in range(len(wishes))]
 

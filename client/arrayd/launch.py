@@ -264,10 +264,11 @@ def _start(directory: Path, endpoint: str, deadline: float) -> bool:
             if _OUTGOING in words:
                 return False
             raise NoDaemon(f"The private daemon ended as soon as it was started: {words}")
-    words = _last_line(errors) or _last_line(directory / "log") or "it has said nothing yet"
+    words = _last_line(errors) or _last_line(directory / "log") or "it has said nothing yet."
     raise NoDaemon(
         f"The private daemon (pid {pid}) was started but does not listen at {endpoint} yet: "
-        f"{words} Its log is {directory / 'log'}."
+        f"{words} Its log is {directory / 'log'}.",
+        pid=pid,
     )
 
 

@@ -125,8 +125,21 @@ class Source:
         )
 
     def _key(self) -> tuple[Any, ...]:
-        values = (getattr(self, field.name) for field in fields(self))
-        return tuple((value is None, value) for value in values)  # np.dtype("f8") == None
+        # numpy says that np.dtype("f8") == None: so say first which are None.
+        return (
+            self.dtype is None,
+            self.cast is None,
+            self.path,
+            self.member,
+            self.name,
+            self.format,
+            self.dtype,
+            self.cast,
+            self.overflow,
+            self.rows,
+            self.order,
+            self.options,
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Source) and self._key() == other._key()
@@ -180,12 +193,11 @@ class Source:
     def to_wire(self) -> dict[str, Any]:
         """Return a msgpack-able map of the fields that differ from their defaults."""
         wire: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name, default in _DEFAULTS:
+            value = getattr(self, name)
             # By type first: numpy says that np.dtype("f8") == None.
-            if type(value) is type(field.default) and value == field.default:
-                continue
-            wire[field.name] = descr(value) if isinstance(value, np.dtype) else value
+            if type(value) is not type(default) or value != default:
+                wire[name] = descr(value) if isinstance(value, np.dtype) else value
         return wire
 
     @classmethod
@@ -197,15 +209,18 @@ class Source:
         ValueError, TypeError
             `wire` is no source: the peer is at fault.
         """
-        known = {field.name for field in fields(cls)}
-        if not set(wire) <= known:
-            raise ValueError(f"unknown fields {sorted(set(wire) - known)}")
+        if not wire.keys() <= _KNOWN:
+            raise ValueError(f"unknown fields {sorted(wire.keys() - _KNOWN)}")
         values = {key: _thawed(value) for key, value in wire.items()}
         for key in ("dtype", "cast"):
             if values.get(key) is not None:
                 values[key] = from_descr(values[key])
         _check_wire(values)
         return cls(**values)
+
+
+_DEFAULTS = tuple((field.name, field.default) for field in fields(Source))
+_KNOWN = frozenset(name for name, _ in _DEFAULTS)
 
 
 def descr(dtype: np.dtype[Any]) -> Any:

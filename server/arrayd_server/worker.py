@@ -23,10 +23,11 @@ from typing import Any
 import msgpack
 import numpy as np
 
+import arrayd_server.loaders.engine as engine
 from arrayd.errors import ArraydError, LoadError, SourceChanged, SourceNotFound, to_wire
 from arrayd.source import Source, descr, from_descr
 from arrayd_server import leases, loaders
-from arrayd_server.loaders import cast, engine
+from arrayd_server.loaders import cast
 from arrayd_server.loaders.base import Part, Plan
 
 _PR_SET_PDEATHSIG = 1

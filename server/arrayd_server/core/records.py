@@ -177,7 +177,8 @@ class Wanted:
         found = find(self.alias)
         if found is not None or self.whole is None:
             return found, False
-        return find(self.whole), True
+        found = find(self.whole)
+        return found, found is not None
 
 
 @dataclass(slots=True)

@@ -79,9 +79,10 @@ def probe(source: Source) -> Plan:
     rows = selected(source, shape)
     if not shape:
         return Plan((), dtype, "C", (Part(0, 1),), (name, shape), name)
-    row_bytes = math.prod(shape[1:]) * dtype.itemsize
-    unit = _whole(chunks[0], row_bytes, base.PART_BYTES * abs(rows.step))
-    parts = tuple(Part(*ends) for ends in aligned(rows, unit)) if row_bytes else ()
+    parts: tuple[Part, ...] = ()
+    if row_bytes := math.prod(shape[1:]) * dtype.itemsize:
+        unit = _whole(chunks[0], row_bytes, base.PART_BYTES * abs(rows.step))
+        parts = tuple(Part(*ends) for ends in aligned(rows, unit))
     return Plan((len(rows), *shape[1:]), dtype, "C", parts, (name, shape), name)
 
 
