@@ -35,7 +35,7 @@ class Puppet:
         """Do as told until the string is let go."""
         with self.sock, self.sock.makefile("r") as orders:
             for line in orders:
-                answer = json.dumps(self.perform(json.loads(line)))
+                answer = json.dumps(self.perform(json.loads(line)), default=repr)
                 self.sock.sendall(f"{answer}\n".encode())
 
     def perform(self, code: str) -> dict[str, Any]:

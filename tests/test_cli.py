@@ -277,7 +277,9 @@ def test_evict(served: Daemon, tmp_path: Path, call: Call) -> None:
         assert served.segments == []
     assert call("evict", path)[0] == 1
     call("get", path)
-    assert json.loads(call("evict", "--json", "--block", served.segments[0])[1])["blocks"] == 1
+    code, out, complaint = call("evict", "--json", "--block", served.segments[0])
+    assert (code, complaint) == (0, "")
+    assert json.loads(out) == {"blocks": 1, "bytes": 12288}
 
 
 def test_stop(served: Daemon, call: Call) -> None:

@@ -30,15 +30,15 @@ PIDS = {b"a": 1, b"b": 1, b"c": 2}
 NAMES = ("n", "m")
 
 sessions = st.sampled_from(sorted(PIDS))
-sizes = st.sampled_from([10, 25, 40, 60, 101])
+sizes = st.sampled_from([25, 40, 60, 101])
 picks = st.integers(0, 11)
 names = st.sampled_from(NAMES)
 waits = st.sampled_from([0.0, 1.0, 10.0])
 pins = st.sampled_from([0.0, 0.0, 7.0, math.inf])
 files = st.builds(
-    lambda size, rows: File(f"f{size}", size, rows), sizes, st.sampled_from([None, "half", "full"])
+    lambda size, rows: File(f"f{size}", size, rows), sizes, st.sampled_from([None, None, "half", "full"])
 )
-wishes = st.one_of(st.builds(wanted, files, st.sampled_from("ab")), st.builds(wanted_name, names))
+wishes = st.one_of(st.builds(wanted, files, st.sampled_from("aab")), st.builds(wanted_name, names))
 
 
 def one(items: list[T], pick: int) -> T:
@@ -120,7 +120,7 @@ class Walk(RuleBasedStateMachine):
         if isinstance(reply.body, dict):
             self.told[nonce] = dict(reply.body["holds"])
 
-    @rule(nonce=sessions, pid=st.sampled_from([0, 0, 0, 3]), keep=st.sampled_from("anms"))
+    @rule(nonce=sessions, pid=st.sampled_from([0, 0, 0, 3]), keep=st.sampled_from("aaammns"))
     def hello(self, nonce: bytes, pid: int, keep: str) -> None:
         """Let a client come, or come back: with all, none, the mapped, or too many holds."""
         known = set(self.told[nonce])
@@ -128,6 +128,7 @@ class Walk(RuleBasedStateMachine):
         stated = {"a": known, "n": set(), "m": mapped, "s": known | set(self.segments)}[keep]
         self._hello(nonce, pid or PIDS[nonce], stated)
 
+    @precondition(lambda self: len(self.naive.sessions) > 1)
     @rule(nonce=sessions, unmaps=st.booleans())
     def ended(self, nonce: bytes, unmaps: bool) -> None:
         """Let a client say goodbye with its arrays mapped, or die."""
@@ -220,10 +221,10 @@ class Walk(RuleBasedStateMachine):
         assert isinstance(reply.body, Grant) <= alive
         assert to not in self.naive.owed
 
-    @rule(nonce=sessions, pick=picks, everything=st.booleans())
+    @rule(nonce=sessions, pick=picks, everything=st.sampled_from([False, False, True]))
     def evict(self, nonce: bytes, pick: int, everything: bool) -> None:
         """Ask for memory back: of one block, or of all."""
-        segment, to = one(self.segments, pick), self._ask(nonce)
+        segment, to = one([*sorted(self.naive.idle()), *self.segments], pick), self._ask(nonce)
         self.naive.evicting = True
         self.shell.do(self.registry.evict, to, lambda b: everything or b.segment == segment)
         self.naive.evicting = False
@@ -413,7 +414,7 @@ WALKS = int(os.environ.get("ARRAYD_TEST_WALKS", "0"))
 TestWalk = Walk.TestCase
 TestWalk.settings = settings(
     max_examples=WALKS or 200,
-    stateful_step_count=50,
+    stateful_step_count=80,
     deadline=None,
     derandomize=not WALKS,
     print_blob=True,

@@ -13,7 +13,7 @@ from arrayd.source import from_descr
 from arrayd.spec import Grant
 
 if TYPE_CHECKING:
-    from arrayd.client import Client
+    from arrayd.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Block:
 class Held:
     """A block this process holds: the client's side of the relation *session holds block*."""
 
-    client: Client
+    client: Session
     grant: Grant
     seq: int
     maps: int = 0  # live mappings; changed under the client's lock

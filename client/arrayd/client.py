@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import os
 import secrets
-import threading
 import time
-import warnings
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import launch, process
 from arrayd.array import SharedArray
-from arrayd.connection import Answer, Connection, OutOfTime
-from arrayd.errors import (
-    ArraydError,
-    DaemonLost,
-    LoadTimeout,
-    PrecisionWarning,
-    SpecMismatch,
-    from_wire,
-)
-from arrayd.holdings import Holdings, Release
+from arrayd.connection import Answer
+from arrayd.errors import ArraydError, DaemonLost, SpecMismatch, from_wire
 from arrayd.info import Info
-from arrayd.keeper import Keeper
 from arrayd.mapping import Vanished
 from arrayd.progress import Progress, Reporter, reporter
+from arrayd.session import Session, good
 from arrayd.source import Source, descr
 from arrayd.spec import Grant
 from arrayd.status import Status
 from arrayd.wish import SourceLike, Wish, cut
 
 _TRIES = 5  # times that a block may vanish between grant and attach
-_GRACE = 0.1  # seconds that the daemon's own, better worded timeout has to arrive
 
 
-class Client:
+class Client(Session):
     """A session. Thread-safe; in a forked child it becomes a session of the child.
 
     The methods of the same names as arrayd's functions do what is said there.
@@ -59,17 +43,6 @@ class Client:
     NoDaemon
         None answers.
     """
-
-    def __init__(self, endpoint: str | None = None, *, start: bool = True) -> None:
-        self.endpoint = launch.find(endpoint, start=start)
-        self.daemon: dict[str, Any] = {}
-        self.holdings = Holdings(self, self._ring)
-        self._start = start
-        self._closed = False
-        self._opening = threading.Lock()
-        self._connection: Connection | None = None
-        self._keeper: Keeper | None = None
-        _clients.add(self)
 
     # ---- arrays --------------------------------------------------------------------------
 
@@ -117,13 +90,13 @@ class Client:
         """Have sources loaded without waiting for them; see `arrayd.prefetch`."""
         items = [Wish.of(source, options).to_wire() for source in sources]
         for answer in self._ask("prefetch", None, count=len(items), items=items):
-            _good(answer)
+            good(answer)
 
     def info(self, source: SourceLike, **options: Any) -> Info:
         """Return what a source holds, without loading it; see `arrayd.info`."""
         wish = Wish.of(source, options)
         answer = self._ask("info", None, **wish.to_wire())[0]
-        return Info.from_wire(str(wish.source), _good(answer))
+        return Info.from_wire(str(wish.source), good(answer))
 
     # ---- writing -------------------------------------------------------------------------
 
@@ -163,7 +136,7 @@ class Client:
             replace=replace,
             wait=timeout,
         )[0]
-        out = self.holdings.attach(Grant.from_wire(_good(answer)), "w")
+        out = self.holdings.attach(Grant.from_wire(good(answer)), "w")
         try:
             yield out
             self._seal(out)
@@ -178,7 +151,7 @@ class Client:
         out.flags.writeable = False
         pages.seal()
         answer = self._ask("seal", None, segment=pages.segment)[0]
-        self.holdings.sealed(held, Grant.from_wire(_good(answer)))
+        self.holdings.sealed(held, Grant.from_wire(good(answer)))
 
     # ---- references ----------------------------------------------------------------------
 
@@ -199,7 +172,7 @@ class Client:
         for _ in range(_TRIES):
             with self.holdings.attaching():
                 answer = self._ask("redeem", None, segment=segment, token=token)[0]
-                grant = Grant.from_wire(_good(answer))
+                grant = Grant.from_wire(good(answer))
                 try:
                     return self.holdings.attach(grant, mode)
                 except Vanished:
@@ -213,41 +186,16 @@ class Client:
     ) -> dict[str, int]:
         """Free the blocks of a source; see `arrayd.evict`."""
         wire = None if source is None else Source.of(source, **options).to_wire()
-        answer: dict[str, int] = _good(self._ask("evict", None, source=wire, block=block)[0])
+        answer: dict[str, int] = good(self._ask("evict", None, source=wire, block=block)[0])
         return answer
 
     def status(self) -> Status:
         """Return who holds what; see `arrayd.status`."""
-        return Status.from_wire(_good(self._ask("status", None)[0]))
+        return Status.from_wire(good(self._ask("status", None)[0]))
 
     def stop(self) -> int:
         """Stop the daemon, as SIGTERM does; return its pid."""
-        return int(_good(self._ask("stop", None)[0])["pid"])
-
-    def close(self) -> None:
-        """End the session: all its holds end. Arrays stay readable until they are dropped."""
-        self._closed = True
-        keeper, connection = self._keeper, self._connection
-        self._keeper = self._connection = None
-        if keeper is not None:
-            keeper.close()
-        if connection is not None:
-            connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else f"daemon {self.daemon.get('pid', 'not met yet')}"
-        return f"<arrayd.Client {self.endpoint}, {state}>"
+        return int(good(self._ask("stop", None)[0])["pid"])
 
     # ---- getting -------------------------------------------------------------------------
 
@@ -324,104 +272,10 @@ class Client:
         except Vanished:
             self.holdings.orphan(grant)
             raise
-        if grant.lost:
-            warnings.warn(
-                f"{wish.source}: {wish.source.cast} has too few bits: {grant.lost} of "
-                f"{whole.size} values were changed by the cast.",
-                PrecisionWarning,
-                stacklevel=6,
-            )
         try:
             return cut(whole, grant, wish.source)
         except SpecMismatch as error:
             return error
-
-    # ---- the session ---------------------------------------------------------------------
-
-    def collect(self) -> None:
-        """Give back the holds whose last array is gone; the keeper calls this."""
-        releases = self.holdings.finished()
-        if releases:
-            self._tell("release", holds=releases)
-
-    def _session(self) -> Connection:
-        """Return the connection; open it at the first call of this process."""
-        with self._opening:
-            if self._closed:
-                raise DaemonLost("This client is closed.")
-            if self._connection is None:
-                self._connection = Connection(
-                    self.endpoint,
-                    secrets.token_bytes(16),
-                    self._hello,
-                    self._welcome,
-                    self._orphan,
-                )
-                self._keeper = Keeper(self._connection, self.collect)
-            return self._connection
-
-    def _ask(
-        self,
-        op: str,
-        timeout: float | None,
-        *,
-        label: str = "",
-        count: int = 1,
-        report: Reporter | None = None,
-        **fields: Any,
-    ) -> list[Answer]:
-        """Send a request, the pending releases ahead of it, and wait for its answers."""
-        connection = self._session()
-        if connection.lost_at and self._start:
-            launch.ensure(self.endpoint)
-        releases: list[Release] = self.holdings.finished()
-        ahead = connection.frame("release", holds=releases) if releases else None
-        deadline = None if timeout is None else time.monotonic() + timeout + _GRACE
-        try:
-            return connection.ask(op, deadline, count=count, ahead=ahead, report=report, **fields)
-        except OutOfTime:
-            raise LoadTimeout(
-                f"{label or op}: not there in time (timeout={timeout:.3g} s)."
-            ) from None
-
-    def _tell(self, op: str, **fields: Any) -> None:
-        with contextlib.suppress(DaemonLost):  # closed: the session's end says it all
-            self._session().tell(op, **fields)
-
-    def _ring(self) -> None:
-        keeper = self._keeper
-        if keeper is not None:
-            keeper.ring()
-
-    def _orphan(self, answer: Answer) -> None:
-        body = answer.get("ok")
-        if isinstance(body, dict) and "segment" in body:
-            self.holdings.orphan(Grant.from_wire(body))
-
-    def _hello(self) -> dict[str, Any]:
-        pid = os.getpid()
-        return {
-            "pid": pid,
-            "start": process.start_time(pid),
-            "program": process.program(),
-            "shm": os.stat("/dev/shm").st_dev,
-            "holds": self.holdings.stated(),
-        }
-
-    def _welcome(self, answer: Answer) -> None:
-        self.holdings.welcomed(answer["holds"])
-        self.daemon = {key: answer[key] for key in ("pid", "version", "run", "leases")}
-
-    def _forked(self) -> None:
-        """In the child: the session is the parent's; the arrays are ours as well."""
-        if self._connection is not None:
-            self._connection.abandon()
-            _inherited.append(self._connection)
-        if self._keeper is not None:
-            self._keeper.abandon()
-        self._connection = self._keeper = None
-        self._opening = threading.Lock()
-        self.holdings.forked()
 
 
 def _segment(shared: SharedArray) -> str:
@@ -433,40 +287,3 @@ def _raise_first(results: list[Any]) -> None:
     for result in results:
         if isinstance(result, ArraydError):
             raise result
-
-
-def _good(answer: Answer) -> Any:
-    """Return the result in an answer, or raise the error."""
-    if "err" in answer:
-        raise from_wire(answer["err"])
-    return answer["ok"]
-
-
-_clients: weakref.WeakSet[Client] = weakref.WeakSet()
-_inherited: list[Connection] = []  # a child must not close its parent's sockets
-
-
-def _close_all() -> None:
-    """At exit: say goodbye. Pages stay mapped, for views of them may still be alive."""
-    for client in list(_clients):
-        client.close()
-
-
-def _lock_all() -> None:
-    """Before a fork: let no thread be in the middle of a change of the tables."""
-    for client in list(_clients):
-        client.holdings.lock.acquire()
-
-
-def _unlock_all() -> None:
-    for client in list(_clients):
-        client.holdings.lock.release()
-
-
-def _forked_all() -> None:
-    for client in list(_clients):
-        client._forked()
-
-
-atexit.register(_close_all)
-os.register_at_fork(before=_lock_all, after_in_parent=_unlock_all, after_in_child=_forked_all)

@@ -21,7 +21,7 @@ from arrayd.source import Source
 from arrayd.spec import Grant
 
 if TYPE_CHECKING:
-    from arrayd.client import Client
+    from arrayd.session import Session
 
 _T = TypeVar("_T")
 
@@ -40,7 +40,7 @@ class Holdings:
         Wakes the keeper; allowed inside a garbage collection.
     """
 
-    def __init__(self, client: Client, ring: Callable[[], None]) -> None:
+    def __init__(self, client: Session, ring: Callable[[], None]) -> None:
         self.lock = threading.RLock()
         self._client = client
         self._ring = ring

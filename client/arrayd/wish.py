@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from arrayd.array import SharedArray
-from arrayd.errors import AccessDenied, BadFile, SourceNotFound, SpecMismatch
+from arrayd.errors import AccessDenied, BadFile, PrecisionWarning, SourceNotFound, SpecMismatch
 from arrayd.protocol import Stat
 from arrayd.source import Source
 from arrayd.spec import Grant
@@ -47,19 +49,34 @@ class Wish:
 
 
 def cut(whole: SharedArray, grant: Grant, source: Source) -> SharedArray:
-    """Apply ``rows=`` where the block holds more than was asked for.
+    """Apply ``rows=`` where the block holds more than was asked for; warn of a lossy cast.
 
     Raises
     ------
     SpecMismatch
         The block is 0-d.
     """
+    if grant.lost:
+        _warn_of_loss(whole, grant, source)
     if source.rows is None or not (grant.window or source.name is not None):
         return whole
     if whole.ndim == 0:
         raise SpecMismatch(f"{source}: rows= needs an array of at least one dimension, not 0-d.")
     result: SharedArray = whole[source.slice]
     return result
+
+
+def _warn_of_loss(whole: SharedArray, grant: Grant, source: Source) -> None:
+    """Warn at the caller's line, which is the first one outside arrayd."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("arrayd."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        f"{source}: {source.cast} has too few bits: {grant.lost} of {whole.size} values were "
+        "changed by the cast.",
+        PrecisionWarning,
+        stacklevel=level,
+    )
 
 
 def _stat(path: str) -> Stat:

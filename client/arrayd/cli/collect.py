@@ -1,0 +1,72 @@
+"""``arrayd collect``: many files into one HDF5 file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+import arrayd
+from arrayd.cli.common import Subparsers, add_command, parse_dtype, parse_option
+from arrayd.collect import COMPRESSIONS, collect
+from arrayd.source import FORMATS
+from arrayd.units import format_bytes
+
+HELP = "load many files in parallel and write them into one HDF5 file"
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(subparsers, "collect", HELP)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="or FILE:MEMBER")
+    parser.add_argument("-o", "--out", required=True, metavar="OUT.h5", help="replaced at the end")
+    parser.add_argument(
+        "--dtype", type=parse_dtype, help="the type in the files: f4, chr:S10,pos:i4 or a list"
+    )
+    parser.add_argument("--cast", type=parse_dtype, metavar="DTYPE", help="the type wanted")
+    parser.add_argument("--format", choices=FORMATS, help="of the files; default: by the suffix")
+    parser.add_argument(
+        "--option",
+        dest="options",
+        type=parse_option,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the format, such as skiprows=1; may be repeated",
+    )
+    parser.add_argument("--compression", choices=(*COMPRESSIONS, "none"), default="none")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collect, with a bar on a terminal, and say in one line what was written."""
+    given = {key: getattr(args, key) for key in ("dtype", "cast", "format")}
+    options = {key: value for key, value in given.items() if value is not None}
+    begin = time.monotonic()
+    with arrayd.connect(args.endpoint) as client, _bar() as bar:
+        names = collect(
+            client,
+            args.files,
+            args.out,
+            compression=None if args.compression == "none" else args.compression,
+            written=lambda done, total: _advance(bar, done, total),
+            **options,
+            **dict(args.options),
+        )
+    seconds = time.monotonic() - begin
+    plural = "" if len(names) == 1 else "s"
+    size = format_bytes(os.path.getsize(args.out))
+    print(f"{args.out}: {len(names)} dataset{plural}, {size}, {seconds:.1f} s")
+    return 0
+
+
+def _bar() -> Any:
+    # disable=None: no bar where standard error is no terminal
+    return tqdm(unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None)
+
+
+def _advance(bar: Any, done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)

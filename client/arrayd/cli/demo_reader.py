@@ -1,0 +1,78 @@
+"""A user's script, as small as it can be: the processes that ``arrayd demo`` starts.
+
+``python -m arrayd.cli.demo_reader ENDPOINT DTYPE FILE…`` gets the arrays and says in a line
+of JSON how long that took and what it sees in them. Then it holds them, and for each line
+of input says how much memory they take, until the input ends. ``DTYPE`` may be empty.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+import arrayd
+from arrayd.cli.common import parse_dtype
+from arrayd.errors import to_wire
+
+
+def main(endpoint: str, dtype: str, *files: str) -> int:
+    """Get, hold, measure."""
+    begin = time.perf_counter()
+    options = {"dtype": parse_dtype(dtype)} if dtype else {}
+    try:
+        arrays = arrayd.connect(endpoint).get_many(files, **options)
+    except arrayd.ArraydError as error:
+        _say(error=to_wire(error))
+        return 1
+    seconds = time.perf_counter() - begin
+    _say(seconds=seconds, checksums=[checksum(array) for array in arrays])
+    for _ in sys.stdin:
+        _say(**memory(array.block.name for array in arrays))
+    return 0
+
+
+def checksum(array: np.ndarray[Any, Any]) -> int:
+    """Return the CRC-32 of an array's values, in C order; it reads every page."""
+    flat = np.ravel(array).view(np.ndarray)
+    return zlib.crc32(flat.view(np.uint8)) if flat.size else 0
+
+
+def memory(segments: Iterable[str]) -> dict[str, int]:
+    """Return what this process's mappings of segments take, in bytes.
+
+    ``mapped`` is what it sees (Rss); ``share`` is its fair share of the memory behind it
+    (Pss: each page divided by the number of processes that map it). From
+    ``/proc/self/smaps``, proc(5).
+    """
+    wanted = {f"/dev/shm/{segment}" for segment in segments}
+    taken = {"Rss": 0, "Pss": 0}
+    for path, key, kib in _smaps():
+        if path in wanted and key in taken:
+            taken[key] += kib * 1024
+    return {"mapped": taken["Rss"], "share": taken["Pss"]}
+
+
+def _smaps() -> Iterator[tuple[str, str, int]]:
+    """Yield the file behind each mapping with each of its counts, in KiB."""
+    path = ""
+    with open("/proc/self/smaps") as lines:
+        for line in lines:
+            words = line.split(maxsplit=5)
+            if not words[0].endswith(":"):  # 7f17…-7f17… r--s 00000000 00:1b 276  /dev/shm/…
+                path = words[5].strip() if len(words) > 5 else ""
+            elif words[-1] == "kB":
+                yield path, words[0][:-1], int(words[1])
+
+
+def _say(**words: Any) -> None:
+    print(json.dumps(words), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

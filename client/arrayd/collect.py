@@ -1,0 +1,371 @@
+"""Many files into one HDF5 file, through the daemon; see `collect`.
+
+The files are loaded in parallel by the daemon's loader processes, ahead of the one that
+is being written, in no more than half of its budget.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from arrayd.array import SharedArray
+from arrayd.client import Client
+from arrayd.errors import (
+    AccessDenied,
+    ArraydError,
+    LoaderCrashed,
+    SourceChanged,
+    SourceError,
+    SpecMismatch,
+)
+from arrayd.info import Info
+from arrayd.naming import dataset_names
+from arrayd.protocol import PACKAGE_VERSION
+from arrayd.source import Source, descr
+from arrayd.wish import SourceLike
+
+if TYPE_CHECKING:
+    import h5py
+
+COMPRESSIONS = ("gzip", "lzf")
+
+_WRITE_BYTES = 32 << 20  # at a time: bounds h5py's copies, and the wait for a Ctrl-C
+_BLOCK_EXTRA = 16 << 10  # a block's footer, metadata and padding, at most
+_PROBES = 8  # files looked into at a time
+
+_BAD_INPUT = (SourceError, LoaderCrashed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """A file to collect: what it holds, and the state it was in when that was found."""
+
+    source: Source
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    stat: os.stat_result
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What is loaded at once: an input, or rows of one that is too large."""
+
+    input: _Input
+    source: Source
+    start: int  # its first row
+    cost: int  # bytes in the daemon's memory
+
+
+def collect(
+    client: Client,
+    files: Iterable[SourceLike],
+    out: str | os.PathLike[str],
+    *,
+    compression: str | None = None,
+    written: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> list[str]:
+    """Write the arrays of many files into one HDF5 file, a dataset for each.
+
+    `out` is replaced when all is written, or stays as it was. At most half of the daemon's
+    budget is held; a file that is larger is loaded in several parts, by rows.
+
+    Parameters
+    ----------
+    client
+        Session with the daemon that loads them.
+    files
+        Sources as for `arrayd.get`, no published blocks. The same one twice counts once.
+    out
+        The HDF5 file. Its datasets are named as `dataset_names` says and have the
+        attributes ``source`` (path, and member), ``bytes`` (of the file), ``mtime`` (of the
+        file, ISO 8601, UTC), ``dtype`` (as `numpy.lib.format.dtype_to_descr` has it) and
+        ``arrayd_version``.
+    compression
+        ``"gzip"``, ``"lzf"`` or None.
+    written
+        Called with bytes written and bytes in total.
+    options
+        Those of `arrayd.get` that say how a file is read: ``dtype=``, ``cast=``, …
+
+    Returns
+    -------
+    list of str
+        The names of the datasets.
+
+    Raises
+    ------
+    SourceError, LoaderCrashed
+        A file cannot be had: all bad ones are named.
+    LoadError, DaemonError
+        As for `arrayd.get`.
+    ArraydError
+        `out` cannot be written.
+    """
+    sources = list(dict.fromkeys(Source.of(file, **options) for file in files))
+    inputs = _probe(client, sources)
+    pieces = _divide(inputs, client.status().budget // 2)
+    with _replacing(os.path.realpath(out)) as fresh:
+        _write(client, pieces, fresh, compression, _meter(inputs, written))
+    return [one.name for one in inputs]
+
+
+# ---- what there is to do -----------------------------------------------------------------
+
+
+def _probe(client: Client, sources: Sequence[Source]) -> list[_Input]:
+    """Look into all files; nothing is loaded if one of them is bad."""
+
+    def look(named: tuple[Source, str]) -> _Input | ArraydError:
+        try:
+            return _input(client, *named)
+        except _BAD_INPUT as error:
+            return error
+
+    _refuse_published(sources)
+    with ThreadPoolExecutor(_PROBES) as pool:
+        found = list(pool.map(look, zip(sources, dataset_names(sources), strict=True)))
+    _raise_all([one for one in found if isinstance(one, ArraydError)], len(found))
+    return [one for one in found if isinstance(one, _Input)]
+
+
+def _refuse_published(sources: Sequence[Source]) -> None:
+    for source in sources:
+        if source.name is not None:
+            raise SpecMismatch(f"{source}: a published block comes from no file. Collect files.")
+
+
+def _input(client: Client, source: Source, name: str) -> _Input:
+    info = client.info(source)  # first, for its errors say more than those of stat
+    shape, dtype = _one_array(source, info)
+    _check_storable(source, dtype)
+    return _Input(source, name, shape, dtype, os.stat(source.path))
+
+
+def _one_array(source: Source, info: Info) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    if info.shape is None or info.dtype is None:
+        names = ", ".join(member.name for member in info.members)
+        raise SpecMismatch(f"{source} holds several arrays: add :NAME, one of {names}.")
+    return info.shape, info.dtype
+
+
+def _check_storable(source: Source, dtype: np.dtype[Any]) -> None:
+    import h5py  # here: importing arrayd must stay cheap
+
+    try:
+        h5py.h5t.py_create(dtype, logical=True)
+    except TypeError:
+        raise SpecMismatch(
+            f"{source}: HDF5 has no type for {dtype}. Use bytes (S10) for text, integers for times."
+        ) from None
+
+
+def _divide(inputs: Sequence[_Input], room: int) -> list[_Piece]:
+    """Return the inputs as pieces that fit into `room` bytes, as far as rows can do that."""
+    pieces: list[_Piece] = []
+    for one in inputs:
+        cost = one.nbytes + _BLOCK_EXTRA
+        if cost <= room or not one.shape:
+            pieces.append(_Piece(one, one.source, 0, cost))
+            continue
+        row = one.nbytes // one.shape[0]
+        step = max(1, (room // 2 - _BLOCK_EXTRA) // row)  # two at a time: one loads, one is written
+        for start in range(0, one.shape[0], step):
+            stop = min(start + step, one.shape[0])
+            pieces.append(_Piece(one, _cut(one, start, stop), start, (stop - start) * row))
+    return pieces
+
+
+def _cut(one: _Input, start: int, stop: int) -> Source:
+    """Return the source of rows `start` to `stop` of an input, which may have ``rows=``."""
+    assert one.source.rows is None or not one.source.rows[2], "the command line has no steps"
+    first = (one.source.rows or (0,))[0] or 0
+    return replace(one.source, rows=(first + start, first + stop, None))
+
+
+# ---- doing it ----------------------------------------------------------------------------
+
+
+def _write(
+    client: Client,
+    pieces: Sequence[_Piece],
+    path: str,
+    compression: str | None,
+    count: Callable[[int], None],
+) -> None:
+    import h5py
+
+    bad: list[ArraydError] = []
+    with h5py.File(path, "w", locking=False) as file:  # nobody else knows its name
+        for piece, array in _stream(client, pieces, client.status().budget // 2):
+            if isinstance(array, ArraydError):
+                bad.append(array)
+            elif not bad:  # else it is loaded only to see whether it can be
+                _store(file, piece, array, compression, count)
+        _raise_all(bad, len({id(piece.input) for piece in pieces}))
+
+
+def _stream(
+    client: Client, pieces: Iterable[_Piece], room: int
+) -> Iterator[tuple[_Piece, SharedArray | ArraydError]]:
+    """Yield each piece with its array, or error; the next ones load meanwhile.
+
+    An array is released when the next one is asked for. No more than `room` bytes are
+    asked for at a time, unless one piece alone is larger.
+    """
+    todo, coming, asked = deque(pieces), deque[_Piece](), 0
+    while todo or coming:
+        fresh: list[_Piece] = []
+        while todo and (asked == 0 or asked + todo[0].cost <= room):
+            fresh.append(todo.popleft())
+            asked += fresh[-1].cost
+        with contextlib.suppress(SourceError):  # the get below says it
+            client.prefetch(*(piece.source for piece in fresh))
+        coming += fresh
+        piece = coming.popleft()
+        array = _load(client, piece)
+        yield piece, array
+        if isinstance(array, SharedArray):
+            client.release(array)
+        del array
+        asked -= piece.cost
+
+
+def _load(client: Client, piece: _Piece) -> SharedArray | ArraydError:
+    try:
+        array = client.get(piece.source)
+        _check_unchanged(piece.input)
+    except _BAD_INPUT as error:
+        return error
+    return array
+
+
+def _check_unchanged(one: _Input) -> None:
+    now = os.stat(one.source.path)
+    if (now.st_ino, now.st_size, now.st_mtime_ns) != (
+        one.stat.st_ino,
+        one.stat.st_size,
+        one.stat.st_mtime_ns,
+    ):
+        raise SourceChanged(f"{one.source.path} changed while it was collected. Collect it again.")
+
+
+def _store(
+    file: h5py.File,
+    piece: _Piece,
+    array: SharedArray,
+    compression: str | None,
+    count: Callable[[int], None],
+) -> None:
+    """Write a piece in blocks of rows; its first one makes the dataset."""
+    one = piece.input
+    dataset = file[one.name] if piece.start else _dataset(file, one, compression)
+    if not one.shape:
+        dataset[()] = array
+        count(array.nbytes)
+        return
+    row = max(1, one.nbytes // max(1, one.shape[0]))
+    step = max(1, _WRITE_BYTES // row)
+    if dataset.chunks:  # whole chunks, for each one is compressed as often as it is touched
+        step = -(-step // dataset.chunks[0]) * dataset.chunks[0]
+    for start in range(0, len(array) if array.size else 0, step):
+        block = array[start : start + step]
+        dataset[piece.start + start : piece.start + start + len(block)] = block
+        count(block.nbytes)
+
+
+def _dataset(file: h5py.File, one: _Input, compression: str | None) -> h5py.Dataset:
+    # HDF5 has filters for chunked data only, and chunks only where there are elements.
+    filters = {"compression": compression, "shuffle": True} if compression and one.nbytes else {}
+    dataset = file.create_dataset(one.name, one.shape, one.dtype, **(filters if one.shape else {}))
+    dataset.attrs["source"] = str(one.source)
+    dataset.attrs["bytes"] = one.stat.st_size
+    dataset.attrs["mtime"] = datetime.fromtimestamp(one.stat.st_mtime, UTC).isoformat()
+    dataset.attrs["dtype"] = str(descr(one.dtype))
+    dataset.attrs["arrayd_version"] = PACKAGE_VERSION
+    return dataset
+
+
+def _meter(
+    inputs: Sequence[_Input], written: Callable[[int, int], None] | None
+) -> Callable[[int], None]:
+    total, done = sum(one.nbytes for one in inputs), 0
+
+    def count(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if written is not None:
+            written(done, total)
+
+    return count
+
+
+def _raise_all(errors: Sequence[ArraydError], total: int) -> None:
+    """Raise the one error, or one that names all bad files."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        words = " ".join(f"({n}) {error}" for n, error in enumerate(errors, 1))
+        raise type(errors[0])(f"{len(errors)} of {total} files cannot be collected: {words}")
+
+
+# ---- the file that is replaced ---------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[str]:
+    """Give the path of a new file, which takes the place of `path` only if all goes well.
+
+    It lies in the same folder, for a rename is atomic within a file system only, and is on
+    the disk before it is renamed.
+    """
+    folder, name = os.path.split(path)
+    fresh = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.part")
+    try:
+        with _explained(path):
+            if os.path.isdir(path):
+                raise IsADirectoryError(None, "it is a directory")
+            open(fresh, "xb").close()
+            yield fresh
+            _sync(fresh)
+            os.replace(fresh, path)
+            _sync(folder)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(fresh)
+
+
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Say which file could not be written, and why; h5py's own words fill a page."""
+    try:
+        yield
+    except ArraydError:  # some of them are OSErrors as well
+        raise
+    except (OSError, RuntimeError) as error:  # RuntimeError: h5py, from a close on a full disk
+        reason = getattr(error, "strerror", None) or str(error).strip()
+        kind = AccessDenied if isinstance(error, PermissionError) else ArraydError
+        raise kind(f"{path} cannot be written, and is as it was: {reason}.") from error
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

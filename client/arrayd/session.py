@@ -1,0 +1,198 @@
+"""`Session`: the connection, the keeper, and what happens to them in a fork or at exit."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import secrets
+import threading
+import time
+import weakref
+from types import TracebackType
+from typing import Any, Self
+
+from arrayd import launch, process
+from arrayd.connection import Answer, Connection, OutOfTime
+from arrayd.errors import DaemonLost, LoadTimeout, from_wire
+from arrayd.holdings import Holdings, Release
+from arrayd.keeper import Keeper
+from arrayd.progress import Reporter
+from arrayd.spec import Grant
+
+_GRACE = 0.1  # seconds that the daemon's own, better worded timeout has to arrive
+
+
+class Session:
+    """A session with the daemon, opened at the first call of each process.
+
+    Parameters
+    ----------
+    endpoint
+        Of the daemon, ``ipc://…``; None: found as `arrayd.connect` says.
+    start
+        Whether a private daemon may be started.
+
+    Raises
+    ------
+    NoDaemon
+        None answers.
+    """
+
+    def __init__(self, endpoint: str | None = None, *, start: bool = True) -> None:
+        self.endpoint = launch.find(endpoint, start=start)
+        self.daemon: dict[str, Any] = {}
+        self.holdings = Holdings(self, self._ring)
+        self._start = start
+        self._closed = False
+        self._opening = threading.Lock()
+        self._connection: Connection | None = None
+        self._keeper: Keeper | None = None
+        _clients.add(self)
+
+    def close(self) -> None:
+        """End the session: all its holds end. Arrays stay readable until they are dropped."""
+        self._closed = True
+        keeper, connection = self._keeper, self._connection
+        self._keeper = self._connection = None
+        if keeper is not None:
+            keeper.close()
+        if connection is not None:
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"daemon {self.daemon.get('pid', 'not met yet')}"
+        return f"<arrayd.Client {self.endpoint}, {state}>"
+
+    def collect(self) -> None:
+        """Give back the holds whose last array is gone; the keeper calls this."""
+        releases = self.holdings.finished()
+        if releases:
+            self._tell("release", holds=releases)
+
+    def _session(self) -> Connection:
+        """Return the connection; open it at the first call of this process."""
+        with self._opening:
+            if self._closed:
+                raise DaemonLost("This client is closed.")
+            if self._connection is None:
+                self._connection = Connection(
+                    self.endpoint,
+                    secrets.token_bytes(16),
+                    self._hello,
+                    self._welcome,
+                    self._orphan,
+                )
+                self._keeper = Keeper(self._connection, self.collect)
+            return self._connection
+
+    def _ask(
+        self,
+        op: str,
+        timeout: float | None,
+        *,
+        label: str = "",
+        count: int = 1,
+        report: Reporter | None = None,
+        **fields: Any,
+    ) -> list[Answer]:
+        """Send a request, the pending releases ahead of it, and wait for its answers."""
+        connection = self._session()
+        if connection.lost_at and self._start:
+            launch.ensure(self.endpoint)
+        releases: list[Release] = self.holdings.finished()
+        ahead = connection.frame("release", holds=releases) if releases else None
+        deadline = None if timeout is None else time.monotonic() + timeout + _GRACE
+        try:
+            return connection.ask(op, deadline, count=count, ahead=ahead, report=report, **fields)
+        except OutOfTime:
+            raise LoadTimeout(
+                f"{label or op}: not there in time (timeout={timeout:.3g} s)."
+            ) from None
+
+    def _tell(self, op: str, **fields: Any) -> None:
+        with contextlib.suppress(DaemonLost):  # closed: the session's end says it all
+            self._session().tell(op, **fields)
+
+    def _ring(self) -> None:
+        keeper = self._keeper
+        if keeper is not None:
+            keeper.ring()
+
+    def _orphan(self, answer: Answer) -> None:
+        body = answer.get("ok")
+        if isinstance(body, dict) and "segment" in body:
+            self.holdings.orphan(Grant.from_wire(body))
+
+    def _hello(self) -> dict[str, Any]:
+        pid = os.getpid()
+        return {
+            "pid": pid,
+            "start": process.start_time(pid),
+            "program": process.program(),
+            "shm": os.stat("/dev/shm").st_dev,
+            "holds": self.holdings.stated(),
+        }
+
+    def _welcome(self, answer: Answer) -> None:
+        self.holdings.welcomed(answer["holds"])
+        self.daemon = {key: answer[key] for key in ("pid", "version", "run", "leases")}
+
+    def _forked(self) -> None:
+        """In the child: the session is the parent's; the arrays are ours as well."""
+        if self._connection is not None:
+            self._connection.abandon()
+            _inherited.append(self._connection)
+        if self._keeper is not None:
+            self._keeper.abandon()
+        self._connection = self._keeper = None
+        self._opening = threading.Lock()
+        self.holdings.forked()
+
+
+def good(answer: Answer) -> Any:
+    """Return the result in an answer, or raise the error."""
+    if "err" in answer:
+        raise from_wire(answer["err"])
+    return answer["ok"]
+
+
+_clients: weakref.WeakSet[Session] = weakref.WeakSet()
+_inherited: list[Connection] = []  # a child must not close its parent's sockets
+
+
+def _close_all() -> None:
+    """At exit: say goodbye. Pages stay mapped, for views of them may still be alive."""
+    for client in list(_clients):
+        client.close()
+
+
+def _lock_all() -> None:
+    """Before a fork: let no thread be in the middle of a change of the tables."""
+    for client in list(_clients):
+        client.holdings.lock.acquire()
+
+
+def _unlock_all() -> None:
+    for client in list(_clients):
+        client.holdings.lock.release()
+
+
+def _forked_all() -> None:
+    for client in list(_clients):
+        client._forked()
+
+
+atexit.register(_close_all)
+os.register_at_fork(before=_lock_all, after_in_parent=_unlock_all, after_in_child=_forked_all)

@@ -1,0 +1,184 @@
+"""While a load is under way: progress, timeouts, Ctrl-C, and who still waits for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import arrayd
+from tests.fixtures import Daemon
+from tests.helpers import (
+    SLOW,
+    SLOW_ROWS,
+    Stage,
+    frozen_load,
+    leaves_nothing_behind,
+    only_block,
+    pids,
+    raised,
+    save,
+    wait_until,
+)
+
+SUM = 6.0 * SLOW_ROWS
+
+
+def getting(path: Path, options: str = "") -> str:
+    """Return the code by which a puppet gets the slow file, and its sum."""
+    return f"a = arrayd.get({str(path)!r}, quotechar=chr(34), {options}); float(a.sum())"
+
+
+def test_progress(client: arrayd.Client, slow_file: Path) -> None:
+    """The function is told of growing numbers of rows, in this thread, ten times a second."""
+    seen: list[tuple[float, arrayd.Progress, int]] = []
+
+    def note(progress: arrayd.Progress) -> None:
+        seen.append((time.monotonic(), progress, threading.get_ident()))
+
+    got = client.get(slow_file, progress=note, **SLOW)
+    done = [progress.done for _, progress, _ in seen]
+    assert len(seen) >= 2
+    assert done == sorted(done)
+    assert {progress.total for _, progress, _ in seen} == {len(got)}
+    assert {str(progress.source) for _, progress, _ in seen} == {str(slow_file)}
+    assert {thread for _, _, thread in seen} == {threading.get_ident()}
+    times = [at for at, _, _ in seen]
+    assert min(np.diff(times)) >= 0.1
+    del got
+
+
+def test_progress_as_a_bar(
+    client: arrayd.Client, slow_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """progress=True shows a bar on standard error, and nothing on standard output."""
+    assert client.get(slow_file, progress=True, **SLOW).sum() == SUM
+    shown = capsys.readouterr()
+    assert "slow.txt" in shown.err
+    assert shown.out == ""
+
+
+def test_an_exception_in_progress_cancels(client: arrayd.Client, slow_file: Path) -> None:
+    """What the function raises comes out of get, and no load, block or hold remains."""
+
+    def stop(progress: arrayd.Progress) -> None:
+        raise ZeroDivisionError(f"at {progress.done}")
+
+    with pytest.raises(ZeroDivisionError, match="at "):
+        client.get(slow_file, progress=stop, **SLOW)
+    leaves_nothing_behind(client)
+    assert client.status().counters["loads"] == 0
+
+
+def test_ctrl_c_cancels(
+    client: arrayd.Client, daemon: Daemon, puppets: Stage, slow_file: Path
+) -> None:
+    """Ctrl-C ends the wait and the load; the same session goes on to get other things."""
+    one = puppets(daemon)
+    one.send(getting(slow_file))
+    with frozen_load(daemon, client):
+        one.interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            one.reply()
+    leaves_nothing_behind(client)
+    assert one("float(arrayd.put(np.ones(3)).sum())") == 3
+
+
+def test_timeout(client: arrayd.Client, daemon: Daemon, slow_file: Path, tmp_path: Path) -> None:
+    """timeout= ends a wait in time with LoadTimeout, and the load with it."""
+    save(tmp_path / "x.npy", np.ones(3))
+    client.get(tmp_path / "x.npy")
+    client.evict(tmp_path / "x.npy")
+    error, seconds = raised(lambda: client.get(slow_file, timeout=0.1, **SLOW))
+    assert isinstance(error, arrayd.LoadTimeout)
+    assert "slow.txt" in str(error)
+    assert "0.1" in str(error)
+    assert 0.1 <= seconds < 2
+    leaves_nothing_behind(client)
+
+
+def test_the_first_asker_dies(
+    client: arrayd.Client, daemon: Daemon, puppets: Stage, slow_file: Path
+) -> None:
+    """A load goes on for those who joined it when the one who began it is killed."""
+    first, second = puppets(daemon), puppets(daemon)
+    first.send(getting(slow_file))
+    wait_until(lambda: client.status().jobs or client.status().blocks, "the first has asked")
+    second.send(getting(slow_file))
+    with frozen_load(daemon, client):
+        wait_until(lambda: len(only_block(client).waiters) == 2, "both wait")
+        first.kill()
+        wait_until(lambda: len(only_block(client).waiters) == 1, "one waits")
+    assert second.reply() == SUM
+    counters = client.status().counters
+    assert counters | {"requests": 2, "joins": 1, "loads": 1} == counters
+    assert pids(only_block(client)) == [second.pid]
+
+
+def test_the_last_waiter_dies(
+    client: arrayd.Client, daemon: Daemon, puppets: Stage, slow_file: Path
+) -> None:
+    """A load that nobody waits for any more is cancelled, and leaves nothing."""
+    one = puppets(daemon)
+    one.send(getting(slow_file))
+    with frozen_load(daemon, client):
+        one.kill()
+    leaves_nothing_behind(client)
+    assert client.status().counters["loads"] == 0
+
+
+def test_a_cancelled_load_can_be_asked_for_again(
+    client: arrayd.Client, daemon: Daemon, slow_file: Path
+) -> None:
+    """A get that comes while the cancelled load is still being stopped makes a new one."""
+    with pytest.raises(arrayd.LoadTimeout), frozen_load_of(client, daemon, slow_file):
+        pass
+    assert client.get(slow_file, **SLOW).sum() == SUM
+    assert client.status().counters["loads"] == 1
+
+
+class frozen_load_of:  # noqa: N801 - a context manager, used like a function
+    """Begin a load in a thread, freeze it, and give it up while it is frozen."""
+
+    def __init__(self, client: arrayd.Client, daemon: Daemon, path: Path) -> None:
+        self._client, self._daemon, self._path = client, daemon, path
+
+    def __enter__(self) -> None:
+        with arrayd.connect(self._daemon.endpoint) as other:
+            thread = threading.Thread(target=self._give_up, args=(other,))
+            thread.start()
+            with frozen_load(self._daemon, self._client):
+                thread.join()
+        raise arrayd.LoadTimeout("given up")
+
+    def __exit__(self, *_: object) -> None:
+        """Never reached: entering raises."""
+
+    def _give_up(self, other: arrayd.Client) -> None:
+        with pytest.raises(arrayd.LoadTimeout):
+            other.get(self._path, timeout=1.5, **SLOW)
+
+
+def test_threads_share_a_session(client: arrayd.Client, slow_file: Path, tmp_path: Path) -> None:
+    """Threads of one client wait side by side: a short load does not wait for a long one."""
+    wanted = [save(tmp_path / f"{i}.npy", np.full(1000, i)).sum() for i in range(8)]
+    sums: dict[int, float] = {}
+
+    def get(number: int) -> None:
+        sums[number] = float(client.get(tmp_path / f"{number}.npy").sum())
+
+    slow = threading.Thread(target=lambda: sums.update({-1: float(client.get(slow_file, **SLOW).sum())}))
+    slow.start()
+    wait_until(lambda: client.status().jobs or client.status().blocks, "the long load is on")
+    threads = [threading.Thread(target=get, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [sums[i] for i in range(8)] == wanted
+    slow.join()
+    assert sums[-1] == SUM
+    assert len(client.status().sessions) == 1
