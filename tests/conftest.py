@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.fixtures import daemon, short_directory, start_daemon
-from tests.helpers import client, puppets, slow_file
 from tests.guard import leaves_nothing, session_leaves_nothing
+from tests.helpers import client, puppets, slow_file
 
 __all__ = [
     "client",

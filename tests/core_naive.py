@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SPEC = Spec((4,), "<f8", "C", 8)
 ROWS = 4
+NAMES = ("n", "m")
 
 
 @dataclass(frozen=True)
@@ -212,8 +213,9 @@ class Naive:
             return
         pages = shell.kernel.pages
         unread = set(shell.closed)
+        blocks = shell.registry.shelf.blocks
         spare = [s for s in self.idle() - unread if not self.published(s) and not self.is_pinned(s)]
-        spare += [s for s in self.leaving - unread if not shell.kernel.mapped(s)]
+        spare += [s for s in self.leaving if not blocks[s].mapped]  # as the core was told
         charged = sum(self.sizes.values()) - sum(self.sizes[s] for s in spare)
         busy = [s for s in self.sizes if s not in spare]
         unfilled = sum(self.sizes[s] - pages.get(s, 0) for s in busy)
@@ -246,7 +248,8 @@ class Naive:
         assert segment not in self.leaving, "unlinked twice"
         self.leaving.add(segment)
         if force:
-            assert segment not in self.final, "force is for unfinished blocks"
+            gone = segment not in self._shell.kernel.named  # somebody removed it
+            assert gone or segment not in self.final, "force is for unfinished blocks"
             self.holds = {k: v for k, v in self.holds.items() if k[1] != segment}
             self.lends = {k: v for k, v in self.lends.items() if k[0] != segment}
             return

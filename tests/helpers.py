@@ -202,10 +202,18 @@ def slow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def save(path: Path, array: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Write a ``.npy`` file; return what it holds."""
-    np.save(path, array)
-    return np.asarray(array)
+def save(path: Path, array: npt.ArrayLike | np.generic) -> npt.NDArray[Any]:
+    """Write an array as ``.npy``, whatever the name of the file; return what it holds."""
+    values = np.asarray(array)
+    with path.open("wb") as file:
+        np.save(file, values)
+    return values
+
+
+def block_of(array: arrayd.SharedArray) -> arrayd.Block:
+    """Return the block an array lies in; it lies in one."""
+    assert array.block is not None
+    return array.block
 
 
 def wait_until(holds: Callable[[], object], what: str) -> None:

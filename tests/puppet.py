@@ -17,7 +17,7 @@ from typing import Any
 
 
 class Puppet:
-    """This process's end of the string."""
+    """The end of the string in the process that does as it is told."""
 
     def __init__(self, path: str) -> None:
         self.path = path

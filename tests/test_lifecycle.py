@@ -14,6 +14,7 @@ import arrayd
 from tests.fixtures import PATIENCE, Daemon
 from tests.helpers import (
     Stage,
+    block_of,
     leaves_nothing_behind,
     only_block,
     pids,
@@ -42,7 +43,7 @@ def state_is(client: arrayd.Client, state: str) -> None:
 def test_a_killed_holder_is_forgotten(
     client: arrayd.Client, daemon: Daemon, puppets: Stage, tmp_path: Path
 ) -> None:
-    """kill -9 of a holder ends its hold; the other holder's stays, then the block is idle."""
+    """Kill -9 of a holder ends its hold; the other holder's stays, then the block is idle."""
     save(tmp_path / "x.npy", np.ones(1000))
     one, two = puppets(daemon), puppets(daemon)
     assert one(hold(tmp_path / "x.npy")) == two(hold(tmp_path / "x.npy")) == 1000
@@ -86,8 +87,9 @@ def test_a_stale_hold_makes_room(daemon: Daemon, puppets: Stage, tmp_path: Path)
     one, two = puppets(daemon), puppets(daemon)
     one(hold(tmp_path / "x.npy"))
     one.reincarnate()
-    two.send(f"a = arrayd.get({str(tmp_path / 'y.npy')!r}, timeout=7); float(a.sum())")
-    assert two.reply() == 5 * MIB
+    old = "arrayd.status().blocks[0].holders[0].since > 5"
+    wait_until(lambda: two(old), "the hold is old")
+    assert two(hold(tmp_path / "y.npy")) == 5 * MIB
     assert two("arrayd.status().counters['stale_holds']") == 1
 
 
@@ -150,11 +152,13 @@ def test_a_stdlib_program_attaches(
 ) -> None:
     """SharedMemory(name) reads the same values, and evict does not unlink what it maps."""
     values = save(tmp_path / "x.npy", np.arange(1000.0))
-    name = client.get(tmp_path / "x.npy", pin=True).block.name
+    name = block_of(client.get(tmp_path / "x.npy", pin=True)).name
     state_is(client, "idle")
     plain = puppets(daemon, STDLIB)
     plain(f"shm = SharedMemory({name!r})")
-    assert plain("with shm.buf[:8000].cast('d') as values: total = sum(values)\ntotal") == values.sum()
+    assert (
+        plain("with shm.buf[:8000].cast('d') as values: total = sum(values)\ntotal") == values.sum()
+    )
     error, _ = raised(lambda: client.evict(tmp_path / "x.npy"))
     assert isinstance(error, arrayd.InUse)
     assert "no client" in str(error)
@@ -171,13 +175,13 @@ def test_a_stdlib_program_unlinks(
     """Its resource tracker removes the name; the next get elsewhere has it back, same block."""
     values = save(tmp_path / "x.npy", np.arange(1000.0))
     shared = client.get(tmp_path / "x.npy")
-    plain = puppets(daemon, f"{STDLIB}\nshm = SharedMemory({shared.block.name!r})")
+    plain = puppets(daemon, f"{STDLIB}\nshm = SharedMemory({block_of(shared).name!r})")
     plain.end()
-    gone = Path(f"/dev/shm/{shared.block.name}")
+    gone = Path(f"/dev/shm/{block_of(shared).name}")
     wait_until(lambda: not gone.exists(), "the tracker unlinks the name")
     one = puppets(daemon)
     assert one(hold(tmp_path / "x.npy")) == values.sum()
-    assert one("a.block.name") == shared.block.name
+    assert one("a.block.name") == block_of(shared).name
     np.testing.assert_array_equal(shared, values)
     assert client.status().counters["loads"] == 1
     del shared
@@ -189,7 +193,7 @@ def test_both_links_are_gone(
     """Somebody removes every name of a segment: holders read on, the next one loads it anew."""
     values = save(tmp_path / "x.npy", np.arange(1000.0))
     shared = client.get(tmp_path / "x.npy")
-    name, scope = shared.block.name, client.status().scope
+    name, scope = block_of(shared).name, client.status().scope
     os.unlink(f"/dev/shm/{name}")
     os.unlink(f"/dev/shm/arrayd-{os.getuid()}-{scope}/{name}")
     one = puppets(daemon)
@@ -261,7 +265,9 @@ def test_larger_than_the_budget(client: arrayd.Client, tmp_path: Path) -> None:
     """What can never fit fails at once, whatever the timeout."""
     with (tmp_path / "x.bin").open("wb") as file:
         file.truncate(80 * MIB)
-    error, seconds = raised(lambda: client.get(tmp_path / "x.bin", dtype="u1", shape=-1, timeout=20))
+    error, seconds = raised(
+        lambda: client.get(tmp_path / "x.bin", dtype="u1", shape=-1, timeout=20)
+    )
     assert isinstance(error, arrayd.NoRoom)
     assert "80.0 MiB, more than the whole budget of 64.0 MiB" in str(error)
     assert seconds < 2
@@ -273,7 +279,9 @@ def test_two_thousand_blocks(
 ) -> None:
     """One client holds 2,000 blocks where it and the daemon may have 1,024 descriptors."""
     limited = ("prlimit", "--nofile=1024:1024")
-    daemon = start_daemon("--budget", "64M", "--workers", "2", wrapper=limited)
+    # The rules are asserted over all blocks after every event: too slow for so many.
+    flags = ("--budget", "64M", "--workers", "2", "--no-check")
+    daemon = start_daemon(*flags, wrapper=limited)
     for number in range(2000):
         save(tmp_path / f"{number}.npy", np.int64(number))
     one = puppets(daemon, wrapper=limited)
@@ -284,7 +292,9 @@ def test_two_thousand_blocks(
     assert len(os.listdir(f"/proc/{daemon.pid}/fd")) < 100
     one("del arrays")
     one("import time\nend = time.monotonic() + 20")
-    one("while any(b.state != 'idle' for b in arrayd.status().blocks): assert time.monotonic() < end")
+    one(
+        "while any(b.state != 'idle' for b in arrayd.status().blocks): assert time.monotonic() < end"
+    )
 
 
 # ---- the daemon's own end --------------------------------------------------------------------

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import arrayd
 from tests.fixtures import Daemon
-from tests.helpers import Stage, leaves_nothing_behind, only_block, pids, raised, wait_until
+from tests.helpers import (
+    Stage,
+    block_of,
+    leaves_nothing_behind,
+    only_block,
+    pids,
+    raised,
+    wait_until,
+)
 
 
 def test_put_is_had_by_name_elsewhere(
@@ -55,7 +63,7 @@ def test_a_name_is_taken_or_replaced(client: arrayd.Client) -> None:
     new = client.put(np.ones(2), name="N", replace=True)
     assert client.get("name:N").tolist() == [1, 1]
     assert old.tolist() == [0, 1, 2]
-    assert old.block.name != new.block.name
+    assert block_of(old).name != block_of(new).name
     del old
     wait_until(lambda: len(client.status().blocks) == 1, "keep went with the name")
     del new
@@ -132,7 +140,7 @@ def test_what_cannot_be_published(client: arrayd.Client) -> None:
 def test_nobody_else_seals(client: arrayd.Client, daemon: Daemon) -> None:
     """Only the session that created a block may seal it, and it still can afterwards."""
     with arrayd.connect(daemon.endpoint) as other, client.create(3, name="C") as out:
-        shared = other.redeem(out.block.name, b"x" * 8, "r")
+        shared = other.redeem(block_of(out).name, b"x" * 8, "r")
         with pytest.raises(arrayd.NotOwner):
             other._seal(shared)
         del shared
@@ -146,7 +154,7 @@ def test_a_second_writer_must_let_go(client: arrayd.Client, daemon: Daemon) -> N
             pytest.raises(arrayd.NotSealed, match="drop its array first"),
             client.create(3, name="C") as out,
         ):
-            mine = other.redeem(out.block.name, b"x" * 8, "w")
+            mine = other.redeem(block_of(out).name, b"x" * 8, "w")
         del out, mine
         leaves_nothing_behind(client)
 
@@ -155,7 +163,7 @@ def test_a_second_writer_that_lets_go_in_time(client: arrayd.Client, daemon: Dae
     """Sealing waits for writers that are about to drop the array, and keeps what they wrote."""
     with arrayd.connect(daemon.endpoint) as other:
         with client.create(3, name="C") as out:
-            theirs = [other.redeem(out.block.name, b"x" * 8, "w")]
+            theirs = [other.redeem(block_of(out).name, b"x" * 8, "w")]
             theirs[0][1] = 5
             later = threading.Timer(0.2, theirs.clear)
             later.start()
@@ -164,14 +172,19 @@ def test_a_second_writer_that_lets_go_in_time(client: arrayd.Client, daemon: Dae
         del out
 
 
-def test_ctrl_c_in_the_with(client: arrayd.Client, daemon: Daemon, puppets: Stage) -> None:
+def test_ctrl_c_in_the_with(
+    client: arrayd.Client, daemon: Daemon, puppets: Stage, tmp_path: Path
+) -> None:
     """Ctrl-C gives the block up like any exception."""
-    one = puppets(daemon, "import os, signal, time, arrayd, numpy as np")
-    one.send("with arrayd.create(10, name='C') as out: time.sleep(60)")
-    wait_until(lambda: [b.state for b in client.status().blocks] == ["writing"], "it writes")
+    one = puppets(daemon, "import time, arrayd")
+    flag = tmp_path / "inside"
+    one.send(
+        f"with arrayd.create(10, name='C') as out:\n open({str(flag)!r}, 'w').close()\n"
+        " time.sleep(60)"
+    )
+    wait_until(flag.exists, "it is in the with")
     one.interrupt()
     with pytest.raises(KeyboardInterrupt):
         one.reply()
     one("del out")
     leaves_nothing_behind(client)
-    one.kill(signal.SIGTERM)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TypeVar
+from dataclasses import replace
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
@@ -19,15 +19,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from arrayd.errors import NameTaken, NoSuchBlock, NotOwner, SourceError
 from arrayd.spec import Grant
 from arrayd_server.core.effects import Probe
-from arrayd_server.core.records import Asker, Block, Draft, Peer, State, Waiter, Wanted, name_alias
-from tests.core_model import Shell
-from tests.core_naive import SPEC, File, wanted, wanted_name
-
-T = TypeVar("T")
+from arrayd_server.core.records import Asker, Draft, Peer, Waiter, Wanted
+from tests.core_model import Shell, one
+from tests.core_naive import NAMES, SPEC, File, wanted, wanted_name
 
 BUDGET = 100
 PIDS = {b"a": 1, b"b": 1, b"c": 2}
-NAMES = ("n", "m")
 
 sessions = st.sampled_from(sorted(PIDS))
 sizes = st.sampled_from([25, 40, 60, 101])
@@ -36,14 +33,20 @@ names = st.sampled_from(NAMES)
 waits = st.sampled_from([0.0, 1.0, 10.0])
 pins = st.sampled_from([0.0, 0.0, 7.0, math.inf])
 files = st.builds(
-    lambda size, rows: File(f"f{size}", size, rows), sizes, st.sampled_from([None, None, "half", "full"])
+    lambda size, rows: File(f"f{size}", size, rows),
+    sizes,
+    st.sampled_from([None, None, "half", "full"]),
+)
+drafts = st.builds(
+    Draft,
+    st.just(SPEC),
+    sizes,
+    st.just("put"),
+    st.sampled_from([None, *NAMES]),
+    st.booleans(),
+    st.booleans(),
 )
 wishes = st.one_of(st.builds(wanted, files, st.sampled_from("aab")), st.builds(wanted_name, names))
-
-
-def one(items: list[T], pick: int) -> T:
-    """Return one of `items`."""
-    return items[pick % len(items)]
 
 
 class Walk(RuleBasedStateMachine):
@@ -64,33 +67,13 @@ class Walk(RuleBasedStateMachine):
         self.shell = Shell(BUDGET, capacity + sum(size for size, *_ in found))
         self.naive, self.registry = self.shell.naive, self.shell.registry
         for index, (size, mapped, sealed, published, keep) in enumerate(found):
-            block = self._left(index, size, sealed, published or not sealed, keep)
+            block = self.shell.left(index, size, sealed, published or not sealed, keep)
             self.naive.adopt(block, mapped)
             if mapped:
                 self.told[b"a"][block.segment] = 0
             self.shell.do(self.registry.adopt, block, self.shell.now)
         for nonce in (b"a", b"c"):
             self._hello(nonce, PIDS[nonce], set(self.told[nonce]))
-
-    def _left(self, index: int, size: int, sealed: bool, published: bool, keep: bool) -> Block:
-        name = NAMES[index] if published and index < len(NAMES) else None
-        file = File(f"f{size}", size, "half" if index == 2 else None)
-        duplicate = not published and index == 1
-        aliases = [name_alias(name)] if name else [wanted(file).alias, file.key]
-        return Block(
-            segment=f"old-{index}",
-            number=self.registry.shelf.new_number(),
-            spec=SPEC,
-            size=size,
-            source="put" if published else File(f"old{index}", size) if duplicate else file,
-            state=State.SEALED if sealed else State.WRITING,
-            since=self.shell.now,
-            used=self.shell.now,
-            aliases=aliases if sealed and not duplicate else [],
-            name=name,
-            published=published,
-            keep=keep and published,
-        )
 
     def _ask(self, nonce: bytes, what: Wanted | Draft | None = None, pin: float = 0.0) -> Asker:
         self.requests += 1
@@ -155,7 +138,7 @@ class Walk(RuleBasedStateMachine):
         if not known:
             assert first == {"hello": True}
         elif resident:
-            assert isinstance(first, Grant)
+            assert isinstance(first, Grant) or first == {"again": True}
         elif what.name is not None and waiter.patience == 0:
             assert isinstance(first, NoSuchBlock)
         else:
@@ -173,15 +156,18 @@ class Walk(RuleBasedStateMachine):
             else:
                 self._get(to, what, waiter)
 
-    @rule(nonce=sessions, what=wishes)
-    def prefetch(self, nonce: bytes, what: Wanted) -> None:
+    @rule(nonce=sessions, what=wishes, wait=st.booleans())
+    def prefetch(self, nonce: bytes, what: Wanted, wait: bool) -> None:
         """Begin a load; the answer comes at once."""
         to = self._ask(nonce, what)
         resident = self.naive.resident(what)
         self.shell.do(self.registry.prefetch, to, what, self.shell.now)
         assert to not in self.naive.owed
         assert not (resident and Probe in map(type, self.shell.seen)), "loaded again"
+        if wait:
+            self._work_off()
 
+    @precondition(lambda self: self.naive.owed)
     @rule(pick=picks)
     def cancel(self, pick: int) -> None:
         """Give up waiting; the request may be answered already, or unknown."""
@@ -218,7 +204,7 @@ class Walk(RuleBasedStateMachine):
             self.naive.lends.pop((segment, token), None)
         [reply, *_] = self.shell.do(self.registry.redeem, to, segment, token, self.shell.now)
         self._read()
-        assert isinstance(reply.body, Grant) <= alive
+        assert alive or not isinstance(reply.body, Grant)
         assert to not in self.naive.owed
 
     @rule(nonce=sessions, pick=picks, everything=st.sampled_from([False, False, True]))
@@ -231,19 +217,10 @@ class Walk(RuleBasedStateMachine):
 
     # ---- blocks that clients write -------------------------------------------------------
 
-    @rule(
-        nonce=sessions,
-        size=sizes,
-        name=st.sampled_from([None, *NAMES]),
-        keep=st.booleans(),
-        replace=st.booleans(),
-        patience=waits,
-    )
-    def create(
-        self, nonce: bytes, size: int, name: str | None, keep: bool, replace: bool, patience: float
-    ) -> None:
+    @rule(nonce=sessions, draft=drafts, patience=waits)
+    def create(self, nonce: bytes, draft: Draft, patience: float) -> None:
         """Ask for a block to write."""
-        draft = Draft(SPEC, size, "put", name, keep, replace)
+        draft = replace(draft)  # one of its own: the model tells drafts apart
         self._create(self._ask(nonce, draft), draft, patience)
 
     def _create(self, to: Asker, draft: Draft, patience: float) -> None:
@@ -253,14 +230,15 @@ class Walk(RuleBasedStateMachine):
         assert not (taken and draft.replace)
         self.past.append((to, draft, Waiter(patience=patience)))
 
-    @rule(nonce=sessions, size=sizes, name=names, keep=st.booleans())
-    def put(self, nonce: bytes, size: int, name: str, keep: bool) -> None:
+    @rule(nonce=sessions, draft=drafts)
+    def put(self, nonce: bytes, draft: Draft) -> None:
         """Publish a block, as far as that goes without a hitch."""
-        self.create(nonce, size, name, keep, replace=True, patience=0.0)
+        self.create(nonce, draft, 0.0)
         self._work_off()
         self.seal(nonce, 0)
         self._work_off()
 
+    @precondition(lambda self: self.registry.jobs.table)
     @rule(nonce=sessions, pick=picks)
     def seal(self, nonce: bytes, pick: int) -> None:
         """Ask to seal a block, one's own or not."""
@@ -269,6 +247,7 @@ class Walk(RuleBasedStateMachine):
         self.shell.do(self.registry.seal, to, segment, self.shell.now)
         self._read()
 
+    @precondition(lambda self: self.registry.jobs.table)
     @rule(nonce=sessions, pick=picks)
     def abort(self, nonce: bytes, pick: int) -> None:
         """Give up a block; whoever seals it is not answered."""
@@ -333,7 +312,7 @@ class Walk(RuleBasedStateMachine):
         if self.told[nonce]:
             self.shell.kernel.attach(one([*self.told[nonce]], pick), nonce)
 
-    @rule(pick=picks, where=st.sampled_from("fni"))
+    @rule(pick=picks, where=st.sampled_from("fnii"))
     def stranger(self, pick: int, where: str) -> None:
         """Let a client fork, or a stranger map any block, or an idle one, by its name."""
         kernel = self.shell.kernel
@@ -363,6 +342,13 @@ class Walk(RuleBasedStateMachine):
     def ambush(self) -> None:
         """Let a stranger map the next block between its test and its unlink."""
         self.shell.ambush = True
+
+    @rule(pick=picks)
+    def removed(self, pick: int) -> None:
+        """Let somebody remove a block's file, as a resource tracker or a logout does."""
+        if self.naive.final - self.naive.leaving:
+            segment = one(sorted(self.naive.final - self.naive.leaving), pick)
+            self.shell.kernel.named.discard(segment)
 
     @rule()
     def inotify(self) -> None:

@@ -131,35 +131,20 @@ def test_the_last_waiter_dies(
 
 
 def test_a_cancelled_load_can_be_asked_for_again(
-    client: arrayd.Client, daemon: Daemon, slow_file: Path
+    client: arrayd.Client, daemon: Daemon, puppets: Stage, slow_file: Path
 ) -> None:
     """A get that comes while the cancelled load is still being stopped makes a new one."""
-    with pytest.raises(arrayd.LoadTimeout), frozen_load_of(client, daemon, slow_file):
-        pass
-    assert client.get(slow_file, **SLOW).sum() == SUM
+    one, two = puppets(daemon), puppets(daemon)
+    one.send(getting(slow_file))
+    with frozen_load(daemon, client):
+        first = only_block(client).segment
+        one.kill()
+        wait_until(lambda: not client.status().blocks or only_block(client).state == "leaving", "")
+        two.send(getting(slow_file))
+        wait_until(lambda: client.status().jobs, "the second asks for it")
+    assert two.reply() == SUM
+    assert two("a.block.name") != first
     assert client.status().counters["loads"] == 1
-
-
-class frozen_load_of:  # noqa: N801 - a context manager, used like a function
-    """Begin a load in a thread, freeze it, and give it up while it is frozen."""
-
-    def __init__(self, client: arrayd.Client, daemon: Daemon, path: Path) -> None:
-        self._client, self._daemon, self._path = client, daemon, path
-
-    def __enter__(self) -> None:
-        with arrayd.connect(self._daemon.endpoint) as other:
-            thread = threading.Thread(target=self._give_up, args=(other,))
-            thread.start()
-            with frozen_load(self._daemon, self._client):
-                thread.join()
-        raise arrayd.LoadTimeout("given up")
-
-    def __exit__(self, *_: object) -> None:
-        """Never reached: entering raises."""
-
-    def _give_up(self, other: arrayd.Client) -> None:
-        with pytest.raises(arrayd.LoadTimeout):
-            other.get(self._path, timeout=1.5, **SLOW)
 
 
 def test_threads_share_a_session(client: arrayd.Client, slow_file: Path, tmp_path: Path) -> None:
@@ -170,7 +155,10 @@ def test_threads_share_a_session(client: arrayd.Client, slow_file: Path, tmp_pat
     def get(number: int) -> None:
         sums[number] = float(client.get(tmp_path / f"{number}.npy").sum())
 
-    slow = threading.Thread(target=lambda: sums.update({-1: float(client.get(slow_file, **SLOW).sum())}))
+    def get_slow() -> None:
+        sums[-1] = float(client.get(slow_file, **SLOW).sum())
+
+    slow = threading.Thread(target=get_slow)
     slow.start()
     wait_until(lambda: client.status().jobs or client.status().blocks, "the long load is on")
     threads = [threading.Thread(target=get, args=(number,)) for number in range(8)]

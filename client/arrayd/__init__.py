@@ -7,6 +7,7 @@ loads the dataset once, whoever asks, and maps it read-only into each process th
 The block goes away when the last array in it is gone, however its process ended.
 """
 
+from arrayd import reduction as _reduction  # noqa: F401 - it registers itself
 from arrayd.api import (
     connect,
     create,

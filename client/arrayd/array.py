@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arrayd.mapping import Mapping
+from arrayd.protocol import Stat
 from arrayd.source import from_descr
 from arrayd.spec import Grant
 
@@ -47,7 +48,7 @@ class Held:
     maps: int = 0  # live mappings; changed under the client's lock
     released: bool = False
     #: the request that a reference's receiver can repeat; None for published blocks
-    request: tuple[dict[str, Any], tuple[int, ...]] | None = None
+    request: tuple[dict[str, Any], Stat] | None = None
     block: Block = field(init=False)
 
     def __post_init__(self) -> None:
@@ -78,9 +79,10 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     def __array_finalize__(self, obj: Any) -> None:
         self._held = self._mapping = None
-        if isinstance(obj, SharedArray) and obj._mapping is not None:
-            low, high = np.lib.array_utils.byte_bounds(self) if self.size else (0, 0)
-            if low and obj._mapping.contains(low, high - low):
+        if isinstance(obj, SharedArray) and obj._mapping is not None and self.size:
+            # The first element tells a view from a copy. Where the others lie is not known
+            # yet: a transposed array gets its strides after this call.
+            if obj._mapping.contains(self.__array_interface__["data"][0], 1):
                 self._held, self._mapping = obj._held, obj._mapping
 
     def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:

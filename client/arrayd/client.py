@@ -106,6 +106,9 @@ class Client(Session):
         order = "F" if source.flags.f_contiguous and not source.flags.c_contiguous else "C"
         with self.create(source.shape, source.dtype, name, order=order, **options) as out:
             out[...] = source
+        assert out._held is not None
+        with contextlib.suppress(Vanished):  # somebody removed it already: `out` shows it still
+            return self.holdings.attach(out._held.grant, "r")
         return out
 
     @contextlib.contextmanager
@@ -150,15 +153,26 @@ class Client(Session):
         assert pages is not None
         out.flags.writeable = False
         pages.seal()
+        pages.mode = "s"  # private pages as in "c", but they show the block as it is
         answer = self._ask("seal", None, segment=pages.segment)[0]
         self.holdings.sealed(held, Grant.from_wire(good(answer)))
 
     # ---- references ----------------------------------------------------------------------
 
     def lend(self, segment: str) -> bytes:
-        """Have the daemon keep a block for a reference; return the reference's token."""
+        """Have the daemon keep a block for a reference; return the reference's token.
+
+        When it returns, the daemon knows. A lend has no answer of its own, and the daemon may
+        hear of our death before it reads what we sent last, or of the reference's receiver.
+
+        Raises
+        ------
+        NoSuchBlock
+            The daemon has no such block.
+        """
         token = secrets.token_bytes(8)
         self._tell("lend", segment=segment, token=token)
+        self._renew(segment)
         return token
 
     def redeem(self, segment: str, token: bytes, mode: str) -> SharedArray:
@@ -174,10 +188,20 @@ class Client(Session):
                 answer = self._ask("redeem", None, segment=segment, token=token)[0]
                 grant = Grant.from_wire(good(answer))
                 try:
-                    return self.holdings.attach(grant, mode)
+                    shared = self.holdings.attach(grant, "r" if grant.sealed else mode)
                 except Vanished:
                     self.holdings.orphan(grant)
+                    continue
+            # From now on our own mapping bars the seal; it may have come just before.
+            if mode == "r" or grant.sealed or not self._renew(segment).sealed:
+                return shared
         raise DaemonLost(f"{segment} vanished {_TRIES} times before it could be mapped.")
+
+    def _renew(self, segment: str) -> Grant:
+        """Have the daemon answer for a block we hold, after all that we told it before."""
+        grant = Grant.from_wire(good(self._ask("redeem", None, segment=segment, token=b"")[0]))
+        self.holdings.orphan(grant)
+        return grant
 
     # ---- the daemon ----------------------------------------------------------------------
 
@@ -206,9 +230,9 @@ class Client(Session):
         try:
             wish = Wish.of(source, options)
             with contextlib.suppress(Vanished):
-                whole = None if ask else self.holdings.local(wish.source, wish.stat, mode)
-                if whole is not None and whole._held is not None:
-                    return cut(whole, whole._held.grant, wish.source)
+                known = None if ask else self.holdings.local(wish.source, wish.stat, mode)
+                if known is not None:
+                    return known
         except ArraydError as error:
             return error
         return wish

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from arrayd.array import SharedArray
 from arrayd.client import Client
@@ -30,9 +31,9 @@ from arrayd.errors import (
 )
 from arrayd.info import Info
 from arrayd.naming import dataset_names
-from arrayd.protocol import PACKAGE_VERSION
+from arrayd.protocol import PACKAGE_VERSION, Stat
 from arrayd.source import Source, descr
-from arrayd.wish import SourceLike
+from arrayd.wish import SourceLike, Wish
 
 if TYPE_CHECKING:
     import h5py
@@ -54,7 +55,7 @@ class _Input:
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    stat: os.stat_result
+    stat: Stat
 
     @property
     def nbytes(self) -> int:
@@ -78,7 +79,10 @@ def collect(
     *,
     compression: str | None = None,
     written: Callable[[int, int], None] | None = None,
-    **options: Any,
+    dtype: npt.DTypeLike | None = None,
+    cast: npt.DTypeLike | None = None,
+    format: str | None = None,
+    **format_options: Any,
 ) -> list[str]:
     """Write the arrays of many files into one HDF5 file, a dataset for each.
 
@@ -100,8 +104,8 @@ def collect(
         ``"gzip"``, ``"lzf"`` or None.
     written
         Called with bytes written and bytes in total.
-    options
-        Those of `arrayd.get` that say how a file is read: ``dtype=``, ``cast=``, …
+    dtype, cast, format, format_options
+        How the files are read, as for `arrayd.get`.
 
     Returns
     -------
@@ -117,11 +121,10 @@ def collect(
     ArraydError
         `out` cannot be written.
     """
-    sources = list(dict.fromkeys(Source.of(file, **options) for file in files))
-    inputs = _probe(client, sources)
-    pieces = _divide(inputs, client.status().budget // 2)
+    given = {"dtype": dtype, "cast": cast, "format": format, **format_options}
+    inputs = _probe(client, list(dict.fromkeys(Source.of(file, **given) for file in files)))
     with _replacing(os.path.realpath(out)) as fresh:
-        _write(client, pieces, fresh, compression, _meter(inputs, written))
+        _write(client, inputs, fresh, compression, _meter(inputs, written))
     return [one.name for one in inputs]
 
 
@@ -151,17 +154,23 @@ def _refuse_published(sources: Sequence[Source]) -> None:
 
 
 def _input(client: Client, source: Source, name: str) -> _Input:
-    info = client.info(source)  # first, for its errors say more than those of stat
-    shape, dtype = _one_array(source, info)
+    stat = _stat(source)
+    shape, dtype = _one_array(source, client.info(source))
     _check_storable(source, dtype)
-    return _Input(source, name, shape, dtype, os.stat(source.path))
+    return _Input(source, name, shape, dtype, stat)
+
+
+def _stat(source: Source) -> Stat:
+    stat = Wish.of(source, {}).stat
+    assert stat is not None, "published blocks were refused"
+    return stat
 
 
 def _one_array(source: Source, info: Info) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if info.shape is None or info.dtype is None:
         names = ", ".join(member.name for member in info.members)
         raise SpecMismatch(f"{source} holds several arrays: add :NAME, one of {names}.")
-    return info.shape, info.dtype
+    return info.shape, source.cast or info.dtype
 
 
 def _check_storable(source: Source, dtype: np.dtype[Any]) -> None:
@@ -180,22 +189,15 @@ def _divide(inputs: Sequence[_Input], room: int) -> list[_Piece]:
     pieces: list[_Piece] = []
     for one in inputs:
         cost = one.nbytes + _BLOCK_EXTRA
-        if cost <= room or not one.shape:
+        if cost <= room or not one.nbytes or not one.shape or one.source.rows:
             pieces.append(_Piece(one, one.source, 0, cost))
             continue
         row = one.nbytes // one.shape[0]
         step = max(1, (room // 2 - _BLOCK_EXTRA) // row)  # two at a time: one loads, one is written
         for start in range(0, one.shape[0], step):
-            stop = min(start + step, one.shape[0])
-            pieces.append(_Piece(one, _cut(one, start, stop), start, (stop - start) * row))
+            part = replace(one.source, rows=(start, start + step, None))
+            pieces.append(_Piece(one, part, start, step * row + _BLOCK_EXTRA))
     return pieces
-
-
-def _cut(one: _Input, start: int, stop: int) -> Source:
-    """Return the source of rows `start` to `stop` of an input, which may have ``rows=``."""
-    assert one.source.rows is None or not one.source.rows[2], "the command line has no steps"
-    first = (one.source.rows or (0,))[0] or 0
-    return replace(one.source, rows=(first + start, first + stop, None))
 
 
 # ---- doing it ----------------------------------------------------------------------------
@@ -203,21 +205,23 @@ def _cut(one: _Input, start: int, stop: int) -> Source:
 
 def _write(
     client: Client,
-    pieces: Sequence[_Piece],
+    inputs: Sequence[_Input],
     path: str,
     compression: str | None,
     count: Callable[[int], None],
 ) -> None:
+    """Write all inputs to a file at `path`; after a bad one, only look for more of these."""
     import h5py
 
+    room = client.status().budget // 2
     bad: list[ArraydError] = []
     with h5py.File(path, "w", locking=False) as file:  # nobody else knows its name
-        for piece, array in _stream(client, pieces, client.status().budget // 2):
+        for piece, array in _stream(client, _divide(inputs, room), room):
             if isinstance(array, ArraydError):
                 bad.append(array)
-            elif not bad:  # else it is loaded only to see whether it can be
+            elif not bad:
                 _store(file, piece, array, compression, count)
-        _raise_all(bad, len({id(piece.input) for piece in pieces}))
+        _raise_all(bad, len(inputs))
 
 
 def _stream(
@@ -256,12 +260,7 @@ def _load(client: Client, piece: _Piece) -> SharedArray | ArraydError:
 
 
 def _check_unchanged(one: _Input) -> None:
-    now = os.stat(one.source.path)
-    if (now.st_ino, now.st_size, now.st_mtime_ns) != (
-        one.stat.st_ino,
-        one.stat.st_size,
-        one.stat.st_mtime_ns,
-    ):
+    if _stat(one.source) != one.stat:
         raise SourceChanged(f"{one.source.path} changed while it was collected. Collect it again.")
 
 
@@ -294,8 +293,9 @@ def _dataset(file: h5py.File, one: _Input, compression: str | None) -> h5py.Data
     filters = {"compression": compression, "shuffle": True} if compression and one.nbytes else {}
     dataset = file.create_dataset(one.name, one.shape, one.dtype, **(filters if one.shape else {}))
     dataset.attrs["source"] = str(one.source)
-    dataset.attrs["bytes"] = one.stat.st_size
-    dataset.attrs["mtime"] = datetime.fromtimestamp(one.stat.st_mtime, UTC).isoformat()
+    _, _, size, mtime_ns, _ = one.stat
+    dataset.attrs["bytes"] = size
+    dataset.attrs["mtime"] = datetime.fromtimestamp(mtime_ns / 1e9, UTC).isoformat()
     dataset.attrs["dtype"] = str(descr(one.dtype))
     dataset.attrs["arrayd_version"] = PACKAGE_VERSION
     return dataset

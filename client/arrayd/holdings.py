@@ -19,6 +19,7 @@ from arrayd.mapping import Mapping as Pages
 from arrayd.protocol import Stat
 from arrayd.source import Source
 from arrayd.spec import Grant
+from arrayd.wish import cut
 
 if TYPE_CHECKING:
     from arrayd.session import Session
@@ -45,16 +46,16 @@ class Holdings:
         self._client = client
         self._ring = ring
         self._held: dict[str, Held] = {}
-        self._latest: dict[Source, tuple[Stat, Held]] = {}
+        self._latest: dict[Source, tuple[Stat, Grant, Held]] = {}
         self._pages: dict[str, weakref.ref[Pages]] = {}  # the one read-only mapping of each
         self._ended: queue.SimpleQueue[Held] = queue.SimpleQueue()
-        self._orphans: queue.SimpleQueue[Grant] = queue.SimpleQueue()
+        self._orphans: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self._attaching = 0  # calls between a request and the attach of what it brings
 
     # ---- arrays --------------------------------------------------------------------------
 
     def local(self, source: Source, stat: Stat | None, mode: str) -> SharedArray | None:
-        """Return the whole block that serves a request, if this process holds it.
+        """Return the array that a request means, if this process holds its block.
 
         Raises
         ------
@@ -62,10 +63,10 @@ class Holdings:
             Its name is gone.
         """
         with self.lock:
-            known, held = self._latest.get(source, (None, None))
-            if held is None or held.released or stat is None or known != stat:
+            known, grant, held = self._latest.get(source, (None, None, None))
+            if grant is None or held is None or held.released or stat is None or known != stat:
                 return None
-            return array.wrap(held, self.pages(held, mode))
+            return cut(array.wrap(held, self.pages(held, mode)), grant, source)
 
     def attach(
         self, grant: Grant, mode: str, request: tuple[Source, Stat] | None = None
@@ -84,8 +85,10 @@ class Holdings:
             self._held[grant.segment] = held
             if request is not None:
                 source, stat = request
-                self._latest[source] = (stat, held)
-                held.request = (source.to_wire(), stat)
+                self._latest[source] = (stat, grant, held)
+                # What loads this very block again: a window is a part of a whole one.
+                loaded = source.whole() if grant.window else source
+                held.request = (loaded.to_wire(), stat)
             return result
 
     def pages(self, held: Held, mode: str) -> Pages:
@@ -126,7 +129,7 @@ class Holdings:
 
     def orphan(self, grant: Grant) -> None:
         """Take note of a grant that nobody waits for: it is to be given back."""
-        self._orphans.put(grant)
+        self._orphans.put((grant.segment, grant.seq))
         self._ring()
 
     def finished(self) -> list[Release]:
@@ -162,12 +165,13 @@ class Holdings:
         self._forget(held)
         return True
 
-    def _given_up(self, grant: Grant) -> Release | None:
+    def _given_up(self, orphan: tuple[str, int]) -> Release | None:
         """Return the release of an orphaned grant; None where it renewed a hold of ours."""
-        held = self._held.get(grant.segment)
+        segment, seq = orphan
+        held = self._held.get(segment)
         if held is None:
-            return [grant.segment, grant.seq]
-        held.seq = max(held.seq, grant.seq)
+            return [segment, seq]
+        held.seq = max(held.seq, seq)
         return None
 
     def _forget(self, held: Held) -> None:
@@ -175,7 +179,7 @@ class Holdings:
         if self._held.get(segment) is held:
             del self._held[segment]
             self._pages.pop(segment, None)
-        for source in [s for s, (_, other) in self._latest.items() if other is held]:
+        for source in [s for s, (_, _, other) in self._latest.items() if other is held]:
             del self._latest[source]
 
     # ---- sessions ------------------------------------------------------------------------
@@ -188,15 +192,19 @@ class Holdings:
     def welcomed(self, seqs: Mapping[str, int]) -> None:
         """Take the daemon's word on what we hold; what it does not know stays readable."""
         with self.lock:
-            for segment, held in list(self._held.items()):
-                if segment in seqs:
-                    held.seq = seqs[segment]
-                else:
+            for held in list(self._held.values()):
+                if held.grant.segment not in seqs:
                     self._forget(held)
+            # The numbers of these holds are new, and some ended while the hello was under way.
+            for hold in seqs.items():
+                self._orphans.put(hold)
+        self._ring()
 
     def forked(self) -> None:
         """Begin anew in a forked child: same blocks, fresh lock and queues."""
         self.lock = threading.RLock()
+        for held in _drained(self._ended):  # unmapped before the fork, so not ours to state
+            self._has_ended(held)
         self._ended = queue.SimpleQueue()
         self._orphans = queue.SimpleQueue()
         self._attaching = 0

@@ -59,10 +59,9 @@ def dataset_names(sources: Sequence[Source]) -> list[str]:
     names = [_Name.of(source) for source in sources]
     _keep_suffixes(names)
     while clashing := _clashing(names):
-        if not any([name.lengthen() for name in clashing]):  # a list: each one is lengthened
-            # Told apart by the whole path, as the file system does.
-            names = [_Name(n.folders, n.file, n.file, n.member, len(n.folders)) for n in names]
-            break
+        longer = [name.lengthen() for name in clashing]
+        if not any(longer):  # the whole path tells them apart, as it does for the file system
+            return ["/".join((*name.folders, name.file, *name.member)) for name in names]
     return ["/".join(name.parts) for name in names]
 
 

@@ -169,6 +169,7 @@ def good(answer: Answer) -> Any:
 
 
 _clients: weakref.WeakSet[Session] = weakref.WeakSet()
+_locked: list[threading.RLock] = []  # during a fork; another client may come meanwhile
 _inherited: list[Connection] = []  # a child must not close its parent's sockets
 
 
@@ -182,14 +183,16 @@ def _lock_all() -> None:
     """Before a fork: let no thread be in the middle of a change of the tables."""
     for client in list(_clients):
         client.holdings.lock.acquire()
+        _locked.append(client.holdings.lock)
 
 
 def _unlock_all() -> None:
-    for client in list(_clients):
-        client.holdings.lock.release()
+    while _locked:
+        _locked.pop().release()
 
 
 def _forked_all() -> None:
+    _locked.clear()
     for client in list(_clients):
         client._forked()
 

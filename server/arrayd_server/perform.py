@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 from arrayd import layout
 from arrayd.errors import ArraydError, NotSealed
@@ -28,7 +29,7 @@ from arrayd_server.core.effects import (
     Seal,
     Unlink,
 )
-from arrayd_server.core.records import Asker, Block
+from arrayd_server.core.records import Asker
 from arrayd_server.core.registry import Registry
 from arrayd_server.describe import metadata, planned
 from arrayd_server.loading import Callbacks, Loads, Probed
@@ -199,26 +200,32 @@ class Performer:
         self._in_thread(lambda: os.close(fd) if fd >= 0 else None, freed)
 
     def _fill(self, job: int, segment: str) -> None:
-        block = self._registry.shelf.blocks[segment]
         try:
-            self._make_file(block)
+            self._segments.make(*self._draft(job, segment))
         except ArraydError as error:
             self.act(self._registry.failed(job, error, self._now()))
             return
         self.loads.fill(job, self._segments.path(segment))
 
     def _make(self, job: int, segment: str) -> None:
-        block = self._registry.shelf.blocks[segment]
+        nbytes = self._registry.shelf.blocks[segment].spec.nbytes
+        draft = self._draft(job, segment)
         self._making[segment] = False
 
         def work() -> None:
-            self._make_file(block)
-            self._segments.reserve(segment, block.spec.nbytes)
+            self._segments.make(*draft)
+            self._segments.reserve(segment, nbytes)
 
         self._in_thread(work, partial(self._on_made, job, segment))
 
-    def _make_file(self, block: Block) -> None:
-        self._segments.make(block.segment, planned(block.spec, block.source), metadata(block))
+    def _draft(self, job: int, segment: str) -> tuple[str, layout.Plan, dict[str, Any]]:
+        """Return name, layout and metadata of a segment to be made.
+
+        The metadata names what the job is to publish: a daemon that adopts the unsealed
+        segment goes on with the job.
+        """
+        block, task = self._registry.shelf.blocks[segment], self._registry.jobs.table[job]
+        return segment, planned(block.spec, block.source), metadata(block, task)
 
     def _seal(self, job: int, segment: str, deadline: float) -> None:
         block = self._registry.shelf.blocks.get(segment)

@@ -42,8 +42,6 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Collect, with a bar on a terminal, and say in one line what was written."""
-    given = {key: getattr(args, key) for key in ("dtype", "cast", "format")}
-    options = {key: value for key, value in given.items() if value is not None}
     begin = time.monotonic()
     with arrayd.connect(args.endpoint) as client, _bar() as bar:
         names = collect(
@@ -52,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
             args.out,
             compression=None if args.compression == "none" else args.compression,
             written=lambda done, total: _advance(bar, done, total),
-            **options,
+            dtype=args.dtype,
+            cast=args.cast,
+            format=args.format,
             **dict(args.options),
         )
     seconds = time.monotonic() - begin

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         story.opening()
         daemon = stack.enter_context(OwnDaemon(folder))
         client = stack.enter_context(Client(daemon.endpoint, start=False))
+        story.look(client)
         with readers(_READERS, client.endpoint, story) as crowd:
             story.load(client, crowd)
             story.memory(client, crowd)
@@ -67,9 +68,18 @@ def run(args: argparse.Namespace) -> int:
 def readers(count: int, endpoint: str, story: Story) -> Iterator[list[Reader]]:
     """Give so many processes that get the story's files, all at once."""
     with contextlib.ExitStack() as stack:
-        yield [
+        crowd = [
             stack.enter_context(Reader(endpoint, story.files, story.dtype)) for _ in range(count)
         ]
+        ask(crowd, "connect")
+        yield crowd
+
+
+def ask(crowd: Sequence[Reader], word: str) -> list[dict[str, Any]]:
+    """Have all readers do something at the same time; return their answers."""
+    for reader in crowd:
+        reader.tell(word)
+    return [reader.hear() for reader in crowd]
 
 
 @dataclass
@@ -97,12 +107,17 @@ class Story:
         size = format_bytes(os.path.getsize(self.files[0]))
         self.tell(
             f"{len(self.files)} sample files are made, {size} of text each.",
-            f"np.loadtxt reads the first in {_time(seconds)}: each process, each run.",
+            f"np.loadtxt reads the first in {_time(seconds)}. Each process pays that, each run.",
         )
+
+    def look(self, client: Client) -> None:
+        """Have the daemon look into the files: what is wrong with them is told at once."""
+        for path in self.files:
+            client.info(Source.of(path, dtype=self.dtype))
 
     def load(self, client: Client, crowd: list[Reader]) -> None:
         """Have all readers ask for all files; each is loaded once."""
-        heard = [reader.hear() for reader in crowd]
+        heard = ask(crowd, "get")
         self.cold = max(one["seconds"] for one in heard)
         expected, self.checksums = self.checksums, heard[0]["checksums"]
         loads = client.status().counters["loads"]
@@ -110,7 +125,8 @@ class Story:
         self.tell(
             f"{len(crowd)} processes ask a daemon for "
             f"{_plural(len(self.files), 'file')} each, at the same time:",
-            f"{asked} requests, {_plural(loads, 'load')}, all arrays there in {_time(self.cold)}.",
+            f"{asked} requests, {_plural(loads, 'load')}, done in {_time(self.cold)} with the "
+            "start of the loaders.",
         )
         self.check(loads == files, f"{files} files took {loads} loads")
         same = all(one["checksums"] == self.checksums for one in heard)
@@ -121,7 +137,7 @@ class Story:
 
     def memory(self, client: Client, crowd: list[Reader]) -> None:
         """Add up what the readers see, and what it takes."""
-        measured = [reader.measure() for reader in crowd]
+        measured = ask(crowd, "measure")
         mapped, share = (sum(one[key] for one in measured) for key in ("mapped", "share"))
         size = sum(block.nbytes for block in client.status().blocks)
         self.tell(
@@ -167,7 +183,7 @@ class Story:
         self.check(states == {"idle"}, f"after the last reader the blocks are {states}")
         loads = client.status().counters["loads"]
         with readers(1, client.endpoint, self) as (reader,):
-            heard = reader.hear()
+            (heard,) = ask([reader], "get")
             reader.finish()
         self.tell(
             "All readers have ended. The blocks are idle: still warm, freed for room.",

@@ -1,8 +1,8 @@
 """A user's script, as small as it can be: the processes that ``arrayd demo`` starts.
 
-``python -m arrayd.cli.demo_reader ENDPOINT DTYPE FILE…`` gets the arrays and says in a line
-of JSON how long that took and what it sees in them. Then it holds them, and for each line
-of input says how much memory they take, until the input ends. ``DTYPE`` may be empty.
+``python -m arrayd.cli.demo_reader ENDPOINT DTYPE FILE…`` answers each line of its input with
+a line of JSON: ``connect``; ``get`` the arrays, how long that took and what is in them;
+``measure`` the memory they take. It holds them until the input ends. ``DTYPE`` may be empty.
 """
 
 from __future__ import annotations
@@ -18,29 +18,36 @@ import numpy as np
 
 import arrayd
 from arrayd.cli.common import parse_dtype
-from arrayd.errors import to_wire
+from arrayd.errors import ArraydError, to_wire
+from arrayd.source import Source
 
 
 def main(endpoint: str, dtype: str, *files: str) -> int:
-    """Get, hold, measure."""
-    begin = time.perf_counter()
-    options = {"dtype": parse_dtype(dtype)} if dtype else {}
-    try:
-        arrays = arrayd.connect(endpoint).get_many(files, **options)
-    except arrayd.ArraydError as error:
-        _say(error=to_wire(error))
-        return 1
-    seconds = time.perf_counter() - begin
-    _say(seconds=seconds, checksums=[checksum(array) for array in arrays])
-    for _ in sys.stdin:
-        _say(**memory(array.block.name for array in arrays))
+    """Do as the lines of the input say."""
+    sources = [Source.of(path, dtype=parse_dtype(dtype) if dtype else None) for path in files]
+    arrays: list[arrayd.SharedArray] = []
+    with arrayd.connect(endpoint) as client:
+        for line in sys.stdin:
+            if line == "connect\n":
+                _say(version=client.status().version)
+            elif line == "get\n":
+                begin = time.perf_counter()
+                try:
+                    arrays = client.get_many(sources)
+                except ArraydError as error:
+                    _say(error=to_wire(error))
+                    return 1
+                seconds = time.perf_counter() - begin
+                _say(seconds=seconds, checksums=[checksum(array) for array in arrays])
+            else:
+                _say(**memory(array.block.name for array in arrays if array.block))
     return 0
 
 
 def checksum(array: np.ndarray[Any, Any]) -> int:
     """Return the CRC-32 of an array's values, in C order; it reads every page."""
-    flat = np.ravel(array).view(np.ndarray)
-    return zlib.crc32(flat.view(np.uint8)) if flat.size else 0
+    flat = np.ravel(np.asarray(array))
+    return zlib.crc32(flat.view(np.uint8).data) if flat.size else 0
 
 
 def memory(segments: Iterable[str]) -> dict[str, int]:

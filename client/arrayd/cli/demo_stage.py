@@ -18,13 +18,13 @@ from typing import Any, Self
 import numpy as np
 
 from arrayd import launch
-from arrayd.errors import LoaderCrashed, NoDaemon, from_wire
+from arrayd.errors import ArraydError, NoDaemon, from_wire
 from arrayd.source import descr
 
 SAMPLE_DTYPE = np.dtype([("chr", "S10"), ("pos", "i4"), ("pct", "f4"), ("c", "i4"), ("t", "i4")])
 """Of the sample files: chromosome, position, percentage methylated, counts of both kinds."""
 
-_SAMPLE_ROWS = 120_000
+_SAMPLE_ROWS = 200_000
 _PATIENCE = 10.0  # seconds for a process to start, answer or end
 
 # Not the terminal's: the demo gets the Ctrl-C, and ends them in order.
@@ -133,8 +133,14 @@ class Reader:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
 
+    def tell(self, word: str) -> None:
+        """Have it do something; see `arrayd.cli.demo_reader`."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+
     def hear(self) -> dict[str, Any]:
-        """Return what it says next.
+        """Return its answer.
 
         Raises
         ------
@@ -144,18 +150,11 @@ class Reader:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise LoaderCrashed(f"The demo's reader {self.process.pid} died.")
+            raise ArraydError(f"The demo's reader {self.process.pid} died.")
         said: dict[str, Any] = json.loads(line)
         if "error" in said:
             raise from_wire(said["error"])
         return said
-
-    def measure(self) -> dict[str, int]:
-        """Have it measure its memory; see `arrayd.cli.demo_reader.memory`."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("measure\n")
-        self.process.stdin.flush()
-        return self.hear()
 
     def kill(self) -> None:
         """End it with SIGKILL, if it has not ended."""
@@ -173,7 +172,7 @@ def run_arrayd(*words: str) -> str:
 
     Raises
     ------
-    LoaderCrashed
+    ArraydError
         It failed, with what it said.
     """
     program = "import sys; from arrayd.cli import main; sys.exit(main())"
@@ -186,12 +185,12 @@ def run_arrayd(*words: str) -> str:
         **_OWN_GROUP,
     ) as process:
         try:
-            printed, complaint = process.communicate()
+            printed, complaint = map(str, process.communicate())
         except BaseException:
             end(process, process.terminate)
             raise
     if process.returncode != 0:
-        raise LoaderCrashed(f"arrayd {words[0]} failed: {complaint.strip()}")
+        raise ArraydError(f"arrayd {words[0]} failed: {complaint.strip()}")
     return printed
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 
 import arrayd
-from arrayd import launch
+from arrayd import DaemonLost, launch
 from arrayd.cli.common import Subparsers, add_command
 
 PATIENCE = 10.0
@@ -20,7 +21,9 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Stop the daemon; never start one for that."""
     with arrayd.connect(args.endpoint, start=False) as client:
-        pid = client.stop()
+        pid = client.status().pid
+        with contextlib.suppress(DaemonLost):  # it may be gone before its answer is here
+            client.stop()
     ended = launch.ended(pid, PATIENCE)
     state = "stopped" if ended else "is still giving memory back"
     print(f"arrayd at {client.endpoint}, pid {pid}: {state}")

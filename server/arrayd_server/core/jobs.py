@@ -82,7 +82,7 @@ class Jobs:
         return [job for job in self.table.values() if job.stage is Stage.QUEUED]
 
     def pump(self, now: float) -> list[Effect]:
-        """Start the queued jobs that fit, make room for the others, fail the late ones."""
+        """Start the queued jobs that fit, and make room for the others where that is possible."""
         effects: list[Effect] = []
         promised = 0  # bytes on their way to jobs that asked earlier
         for job in self.queued():
@@ -96,7 +96,9 @@ class Jobs:
                 job.deadline = math.inf  # the kernel's word on what leaves comes back here
                 effects += self._evict(victims)
             else:
-                effects += self._hold_out(job, now)
+                job.deadline = job.patient_until
+                if job.searched == -math.inf:
+                    effects += self._search(job, now)
         return effects
 
     def reconsider(self) -> None:
@@ -128,16 +130,19 @@ class Jobs:
             effects += self._holds.unlink(block)
         return effects
 
-    def _hold_out(self, job: Job, now: float) -> list[Effect]:
-        """Wait until patience ends; at first, and again at the end, look for stale holds."""
-        job.deadline = job.patient_until
-        late = now >= job.deadline
-        if job.searches < 1 + late:
-            job.searches = 1 + late
-            suspects = [b for b in self._shelf.held(now) if _may_be_stale(b, now)]
-            if suspects:  # a late job fails at the next tick, which is due at once
-                return [Inspect(block.segment) for block in suspects]
-        return self._fail_for_room(job, now) if late else []
+    def _search(self, job: Job, now: float) -> list[Effect]:
+        """Look for stale holds: blocks that the kernel may say nobody maps."""
+        job.searched = now
+        return [Inspect(b.segment) for b in self._shelf.held(now) if _may_be_stale(b, now)]
+
+    def give_up(self, now: float) -> list[Effect]:
+        """Fail the jobs whose patience has ended, after a last look for stale holds."""
+        effects: list[Effect] = []
+        for job in self.queued():
+            if now >= job.deadline:
+                last = self._search(job, now) if job.searched < job.deadline else []
+                effects += last or self._fail_for_room(job, now)
+        return effects
 
     def _fail_for_room(self, job: Job, now: float) -> list[Effect]:
         sessions = self._holds.sessions

@@ -146,7 +146,7 @@ class Job:
     done: int = 0  # rows
     total: int = 0
     told: float = -math.inf  # when progress was last reported
-    searches: int = 0  # QUEUED: for stale holds; at first, and once more before giving up
+    searched: float = -math.inf  # QUEUED: when stale holds were last looked for
     writer: Asker | None = None  # of a client's block: who asked last (create, then seal)
     draft: Draft | None = None  # of a client's block: what is to be made
 

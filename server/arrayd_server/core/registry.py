@@ -382,7 +382,10 @@ class Registry:
             if job.stage in (Stage.PROBING, Stage.FILLING) and now >= job.deadline:
                 late = explain.hung(job, self.jobs.load_timeout)
                 effects += self.failed(job.number, late, now)
-        return effects + self.holds.expire(now) + self.jobs.pump(now)
+        effects += self.holds.expire(now) + self.jobs.pump(now)
+        # Whoever waits for room gives up only when nothing is left that could make some:
+        # until then `wake_at` wants another tick at once.
+        return effects or self.jobs.give_up(now)
 
     def wake_at(self) -> float:
         """When `tick` next has something to do; inf: never."""

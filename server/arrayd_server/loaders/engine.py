@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from arrayd.errors import BadFile, CastError, NoRoom
+from arrayd.errors import BadFile, CastError, NoRoom, SourceNotFound
 from arrayd.source import Source
 from arrayd_server.loaders import base, load_format
 from arrayd_server.loaders.base import Chunks, Part, Plan, storage_shape
@@ -65,8 +65,11 @@ def identity(path: str) -> tuple[str, int, int, int, int, int]:
     SourceNotFound, AccessDenied, BadFile
     """
     with os_errors(path):
-        real = os.path.realpath(path)
-        stat = os.stat(real)
+        try:
+            real = os.path.realpath(path)
+            stat = os.stat(real)
+        except ValueError as error:  # a NUL byte, a lone surrogate
+            raise SourceNotFound(f"{path!r}: no file can have this name ({error}).") from None
     return real, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
@@ -163,7 +166,10 @@ class _Sink(Protocol):
 
 @contextmanager
 def _sink(source: Source, plan: Plan, part: Part, target: Target) -> Iterator[_Sink]:
-    fd = os.open(target.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fd = os.open(target.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:  # the load was given up before this task reached us
+        raise Cancelled from None
     try:
         if target.order == plan.order or len(plan.shape) <= 1:
             size = math.prod(plan.storage_shape[1:]) * target.dtype.itemsize
