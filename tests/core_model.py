@@ -191,6 +191,19 @@ class Shell:
             keep=keep and published,
         )
 
+    def late(self, job: int) -> list[list[Effect]]:
+        """Bring all word that there can be of a job; return the effects of each."""
+        r, now, error = self.registry, self.now, BadFile("late")
+        return [
+            r.probed(job, ("f25", None), SPEC, 25, ROWS, now),
+            r.progress(job, 1, now),
+            r.filled(job, 0),
+            r.sealed(job, now),
+            r.made(job, now),
+            r.failed(job, error, now),
+            r.unsealable(job, error, now),
+        ]
+
     # ---- what happens by itself ----------------------------------------------------------
 
     def finish(self, job: int, outcome: str = "ok") -> list[Reply]:

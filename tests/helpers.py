@@ -202,7 +202,7 @@ def slow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def save(path: Path, array: npt.ArrayLike | np.generic) -> npt.NDArray[Any]:
+def save(path: Path, array: npt.ArrayLike) -> npt.NDArray[Any]:
     """Write an array as ``.npy``, whatever the name of the file; return what it holds."""
     values = np.asarray(array)
     with path.open("wb") as file:

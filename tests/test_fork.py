@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,23 +19,7 @@ from tests.helpers import (
     save,
     wait_until,
 )
-
-PATIENCE = 60
-"""Seconds after which a script counts as hung."""
-
-
-def run(script: str, daemon: Daemon, *args: object) -> str:
-    """Run a script against a daemon to its normal end; return what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, args)],
-        env={**os.environ, "ARRAYD_ENDPOINT": daemon.endpoint, "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return done.stdout
-
+from tests.test_references import run
 
 # ---- who holds what --------------------------------------------------------------------------
 
@@ -192,34 +173,32 @@ def test_a_fork_during_a_long_get(
 
 
 ENDS = """
-import os, sys, arrayd, numpy as np
+import os, signal, sys, arrayd, numpy as np
 x = arrayd.get(sys.argv[1])
-child = os.fork()
-if child == 0:
-    {code}
-    sys.exit(7)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-assert x.sum() == 4950 and arrayd.get(sys.argv[1], rows=slice(0, 10)).sum() == 45
+for code in {children}:
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        exec(code)
+        sys.exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7, code
+    assert x.sum() == 4950 and arrayd.get(sys.argv[1], rows=slice(0, 10)).sum() == 45
 """
 
+CHILDREN = [
+    "pass",
+    "del x",
+    "arrayd.status()",
+    "y = arrayd.get(sys.argv[1], rows=slice(1, None, 2))",
+    "z = arrayd.put(x)",
+    "arrayd.connect(os.environ['ARRAYD_ENDPOINT']).status()",
+]
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "pass",
-        "del x",
-        "arrayd.status()",
-        "y = arrayd.get(sys.argv[1], rows=slice(1, None, 2))",
-        "z = arrayd.put(x)",
-        "import gc; arrayd.connect(os.environ['ARRAYD_ENDPOINT']).status(); gc.collect()",
-    ],
-)
-def test_a_child_that_ends_by_itself(
-    client: arrayd.Client, daemon: Daemon, tmp_path: Path, code: str
-) -> None:
+
+def test_a_child_that_ends_by_itself(client: arrayd.Client, daemon: Daemon, tmp_path: Path) -> None:
     """A forked child runs its exit handlers to the end, and takes nothing from the parent."""
     save(tmp_path / "x.npy", np.arange(100))
-    run(ENDS.format(code=code), daemon, tmp_path / "x.npy")
+    run(ENDS.format(children=CHILDREN), daemon, str(tmp_path / "x.npy"))
     wait_until(
         lambda: {block.state for block in client.status().blocks} == {"idle"}, "all have ended"
     )
@@ -246,7 +225,7 @@ def test_a_pool_with_inherited_arrays(
 ) -> None:
     """The classic: a global array, workers that only read it; no call, no copy, no hang."""
     save(tmp_path / "x.npy", np.arange(10_000.0))
-    run(POOL, daemon, tmp_path / "x.npy")
+    run(POOL, daemon, str(tmp_path / "x.npy"))
     wait_until(lambda: only_block(client).state == "idle", "the workers have ended")
 
 
@@ -284,7 +263,7 @@ def test_twenty_forks_among_threads(client: arrayd.Client, daemon: Daemon, tmp_p
     files = [tmp_path / f"{number}.npy" for number in range(4)]
     for file in files:
         save(file, np.arange(100))
-    run(THREADS, daemon, *files)
+    run(THREADS, daemon, *map(str, files))
     wait_until(
         lambda: {block.state for block in client.status().blocks} == {"idle"}, "all have ended"
     )

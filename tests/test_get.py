@@ -21,11 +21,6 @@ def counters(client: arrayd.Client) -> dict[str, int]:
     return client.status().counters
 
 
-def segments(client: arrayd.Client) -> int:
-    """Return how many blocks there are."""
-    return len(client.status().blocks)
-
-
 # ---- what a source can be --------------------------------------------------------------------
 
 
@@ -60,7 +55,7 @@ def test_every_spelling_of_a_source(client: arrayd.Client, tmp_path: Path) -> No
 def test_shapes_and_types_survive(client: arrayd.Client, tmp_path: Path) -> None:
     """0-d, empty, Fortran and structured arrays come out as numpy reads them."""
     fields = np.dtype([("name", "S5"), ("pos", "<i4"), ("w", "f8", (2,))])
-    cases = [
+    cases: list[Any] = [
         np.float32(2.5),
         np.zeros((0, 3)),
         np.asfortranarray(np.arange(6).reshape(2, 3)),
@@ -359,7 +354,7 @@ def test_info_loads_nothing(client: arrayd.Client, tmp_path: Path) -> None:
     assert client.info(f"{tmp_path}/both.npz:y").shape == (5,)
     with pytest.raises(arrayd.SourceNotFound):
         client.info(tmp_path / "gone.npy")
-    assert segments(client) == 0
+    assert client.status().blocks == ()
     published = client.put(x, name="X")
     assert client.info("name:X").shape == (3, 4)
     del published
@@ -389,7 +384,7 @@ def test_evict(client: arrayd.Client, tmp_path: Path) -> None:
     freed = client.evict(tmp_path / "x.npy")
     assert freed["blocks"] == 1
     assert freed["bytes"] >= 400
-    assert segments(client) == 0
+    assert client.status().blocks == ()
     with pytest.raises(arrayd.NoSuchBlock):
         client.evict(tmp_path / "x.npy")
 

@@ -92,15 +92,16 @@ def test_npz_parts(tmp_path: Path) -> None:
     assert len(probe(as_deflated(tmp_path, array)).parts) == 1
 
 
-def test_npz_rests_on_the_checksum(tmp_path: Path, segment: Path) -> None:
-    """A compressed member whose bytes inflate to others than were written is corrupt."""
-    source = as_deflated(tmp_path, np.arange(99))
-    with zipfile.ZipFile(source.path) as archive:
+@pytest.mark.parametrize("more", [0, 999])
+def test_npz_rests_on_the_checksum(tmp_path: Path, segment: Path, more: int) -> None:
+    """A compressed member whose checksum is wrong is corrupt, also if it is longer than its array."""
+    path = tmp_path / "z.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("it.npy", header() + bytes(more))
         crc = struct.pack("<I", archive.getinfo("it.npy").CRC)
-    data = Path(source.path).read_bytes()
-    Path(source.path).write_bytes(data.replace(crc, b"\1\2\3\4"))
+    path.write_bytes(path.read_bytes().replace(crc, b"\1\2\3\4"))
     with pytest.raises(BadFile, match=r"z\.npz.*CRC"):
-        load(source, segment)
+        load(Source.of(path), segment)
 
 
 def test_npz_that_does_not_inflate(tmp_path: Path, segment: Path) -> None:
@@ -288,6 +289,25 @@ def test_no_chunk_is_decoded_twice(
     needed = {row // chunks[0] for row in range(shape[0])[rows]}
     assert len(touched) == len(set(touched))
     assert {index[0] for index in touched} == needed
+
+
+@given(
+    shape=hnp.array_shapes(max_dims=4, max_side=9),
+    chunk=st.tuples(*[st.integers(1, 4)] * 4),
+    cap=st.integers(1, 300),
+)
+def test_cuts_cover_in_order_and_bounded(
+    shape: tuple[int, ...], chunk: tuple[int, ...], cap: int
+) -> None:
+    """Cuts give the values in C order, split no chunk, and stay near what was asked."""
+    chunks = chunk[: len(shape)]
+    array = np.arange(np.prod(shape)).reshape(shape)
+    pieces = [array[cut] for cut in hdf5.cuts(shape, chunks, cap)]
+    np.testing.assert_array_equal(np.concatenate([p.ravel() for p in pieces]), array.ravel())
+    for cut in hdf5.cuts(shape, chunks, cap):
+        assert all(s.start % c == 0 for s, c in zip(cut, chunks, strict=True))
+    if set(chunks) == {1}:
+        assert max(piece.size for piece in pieces) <= cap
 
 
 def test_a_missing_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from arrayd.errors import NameTaken, NoSuchBlock, NotOwner, SourceError
+from arrayd.errors import NameTaken, NoSuchBlock, NotOwner
 from arrayd.spec import Grant
 from arrayd_server.core.effects import Probe
 from arrayd_server.core.records import Asker, Draft, Peer, Waiter, Wanted
@@ -279,22 +279,11 @@ class Walk(RuleBasedStateMachine):
         self.shell.finish(one([*self.shell.work], pick), outcome)
         self._read()
 
-    @rule(pick=picks, what=st.integers(0, 6))
-    def late(self, pick: int, what: int) -> None:
+    @rule(pick=picks)
+    def late(self, pick: int) -> None:
         """Bring word of a job that is over: it changes nothing."""
-        r, now = self.registry, self.shell.now
-        job = one([n for n in self.shell.dead if n not in r.jobs.table], pick)
-        error = SourceError("late")
-        effects = [
-            lambda: r.probed(job, ("f10", None), SPEC, 10, 4, now),
-            lambda: r.progress(job, 1, now),
-            lambda: r.filled(job, 0),
-            lambda: r.sealed(job, now),
-            lambda: r.made(job, now),
-            lambda: r.failed(job, error, now),
-            lambda: r.unsealable(job, error, now),
-        ][what]()
-        assert effects == []
+        over = [job for job in self.shell.dead if job not in self.registry.jobs.table]
+        assert not any(self.shell.late(one(over, pick)))
         self.naive.compare()
 
     @precondition(lambda self: self.shell.closing)

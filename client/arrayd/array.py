@@ -79,11 +79,12 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     def __array_finalize__(self, obj: Any) -> None:
         self._held = self._mapping = None
-        if isinstance(obj, SharedArray) and obj._mapping is not None and self.size:
-            # The first element tells a view from a copy. Where the others lie is not known
-            # yet: a transposed array gets its strides after this call.
-            if obj._mapping.contains(self.__array_interface__["data"][0], 1):
-                self._held, self._mapping = obj._held, obj._mapping
+        if not isinstance(obj, SharedArray) or obj._mapping is None or self.size == 0:
+            return
+        # The first element tells a view from a copy. Where the others lie is not known yet:
+        # a transposed array gets its strides after this call.
+        if obj._mapping.contains(self.__array_interface__["data"][0], 1):
+            self._held, self._mapping = obj._held, obj._mapping
 
     def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
         result = super().__array_wrap__(array, context)

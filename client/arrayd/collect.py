@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd.array import SharedArray
 from arrayd.client import Client
 from arrayd.errors import (
     AccessDenied,
@@ -216,21 +215,33 @@ def _write(
     room = client.status().budget // 2
     bad: list[ArraydError] = []
     with h5py.File(path, "w", locking=False) as file:  # nobody else knows its name
-        for piece, array in _stream(client, _divide(inputs, room), room):
-            if isinstance(array, ArraydError):
-                bad.append(array)
-            elif not bad:
-                _store(file, piece, array, compression, count)
+        for piece in _in_turn(client, _divide(inputs, room), room):
+            try:
+                _transfer(client, piece, None if bad else file, compression, count)
+            except _BAD_INPUT as error:
+                bad.append(error.with_traceback(None))  # whose frames would keep the array
         _raise_all(bad, len(inputs))
 
 
-def _stream(
-    client: Client, pieces: Iterable[_Piece], room: int
-) -> Iterator[tuple[_Piece, SharedArray | ArraydError]]:
-    """Yield each piece with its array, or error; the next ones load meanwhile.
+def _transfer(
+    client: Client,
+    piece: _Piece,
+    file: h5py.File | None,
+    compression: str | None,
+    count: Callable[[int], None],
+) -> None:
+    """Load a piece, store it if there is a file, and let it go."""
+    array = client.get(piece.source)
+    _check_unchanged(piece.input)
+    if file is not None:
+        _store(file, piece, array, compression, count)
 
-    An array is released when the next one is asked for. No more than `room` bytes are
-    asked for at a time, unless one piece alone is larger.
+
+def _in_turn(client: Client, pieces: Iterable[_Piece], room: int) -> Iterator[_Piece]:
+    """Yield each piece when it is loading or loaded, and have the next ones loaded meanwhile.
+
+    No more than `room` bytes are asked for at a time, unless one piece alone is larger. A
+    piece counts until the next one is taken: by then it must have been let go.
     """
     todo, coming, asked = deque(pieces), deque[_Piece](), 0
     while todo or coming:
@@ -238,25 +249,11 @@ def _stream(
         while todo and (asked == 0 or asked + todo[0].cost <= room):
             fresh.append(todo.popleft())
             asked += fresh[-1].cost
-        with contextlib.suppress(SourceError):  # the get below says it
+        with contextlib.suppress(SourceError):  # the get says it
             client.prefetch(*(piece.source for piece in fresh))
         coming += fresh
-        piece = coming.popleft()
-        array = _load(client, piece)
-        yield piece, array
-        if isinstance(array, SharedArray):
-            client.release(array)
-        del array
-        asked -= piece.cost
-
-
-def _load(client: Client, piece: _Piece) -> SharedArray | ArraydError:
-    try:
-        array = client.get(piece.source)
-        _check_unchanged(piece.input)
-    except _BAD_INPUT as error:
-        return error
-    return array
+        yield coming[0]
+        asked -= coming.popleft().cost
 
 
 def _check_unchanged(one: _Input) -> None:
@@ -267,7 +264,7 @@ def _check_unchanged(one: _Input) -> None:
 def _store(
     file: h5py.File,
     piece: _Piece,
-    array: SharedArray,
+    array: np.ndarray[Any, Any],
     compression: str | None,
     count: Callable[[int], None],
 ) -> None:

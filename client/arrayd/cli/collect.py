@@ -37,7 +37,9 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="KEY=VALUE",
         help="an option of the format, such as skiprows=1; may be repeated",
     )
-    parser.add_argument("--compression", choices=(*COMPRESSIONS, "none"), default="none")
+    parser.add_argument(
+        "--compression", choices=(*COMPRESSIONS, "none"), default="none", help="default: none"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

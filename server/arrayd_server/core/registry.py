@@ -225,12 +225,11 @@ class Registry:
     def unsealable(self, number: int, error: ArraydError, now: float) -> list[Effect]:
         """Take note that somebody can still write to a block: its writer may try again."""
         job = self.jobs.table.get(number)
-        if job is None:
+        if job is None or job.segment is None:
             return []
         if job.writer is None:
             return self.failed(number, error, now)
         job.stage = Stage.WRITING
-        assert job.segment is not None
         return [Reply(job.writer, error), *self.holds.settle(self.shelf.blocks[job.segment])]
 
     def abort(self, nonce: Nonce, segment: str, now: float) -> list[Effect]:
@@ -321,11 +320,10 @@ class Registry:
             self.shelf.idle.pop(segment, None)
             return self.jobs.pump(now)
         job = self.jobs.of_writer(block)
-        if job is None:
-            return self.holds.rest(block, now) + self.jobs.pump(now)
-        if job.stage is Stage.WRITING:  # else a request is under way, whose end decides
-            return self.jobs.end(job) + self.jobs.pump(now)
-        return []
+        if job is not None and job.stage is not Stage.WRITING:
+            return []  # a request is under way, whose end decides
+        ending = self.holds.rest(block, now) if job is None else self.jobs.end(job)
+        return ending + self.jobs.pump(now)
 
     def refused(self, segment: str) -> list[Effect]:
         """Take note that an unlink was refused: somebody maps the block, so it stays."""
@@ -380,11 +378,9 @@ class Registry:
         effects: list[Effect] = []
         for job in list(self.jobs.table.values()):
             if job.stage in (Stage.PROBING, Stage.FILLING) and now >= job.deadline:
-                late = explain.hung(job, self.jobs.load_timeout)
-                effects += self.failed(job.number, late, now)
+                effects += self.failed(job.number, explain.hung(job, self.jobs.load_timeout), now)
         effects += self.holds.expire(now) + self.jobs.pump(now)
-        # Whoever waits for room gives up only when nothing is left that could make some:
-        # until then `wake_at` wants another tick at once.
+        # While something may still make room nobody gives up: the next tick is due at once.
         return effects or self.jobs.give_up(now)
 
     def wake_at(self) -> float:
