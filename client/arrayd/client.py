@@ -234,7 +234,7 @@ class Client(Session):
                 if known is not None:
                     return known
         except ArraydError as error:
-            return error
+            return _bare(error)
         return wish
 
     def _fetch(
@@ -299,12 +299,18 @@ class Client(Session):
         try:
             return cut(whole, grant, wish.source)
         except SpecMismatch as error:
-            return error
+            return _bare(error)
 
 
 def _segment(shared: SharedArray) -> str:
     assert shared._mapping is not None
     return shared._mapping.segment
+
+
+def _bare(error: ArraydError) -> ArraydError:
+    """Return an error that is a result: its traceback would keep the other arrays alive."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 
 def _raise_first(results: list[Any]) -> None:

@@ -27,7 +27,7 @@ from arrayd_server.core.registry import Registry
 from arrayd_server.perform import Performer
 from arrayd_server.requests import HANDLERS, WITHOUT_ANSWER
 from arrayd_server.scope import Scope
-from arrayd_server.segments import Segments
+from arrayd_server.segments import Outcome, Segments
 from arrayd_server.wire import Wire
 from arrayd_server.workers import Pool
 
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 2.0
 """Seconds between looks at what nobody reports: our socket's path, idleness, strays."""
+
+PARTING = 1.0
+"""Seconds that a stop waits for processes without a session to unmap what they had."""
 
 
 class Daemon:
@@ -254,7 +257,7 @@ class Daemon:
         self._pool.close()
         self._free_unfinished()
         if self._signal != signal.SIGUSR1:
-            self._free_unmapped()
+            await self._free_unmapped()
         self.wire.close()
         self._peers.close()
         self.performer.close()
@@ -274,13 +277,18 @@ class Daemon:
             if block.state is State.LOADING:
                 self.segments.unlink(block.segment, force=True)
 
-    def _free_unmapped(self) -> None:
-        for block in list(self.registry.shelf.blocks.values()):
-            if block.state is State.SEALED:
+    async def _free_unmapped(self) -> None:
+        """Unlink what nobody maps; processes that have said goodbye may take a moment to end."""
+        deadline = time.monotonic() + PARTING
+        blocks = list(self.registry.shelf.blocks.values())
+        for block in (b for b in blocks if b.state is State.SEALED):
+            outcome, fd = self.segments.unlink(block.segment, force=False)
+            while outcome is Outcome.REFUSED and not block.holders and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)
                 outcome, fd = self.segments.unlink(block.segment, force=False)
-                if fd >= 0:
-                    os.close(fd)
-                log.info("%s: %s", block.source, outcome.value)
+            if fd >= 0:
+                os.close(fd)
+            log.info("%s: %s", block.source, outcome.value)
 
 
 def _raise_descriptor_limit() -> None:

@@ -24,7 +24,8 @@ class _Eviction:
 class Evictions:
     """The evictions under way.
 
-    A process may map an idle block by its name at any moment: the answer is the kernel's.
+    A process may map an idle block by its name at any moment, and the last mapper of a stray
+    may have just gone: the answer is the kernel's.
     """
 
     def __init__(self, shelf: Shelf, holds: Holds) -> None:
@@ -38,7 +39,7 @@ class Evictions:
         chosen = [b for b in blocks if matches(b)]
         if not chosen:
             return [Reply(to, explain.not_in_memory())]
-        busy = [b for b in chosen if b.segment not in self._shelf.idle]
+        busy = [b for b in chosen if b.wanted or b.state is not State.SEALED]
         if busy:
             return [Reply(to, explain.in_use(busy, self._holds.sessions))]
         eviction = _Eviction(to, len(chosen))
