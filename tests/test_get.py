@@ -396,3 +396,11 @@ def test_the_module_functions_use_one_session(daemon: Daemon, puppets: Stage) ->
     assert one("arrayd.release(a); del a, b; len(arrayd.status().sessions)") == 1
     with pytest.raises(arrayd.NoSuchBlock):
         one("arrayd.evict('name:A')")
+
+
+def test_a_path_is_bytes(daemon: Daemon, tmp_path: Path) -> None:
+    """A file whose name is no UTF-8 is loaded like any other."""
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.npy")
+    np.save(path, np.arange(5))
+    with arrayd.connect(daemon.endpoint) as client:
+        np.testing.assert_array_equal(client.get(path), np.arange(5))

@@ -18,7 +18,7 @@ SERVER = ROOT / "server" / "arrayd_server"
 TESTS = ROOT / "tests"
 CORE = SERVER / "core"
 
-SHARED = {"protocol", "errors", "source", "spec", "layout", "process", "units"}
+SHARED = {"protocol", "errors", "source", "spec", "layout", "packing", "process", "units"}
 """The modules of `arrayd` that the server may import."""
 
 IMPURE = {

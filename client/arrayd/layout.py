@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgpack
+from arrayd.packing import pack, unpack
 
 PAGE = 4096
 FOOTER_BYTES = PAGE
@@ -95,8 +95,7 @@ def unpack_footer(page: bytes) -> Footer:
 
 def pack_meta(meta: Mapping[str, Any]) -> bytes:
     """Return metadata as msgpack."""
-    packed: bytes = msgpack.packb(meta)
-    return packed
+    return pack(meta)
 
 
 def unpack_meta(footer: Footer, raw: bytes) -> dict[str, Any]:
@@ -109,7 +108,7 @@ def unpack_meta(footer: Footer, raw: bytes) -> dict[str, Any]:
     """
     if len(raw) != footer.meta_bytes or zlib.crc32(raw) != footer.meta_crc:
         raise NotASegment("the metadata is damaged")
-    meta = msgpack.unpackb(raw)
+    meta = unpack(raw)
     if not isinstance(meta, dict):
         raise NotASegment("the metadata is no map")
     return meta

@@ -49,6 +49,7 @@ from typing import Any
 import msgpack
 
 from arrayd.errors import ProtocolMismatch
+from arrayd.packing import pack, unpack
 
 VERSION = 1
 PACKAGE_VERSION = "0.1.0"
@@ -79,8 +80,7 @@ class Request:
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """Return the frame of a message."""
-    frame: bytes = msgpack.packb(message)
-    return frame
+    return pack(message)
 
 
 def request(nonce: bytes, number: int, op: str, **fields: Any) -> bytes:
@@ -104,7 +104,7 @@ def decode(frame: bytes | memoryview) -> dict[str, Any]:
     if len(frame) > MAX_FRAME:
         raise Garbage(f"{len(frame)} bytes, more than {MAX_FRAME}")
     try:
-        message = msgpack.unpackb(frame, strict_map_key=False)
+        message = unpack(frame)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise Garbage(f"not msgpack: {error}") from None
     if not isinstance(message, dict):

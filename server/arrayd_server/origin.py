@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgpack
-
+from arrayd.packing import pack
 from arrayd.source import Source
 
 
@@ -85,4 +84,4 @@ def matches(origin: Any, pattern: Source) -> bool:
 
 
 def _digest(value: Any) -> bytes:
-    return hashlib.blake2b(msgpack.packb(value), digest_size=16).digest()
+    return hashlib.blake2b(pack(value), digest_size=16).digest()

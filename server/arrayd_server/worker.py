@@ -25,6 +25,7 @@ import numpy as np
 
 import arrayd_server.loaders.engine as engine
 from arrayd.errors import ArraydError, LoadError, SourceChanged, SourceNotFound, to_wire
+from arrayd.packing import pack, stream
 from arrayd.source import Source, descr, from_descr
 from arrayd_server import leases, loaders
 from arrayd_server.loaders import cast
@@ -43,7 +44,7 @@ class Task:
 
     def answer(self, **body: Any) -> None:
         """Send an answer."""
-        self._sock.sendall(msgpack.packb({"id": self._number, **body}))
+        self._sock.sendall(pack({"id": self._number, **body}))
 
     def cancelled(self) -> bool:
         """Say whether the daemon has cancelled it (the only thing it sends meanwhile)."""
@@ -118,7 +119,7 @@ def fill(wire: Mapping[str, Any], task: Task) -> dict[str, Any]:
 
 def run(sock: socket.socket) -> None:
     """Do tasks until the daemon closes the socket."""
-    inbox = msgpack.Unpacker(strict_map_key=False)
+    inbox = stream()
     while data := sock.recv(1 << 20):
         inbox.feed(data)
         for wire in inbox:

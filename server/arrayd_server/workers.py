@@ -22,6 +22,7 @@ from typing import Any
 import msgpack
 
 from arrayd.errors import ArraydError, LoaderCrashed, from_wire
+from arrayd.packing import pack, stream
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Worker:
 
     process: subprocess.Popen[bytes]
     sock: socket.socket
-    inbox: msgpack.Unpacker = field(default_factory=lambda: msgpack.Unpacker(strict_map_key=False))
+    inbox: msgpack.Unpacker = field(default_factory=stream)
     task: Task | None = None
     timer: asyncio.TimerHandle | None = None  # retires it, or kills it when it ignores a cancel
 
@@ -135,7 +136,7 @@ class Pool:
         return worker
 
     def _send(self, worker: Worker, message: Mapping[str, Any]) -> None:
-        data = msgpack.packb(message)
+        data = pack(message)
         try:
             worker.sock.setblocking(True)  # an idle worker reads: this ends
             worker.sock.settimeout(1.0)
