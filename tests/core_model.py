@@ -102,6 +102,7 @@ class Shell:
         while self._todo:
             effect = self._todo.popleft()
             self.seen.append(effect)
+            assert len(self.seen) < 1000, "an event without end"
             self._perform(effect)
         self.registry.check()
         self.naive.compare()

@@ -40,9 +40,11 @@ def value(dtype: np.dtype[Any]) -> st.SearchStrategy[Any]:
         near = st.sampled_from(edges).map(float) | st.sampled_from(
             [65504.0, 65520.0, 3.4e38, 3.5e38]
         )
-        wild = st.floats(width=64) | st.sampled_from([math.inf, -math.inf, -0.99, 0.5, 5e-324])
+        wild = st.floats(width=64) | st.sampled_from(
+            [math.nan, math.inf, -math.inf, -0.99, 0.5, 5e-324]
+        )
         with_edges = near | wild
-        return with_edges.filter(lambda v: dtype.itemsize > 4 or abs(v) < 6e4 or math.isinf(v))
+        return with_edges.filter(lambda v: dtype.itemsize > 4 or not 6e4 <= abs(v) < math.inf)
     low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     return st.sampled_from([e for e in edges if low <= e <= high]) | st.integers(low, high)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from arrayd import launch
 from arrayd.array import SharedArray
 from arrayd.client import Client
 from arrayd.info import Info
@@ -290,7 +291,10 @@ def _default(*, start: bool = True) -> Client:
     with _lock:
         client = _clients.get(None)
         if client is None:
-            client = _clients[None] = Client(start=start)
+            endpoint = launch.find(start=start)
+            # A reference may have opened a session there before.
+            client = _clients.get(endpoint) or Client(endpoint)
+            _clients[None] = client
         return client
 
 

@@ -100,6 +100,16 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             return result.view(np.ndarray)
         return result
 
+    def copy(self, order: Any = "C") -> Any:
+        """Return the values as a plain array of this process's own."""
+        return self.view(np.ndarray).copy(order)
+
+    def __copy__(self) -> Any:
+        return self.copy("K")
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self.copy("K")
+
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         # A saved pickle holds the values: a file must never be a pointer. References
         # travel through ForkingPickler alone (see reduction.py).

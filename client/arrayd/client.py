@@ -153,7 +153,6 @@ class Client(Session):
         assert pages is not None
         out.flags.writeable = False
         pages.seal()
-        pages.mode = "s"  # private pages as in "c", but they show the block as it is
         answer = self._ask("seal", None, segment=pages.segment)[0]
         self.holdings.sealed(held, Grant.from_wire(good(answer)))
 

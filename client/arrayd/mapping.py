@@ -52,7 +52,8 @@ class Mapping:
     segment
         Name in /dev/shm.
     mode
-        ``"r"``: read-only; ``"c"``: private copy-on-write; ``"w"``: shared and writeable.
+        ``"r"``: read-only; ``"c"``: private copy-on-write; ``"w"``: shared and writeable,
+        until `seal` makes it ``"s"``: private like ``"c"``, but showing the block as it is.
     on_end
         Called after the pages are unmapped, wherever that happens: it may only do what is
         allowed inside a garbage collection.
@@ -104,7 +105,7 @@ class Mapping:
             _map(fd, self.size, "c", at=self.address)
         finally:
             os.close(fd)
-        self.mode = "c"
+        self.mode = "s"
 
 
 def _open(segment: str, flags: int) -> int:

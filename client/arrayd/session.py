@@ -20,6 +20,7 @@ from arrayd.keeper import Keeper
 from arrayd.progress import Reporter
 from arrayd.spec import Grant
 
+_NEVER_START = frozenset({"status", "evict", "stop"})  # these ask about a daemon that is there
 _GRACE = 0.1  # seconds that the daemon's own, better worded timeout has to arrive
 
 
@@ -109,7 +110,7 @@ class Session:
     ) -> list[Answer]:
         """Send a request, the pending releases ahead of it, and wait for its answers."""
         connection = self._session()
-        if connection.lost_at and self._start:
+        if connection.lost_at and self._start and op not in _NEVER_START:
             launch.ensure(self.endpoint)
         releases: list[Release] = self.holdings.finished()
         ahead = connection.frame("release", holds=releases) if releases else None
