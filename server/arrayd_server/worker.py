@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,7 @@ from arrayd_server.loaders import cast
 from arrayd_server.loaders.base import Part, Plan
 
 _PR_SET_PDEATHSIG = 1
+_TELL_EVERY = 0.05  # seconds between two progress messages
 
 
 class Task:
@@ -41,10 +43,26 @@ class Task:
         self._sock = sock
         self._inbox = inbox
         self._number = number
+        self._rows = 0  # done, not yet told
+        self._told = 0.0
 
     def answer(self, **body: Any) -> None:
         """Send an answer."""
         self._sock.sendall(pack({"id": self._number, **body}))
+
+    def rows(self, done: int) -> None:
+        """Tell of progress, but not for every chunk."""
+        self._rows += done
+        now = time.monotonic()
+        if now - self._told >= _TELL_EVERY:
+            self._told = now
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell the rest of the progress."""
+        if self._rows:
+            self.answer(rows=self._rows)
+            self._rows = 0
 
     def cancelled(self) -> bool:
         """Say whether the daemon has cancelled it (the only thing it sends meanwhile)."""
@@ -109,9 +127,10 @@ def fill(wire: Mapping[str, Any], task: Task) -> dict[str, Any]:
         plan,
         part,
         engine.Target(path, from_descr(target), wanted, nbytes),
-        on_rows=lambda rows: task.answer(rows=rows),
+        on_rows=task.rows,
         cancelled=task.cancelled,
     )
+    task.tell()
     if list(engine.identity(source.path)) != list(wire["identity"]):
         raise SourceChanged(f"{source.path} changed while it was read. Ask again.")
     return {"lost": lost}
