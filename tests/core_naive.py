@@ -211,17 +211,23 @@ class Naive:
         shell = self._shell
         if needed > shell.registry.shelf.budget or shell.registry.jobs.queued():
             return
-        pages = shell.kernel.pages
-        unread = set(shell.closed)
-        blocks = shell.registry.shelf.blocks
-        spare = [s for s in self.idle() - unread if not self.published(s) and not self.is_pinned(s)]
-        spare += [s for s in self.leaving if not blocks[s].mapped]  # as the core was told
-        charged = sum(self.sizes.values()) - sum(self.sizes[s] for s in spare)
-        busy = [s for s in self.sizes if s not in spare]
-        unfilled = sum(self.sizes[s] - pages.get(s, 0) for s in busy)
-        free = shell.kernel.free + sum(pages.get(s, 0) for s in spare) - unfilled
-        room = min(shell.registry.shelf.budget - charged, free)
+        idle = self.idle() - set(shell.closed)
+        spare = {s for s in idle if not self.published(s) and not self.is_pinned(s)}
+        room = self._room_without(spare | self._coming())
         assert room < needed, f"refused {needed} bytes though {room} could be had"
+
+    def _coming(self) -> set[str]:
+        """Return what is on its way back to the kernel, as far as the core was told."""
+        blocks = self._shell.registry.shelf.blocks
+        return {segment for segment in self.leaving if not blocks[segment].mapped}
+
+    def _room_without(self, spare: set[str]) -> int:
+        """Return the room there would be if these segments were gone."""
+        pages, kernel = self._shell.kernel.pages, self._shell.kernel
+        busy = self.sizes.keys() - spare
+        unfilled = sum(self.sizes[s] - pages.get(s, 0) for s in busy)
+        free = kernel.free + sum(pages.get(s, 0) for s in spare) - unfilled
+        return min(self._shell.registry.shelf.budget - sum(self.sizes[s] for s in busy), free)
 
     def sealed(self, segment: str) -> None:
         """Note that a segment is final, and published if it is a client's."""
@@ -259,8 +265,9 @@ class Naive:
         if not self.evicting:
             assert segment not in self.kept, "a kept block was evicted for room"
             assert not self.is_pinned(segment), "a pinned block was evicted for room"
-            pressed = self.owed or any(job.detached for job in self._jobs())
-            assert pressed or self.published(segment), "evicted without need"
+            queue = sum(job.size for job in self._shell.registry.jobs.queued())
+            needed = queue > self._room_without(self._coming() - {segment})
+            assert needed or self.published(segment), "evicted without need"
 
     def forget(self, segment: str) -> None:
         """Note that the kernel has the pages of a segment."""
@@ -323,6 +330,10 @@ class Naive:
         assert {b.segment: b.size for b in shelf.blocks.values()} == self.sizes, "rule 1"
         assert shelf.charged == sum(self.sizes.values()), "rule 1: the charge"
         assert shelf.charged <= max(shelf.budget, self.floor), "rule 1: over budget"
+        for to in self.owed:
+            what = self.asked[to]
+            waits = isinstance(what, Wanted) and what.name is not None and self.resident(what)
+            assert not waits, "a published block, and a session that waits for it"
         self._compare_idle()
 
     def _compare_idle(self) -> None:

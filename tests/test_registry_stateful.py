@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from arrayd.errors import NameTaken, NoSuchBlock, NotOwner
 from arrayd.spec import Grant
-from arrayd_server.core.effects import Probe
+from arrayd_server.core.effects import Inspect, Probe
 from arrayd_server.core.records import Asker, Draft, Peer, Waiter, Wanted
 from tests.core_model import Shell, one
 from tests.core_naive import NAMES, SPEC, File, wanted, wanted_name
@@ -303,12 +303,13 @@ class Walk(RuleBasedStateMachine):
 
     @rule(pick=picks, where=st.sampled_from("fnii"))
     def stranger(self, pick: int, where: str) -> None:
-        """Let a client fork, or a stranger map any block, or an idle one, by its name."""
+        """Let a client fork, or a stranger map any block, or all idle ones, by name."""
         kernel = self.shell.kernel
         forked = {segment for segment, _ in kernel.mappers}
         found = {"f": forked, "n": kernel.named, "i": self.naive.idle()}[where]
         if found:
-            kernel.mappers.add((one(sorted(found), pick), "stranger"))
+            chosen = found if where == "i" else {one(sorted(found), pick)}
+            kernel.mappers |= {(segment, "stranger") for segment in chosen}
 
     @rule(pick=picks)
     def unmapped(self, pick: int) -> None:
@@ -339,10 +340,11 @@ class Walk(RuleBasedStateMachine):
             segment = one(sorted(self.naive.final - self.naive.leaving), pick)
             self.shell.kernel.named.discard(segment)
 
-    @rule()
-    def inotify(self) -> None:
-        """Let the daemon read which segments were closed."""
+    @rule(pick=picks)
+    def inotify(self, pick: int) -> None:
+        """Let the daemon read which segments were closed, and look at one at its own will."""
         self.shell.read_closed()
+        self.shell.do(lambda segment: [Inspect(segment)], one(self.segments, pick))
         self._read()
 
     @rule(seconds=st.sampled_from([0.05, 1.0, 5.0, 25.0, 61.0]))
@@ -369,7 +371,6 @@ class Walk(RuleBasedStateMachine):
             what = asked[to]
             assert isinstance(what, Wanted), f"{to} was never answered"
             assert what.name is not None, f"{to} was never answered"
-            assert what.name not in self.naive.names or not self.naive.resident(what)
         for nonce in PIDS:
             self.ended(nonce, unmaps=True)
         for segment, who in sorted(self.shell.kernel.mappers, key=str):

@@ -33,6 +33,7 @@ Answer = Mapping[str, Any]
 AWAY = 10.0
 """Seconds that a daemon may be away before a call gives up."""
 
+_POLLIN, _POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)  # arithmetic on zmq's enums is slow
 _SILENCE = 2.0
 _GREET_EVERY = 0.5
 
@@ -106,7 +107,8 @@ class Connection:
         self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_FRAME)
         self._socket.connect(endpoint)
         self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
+        self._interest = _POLLIN
+        self._poller.register(self._socket, _POLLIN)
         self._poller.register(self.wake, zmq.POLLIN)
 
     @property
@@ -266,8 +268,10 @@ class Connection:
         """
         if not self.lost_at:
             self._send_outbox()
-        interest = zmq.POLLIN if self._greet() else zmq.POLLIN | zmq.POLLOUT
-        self._poller.modify(self._socket, interest)
+        interest = _POLLIN if self._greet() else _POLLIN | _POLLOUT
+        if interest != self._interest:
+            self._interest = interest
+            self._poller.modify(self._socket, interest)
         ready = dict(self._poller.poll(math.ceil(timeout * 1000)))
         if self.wake in ready:
             with contextlib.suppress(BlockingIOError):
@@ -275,7 +279,7 @@ class Connection:
         if self._pidfd in ready:
             self._drop_pidfd()
             self._lose()
-        if ready.get(self._socket, 0) & zmq.POLLIN:
+        if ready.get(self._socket, 0) & _POLLIN:
             self._receive()
         return bool(ready)
 
@@ -290,11 +294,8 @@ class Connection:
                 return
 
     def _receive(self) -> None:
-        while True:
-            try:
-                frame = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        while int(self._socket.getsockopt(zmq.EVENTS)) & _POLLIN:
+            frame = self._socket.recv(zmq.NOBLOCK)
             with contextlib.suppress(protocol.Garbage):
                 self._dispatch(protocol.decode(frame))
 
