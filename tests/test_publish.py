@@ -188,3 +188,10 @@ def test_ctrl_c_in_the_with(
         one.reply()
     one("del out")
     leaves_nothing_behind(client)
+
+
+def test_a_path_is_bytes(client: arrayd.Client, tmp_path: Path) -> None:
+    """A file whose name is no UTF-8 is loaded like any other."""
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.npy")
+    np.save(path, np.arange(5))
+    np.testing.assert_array_equal(client.get(path), np.arange(5))

@@ -21,15 +21,15 @@ from arrayd.spec import Grant
 from arrayd_server.core.effects import Inspect, Probe
 from arrayd_server.core.records import Asker, Draft, Peer, Waiter, Wanted
 from tests.core_model import Shell, one
-from tests.core_naive import NAMES, SPEC, File, wanted, wanted_name
+from tests.core_naive import SPEC, File, wanted, wanted_name
 
 BUDGET = 100
 PIDS = {b"a": 1, b"b": 1, b"c": 2}
 
 sessions = st.sampled_from(sorted(PIDS))
-sizes = st.sampled_from([25, 40, 60, 101])
+sizes = st.sampled_from([25, 40, 60, 25, 40, 60, 101])
 picks = st.integers(0, 11)
-names = st.sampled_from(NAMES)
+names = st.sampled_from(["n", "n", "m"])
 waits = st.sampled_from([0.0, 1.0, 10.0])
 pins = st.sampled_from([0.0, 0.0, 7.0, math.inf])
 files = st.builds(
@@ -42,7 +42,7 @@ drafts = st.builds(
     st.just(SPEC),
     sizes,
     st.just("put"),
-    st.sampled_from([None, *NAMES]),
+    names | st.none(),
     st.booleans(),
     st.booleans(),
 )
@@ -72,7 +72,7 @@ class Walk(RuleBasedStateMachine):
             if mapped:
                 self.told[b"a"][block.segment] = 0
             self.shell.do(self.registry.adopt, block, self.shell.now)
-        for nonce in (b"a", b"c"):
+        for nonce in PIDS:
             self._hello(nonce, PIDS[nonce], set(self.told[nonce]))
 
     def _ask(self, nonce: bytes, what: Wanted | Draft | None = None, pin: float = 0.0) -> Asker:
@@ -103,7 +103,7 @@ class Walk(RuleBasedStateMachine):
         if isinstance(reply.body, dict):
             self.told[nonce] = dict(reply.body["holds"])
 
-    @rule(nonce=sessions, pid=st.sampled_from([0, 0, 0, 3]), keep=st.sampled_from("aaammns"))
+    @rule(nonce=sessions, pid=st.sampled_from([0, 0, 0, 0, 0, 3]), keep=st.sampled_from("aaammns"))
     def hello(self, nonce: bytes, pid: int, keep: str) -> None:
         """Let a client come, or come back: with all, none, the mapped, or too many holds."""
         known = set(self.told[nonce])
@@ -389,7 +389,7 @@ WALKS = int(os.environ.get("ARRAYD_TEST_WALKS", "0"))
 
 TestWalk = Walk.TestCase
 TestWalk.settings = settings(
-    max_examples=WALKS or 200,
+    max_examples=WALKS or 300,
     stateful_step_count=80,
     deadline=None,
     derandomize=not WALKS,
