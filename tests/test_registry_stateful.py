@@ -59,7 +59,7 @@ class Walk(RuleBasedStateMachine):
         self.past: list[tuple[Asker, Wanted | Draft, Waiter]] = []
 
     @initialize(
-        capacity=st.sampled_from([1000, 120, 70]),
+        capacity=st.sampled_from([1000, 120, 70, 70]),
         found=st.lists(st.tuples(st.sampled_from([25, 60]), *[st.booleans()] * 4), max_size=3),
     )
     def start(self, capacity: int, found: list[tuple[int, bool, bool, bool, bool]]) -> None:

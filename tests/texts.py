@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from arrayd.errors import (
     ArraydError,
+    BadFile,
 )
 from arrayd.source import Source
 from arrayd_server.loaders import text, text_scan
