@@ -96,7 +96,7 @@ class Jobs:
                 job.deadline = math.inf  # the kernel's word on what leaves comes back here
                 effects += self._evict(victims)
             else:
-                job.deadline = job.patient_until
+                job.deadline = self._next_look(job, now)
                 if job.searched == -math.inf:
                     effects += self._search(job, now)
         return effects
@@ -141,8 +141,16 @@ class Jobs:
         for job in self.queued():
             if now >= job.deadline:
                 last = self._search(job, now) if job.searched < job.deadline else []
-                effects += last or self._fail_for_room(job, now)
+                if last or now >= job.patient_until:
+                    effects += last or self._fail_for_room(job, now)
+                else:
+                    job.deadline = self._next_look(job, now)
         return effects
+
+    def _next_look(self, job: Job, now: float) -> float:
+        """When a job that waits for room ends its patience, or the next hold may be stale."""
+        ages = (h.since + STALE_AFTER for b in self._shelf.held(now) for h in b.holders.values())
+        return min([job.patient_until, *(t for t in ages if t > now)])
 
     def _fail_for_room(self, job: Job, now: float) -> list[Effect]:
         sessions = self._holds.sessions

@@ -1,0 +1,425 @@
+"""The core by example: requests, loads, holds, and the blocks that clients write.
+
+Room, eviction, time and restarts are in `test_registry_room`; every step here is also
+checked against the rules and the naive model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from arrayd.errors import (
+    BadFile,
+    NameTaken,
+    NoSuchBlock,
+    NotOwner,
+    NotSealed,
+)
+from arrayd.spec import Grant
+from arrayd_server.core.effects import Cancel, Fill, Probe, Progress
+from arrayd_server.core.records import Asker, Draft, State, Waiter
+from tests.core_naive import SPEC, wanted, wanted_name
+from tests.core_script import MEDIUM, SMALL, World
+
+
+@pytest.fixture
+def world() -> World:
+    """Return a daemon with two sessions."""
+    return World()
+
+
+# ---- sessions ------------------------------------------------------------------------------
+
+
+def test_an_unknown_session_is_asked_to_say_hello(world: World) -> None:
+    """Every request of a stranger that wants an answer gets the same one."""
+    to, r, now = Asker(b"?", 1), world.registry, world.now
+    for effects in (
+        r.get(to, wanted(SMALL), Waiter(), now),
+        r.redeem(to, "x", b"t", now),
+        r.create(to, Draft(SPEC, 25, "put"), 1.0, now),
+        r.seal(to, "x", now),
+    ):
+        assert [effect.body for effect in effects] == [{"hello": True}]  # type: ignore[union-attr]
+
+
+def test_what_a_stranger_tells_is_ignored(world: World) -> None:
+    """Releases, lends, aborts, cancels and the end of an unknown session change nothing."""
+    r, now = world.registry, world.now
+    assert r.release(b"?", [("x", 1)], now) == []
+    assert r.lend(b"?", "x", b"t", now) == []
+    assert r.abort(b"?", "x", now) == []
+    assert r.cancel(b"?", 1, now) == []
+    assert r.ended(b"?", now) == []
+
+
+def test_events_of_unknown_segments_are_ignored(world: World) -> None:
+    """The kernel's word on a segment that is not ours changes nothing."""
+    r, now = world.registry, world.now
+    assert r.tested("x", True, now) == r.tested("x", False, now) == []
+    assert r.refused("x") == r.leaving("x") == r.lost("x") == r.freed("x", now) == []
+
+
+def test_a_session_belongs_to_its_process(world: World) -> None:
+    """A hello from another pid is refused and changes no hold."""
+    grant = world.load(b"a", SMALL)
+    assert isinstance(world.hello(b"a", 3), NotOwner)
+    assert set(world.registry.sessions[b"a"].holds) == {grant.segment}
+
+
+def test_hello_replaces_the_holds(world: World) -> None:
+    """A client that comes back holds what it states, and nothing else; the gone is left out."""
+    kept, left = world.load(b"a", SMALL), world.load(b"a", MEDIUM)
+    world.unmap(left.segment, b"a")
+    answer = world.hello(b"a", 1, [kept.segment, "run-99"])
+    assert list(answer["holds"]) == [kept.segment]
+    assert answer["holds"][kept.segment] > kept.seq
+    assert set(world.registry.shelf.idle) == {left.segment}
+
+
+# ---- loads ---------------------------------------------------------------------------------
+
+
+def test_a_load_goes_through_probe_fill_and_seal(world: World) -> None:
+    """The first request of a source is probed, filled, sealed and granted to its asker."""
+    to = world.get(b"a", SMALL)
+    assert isinstance(world.work[1], Probe)
+    world.finish(1)
+    assert isinstance(world.work[1], Fill)
+    assert world.state("run-1") is State.LOADING
+    world.finish(1)
+    assert world.answer(to) is None
+    world.finish(1)
+    assert world.answer(to) == Grant("run-1", SPEC, 1, "f25")
+
+
+def test_a_resident_source_is_a_hit(world: World) -> None:
+    """A second request is answered at once, without work, with a higher number."""
+    first = world.load(b"a", SMALL)
+    assert world.answer(world.get(b"b", SMALL)) == replace(first, seq=2)
+    assert world.registry.counters.hits == 1
+
+
+def test_requests_join_a_load(world: World) -> None:
+    """Eight requests at once are one load, and each is answered."""
+    askers = [world.get(nonce, SMALL) for nonce in (b"a", b"b") * 4]
+    assert len(world.work) == 1
+    world.work_off()
+    assert {world.answer(to).segment for to in askers} == {"run-1"}
+    assert (world.registry.counters.loads, world.registry.counters.joins) == (1, 7)
+
+
+def test_spellings_merge_at_the_probe(world: World) -> None:
+    """Two paths of one file, asked for at once, become one load when both are known."""
+    one, two = world.get(b"a", SMALL), world.get(b"b", wanted(SMALL, "b"))
+    world.finish(1)
+    world.finish(2)
+    world.work_off()
+    assert world.answer(one).segment == world.answer(two).segment
+    assert world.answer(world.get(b"a", wanted(SMALL, "b"))) is not None
+
+
+def test_a_spelling_of_a_resident_source_is_found_at_the_probe(world: World) -> None:
+    """A new path of a resident file costs a probe, once."""
+    grant = world.load(b"a", SMALL)
+    world.get(b"b", wanted(SMALL, "b"))
+    assert world.finish(2)[0].body == replace(grant, seq=2)
+    assert world.answer(world.get(b"b", wanted(SMALL, "b"))) is not None
+
+
+def test_rows_of_a_resident_whole_are_a_window(world: World) -> None:
+    """The rows of what is resident, or loading, as a whole are cut by the client."""
+    half = replace(SMALL, rows="half")
+    waiting = world.get(b"a", SMALL), world.get(b"b", half)
+    world.work_off()
+    assert [world.answer(to).window for to in waiting] == [False, True]
+    assert world.answer(world.get(b"b", half)).window
+
+
+def test_rows_alone_are_a_block_of_their_own(world: World) -> None:
+    """Without the whole, a request for rows loads just these: they are not cut again."""
+    grant = world.load(b"a", replace(SMALL, rows="half"))
+    assert not grant.window
+    assert world.load(b"a", SMALL).segment != grant.segment
+
+
+def test_a_failed_load_tells_everyone(world: World) -> None:
+    """All who wait get the error, the segment goes, and the next request tries again."""
+    askers = [world.get(b"a", SMALL), world.get(b"b", SMALL)]
+    world.finish(1)
+    world.finish(1, "fail")
+    assert all(isinstance(world.answer(to), BadFile) for to in askers)
+    assert world.state("run-1") is State.LEAVING
+    world.get(b"a", SMALL)
+    assert list(world.work) == [2]
+
+
+def test_progress_goes_to_all_who_wait_ten_times_a_second(world: World) -> None:
+    """Between two messages lie 0.1 s; the last row is always told, and never more than all."""
+    askers = [world.get(b"a", SMALL), world.get(b"b", SMALL)]
+    world.finish(1)
+    told = []
+    for rows in (1, 1, 1, 2):
+        effects = world.registry.progress(1, rows, world.now)
+        told.append([(e.to, e.done) for e in effects if isinstance(e, Progress)])
+        world.now += 0.06
+    assert told == [[(to, 1) for to in askers], [], *[[(to, n) for to in askers] for n in (3, 4)]]
+
+
+def test_a_load_survives_its_first_asker(world: World) -> None:
+    """It goes on for the others."""
+    world.get(b"a", SMALL)
+    to = world.get(b"b", SMALL)
+    world.end(b"a")
+    world.work_off()
+    assert isinstance(world.answer(to), Grant)
+
+
+def test_a_load_without_waiters_is_cancelled(world: World) -> None:
+    """When the last waiter leaves, the work stops and the segment goes."""
+    one, two = world.get(b"a", SMALL), world.get(b"b", SMALL)
+    world.finish(1)
+    world.cancel(one)
+    assert world.work
+    world.cancel(two)
+    assert Cancel(1) in world.seen
+    assert world.state("run-1") is State.LEAVING
+
+
+def test_late_word_of_a_cancelled_job_is_ignored(world: World) -> None:
+    """Whatever a worker still says of a job that is over has no effect."""
+    world.cancel(world.get(b"a", SMALL))
+    assert not any(world.late(1))
+
+
+def test_a_prefetch_goes_on_for_nobody(world: World) -> None:
+    """It is answered at once, loads without waiters, survives them, and leaves an idle block."""
+    to = world.asker(b"a")
+    world.do(world.registry.prefetch, to, wanted(SMALL), world.now)
+    assert world.answer(to) == {"resident": False}
+    world.cancel(world.get(b"b", SMALL))
+    world.work_off()
+    assert list(world.registry.shelf.idle) == ["run-1"]
+    again = world.asker(b"a")
+    world.do(world.registry.prefetch, again, wanted(SMALL), world.now)
+    assert world.answer(again) == {"resident": True}
+
+
+def test_a_name_is_not_prefetched(world: World) -> None:
+    """A published block cannot be loaded."""
+    to = world.asker(b"a")
+    world.do(world.registry.prefetch, to, wanted_name("n"), world.now)
+    assert isinstance(world.answer(to), NoSuchBlock)
+
+
+# ---- holds ---------------------------------------------------------------------------------
+
+
+def test_a_block_with_no_holder_is_idle(world: World) -> None:
+    """Two sessions hold it; it is idle when both have let go."""
+    one, two = world.load(b"a", SMALL), world.load(b"b", SMALL)
+    world.release(b"a", one)
+    assert not world.registry.shelf.idle
+    world.release(b"b", two)
+    assert list(world.registry.shelf.idle) == ["run-1"]
+
+
+def test_a_repeated_request_renews_the_one_hold(world: World) -> None:
+    """A release that names the older grant is ignored, one that names the latest counts."""
+    old, new = world.load(b"a", SMALL), world.load(b"a", SMALL)
+    world.release(b"a", old, unmaps=False)
+    assert world.registry.sessions[b"a"].holds["run-1"].seq == new.seq == 2
+    world.release(b"a", new)
+    assert not world.registry.sessions[b"a"].holds
+
+
+def test_a_repeated_request_is_answered_once(world: World) -> None:
+    """A request sent twice while it loads is one waiter."""
+    what, waiter = wanted(SMALL), Waiter()
+    to = world.get_again(world.asker(b"a", what), what, waiter)
+    world.get_again(to, what, waiter)
+    world.work_off()
+    assert len(world.answers[to]) == 1
+
+
+def test_an_unheld_but_mapped_block_stays(world: World) -> None:
+    """The kernel overrules the holds: what a forked child maps is not idle until it unmaps."""
+    grant = world.load(b"a", SMALL)
+    world.kernel.attach(grant.segment, "child")
+    world.end(b"a")
+    assert not world.registry.shelf.idle
+    world.unmap(grant.segment, "child")
+    world.read_closed()
+    assert list(world.registry.shelf.idle) == [grant.segment]
+
+
+def test_a_reference_in_flight_keeps_its_block(world: World) -> None:
+    """A lent block is not idle though its sender has gone; redeemed, it has a new holder."""
+    grant = world.load(b"a", SMALL)
+    world.naive.lend(b"a", grant.segment, b"t")
+    world.do(world.registry.lend, b"a", grant.segment, b"t", world.now)
+    world.end(b"a")
+    assert not world.registry.shelf.idle
+    to = world.asker(b"b")
+    world.naive.lends.clear()
+    world.do(world.registry.redeem, to, grant.segment, b"t", world.now)
+    assert world.answer(to).segment == grant.segment
+    assert not world.block(grant.segment).lends
+
+
+def test_only_a_holder_lends(world: World) -> None:
+    """A session cannot keep what it does not hold."""
+    segment = world.cache(SMALL)
+    world.do(world.registry.lend, b"b", segment, b"t", world.now)
+    assert not world.block(segment).lends
+
+
+def test_a_reference_to_what_is_gone_is_an_error(world: World) -> None:
+    """It is NoSuchBlock: never other data."""
+    to = world.asker(b"a")
+    world.do(world.registry.redeem, to, "run-99", b"t", world.now)
+    assert isinstance(world.answer(to), NoSuchBlock)
+
+
+def test_a_block_whose_file_was_removed_is_loaded_anew(world: World) -> None:
+    """The asker is told to ask again, holders read on, and the next load has another name."""
+    old = world.load(b"a", SMALL)
+    world.kernel.named.clear()
+    assert world.answer(world.get(b"b", SMALL)) == {"again": True}
+    assert world.load(b"b", SMALL).segment != old.segment
+    assert world.state(old.segment) is State.LEAVING
+
+
+# ---- blocks that clients write -------------------------------------------------------------
+
+
+def test_create_and_seal(world: World) -> None:
+    """The creator gets an unsealed block, and after the seal the sealed one."""
+    grant = world.write(b"a")
+    assert not grant.sealed
+    to = world.seal(b"a", grant.segment)
+    world.work_off()
+    assert world.answer(to).sealed
+
+
+def test_repeated_create_and_seal_are_the_same_block(world: World) -> None:
+    """A create sent again makes no second block; a seal sent again grants the sealed one."""
+    draft = Draft(SPEC, 25, "put")
+    to = world.asker(b"a", draft)
+    for _ in range(2):
+        world.do(world.registry.create, to, draft, 1.0, world.now)
+    world.work_off()
+    world.naive.ask(to, draft)
+    world.do(world.registry.create, to, draft, 1.0, world.now)
+    assert [grant.segment for grant in world.answers[to]] == ["run-1", "run-1"]
+    world.seal(b"a", "run-1")
+    world.work_off()
+    assert world.answer(world.seal(b"a", "run-1")).sealed
+
+
+def test_only_the_creator_seals(world: World) -> None:
+    """Another holder is NotOwner; who does not hold it learns that it is gone or not theirs."""
+    grant = world.write(b"a")
+    assert isinstance(world.answer(world.seal(b"b", grant.segment)), NoSuchBlock)
+    to = world.asker(b"b")
+    world.do(world.registry.redeem, to, grant.segment, b"t", world.now)
+    assert isinstance(world.answer(world.seal(b"b", grant.segment)), NotOwner)
+
+
+def test_a_seal_under_way_is_not_begun_again(world: World) -> None:
+    """Another seal request meanwhile is told so, and the first is answered."""
+    segment = world.write(b"a").segment
+    first, second = world.seal(b"a", segment), world.seal(b"a", segment)
+    assert isinstance(world.answer(second), NotSealed)
+    world.work_off()
+    assert world.answer(first).sealed
+
+
+def test_an_unsealable_block_can_be_sealed_later(world: World) -> None:
+    """The writer gets the error, keeps its block, and may try again."""
+    segment = world.write(b"a").segment
+    to = world.seal(b"a", segment)
+    world.finish(1, "fail")
+    assert isinstance(world.answer(to), NotSealed)
+    assert world.state(segment) is State.WRITING
+    again = world.seal(b"a", segment)
+    world.work_off()
+    assert world.answer(again).sealed
+
+
+def test_an_aborted_block_goes(world: World) -> None:
+    """Its writer, and nobody else, gives it up; it is unlinked though mapped."""
+    segment = world.write(b"a").segment
+    world.do(world.registry.abort, b"b", segment, world.now)
+    assert world.state(segment) is State.WRITING
+    world.do(world.registry.abort, b"a", segment, world.now)
+    assert world.state(segment) is State.LEAVING
+
+
+def test_a_dead_writers_block_goes(world: World) -> None:
+    """Also if others write it too; their later releases mean nothing."""
+    segment = world.write(b"a").segment
+    to = world.asker(b"b")
+    world.do(world.registry.redeem, to, segment, b"t", world.now)
+    world.end(b"a")
+    assert world.state(segment) is State.LEAVING
+    assert world.registry.release(b"b", [(segment, 99)], world.now) == []
+
+
+def test_a_cancelled_create_leaves_nothing(world: World) -> None:
+    """Whether it is cancelled before or just after the answer."""
+    for steps in (0, 1):
+        to = world.create(b"a")
+        for _ in range(steps):
+            world.work_off()
+        world.cancel(to)
+        world.free_all()
+        assert not world.registry.shelf.blocks
+
+
+def test_a_published_block_goes_with_its_last_holder(world: World) -> None:
+    """It cannot be loaded again, so it is no cache; its name is free."""
+    grant = world.publish(b"a", "n")
+    assert world.answer(world.get(b"b", "n")).segment == grant.segment
+    world.end(b"a")
+    assert world.state(grant.segment) is State.SEALED
+    world.end(b"b")
+    assert world.state(grant.segment) is State.LEAVING
+    assert not world.registry.jobs.name_taken("n")
+
+
+def test_a_name_is_taken_from_the_create_on(world: World) -> None:
+    """By what is written as by what is sealed; `replace` takes it over."""
+    world.write(b"a", name="n")
+    assert isinstance(world.answer(world.create(b"b", name="n")), NameTaken)
+    world.publish(b"b", "n", replace=True)
+    assert isinstance(world.answer(world.create(b"b", name="n")), NameTaken)
+
+
+def test_replace_leaves_the_old_block_to_its_holders(world: World) -> None:
+    """The name leads to the new block; the old, kept or not, goes with its last holder."""
+    old = world.publish(b"a", "n", keep=True)
+    new = world.publish(b"b", "n", replace=True)
+    assert world.answer(world.get(b"b", "n")).segment == new.segment
+    assert world.state(old.segment) is State.SEALED
+    world.release(b"a", old)
+    assert world.state(old.segment) is State.LEAVING
+
+
+def test_replace_frees_an_idle_kept_block(world: World) -> None:
+    """Nobody can find it any more."""
+    old = world.publish(b"a", "n", keep=True)
+    world.release(b"a", old)
+    world.publish(b"b", "n", replace=True)
+    assert world.state(old.segment) is State.LEAVING
+
+
+def test_a_name_is_awaited(world: World) -> None:
+    """Who has patience waits for the name; who has none is told at once, even then."""
+    waits = world.get(b"b", "n", patience=9.0)
+    assert isinstance(world.answer(world.get(b"a", "n", patience=0.0)), NoSuchBlock)
+    also = world.get(b"a", "n", patience=1.0)
+    grant = world.publish(b"a", "n")
+    assert world.answer(waits).segment == world.answer(also).segment == grant.segment
