@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec
 
 from arrayd.spec import Grant
-from arrayd_server.core.effects import Reply
+from arrayd_server.core.effects import Effect, Reply
 from arrayd_server.core.records import Asker, Block, Draft, Peer, State, Waiter, Wanted
 from tests.core_model import Shell
 from tests.core_naive import SPEC, File, wanted, wanted_name
+
+P = ParamSpec("P")
 
 SMALL, MEDIUM, LARGE, HUGE = (File(f"f{size}", size) for size in (25, 40, 60, 101))
 
@@ -26,9 +28,14 @@ class World(Shell):
         for pid, nonce in enumerate((b"a", b"b"), 1):
             self.hello(nonce, pid)
 
-    def _reply(self, reply: Reply) -> None:
-        super()._reply(reply)
-        self.answers.setdefault(reply.to, []).append(reply.body)
+    def do(
+        self, event: Callable[P, list[Effect]], *args: P.args, **kwargs: P.kwargs
+    ) -> list[Reply]:
+        """Let one event happen, and keep its answers."""
+        replies = super().do(event, *args, **kwargs)
+        for reply in replies:
+            self.answers.setdefault(reply.to, []).append(reply.body)
+        return replies
 
     def asker(self, nonce: bytes, what: Any = None, pin: float = 0.0) -> Asker:
         """Return the asker of a new request."""

@@ -96,9 +96,9 @@ class Jobs:
                 job.deadline = math.inf  # the kernel's word on what leaves comes back here
                 effects += self._evict(victims)
             else:
-                job.deadline = self._next_look(job, now)
-                if job.searched == -math.inf:
+                if job.searched == -math.inf or job.searched < job.deadline <= now:
                     effects += self._search(job, now)
+                job.deadline = self._next_look(job, now)
         return effects
 
     def reconsider(self) -> None:
@@ -136,15 +136,11 @@ class Jobs:
         return [Inspect(b.segment) for b in self._shelf.held(now) if _may_be_stale(b, now)]
 
     def give_up(self, now: float) -> list[Effect]:
-        """Fail the jobs whose patience has ended, after a last look for stale holds."""
+        """Fail the jobs whose patience has ended; `pump` has had a last look for stale holds."""
         effects: list[Effect] = []
         for job in self.queued():
             if now >= job.deadline:
-                last = self._search(job, now) if job.searched < job.deadline else []
-                if last or now >= job.patient_until:
-                    effects += last or self._fail_for_room(job, now)
-                else:
-                    job.deadline = self._next_look(job, now)
+                effects += self._fail_for_room(job, now)
         return effects
 
     def _next_look(self, job: Job, now: float) -> float:

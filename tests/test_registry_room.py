@@ -1,0 +1,410 @@
+"""The core by example: room and eviction, stale holds, the clock, and adoption."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from arrayd.errors import InUse, LoadTimeout, NoRoom, NoSuchBlock
+from arrayd.spec import Grant
+from arrayd_server.core.effects import Cancel, Fill, Inspect, Unlink
+from arrayd_server.core.records import Block, State, name_alias
+from tests.core_naive import SPEC, File, wanted
+from tests.core_script import HUGE, LARGE, MEDIUM, SMALL, World
+
+
+@pytest.fixture
+def world() -> World:
+    """Return a daemon with two sessions and a budget of 100 bytes."""
+    return World()
+
+
+def left(world: World, size: int, **how: object) -> Block:
+    """Return a sealed block of an earlier run."""
+    number, now = world.registry.shelf.new_number(), world.now
+    fields = {"source": File(f"f{size}", size), "state": State.SEALED, **how}
+    return Block(f"old-{number}", number, SPEC, size, since=now, used=now, **fields)  # type: ignore[arg-type]
+
+
+# ---- eviction ------------------------------------------------------------------------------
+
+
+def test_the_least_recently_used_goes_first(world: World) -> None:
+    """For room, idle blocks go in the order of their last use, and no more than needed."""
+    old, used, new = (world.cache(File(name, 30)) for name in "xyz")
+    world.release(b"b", world.load(b"b", File("x", 30)))
+    world.get(b"a", File("w", 40))
+    world.finish(5) if 5 in world.work else world.finish(next(iter(world.work)))
+    assert [e.segment for e in world.seen if isinstance(e, Unlink)] == [used]
+    assert {old, new} == set(world.registry.shelf.idle)
+
+
+def test_a_load_waits_for_the_pages(world: World) -> None:
+    """An evicted block is charged until the kernel has its pages; then the load begins."""
+    world.cache(LARGE)
+    world.get(b"a", File("x", 60), patience=0.0)
+    world.finish(2)
+    assert not world.work
+    assert world.registry.shelf.charged == 60
+    world.sleep(1000)
+    assert world.free() == []
+    assert isinstance(world.work[2], Fill)
+
+
+def test_nothing_more_is_evicted_while_pages_are_coming(world: World) -> None:
+    """Events in between do not evict what the job does not need."""
+    world.cache(LARGE)
+    kept = world.cache(SMALL)
+    world.get(b"a", MEDIUM)
+    world.finish(3)
+    world.cancel(world.get(b"b", File("other", 10)))
+    assert list(world.registry.shelf.idle) == [kept]
+
+
+def test_room_on_its_way_is_promised_once(world: World) -> None:
+    """The second in the queue does not count on pages that the first waits for."""
+    world.cache(LARGE)
+    world.load(b"b", MEDIUM)
+    first = world.get(b"a", File("x", 60))
+    second = world.get(b"a", File("y", 60))
+    world.finish(3)
+    world.finish(4)
+    world.sleep(1.0)
+    assert isinstance(world.answer(second), NoRoom)
+    world.free()
+    world.work_off()
+    assert isinstance(world.answer(first), Grant)
+
+
+@pytest.mark.parametrize("pin", [7.0, math.inf])
+def test_a_pinned_block_is_not_evicted_for_room(world: World, pin: float) -> None:
+    """Not before its time; then it is a cache like any other."""
+    segment = world.cache(LARGE, pin)
+    to = world.get(b"a", File("x", 60), patience=10.0)
+    world.finish(2)
+    assert world.state(segment) is State.SEALED
+    world.sleep(10.0)
+    world.free_all()
+    assert isinstance(world.answer(to), NoRoom) == (pin == math.inf)
+
+
+def test_a_refused_eviction_finds_another_victim(world: World) -> None:
+    """What a stranger mapped meanwhile stays, and the next idle block goes, at once."""
+    mapped, free = world.cache(MEDIUM), world.cache(LARGE)
+    world.kernel.attach(mapped, "stranger")
+    world.get(b"a", SMALL, patience=0.0)
+    world.finish(3)
+    assert world.state(mapped) is State.SEALED
+    assert world.block(mapped).mapped
+    assert world.state(free) is State.LEAVING
+    world.unmap(mapped, "stranger")
+    world.read_closed()
+    assert list(world.registry.shelf.idle) == [mapped]
+
+
+def test_a_victim_mapped_at_the_last_moment_is_made_up_for(world: World) -> None:
+    """It stays charged as long as it is mapped, and another goes."""
+    first, second = world.cache(MEDIUM), world.cache(LARGE)
+    world.ambush = True
+    to = world.get(b"a", SMALL, patience=0.0)
+    world.finish(3)
+    assert world.block(first).mapped
+    assert world.registry.wake_at() <= world.now
+    world.tick()
+    assert world.state(second) is State.LEAVING
+    world.free()
+    world.work_off()
+    assert isinstance(world.answer(to), Grant)
+    assert world.registry.shelf.charged == 40 + 25
+
+
+def test_evict_frees_what_nobody_uses(world: World) -> None:
+    """Kept and pinned blocks too; the answer comes with the pages."""
+    world.release(b"a", world.publish(b"a", "n", keep=True))
+    world.cache(MEDIUM, pin=math.inf)
+    to = world.evict()
+    assert world.answer(to) is None
+    world.free_all()
+    assert world.answer(to) == {"blocks": 2, "bytes": 65}
+    assert world.registry.shelf.charged == 0
+
+
+def test_evict_of_nothing_is_an_error(world: World) -> None:
+    """No block of that source: NoSuchBlock."""
+    assert isinstance(world.answer(world.evict("run-99")), NoSuchBlock)
+
+
+def test_evict_spares_all_if_one_is_used(world: World) -> None:
+    """InUse names the holder by pid and program; nothing is freed."""
+    world.cache(SMALL)
+    world.load(b"b", MEDIUM)
+    error = world.answer(world.evict())
+    assert isinstance(error, InUse)
+    assert "f40 (held by 2 py)" in str(error)
+    assert list(world.registry.shelf.idle) == ["run-1"]
+
+
+def test_evict_asks_the_kernel(world: World) -> None:
+    """A block that a stranger mapped by its name is in use, though the core thought it idle."""
+    segment = world.cache(SMALL)
+    world.kernel.attach(segment, "stranger")
+    error = world.answer(world.evict())
+    assert isinstance(error, InUse)
+    assert "mapped by a process that is no client" in str(error)
+    assert world.state(segment) is State.SEALED
+
+
+# ---- no room -------------------------------------------------------------------------------
+
+
+def test_what_exceeds_the_budget_fails_at_once(world: World) -> None:
+    """No patience helps, nothing is evicted, and the error says what does."""
+    world.cache(SMALL)
+    to = world.get(b"a", HUGE, patience=60.0)
+    world.finish(2)
+    error = world.answer(to)
+    assert isinstance(error, NoRoom)
+    assert error.details == {"needed": 101, "budget": 100, "charged": 25}
+    assert "f101 needs 101 B, more than the whole budget of 100 B" in str(error)
+    assert list(world.registry.shelf.idle) == ["run-1"]
+
+
+def test_no_room_names_the_holders(world: World) -> None:
+    """With sizes, pids and programs, the largest first, when patience has ended."""
+    world.load(b"a", SMALL)
+    world.load(b"b", LARGE)
+    to = world.get(b"a", MEDIUM, patience=1.0)
+    world.finish(3)
+    world.sleep(0.9)
+    assert world.answer(to) is None
+    world.sleep(0.1)
+    text = str(world.answer(to))
+    assert "f40 needs 40 B; the budget of 100 B has 15 B free" in text
+    assert "f60 60 B (held by 2 py), f25 25 B (held by 1 py)" in text
+
+
+def test_no_room_names_what_else_is_in_the_way(world: World) -> None:
+    """A stranger, a pin, a published block that is kept, and one that is being loaded."""
+    world.kernel.attach(world.load(b"a", File("x", 20)).segment, "child")
+    world.end(b"a")
+    world.hello(b"a", 1)
+    world.cache(File("y", 20), pin=9.0)
+    world.release(b"a", world.publish(b"a", "n", 20, keep=True))
+    world.get(b"a", File("z", 20))
+    world.finish(4)
+    to = world.get(b"a", LARGE, patience=0.0)
+    world.finish(5)
+    world.tick()
+    text = str(world.answer(to))
+    for part in (
+        "x 20 B (mapped by a process that is no client)",
+        "y 20 B (pinned)",
+        "name:n 20 B (kept)",
+        "z 20 B (loading)",
+    ):
+        assert part in text
+
+
+def test_no_room_in_the_machine(world: World) -> None:
+    """If /dev/shm or the cgroup is the limit, the error says so."""
+    world = World(capacity=30)
+    to = world.get(b"a", MEDIUM, patience=0.0)
+    world.finish(1)
+    world.tick()
+    assert "/dev/shm and the memory limit of the daemon's cgroup give 30 B" in str(world.answer(to))
+
+
+def test_unfilled_bytes_are_not_given_twice() -> None:
+    """What a load or a create has reserved but not yet got is no headroom for others."""
+    world = World(capacity=70)
+    world.create(b"a", 40)
+    to = world.get(b"b", MEDIUM, patience=0.0)
+    world.finish(2)
+    world.tick()
+    assert isinstance(world.answer(to), NoRoom)
+
+
+def test_the_most_patient_waiter_counts(world: World) -> None:
+    """A waiter with more patience keeps the queued job alive, whenever it joins."""
+    held = world.load(b"b", LARGE)
+    to = world.get(b"a", File("x", 60), patience=1.0)
+    world.finish(2)
+    world.get(b"a", File("x", 60), patience=30.0)
+    world.sleep(20.0)
+    world.release(b"b", held)
+    world.free_all()
+    world.work_off()
+    assert isinstance(world.answer(to), Grant)
+
+
+# ---- stale holds ---------------------------------------------------------------------------
+
+
+def test_a_stale_hold_gives_way_to_a_load(world: World) -> None:
+    """A hold of 5 s on a block that nobody maps is dropped when room is needed."""
+    world.load(b"b", LARGE, maps=False)
+    world.sleep(5.0)
+    to = world.get(b"a", File("x", 60), patience=0.0)
+    world.finish(2)
+    world.free_all()
+    world.work_off()
+    assert isinstance(world.answer(to), Grant)
+    assert not world.registry.sessions[b"b"].holds
+    assert world.registry.counters.stale_holds == 1
+
+
+@pytest.mark.parametrize(("age", "maps"), [(4.9, False), (9.0, True)])
+def test_a_young_or_mapped_hold_does_not_give_way(world: World, age: float, maps: bool) -> None:
+    """The reply may be on its way; and the kernel's word is above all."""
+    world.load(b"b", LARGE, maps=maps)
+    world.sleep(age)
+    to = world.get(b"a", File("x", 60), patience=0.0)
+    world.finish(2)
+    world.tick()
+    assert isinstance(world.answer(to), NoRoom)
+    assert world.registry.sessions[b"b"].holds
+
+
+def test_a_hold_that_becomes_stale_while_a_job_waits_gives_way(world: World) -> None:
+    """Before it gives up, a patient job looks again."""
+    world.load(b"b", LARGE, maps=False)
+    to = world.get(b"a", File("x", 60), patience=6.0)
+    world.finish(2)
+    world.sleep(6.0)
+    world.free_all()
+    world.work_off()
+    assert isinstance(world.answer(to), Grant)
+
+
+def test_without_need_no_hold_is_stale(world: World) -> None:
+    """A hold that nobody maps stays for ever if there is room."""
+    grant = world.load(b"b", LARGE, maps=False)
+    world.sleep(1000)
+    world.do(lambda: [Inspect(grant.segment)])
+    assert world.registry.sessions[b"b"].holds
+
+
+# ---- time ----------------------------------------------------------------------------------
+
+
+def test_an_idle_daemon_never_wakes(world: World) -> None:
+    """Blocks that are held, cached or pinned need no clock."""
+    world.load(b"a", SMALL, pin=9.0)
+    world.cache(MEDIUM, pin=9.0)
+    assert world.registry.wake_at() == math.inf
+
+
+def test_a_hung_load_fails_at_its_timeout(world: World) -> None:
+    """Probing and filling have 20 s each here; then all are told, and the work is cancelled."""
+    to = world.get(b"a", SMALL)
+    world.sleep(19.0)
+    world.finish(1)
+    assert world.registry.wake_at() == world.now + 20.0
+    world.finish(1, "progress")
+    world.now += 20.0
+    world.tick()
+    error = world.answer(to)
+    assert isinstance(error, LoadTimeout)
+    assert "not finished after 20 s" in str(error)
+    assert "1 of 4 rows" in str(error)
+    assert Cancel(1) not in world.seen  # of the last tick: nothing was left to do
+    assert 1 in world.dead
+
+
+def test_a_queued_job_wakes_when_its_patience_ends(world: World) -> None:
+    """Exactly then."""
+    world.load(b"b", LARGE)
+    world.get(b"a", File("x", 60), patience=3.0)
+    world.finish(2)
+    assert world.registry.wake_at() == world.now + 3.0
+
+
+def test_a_reference_expires_after_60_s(world: World) -> None:
+    """Then its block is idle if nobody else has it; the core wakes exactly for that."""
+    grant = world.load(b"a", SMALL)
+    world.naive.lend(b"a", grant.segment, b"t")
+    world.do(world.registry.lend, b"a", grant.segment, b"t", world.now)
+    world.release(b"a", grant)
+    assert world.registry.wake_at() == world.now + 60.0
+    world.sleep(59.9)
+    assert not world.registry.shelf.idle
+    world.sleep(0.1)
+    assert list(world.registry.shelf.idle) == [grant.segment]
+
+
+def test_a_pinned_published_block_goes_when_the_pin_ends(world: World) -> None:
+    """Without a holder a pin keeps it, and the core wakes exactly at its end."""
+    grant = world.publish(b"a", "n")
+    world.get(b"a", "n", pin=7.0)
+    world.end(b"a")
+    assert world.registry.wake_at() == world.now + 7.0
+    world.sleep(7.0)
+    assert world.state(grant.segment) is State.LEAVING
+
+
+def test_a_kept_block_stays(world: World) -> None:
+    """Without holders, for ever, and it is not evicted for room."""
+    grant = world.publish(b"a", "n", 60, keep=True)
+    world.release(b"a", grant)
+    to = world.get(b"a", LARGE)
+    world.finish(2)
+    world.sleep(1000)
+    assert isinstance(world.answer(to), NoRoom)
+    assert list(world.registry.shelf.idle) == [grant.segment]
+
+
+# ---- adoption ------------------------------------------------------------------------------
+
+
+def test_an_adopted_block_is_a_hit(world: World) -> None:
+    """Same segment, no load; its clients restate their holds."""
+    block = left(world, 25, aliases=[wanted(SMALL).alias])
+    world.adopt(block, mapped=True)
+    assert list(world.hello(b"a", 1, [block.segment])["holds"]) == [block.segment]
+    assert world.answer(world.get(b"b", SMALL)).segment == block.segment
+
+
+def test_adoption_may_exceed_the_budget(world: World) -> None:
+    """But nothing is loaded until the charge is below the budget."""
+    for size in (60, 101):
+        world.adopt(left(world, size), mapped=True)
+    to = world.get(b"a", SMALL)
+    world.finish(1)
+    world.sleep(1.0)
+    assert isinstance(world.answer(to), NoRoom)
+    assert world.registry.shelf.charged == 161
+
+
+def test_an_adopted_block_that_nobody_maps_is_idle(world: World) -> None:
+    """A cache is kept; what cannot be loaded again goes, unless it is kept."""
+    world.adopt(left(world, 25))
+    world.adopt(left(world, 25, source="put", published=True))
+    world.adopt(left(world, 25, source="put", published=True, keep=True))
+    assert list(world.registry.shelf.idle) == ["old-1", "old-3"]
+    assert world.state("old-2") is State.LEAVING
+
+
+def test_an_adopted_name_is_found(world: World) -> None:
+    """A published block is published after a restart too."""
+    block = left(world, 25, source="put", published=True, name="n", aliases=[name_alias("n")])
+    world.adopt(block, mapped=True)
+    assert world.answer(world.get(b"a", "n")).segment == block.segment
+
+
+def test_writing_goes_on_after_a_restart(world: World) -> None:
+    """Whoever holds an unsealed block can seal it; its name is taken meanwhile."""
+    block = left(world, 25, source="put", published=True, name="n", state=State.WRITING)
+    world.adopt(block, mapped=True)
+    assert world.registry.jobs.name_taken("n")
+    world.hello(b"a", 1, [block.segment])
+    to = world.seal(b"a", block.segment)
+    world.work_off()
+    assert world.answer(to).sealed
+    assert world.answer(world.get(b"b", "n")).segment == block.segment
+
+
+def test_an_unsealed_block_that_nobody_maps_goes(world: World) -> None:
+    """Its writer did not survive."""
+    world.adopt(left(world, 25, source="put", published=True, state=State.WRITING))
+    assert world.state("old-1") is State.LEAVING
