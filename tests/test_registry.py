@@ -1,4 +1,4 @@
-"""The core by example: sessions, requests, loads and holds.
+"""The core by example: sessions, requests, loads, holds and evict.
 
 `test_registry_writing` has the blocks that clients write, `test_registry_room` the budget,
 the clock and restarts. Every step is also checked against the rules and the naive model.
@@ -6,15 +6,12 @@ the clock and restarts. Every step is also checked against the rules and the nai
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
-from arrayd.errors import (
-    BadFile,
-    NoSuchBlock,
-    NotOwner,
-)
+from arrayd.errors import BadFile, InUse, NoSuchBlock, NotOwner
 from arrayd.spec import Grant
 from arrayd_server.core.effects import Cancel, Fill, Probe, Progress
 from arrayd_server.core.records import Asker, Draft, State, Waiter
@@ -288,3 +285,42 @@ def test_a_block_whose_file_was_removed_is_loaded_anew(world: World) -> None:
     assert world.answer(world.get(b"b", SMALL)) == {"again": True}
     assert world.load(b"b", SMALL).segment != old.segment
     assert world.state(old.segment) is State.LEAVING
+
+
+# ---- evict ---------------------------------------------------------------------------------
+
+
+def test_evict_frees_what_nobody_uses(world: World) -> None:
+    """Kept and pinned blocks too; the answer comes with the pages."""
+    world.release(b"a", world.publish(b"a", "n", keep=True))
+    world.cache(MEDIUM, pin=math.inf)
+    to = world.evict()
+    assert world.answer(to) is None
+    world.free_all()
+    assert world.answer(to) == {"blocks": 2, "bytes": 65}
+    assert world.registry.shelf.charged == 0
+
+
+def test_evict_of_nothing_is_an_error(world: World) -> None:
+    """No block of that source: NoSuchBlock."""
+    assert isinstance(world.answer(world.evict("run-99")), NoSuchBlock)
+
+
+def test_evict_spares_all_if_one_is_used(world: World) -> None:
+    """InUse names the holder by pid and program; nothing is freed."""
+    world.cache(SMALL)
+    world.load(b"b", MEDIUM)
+    error = world.answer(world.evict())
+    assert isinstance(error, InUse)
+    assert "f40 (held by 2 py)" in str(error)
+    assert list(world.registry.shelf.idle) == ["run-1"]
+
+
+def test_evict_asks_the_kernel(world: World) -> None:
+    """A block that a stranger mapped by its name is in use, though the core thought it idle."""
+    segment = world.cache(SMALL)
+    world.kernel.attach(segment, "stranger")
+    error = world.answer(world.evict())
+    assert isinstance(error, InUse)
+    assert "mapped by a process that is no client" in str(error)
+    assert world.state(segment) is State.SEALED

@@ -186,7 +186,7 @@ class Config:
         "exit after so long without a session or a mapped block; `0`: never",
     )
     private: bool = _option(
-        _switch, "false", "", "one user's daemon: exit when the socket's path vanishes"
+        _switch, "false", "", "one user's daemon, started by a client; `arrayd status` says so"
     )
     max_clients: int = _option(
         _count(_auto_clients),

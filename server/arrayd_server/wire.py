@@ -57,7 +57,9 @@ class Wire:
         self._schedule()
 
     def send(self, route: bytes, number: int, index: int = 0, **body: Any) -> None:
-        """Answer a request; an asker that is gone is no error."""
+        """Answer a request; that the asker is gone, or we are ending, is no error."""
+        if self._socket.closed:
+            return
         frame = protocol.answer(number, index, **body)
         try:
             self._socket.send_multipart([route, frame], zmq.NOBLOCK)
