@@ -131,7 +131,7 @@ class Shell:
     def _reply(self, reply: Reply) -> None:
         body = reply.body
         if isinstance(body, Grant) and body.sealed and body.segment not in self.kernel.named:
-            self._feed(self.registry.lost, body.segment)
+            self._feed(self.registry.lost, body.segment, self.now)
             reply = Reply(reply.to, {"again": True})
         self.naive.replied(reply)
         self.replies.append(reply)

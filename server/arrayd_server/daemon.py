@@ -113,7 +113,7 @@ class Daemon:
     def _on_request(
         self, request: protocol.Request, route: bytes, peer: peers.Address, frame: zmq.Frame
     ) -> None:
-        now = time.monotonic()
+        now = self.performer.begin()
         if self._stopping.is_set():
             return  # the client sees us die, and asks the next daemon
         try:
@@ -203,7 +203,7 @@ class Daemon:
     def _on_death(self, nonce: bytes) -> None:
         log.debug("session of pid %d ended with its process", self.pid_of(nonce))
         self._routes.pop(nonce, None)
-        self._busy_at = time.monotonic()
+        self._busy_at = self.performer.begin()
         self.performer.act(self.registry.ended(nonce, self._busy_at))
 
     # ---- life ----------------------------------------------------------------------------

@@ -111,6 +111,15 @@ class Performer:
         """Tell the core what /dev/shm and the cgroup still give; before it may reserve."""
         self._registry.shelf.headroom = limits.headroom().free
 
+    def begin(self) -> float:
+        """Return the time of an event that begins; while jobs wait for room, measure first.
+
+        Any event may let a job start, and what was measured is spent as loads fill.
+        """
+        if self._registry.jobs.queued():
+            self.measure()
+        return time.monotonic()
+
     def recheck(self) -> None:
         """Ask the kernel about every stray again: the net under the watch."""
         for segment in list(self._watch.names):
@@ -153,7 +162,7 @@ class Performer:
         if isinstance(body, Grant) and not self._segments.republish(body.segment):
             # Both links are gone: whoever holds it reads on, the next one loads it anew.
             log.warning("%s: somebody removed the segment %s", body.source, body.segment)
-            self.act(self._registry.lost(body.segment))
+            self.act(self._registry.lost(body.segment, self.begin()))
             reply = Reply(reply.to, {"again": True})
         self._answer(reply.to, reply)
 
@@ -172,7 +181,7 @@ class Performer:
             self._watch.add(segment)
         else:
             self._watch.discard(segment)
-        self.act(self._registry.tested(segment, mapped, self._now()))
+        self.act(self._registry.tested(segment, mapped, self.begin()))
 
     def _unlink(self, segment: str, *, force: bool) -> None:
         if segment in self._making:
@@ -195,7 +204,7 @@ class Performer:
         def freed(error: BaseException | None) -> None:
             assert error is None
             self.measure()
-            self.act(self._registry.freed(segment, self._now()))
+            self.act(self._registry.freed(segment, self.begin()))
 
         self._in_thread(lambda: os.close(fd) if fd >= 0 else None, freed)
 
@@ -203,7 +212,7 @@ class Performer:
         try:
             self._segments.make(*self._draft(job, segment))
         except ArraydError as error:
-            self.act(self._registry.failed(job, error, self._now()))
+            self.act(self._registry.failed(job, error, self.begin()))
             return
         self.loads.fill(job, self._segments.path(segment))
 
@@ -235,7 +244,7 @@ class Performer:
         meta = metadata(block, task)
         if self._segments.seal(segment, planned(block.spec, block.source), meta):
             log.info("sealed %s: %s, %s", segment, block.source, format_bytes(block.spec.nbytes))
-            self.act(self._registry.sealed(job, self._now()))
+            self.act(self._registry.sealed(job, self.begin()))
         elif self._loop.time() < deadline:
             self._loop.call_later(_SEAL_EVERY, self._seal, job, segment, deadline)
         else:
@@ -243,7 +252,7 @@ class Performer:
                 f"{block.source}: another process can still write to it, {SEAL_PATIENCE:.0f} s "
                 "after it was to be sealed. Let every process drop its array first (del)."
             )
-            self.act(self._registry.unsealable(job, error, self._now()))
+            self.act(self._registry.unsealable(job, error, self.begin()))
 
     # ---- results -------------------------------------------------------------------------
 
@@ -254,37 +263,34 @@ class Performer:
         self.measure()
         task = self._registry.jobs.table[job]
         size = planned(found.spec, task.source).size
-        now = self._now()
+        now = self.begin()
         self.act(self._registry.probed(job, found.key, found.spec, size, found.rows, now))
         if job not in self._registry.jobs.table:
             self.loads.cancel(job)  # another load, or a resident block, serves it
 
     def _on_progress(self, job: int, rows: int) -> None:
-        self.act(self._registry.progress(job, rows, self._now()))
+        self.act(self._registry.progress(job, rows, self.begin()))
 
     def _on_filled(self, job: int, lost: int) -> None:
         self.act(self._registry.filled(job, lost))
 
     def _on_failed(self, job: int, error: ArraydError) -> None:
-        self.act(self._registry.failed(job, error, self._now()))
+        self.act(self._registry.failed(job, error, self.begin()))
 
     def _on_made(self, job: int, segment: str, error: BaseException | None) -> None:
         if self._making.pop(segment):  # given up in between
             self._unlink(segment, force=True)
         elif isinstance(error, ArraydError):
-            self.act(self._registry.failed(job, error, self._now()))
+            self.act(self._registry.failed(job, error, self.begin()))
         else:
             assert error is None
-            self.act(self._registry.made(job, self._now()))
+            self.act(self._registry.made(job, self.begin()))
 
     def _on_closed(self) -> None:
         for segment in self._watch.closed():
             self._look(segment)
 
     # ---- the loop ------------------------------------------------------------------------
-
-    def _now(self) -> float:
-        return time.monotonic()
 
     def _set_alarm(self) -> None:
         if self._alarm is not None:
@@ -297,7 +303,7 @@ class Performer:
     def _tick(self) -> None:
         self._alarm = None
         self.measure()
-        self.act(self._registry.tick(self._now()))
+        self.act(self._registry.tick(self.begin()))
 
     def _in_thread(
         self, work: Callable[[], None], done: Callable[[BaseException | None], None]

@@ -61,6 +61,11 @@ def not_your_session(session: Session) -> NotOwner:
     return NotOwner(f"This session is process {session.peer.pid}'s.")
 
 
+def removed(block: Block) -> NoSuchBlock:
+    """Somebody removed the file of a block that was being written."""
+    return NoSuchBlock(f"{block.source}: somebody removed its file from /dev/shm. Write it again.")
+
+
 def hung(job: Job, timeout: float) -> LoadTimeout:
     """Explain that a load made no end within the daemon's limit."""
     return LoadTimeout(

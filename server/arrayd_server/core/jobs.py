@@ -23,6 +23,9 @@ from arrayd_server.core.records import (
 )
 from arrayd_server.core.shelf import Shelf
 
+PROGRESS_EVERY = 0.1
+"""Seconds between two progress messages of one load."""
+
 
 class Jobs:
     """The jobs in flight, and the queue of those that wait for room."""

@@ -29,7 +29,7 @@ from arrayd_server.core import explain, invariants
 from arrayd_server.core.effects import Effect, Inspect, Probe, Progress, Reply, Seal
 from arrayd_server.core.evictions import Evictions
 from arrayd_server.core.holds import Holds
-from arrayd_server.core.jobs import Jobs
+from arrayd_server.core.jobs import PROGRESS_EVERY, Jobs
 from arrayd_server.core.records import (
     Asker,
     Block,
@@ -45,9 +45,6 @@ from arrayd_server.core.records import (
     Wanted,
 )
 from arrayd_server.core.shelf import Shelf
-
-PROGRESS_EVERY = 0.1
-"""Seconds between two progress messages of one load."""
 
 
 class Registry:
@@ -344,11 +341,13 @@ class Registry:
         self.jobs.reconsider()
         return self.evictions.decided(block)
 
-    def lost(self, segment: str) -> list[Effect]:
+    def lost(self, segment: str, now: float) -> list[Effect]:
         """Take note that somebody removed a block's file: nobody can attach to it any more."""
         block = self.shelf.blocks.get(segment)
-        if block is None or block.state is not State.SEALED:
+        if block is None or block.state not in (State.SEALED, State.WRITING):
             return []
+        if block.job is not None:
+            return self.failed(block.job, explain.removed(block), now)
         return self.holds.unlink(block, force=True)
 
     def freed(self, segment: str, now: float) -> list[Effect]:
