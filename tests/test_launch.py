@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -15,10 +16,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from arrayd import launch
-from arrayd.errors import NoDaemon
+import arrayd
+from arrayd import connection, launch
+from arrayd.errors import DaemonLost, NoDaemon
 from arrayd_server.scope import Scope
 from tests.fixtures import PATIENCE
 
@@ -325,3 +328,33 @@ def test_looking_for_a_daemon_loads_none() -> None:
     """``arrayd.launch`` does not import the server."""
     script = "import sys, arrayd.launch; sys.exit('arrayd_server' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_a_killed_private_daemon_is_started_again(home: Path, tmp_path: Path) -> None:
+    """The next call of a client starts its successor, which adopts what the client holds."""
+    for name in ("x", "y"):
+        np.save(tmp_path / f"{name}.npy", np.arange(1000))
+    with arrayd.connect() as client:
+        held = client.get(tmp_path / "x.npy")
+        os.kill(pid_at(client.endpoint), signal.SIGKILL)
+        other = client.get(tmp_path / "y.npy")  # at once: it may not even know of the death
+        blocks = {block.segment for block in client.status().blocks}
+        assert held.block is not None
+        assert held.block.name in blocks
+        assert client.status().counters["adopted"] == 1
+        np.testing.assert_array_equal(held, other)
+        del held, other
+
+
+def test_status_starts_no_daemon(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What asks about a daemon never starts one, also where the one it knew has died."""
+    monkeypatch.setattr(connection, "AWAY", 0.5)
+    with arrayd.connect() as client:
+        os.kill(client.status().pid, signal.SIGKILL)
+        with pytest.raises(DaemonLost):
+            client.status()
+        assert not launch.alive(client.endpoint)
+        scope = Scope(client.endpoint)
+        shutil.rmtree(scope.directory)

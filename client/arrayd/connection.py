@@ -48,6 +48,7 @@ class Waiter:
 
     number: int
     frame: bytes
+    revives: bool = False  # it may have a daemon started
     answers: dict[int, Answer] = field(default_factory=dict)
     missing: int = 1
     reports: deque[tuple[int, int, int]] = field(default_factory=deque)  # item, done, total
@@ -72,6 +73,8 @@ class Connection:
         Called with the daemon's answer to it.
     orphan
         Called with a good answer that nobody waits for any more: a grant must be undone.
+    revive
+        Called in a thread that waits, once for each loss of the daemon: it may start one.
     """
 
     def __init__(
@@ -81,12 +84,15 @@ class Connection:
         hello: Callable[[], dict[str, Any]],
         welcome: Callable[[Answer], None],
         orphan: Callable[[Answer], None],
+        revive: Callable[[], None],
     ) -> None:
         self.endpoint = endpoint
         self.lost_at = time.monotonic()  # since when the daemon has not known us; 0: it does
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._nonce = nonce
         self._hello, self._welcome, self._orphan = hello, welcome, orphan
+        self._revive = revive
+        self._revived = 0.0  # for which loss that was done
         self._numbers = itertools.count(1)
         self._greeting = 0  # number of the hello that is under way
         self._greet_after = 0.0
@@ -124,6 +130,7 @@ class Connection:
         deadline: float | None,
         *,
         count: int = 1,
+        revives: bool = False,
         ahead: bytes | None = None,
         report: Callable[[int, int, int], None] | None = None,
         **fields: Any,
@@ -141,7 +148,8 @@ class Connection:
             The daemon has been away for `AWAY` seconds.
         """
         number = next(self._numbers)
-        waiter = Waiter(number, protocol.request(self._nonce, number, op, **fields), {}, count)
+        frame = protocol.request(self._nonce, number, op, **fields)
+        waiter = Waiter(number, frame, revives, missing=count)
         self._waiters[number] = waiter
         try:
             if ahead is not None:
@@ -214,6 +222,9 @@ class Connection:
         began = time.monotonic()
         while not waiter.done:
             self._check_health(began, deadline)
+            if self._to_revive(waiter):
+                self._revived = self.lost_at
+                self._revive()
             if self._pump.acquire(blocking=False):
                 try:
                     self._lead(waiter, began, deadline)
@@ -230,10 +241,13 @@ class Connection:
                     report(item, done, total)
 
     def _lead(self, waiter: Waiter, began: float, deadline: float | None) -> None:
-        while not (waiter.done or waiter.reports):
+        while not (waiter.done or waiter.reports or self._to_revive(waiter)):
             self._check_health(began, deadline)
             if not self._step(self._patience(deadline)) and self._pidfd < 0:
                 self._lose()  # silence, and no other way to learn of the daemon's death
+
+    def _to_revive(self, waiter: Waiter) -> bool:
+        return waiter.revives and self.lost_at not in (0.0, self._revived)
 
     def _pass_on(self) -> None:
         """Let another waiting thread have the pump."""

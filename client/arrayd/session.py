@@ -94,6 +94,7 @@ class Session:
                     self._hello,
                     self._welcome,
                     self._orphan,
+                    lambda: launch.ensure(self.endpoint),
                 )
                 self._keeper = Keeper(self._connection, self.collect)
             return self._connection
@@ -110,13 +111,19 @@ class Session:
     ) -> list[Answer]:
         """Send a request, the pending releases ahead of it, and wait for its answers."""
         connection = self._session()
-        if connection.lost_at and self._start and op not in _NEVER_START:
-            launch.ensure(self.endpoint)
         releases: list[Release] = self.holdings.finished()
         ahead = connection.frame("release", holds=releases) if releases else None
         deadline = None if timeout is None else time.monotonic() + timeout + _GRACE
         try:
-            return connection.ask(op, deadline, count=count, ahead=ahead, report=report, **fields)
+            return connection.ask(
+                op,
+                deadline,
+                count=count,
+                revives=self._start and op not in _NEVER_START,
+                ahead=ahead,
+                report=report,
+                **fields,
+            )
         except OutOfTime:
             raise LoadTimeout(
                 f"{label or op}: not there in time (timeout={timeout:.3g} s)."

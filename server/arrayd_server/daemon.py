@@ -84,6 +84,8 @@ class Daemon:
         self._adopt()
         self.wire = Wire(loop, self.config.endpoint, self._on_request)
         self._socket_stat = os.stat(self._socket_path)
+        if self.config.private:
+            self._pool.warm()
         log.info("arrayd %s serves %s", protocol.PACKAGE_VERSION, self.config.endpoint)
         systemd.notify(systemd.READY, systemd.status(report.summary(self)))
         keeper = loop.create_task(self._keep_house())

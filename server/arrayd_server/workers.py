@@ -79,6 +79,11 @@ class Pool:
             self._queue.append(task)
         self._dispatch()
 
+    def warm(self) -> None:
+        """Start a worker ahead of the first task: whoever started us is about to ask."""
+        worker = self._start()
+        worker.timer = self._loop.call_later(RETIRE_AFTER, self._retire, worker)
+
     def cancel(self, job: int) -> None:
         """Forget the tasks of a job; a worker that has one is told, or else killed."""
         self._queue = deque(task for task in self._queue if task.job != job)
