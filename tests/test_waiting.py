@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from tests.fixtures import Daemon
+from tests.fixtures import PATIENCE, Daemon
 from tests.helpers import (
     SLOW,
     SLOW_ROWS,
@@ -170,3 +170,27 @@ def test_threads_share_a_session(client: arrayd.Client, slow_file: Path, tmp_pat
     slow.join()
     assert sums[-1] == SUM
     assert len(client.status().sessions) == 1
+
+
+def test_close_ends_the_calls_of_other_threads(
+    client: arrayd.Client, daemon: Daemon, slow_file: Path
+) -> None:
+    """Closing a client does not wait for the loads its threads wait for: they are told."""
+    other = arrayd.connect(daemon.endpoint)
+    errors: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            other.get(slow_file, **SLOW)
+        except arrayd.ArraydError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    with frozen_load(daemon, client):
+        other.close()
+        for thread in threads:
+            thread.join(PATIENCE)
+    assert [type(error) for error in errors] == [arrayd.DaemonLost] * 3
+    leaves_nothing_behind(client)

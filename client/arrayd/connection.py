@@ -18,6 +18,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -89,6 +90,10 @@ class Connection:
         self.endpoint = endpoint
         self.lost_at = time.monotonic()  # since when the daemon has not known us; 0: it does
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Closed with the last thread that may still ring it.
+        self._end = weakref.finalize(self, os.close, self.wake)
+        self._end.atexit = False
+        self._closing = False
         self._nonce = nonce
         self._hello, self._welcome, self._orphan = hello, welcome, orphan
         self._revive = revive
@@ -180,6 +185,8 @@ class Connection:
 
     def nudge(self) -> None:
         """Have the outbox sent and the daemon's health looked at, now."""
+        if self._closing:
+            return
         if self._pump.acquire(blocking=False):
             try:
                 self._step(0)
@@ -194,20 +201,23 @@ class Connection:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_write(self.wake, 1)
 
-    def close(self, farewell: bool = True) -> None:
-        """Say goodbye and close."""
+    def close(self) -> None:
+        """Say goodbye and close; threads that wait for an answer get `DaemonLost`."""
+        self._closing = True
+        self.ring()
         with self._pump:
-            if farewell and not self.lost_at:
+            if not self.lost_at:
                 self._outbox.append(self.frame("bye"))
                 self._send_outbox()
             self._socket.close()
             self._drop_pidfd()
             self._context.term()
-            os.close(self.wake)
+        for waiter in list(self._waiters.values()):
+            waiter.woken.set()
 
     def abandon(self) -> None:
         """Close what a forked child inherited; the sockets are the parent's."""
-        os.close(self.wake)
+        self._end()
         if self._pidfd >= 0:
             os.close(self._pidfd)
 
@@ -263,6 +273,8 @@ class Connection:
 
     def _check_health(self, began: float, deadline: float | None) -> None:
         now = time.monotonic()
+        if self._closing:
+            raise DaemonLost("This client was closed while a call waited for the daemon.")
         if self._refusal is not None:
             refusal, self._refusal = self._refusal, None
             raise refusal
