@@ -8,6 +8,7 @@ prints what it did as JSON. `ARRAYD_ENDPOINT` says where.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
 import pickle
@@ -138,6 +139,7 @@ class Actor:
 
 def main() -> None:
     """Act, then say what was done."""
+    faulthandler.register(signal.SIGUSR2)  # for the soak to see where one hangs
     seed, folder, seconds = sys.argv[1:]
     actor = Actor(int(seed), folder)
     actor.run(float(seconds))

@@ -27,6 +27,7 @@ from tests.fixtures import Daemon
 
 ACTORS = 8
 LIFE = 15.0  # seconds that an actor acts at most
+HUNG = 30.0  # seconds after its life that an actor counts as hung: longer than any timeout
 FLAGS = ("--budget", "6M", "--workers", "2")
 
 
@@ -62,7 +63,9 @@ class Soak:
             left = end - time.monotonic()
             while left > 1 and len(self._actors) < ACTORS:
                 self._actors.append(self._actor(next(seeds), min(left, LIFE)))
-            if self._actors and chance.random() < 0.02:
+            if left < -HUNG:
+                self._tell_hung()
+            if left > 0 and self._actors and chance.random() < 0.02:
                 chance.choice(self._actors).kill()
             if left > 2 and time.monotonic() > restart:
                 self._restart(chance.choice([signal.SIGKILL, signal.SIGUSR1]))
@@ -117,6 +120,15 @@ class Soak:
                 self.done.update(json.loads(said))
             if "Traceback" in complained and not actor.returncode:
                 self.violations.append(complained[-2000:])
+
+    def _tell_hung(self) -> None:
+        """Have the actors that do not end show where they are, and end them."""
+        for actor in self._actors:
+            actor.send_signal(signal.SIGUSR2)
+            time.sleep(0.5)  # to write it
+            actor.kill()
+            self.violations.append(f"hung:\n{actor.communicate()[1][-4000:]}")
+        self._actors.clear()
 
     def _restart(self, number: int) -> None:
         self.done["restarts"] += 1

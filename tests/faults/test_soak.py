@@ -18,5 +18,5 @@ def test_nothing_is_lost(start_daemon: Callable[..., Daemon], tmp_path: Path) ->
     finally:
         one.close()
     assert one.violations == [], str(one)
-    assert one.done["restarts"] >= 1
-    assert one.done["get"] >= 20
+    assert one.done["restarts"] >= 1, str(one)
+    assert one.done["get"] >= 20, str(one)
