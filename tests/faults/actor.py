@@ -28,6 +28,7 @@ import arrayd
 
 FILES = 12
 _MOST_HELD = 8
+_PATIENCE = 2  # seconds: all may hold what the others wait for, until somebody gives up
 
 
 class Actor:
@@ -64,7 +65,7 @@ class Actor:
     def get(self) -> None:
         """Get a file, keep a slice of it."""
         value = self._random.randrange(FILES)
-        array = arrayd.get(f"{self._folder}/{value}.npy", timeout=20)
+        array = arrayd.get(f"{self._folder}/{value}.npy", timeout=_PATIENCE)
         self._check(value, array)
         self._held.append((value, array[self._random.randrange(3) :]))
 
