@@ -156,7 +156,7 @@ def main() -> int:
         soak.violations += [f"left behind: {name}" for name in daemon.leftovers()]
         sys.stdout.write("\n".join([*soak.violations, str(soak), ""]))
         if soak.violations:
-            shutil.copy(folder / "log", "soak.log")
+            shutil.copy(folder / "log", "/tmp/arrayd-soak.log")
         return 1 if soak.violations else 0
 
 
