@@ -237,11 +237,7 @@ class Daemon:
 
     def _useless(self) -> bool:
         """Say whether nobody can reach us, or nobody has needed us for `idle_exit` seconds."""
-        try:
-            ours = os.path.samestat(os.stat(self._socket_path), self._socket_stat)
-        except FileNotFoundError:
-            ours = False
-        if not ours:
+        if not self._socket_is_ours():
             log.warning("the socket %s is gone: stopping", self._socket_path)
             return True
         now = time.monotonic()
@@ -263,12 +259,12 @@ class Daemon:
         self.wire.close()
         self._peers.close()
         self.performer.close()
-        if self._useless_path_is_ours():
+        if self._socket_is_ours():
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._socket_path)
         log.info("ended")
 
-    def _useless_path_is_ours(self) -> bool:
+    def _socket_is_ours(self) -> bool:
         try:
             return os.path.samestat(os.stat(self._socket_path), self._socket_stat)
         except FileNotFoundError:
