@@ -198,7 +198,7 @@ class Shell:
         return [
             r.probed(job, ("f25", None), SPEC, 25, ROWS, now),
             r.progress(job, 1, now),
-            r.filled(job, 0),
+            r.filled(job, 0, now),
             r.sealed(job, now),
             r.made(job, now),
             r.failed(job, error, now),
@@ -228,7 +228,7 @@ class Shell:
             self.kernel.make(task.segment, self.naive.sizes[task.segment])
             return self.do(self.registry.made, job, now)
         self.kernel.fill(task.segment, self.naive.sizes[task.segment])
-        return self.do(self.registry.filled, job, 0)
+        return self.do(self.registry.filled, job, 0, self.now)
 
     def _progress(self, task: Fill) -> list[Reply]:
         size = self.naive.sizes[task.segment]

@@ -148,6 +148,24 @@ def test_workers_default_to_the_cpus_but_eight(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
+    ("ram", "cgroup", "memory"),
+    [
+        (64 << 30, None, 2 << 30),
+        (8 << 30, None, 1 << 30),
+        (64 << 30, 4 << 30, 512 << 20),
+        (1 << 30, None, 256 << 20),
+    ],
+)
+def test_loader_memory_defaults_to_an_eighth(
+    ram: int, cgroup: int | None, memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of RAM or the cgroup, whichever is smaller, from 256 MiB to 2 GiB; /dev/shm is not asked."""
+    monkeypatch.setattr(limits, "capacity", lambda: limits.Capacity(ram, 64 << 20, cgroup))
+    assert Config.load().loader_memory == memory
+    assert Config.load(["--loader-memory", "3G"]).loader_memory == 3 << 30
+
+
+@pytest.mark.parametrize(
     ("hard", "clients"),
     [(1024, 192), (64, 8), (1 << 20, 4096), (resource.RLIM_INFINITY, 4096)],
 )
@@ -172,6 +190,8 @@ def test_clients_default_to_what_descriptors_allow(
         ("--max-clients", "1.5", "a whole number above 0, or auto"),
         ("--load-timeout", "0", "seconds, above 0"),
         ("--load-timeout", "inf", "seconds, above 0"),
+        ("--loader-memory", "10%", "or auto"),
+        ("--loader-memory", "64M", "128M or more"),
         ("--idle-exit", "-1", "seconds, 0 for never"),
         ("--idle-exit", "soon", "seconds, 0 for never"),
         ("--log-level", "loud", "debug, info, warning or error"),

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +29,10 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.source import Source
+from arrayd_server import worker
 from arrayd_server.loaders import base, engine, load_format, members, probe
 from arrayd_server.loaders.base import Part, Plan
+from arrayd_server.loaders.checks import os_errors
 from tests.loading import (
     ALL,
     Array,
@@ -132,6 +135,83 @@ def test_identity_follows_links_and_changes(tmp_path: Path) -> None:
     assert engine.identity(source.path) != before
     with pytest.raises(SourceNotFound, match="gone"):
         engine.identity(str(tmp_path / "gone"))
+
+
+class Clock:
+    """A clock that runs only while somebody sleeps, and a file that may be written meanwhile."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *stamps: int) -> None:
+        self.now = 10**18
+        self.slept: list[float] = []
+        self._stamps = [self.now + stamp for stamp in stamps]
+        monkeypatch.setattr(time, "time_ns", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self._sleep)
+        monkeypatch.setattr(engine, "identity", lambda path: self._identity())
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += round(seconds * 1e9)
+
+    def _identity(self) -> tuple[str, int, int, int, int, int]:
+        stamp = self._stamps.pop(0) if len(self._stamps) > 1 else self._stamps[0]
+        return ("/x", 1, 2, 3, stamp, stamp - 5)
+
+
+MS = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("stamp", "waits"),
+    [
+        (0, 0.020),
+        (-4 * MS, 0.016),
+        (-20 * MS, None),
+        (-3600_000 * MS, None),
+        (500 * MS, 0.520),
+        (1500 * MS, None),
+        (3600_000 * MS, None),
+    ],
+)
+def test_a_file_that_was_just_written(
+    stamp: int, waits: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stamp's tick is waited out, so that a later write has another; no odd clock delays it."""
+    clock = Clock(monkeypatch, stamp)
+    found = engine.settled("/x")
+    assert clock.slept == ([] if waits is None else [pytest.approx(waits)])
+    assert found[4] == 10**18 + stamp
+    if waits is not None:
+        assert clock.now >= found[4] + engine.TICK
+
+
+def test_a_file_that_is_always_being_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for once; what it is then is what counts."""
+    clock = Clock(monkeypatch, -1 * MS, 15 * MS, 35 * MS)
+    assert engine.settled("/x")[4] == 10**18 + 15 * MS
+    assert len(clock.slept) == 1
+
+
+def test_a_worker_waits_for_the_tick(tmp_path: Path) -> None:
+    """A probe of a file written this instant ends when its stamp is a tick old, or later."""
+    source = as_npy(tmp_path, np.arange(3))
+    worker.probe({"source": source.to_wire(), "stat": None})
+    assert time.time_ns() >= os.stat(source.path).st_mtime_ns + engine.TICK
+
+
+@pytest.mark.parametrize("words", ["memory allocation failed for chunk", "Can't allocate buffer"])
+def test_no_memory_is_not_the_files_fault(words: str, tmp_path: Path) -> None:
+    """What libhdf5 or the system says of memory is MemoryError, never BadFile."""
+    for error in (OSError(words), OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))):
+        with pytest.raises(MemoryError), os_errors("/x"):
+            raise error
+
+
+def test_a_promise_of_any_size_makes_a_short_plan() -> None:
+    """However large an array is, its plan has at most some 10,000 parts, which cover it."""
+    for rows in (10**9, 2**62):
+        parts = base.even_parts(rows, 8)
+        assert len(parts) <= base.MAX_PARTS + 1
+        assert (parts[0].start, parts[-1].stop) == (0, rows)
 
 
 # The engine

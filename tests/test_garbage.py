@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +16,7 @@ import zmq
 import arrayd
 from arrayd import connection, protocol
 from arrayd.errors import ArraydError
+from tests.faults import zmtp
 from tests.fixtures import Daemon
 from tests.helpers import Stage, raised, wait_until
 
@@ -69,10 +70,11 @@ def test_random_bytes(client: arrayd.Client, wire: zmq.Socket[bytes]) -> None:
     chance = random.Random(1)
     for length in (0, 1, 2, 7, 100, 5000):
         wire.send(b"\xc1" + chance.randbytes(length))  # c1 begins nothing in msgpack
-    wire.send_multipart([b"two", b"frames"])
     for message in (None, 7, "text", [1, 2], {}, {"id": "x"}, {1: 2}):
         wire.send(msgpack.packb(message))
+    wire.send_multipart([b"two", b"frames"])  # which costs the connection
     garbage_is(client, 14)
+    assert "ok" in ask(wire, hello_of(os.getpid()))
     assert serves(client)
 
 
@@ -106,11 +108,34 @@ def test_a_huge_frame(client: arrayd.Client, daemon: Daemon) -> None:
 def test_bytes_that_are_no_zmq(client: arrayd.Client, daemon: Daemon) -> None:
     """Whatever comes on the socket instead of a handshake is hung up on."""
     path = daemon.endpoint.removeprefix("ipc://")
-    for greeting in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100, b"\xff" * 100):
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.connect(path)
+    greetings = (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100, b"\xff" * 100, b"\x01\x00")
+    for greeting in greetings:
+        with zmtp.dial(path) as sock:
             sock.sendall(greeting)
+            assert zmtp.hung_up(sock), greeting
+    with zmtp.join(path) as sock:
+        sock.sendall(zmtp.frame(b"part", zmtp.MORE))
+        assert zmtp.hung_up(sock), "a message of several frames"
+    garbage_is(client, len(greetings) + 1)
     assert serves(client)
+
+
+def test_a_peer_that_reads_slowly(client: arrayd.Client, daemon: Daemon) -> None:
+    """Whoever leaves answers unread is not read from, and gets all of them in the end."""
+    count = 20_000
+    with zmtp.join(daemon.endpoint.removeprefix("ipc://")) as sock:
+        ask_for_all = iter([zmtp.frame(protocol.request(NONCE, n, "status")) for n in range(count)])
+        sock.setblocking(False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            for frame in ask_for_all:
+                sent += sock.send(frame) == len(frame)
+        assert sent < count, "a peer that reads nothing may ask for ever"
+        assert serves(client)
+        sock.setblocking(True)
+        sock.settimeout(10)
+        numbers = [protocol.decode(zmtp.read_message(sock))["id"] for _ in range(sent)]
+        assert numbers == list(range(sent))
 
 
 WRONG: list[Any] = [None, True, -1, 1.5, "x", b"x", [], [None], [[]], {}, {"a": 1}, [{"a": 1}]]

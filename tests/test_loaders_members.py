@@ -27,7 +27,7 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.source import Source
-from arrayd_server.loaders import hdf5, members, probe
+from arrayd_server.loaders import base, hdf5, members, probe
 from tests.loading import (
     QUICK,
     RECORD,
@@ -224,7 +224,7 @@ def test_a_long_list_of_datasets_is_cut(tmp_path: Path, monkeypatch: pytest.Monk
             file[f"d{i:02}"] = i
     with pytest.raises(SpecMismatch, match=r"30 datasets.*d19 and 10 more"):
         probe(Source.of(tmp_path / "a.h5"))
-    monkeypatch.setattr(hdf5, "SEARCH_LIMIT", 7)
+    monkeypatch.setattr(base, "MAX_MEMBERS", 7)
     assert len(members(Source.of(tmp_path / "a.h5"))) == 7
 
 
@@ -289,6 +289,28 @@ def test_no_chunk_is_decoded_twice(
     needed = {row // chunks[0] for row in range(shape[0])[rows]}
     assert len(touched) == len(set(touched))
     assert {index[0] for index in touched} == needed
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(33, 2, -1), slice(0, 40, 3)])
+def test_tall_chunks(
+    tmp_path: Path, segment: Path, monkeypatch: pytest.MonkeyPatch, rows: slice
+) -> None:
+    """A row of chunks beyond `TALL_BYTES` is read a few rows at a time, and is the same."""
+    monkeypatch.setattr(hdf5, "TALL_BYTES", 1000)
+    sizes = []
+
+    class Spy(hdf5._Reader):
+        def read(self, selection: tuple[slice, ...]) -> Array:
+            out = super().read(selection)
+            sizes.append(out.nbytes)
+            return out
+
+    monkeypatch.setattr(hdf5, "_Reader", Spy)
+    array = np.arange(400).reshape(40, 10)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", data=array, chunks=(40, 2), compression="gzip")
+    same(load(Source.of(tmp_path / "x.h5", rows=rows), segment), np.ascontiguousarray(array[rows]))
+    assert max(sizes) <= 1000
 
 
 @given(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -79,9 +81,39 @@ def test_what_is_no_request_is_garbage(message: dict[object, object]) -> None:
 
 def test_deep_nesting_is_garbage() -> None:
     """A message nested thousands of levels deep neither crashes nor passes."""
-    for depth in (30, 500, 5000):
+    for depth in (1500, 50_000):
         with pytest.raises(protocol.Garbage):
             protocol.decode(b"\x81\xa1a" + b"\x91" * depth + b"\x01")
+
+
+def _nested(inner: list[Any], _: int) -> list[Any]:
+    return [inner]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        functools.reduce(_nested, range(30), []),
+        {"path": "/x", "options": [0] * 20_000},
+        {"path": "x" * 100_000},
+        {"x" * 100_000: 1},
+    ],
+    ids=["deep", "many", "long", "long key"],
+)
+def test_a_source_is_small(source: object) -> None:
+    """Nobody's path, options or dtype is as deep, as many or as long as this."""
+    source = source if isinstance(source, dict) else {"dtype": source}
+    with pytest.raises(protocol.Garbage, match="source"):
+        protocol.parse_request(
+            protocol.decode(protocol.request(NONCE, 1, "info", source=source, stat=None))
+        )
+
+
+def test_a_hello_states_all_that_a_process_can_map() -> None:
+    """65,530 mappings (vm.max_map_count) fit in one frame, whatever the numbers of the blocks."""
+    holds = [f"arrayd-{0:010x}-{0:08x}-{10**6 + n}" for n in range(65_530)]
+    frame = protocol.request(NONCE, 1, "hello", pid=1, start=1, program="x", shm=1, holds=holds)
+    assert len(protocol.parse_request(protocol.decode(frame)).fields["holds"]) == 65_530
 
 
 def test_a_frame_beyond_the_limit_is_garbage() -> None:

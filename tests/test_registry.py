@@ -151,9 +151,12 @@ def test_a_failed_load_tells_everyone(world: World) -> None:
     assert list(world.work) == [2]
 
 
-def test_progress_goes_to_all_who_wait_ten_times_a_second(world: World) -> None:
+def test_progress_goes_to_all_who_want_it_ten_times_a_second(world: World) -> None:
     """Between two messages lie 0.1 s; the last row is always told, and never more than all."""
-    askers = [world.get(b"a", SMALL), world.get(b"b", SMALL)]
+    world.get(b"c", SMALL)  # does not want it
+    askers = [world.asker(nonce, SMALL) for nonce in (b"a", b"b")]
+    for to in askers:
+        world.get_again(to, wanted(SMALL), Waiter(progress=True))
     world.finish(1)
     told = []
     for rows in (1, 1, 1, 2):

@@ -8,6 +8,7 @@ import pytest
 
 from arrayd.errors import LoadTimeout, NoRoom
 from arrayd.spec import Grant
+from arrayd_server.core import jobs
 from arrayd_server.core.effects import Cancel, Fill, Inspect, Unlink
 from arrayd_server.core.records import Block, State, name_alias
 from tests.core_naive import SPEC, File, wanted
@@ -75,6 +76,19 @@ def test_room_on_its_way_is_promised_once(world: World) -> None:
     world.free()
     world.work_off()
     assert isinstance(world.answer(first), Grant)
+
+
+def test_the_queue_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where many wait for room already, one more is told at once; who finds room is not."""
+    monkeypatch.setattr(jobs, "MAX_QUEUE", 2)
+    world.load(b"b", File("held", 70))
+    waiting = [world.get(b"a", File(name, 60), patience=math.inf) for name in "xy"]
+    late, lucky = world.get(b"a", File("z", 60), patience=math.inf), world.get(b"a", SMALL)
+    for number in (2, 3, 4, 5):
+        world.finish(number)
+    assert isinstance(world.answer(late), NoRoom)
+    assert isinstance(world.work[5], Fill)
+    assert not any(to in world.answers for to in (*waiting, lucky))
 
 
 @pytest.mark.parametrize("pin", [7.0, math.inf])

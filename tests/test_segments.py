@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import select
 import subprocess
 import sys
@@ -15,9 +16,11 @@ import pytest
 from arrayd import layout
 from arrayd.errors import DaemonError
 from arrayd_server import leases
+from arrayd_server.adoption import read_footer, scan
 from arrayd_server.scope import Scope, ScopeTaken
-from arrayd_server.segments import Outcome, Segments, read_footer
+from arrayd_server.segments import Outcome, Segments
 from arrayd_server.watch import Watch
+from tests.helpers import wait_until
 
 HOLDER = """
 import mmap, os, sys
@@ -41,7 +44,7 @@ def scope(tmp_path: Path) -> Iterator[Scope]:
 @pytest.fixture
 def segments(scope: Scope) -> Iterator[Segments]:
     """Give the segments of the scope."""
-    made = Segments(scope.directory, scope.family)
+    made = Segments(scope)
     yield made
     made.close()
 
@@ -50,6 +53,7 @@ def make(segments: Segments, scope: Scope, number: int = 1, *, sealed: bool = Tr
     """Make a segment of 10,000 bytes; return its name."""
     name, plan = f"{scope.prefix}-{number}", layout.plan(10_000, 50)
     segments.make(name, plan, {"made": number})
+    segments.reserve(name, 10_000)
     if sealed:
         assert segments.seal(name, plan, {"made": number})
     return name
@@ -193,7 +197,7 @@ def test_a_scan_adopts_what_is_whole_and_removes_the_rest(segments: Segments, sc
     os.symlink("/etc/passwd", f"/dev/shm/{link}")
     loose = make(segments, scope, 6)
     os.chmod(segments.path(loose), 0o644)
-    found = {f.name: f for f in segments.scan()}
+    found = {f.name: f for f in scan(segments)}
     assert set(found) == {whole, lone, unsealed}
     assert [found[n].sealed for n in (whole, lone, unsealed)] == [True, True, False]
     assert found[whole].meta == {"made": 1}
@@ -213,7 +217,7 @@ def test_flipped_bytes_in_the_end_are_noticed(segments: Segments, scope: Scope) 
             byte = file.read(1)
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([byte[0] ^ 1]))
-        assert list(segments.scan()) == []
+        assert list(scan(segments)) == []
     assert not [n for n in os.listdir("/dev/shm") if n.startswith(scope.family)]
 
 
@@ -240,10 +244,65 @@ def test_a_lease_lets_no_open_be_lost(segments: Segments, scope: Scope) -> None:
     name = make(segments, scope)
     code = (
         "import sys; from arrayd.mapping import Mapping\n"
-        "for _ in range(3000): Mapping(sys.argv[1], 10_000, 'r', lambda: None)"
+        "for _ in range(3000): Mapping(sys.argv[1], 10_000, 'r', None, [].append, [].append)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, name])
-    seen = {segments.mapped(name) for _ in iter(process.poll, 0)}
+    seen = set()
+    while process.poll() is None:
+        seen.add(segments.mapped(name))
     assert process.returncode == 0
     assert seen <= {True, False}
+    end(segments, name)
+
+
+def test_without_a_watch_its_names_are_asked_about(tmp_path: Path) -> None:
+    """The kernel gives no watch (here: no directory): who rechecks by the clock knows whom."""
+    watch = Watch(str(tmp_path / "gone"))
+    watch.add("a")
+    assert watch.names == {"a"}
+    assert watch.closed() == set()
+    watch.discard("a")
+    watch.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="user namespaces may be forbidden to others")
+def test_without_inotify_the_error_says_so() -> None:
+    """A user with as many inotify instances as it may have is told, with the setting to raise."""
+    code = "from arrayd_server.watch import Watch; Watch('/dev/shm')"
+    limit = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
+    command = ["unshare", "-Ur", "sh", "-c", limit, "sh", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "DaemonError" in done.stderr
+    assert "fs.inotify.max_user_instances" in done.stderr
+
+
+def test_what_has_no_name_is_known_by_proc(
+    segments: Segments, scope: Scope, mapper: list[subprocess.Popen[str]]
+) -> None:
+    """Every name of a mapped segment is gone: it is in use, and leaves with its last mapping."""
+    name = make(segments, scope)
+    process = map_elsewhere(name, mapper)
+    os.unlink(f"/dev/shm/{name}")
+    os.unlink(segments.path(name))
+    assert segments.mapped(name)
+    assert segments.unlink(name, force=False) == (Outcome.REFUSED, -1)
+    assert segments.unlink(name, force=True) == (Outcome.LEAVING, -1)
+    assert segments.left(name) is None
+    process.kill()
+    process.wait()
+    wait_until(lambda: segments.left(name) == -1, "it has left")
+
+
+def test_out_of_descriptors_nothing_is_given_up(segments: Segments, scope: Scope) -> None:
+    """The kernel cannot be asked (EMFILE): a block counts as mapped, and is not unlinked."""
+    name = make(segments, scope)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        assert segments.mapped(name)
+        assert segments.unlink(name, force=False) == (Outcome.REFUSED, -1)
+        assert segments.republish(name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert not segments.mapped(name)
     end(segments, name)

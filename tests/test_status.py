@@ -98,6 +98,7 @@ def status(*blocks: Block, jobs: tuple[Job, ...] = (), **changes: Any) -> Status
         sessions=(),
         blocks=blocks,
         jobs=jobs,
+        jobs_more=0,
     )
     return replace(common, **changes)
 
@@ -312,3 +313,8 @@ def test_it_is_a_snapshot() -> None:
     """Nobody can change a status."""
     with pytest.raises(FrozenInstanceError):
         TYPICAL.pid = os.getpid()  # type: ignore[misc]  # the point
+
+
+def test_more_loads_than_are_told_of() -> None:
+    """Those that are left out of the table are counted in its head."""
+    assert "loads 100001" in str(status(LOADING, jobs_more=100_000))

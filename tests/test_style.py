@@ -18,7 +18,10 @@ SERVER = ROOT / "server" / "arrayd_server"
 TESTS = ROOT / "tests"
 CORE = SERVER / "core"
 
-SHARED = {"protocol", "errors", "source", "spec", "layout", "packing", "process", "units"}
+SHARED = {
+    *("errors", "failpoints", "layout", "packing", "process", "protocol", "source", "spec"),
+    "units",
+}
 """The modules of `arrayd` that the server may import."""
 
 IMPURE = {

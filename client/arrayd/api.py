@@ -19,7 +19,7 @@ from arrayd.progress import Progress
 from arrayd.status import Status
 from arrayd.wish import SourceLike
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may ask while the first client is made
 _clients: dict[str | None, Client] = {}  # endpoint -> client; None: the default one
 
 
@@ -294,13 +294,13 @@ def _default(*, start: bool = True) -> Client:
             endpoint = launch.find(start=start)
             # A reference may have opened a session there before.
             client = _clients.get(endpoint) or Client(endpoint)
-            _clients[None] = client
+            client = _clients.setdefault(None, client)
         return client
 
 
 def _forked() -> None:
     global _lock  # noqa: PLW0603 - another thread of the parent may have held it
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_forked)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 import numpy as np
 import numpy.typing as npt
 
-from arrayd.mapping import Mapping
+from arrayd.mapping import End, Mapping
 from arrayd.protocol import Stat
 from arrayd.source import from_descr
 from arrayd.spec import Grant
@@ -45,7 +45,7 @@ class Held:
     client: Session
     grant: Grant
     seq: int
-    maps: int = 0  # live mappings; changed under the client's lock
+    ends: set[End] = field(default_factory=set)  # of the live mappings
     released: bool = False
     #: the request that a reference's receiver can repeat; None for published blocks
     request: tuple[dict[str, Any], Stat] | None = None

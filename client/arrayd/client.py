@@ -11,9 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from arrayd import failpoints, protocol
 from arrayd.array import SharedArray
-from arrayd.connection import Answer
-from arrayd.errors import ArraydError, DaemonLost, SpecMismatch, from_wire
+from arrayd.errors import (
+    ArraydError,
+    DaemonLost,
+    SourceChanged,
+    SourceNotFound,
+    SpecMismatch,
+    from_wire,
+)
 from arrayd.info import Info
 from arrayd.mapping import Vanished
 from arrayd.progress import Progress, Reporter, reporter
@@ -21,9 +28,11 @@ from arrayd.session import Session, good
 from arrayd.source import Source, descr
 from arrayd.spec import Grant
 from arrayd.status import Status
+from arrayd.waiter import Answer
 from arrayd.wish import SourceLike, Wish, cut
 
-_TRIES = 5  # times that a block may vanish between grant and attach
+_TRIES = 5  # times that a block may vanish, or a file change, between two looks at it
+_OTHER_FILE = (SourceNotFound, SourceChanged)  # for the daemon than for us, when we looked
 
 
 class Client(Session):
@@ -72,7 +81,7 @@ class Client(Session):
             wishes = list(missing.values())
             deadline = None if timeout is None else time.monotonic() + timeout
             with reporter(progress, [wish.source for wish in wishes]) as report:
-                found = self._fetch(wishes, mode, pin, deadline, report)
+                found = self._fetch_current(wishes, mode, pin, deadline, report)
             for index, result in zip(missing, found, strict=True):
                 results[index] = result
         if not return_errors:
@@ -96,6 +105,8 @@ class Client(Session):
         """Return what a source holds, without loading it; see `arrayd.info`."""
         wish = Wish.of(source, options)
         answer = self._ask("info", None, **wish.to_wire())[0]
+        if "err" in answer and (current := wish.anew()) != wish:  # the file changed meanwhile
+            answer = self._ask("info", None, **current.to_wire())[0]
         return Info.from_wire(str(wish.source), good(answer))
 
     # ---- writing -------------------------------------------------------------------------
@@ -127,8 +138,9 @@ class Client(Session):
         kind = np.dtype(dtype)
         if kind.hasobject or kind.itemsize == 0:
             raise SpecMismatch(f"dtype={kind}: only types of a fixed size can be shared.")
-        answer = self._ask(
-            "create",
+        if name is not None and len(name) > protocol.MAX_NAME:
+            raise SpecMismatch(f"A name has at most {protocol.MAX_NAME} characters: {name[:40]!r}…")
+        out = self._draft(
             timeout,
             label=f"name:{name}" if name else "a block to write",
             shape=[shape] if isinstance(shape, int) else [int(n) for n in shape],
@@ -137,23 +149,42 @@ class Client(Session):
             name=name,
             keep=keep,
             replace=replace,
-            wait=timeout,
-        )[0]
-        out = self.holdings.attach(Grant.from_wire(good(answer)), "w")
+        )
         try:
             yield out
+            failpoints.hit("client.written")
             self._seal(out)
         except BaseException:
+            failpoints.hit("client.aborting")
             self._tell("abort", segment=_segment(out))
             raise
+
+    def _draft(self, timeout: float | None, **fields: Any) -> SharedArray:
+        """Return a new block, to be written."""
+        for _ in range(_TRIES):
+            with self.holdings.attaching():
+                grant = Grant.from_wire(
+                    good(self._ask("create", timeout, wait=timeout, **fields)[0])
+                )
+                try:
+                    return self.holdings.attach(grant, "w")
+                except Vanished:  # with the daemon that made it, which was stopped just then
+                    self._tell("abort", segment=grant.segment)
+        raise DaemonLost(f"The block vanished {_TRIES} times before it could be mapped.")
 
     def _seal(self, out: SharedArray) -> None:
         held, pages = out._held, out._mapping
         assert held is not None
         assert pages is not None
         out.flags.writeable = False
-        pages.seal()
+        try:
+            pages.seal()
+        except Vanished:  # somebody removed its name: the daemon links it back, or says it is gone
+            self._renew(pages.segment)
+            pages.seal()
+        failpoints.hit("client.sealing")
         answer = self._ask("seal", None, segment=pages.segment)[0]
+        failpoints.hit("client.sealed")
         self.holdings.sealed(held, Grant.from_wire(good(answer)))
 
     # ---- references ----------------------------------------------------------------------
@@ -169,8 +200,9 @@ class Client(Session):
         NoSuchBlock
             The daemon has no such block.
         """
-        token = secrets.token_bytes(8)
+        token = secrets.token_bytes(protocol.TOKEN_BYTES)
         self._tell("lend", segment=segment, token=token)
+        failpoints.hit("client.lent")
         self._renew(segment)
         return token
 
@@ -186,10 +218,10 @@ class Client(Session):
             with self.holdings.attaching():
                 answer = self._ask("redeem", None, segment=segment, token=token)[0]
                 grant = Grant.from_wire(good(answer))
+                failpoints.hit("client.redeemed")
                 try:
                     shared = self.holdings.attach(grant, "r" if grant.sealed else mode)
                 except Vanished:
-                    self.holdings.orphan(grant)
                     continue
             # From now on our own mapping bars the seal; it may have come just before.
             if mode == "r" or grant.sealed or not self._renew(segment).sealed:
@@ -198,9 +230,8 @@ class Client(Session):
 
     def _renew(self, segment: str) -> Grant:
         """Have the daemon answer for a block we hold, after all that we told it before."""
-        grant = Grant.from_wire(good(self._ask("redeem", None, segment=segment, token=b"")[0]))
-        self.holdings.orphan(grant)
-        return grant
+        with self.holdings.attaching():
+            return Grant.from_wire(good(self._ask("redeem", None, segment=segment, token=b"")[0]))
 
     # ---- the daemon ----------------------------------------------------------------------
 
@@ -236,6 +267,26 @@ class Client(Session):
             return _bare(error)
         return wish
 
+    def _fetch_current(
+        self,
+        wishes: list[Wish],
+        mode: str,
+        pin: bool | float,
+        deadline: float | None,
+        report: Reporter | None,
+    ) -> list[SharedArray | ArraydError]:
+        """Ask for the wishes; again for files that change between our look and the daemon's."""
+        results = self._fetch(wishes, mode, pin, deadline, report)
+        for _ in range(_TRIES):
+            failed = [i for i, one in enumerate(results) if isinstance(one, _OTHER_FILE)]
+            changed = {i: wish for i in failed if (wish := wishes[i].anew()) != wishes[i]}
+            if not changed:
+                break
+            found = self._fetch(list(changed.values()), mode, pin, deadline, report)
+            for i, result in zip(changed, found, strict=True):
+                wishes[i], results[i] = changed[i], result
+        return results
+
     def _fetch(
         self,
         wishes: list[Wish],
@@ -252,15 +303,9 @@ class Client(Session):
                 break
             with self.holdings.attaching():
                 answers = self._ask_for([wishes[i] for i in left], pin, deadline, report)
-                untaken = dict(zip(left, answers, strict=True))
-                try:
-                    for i in left:
-                        with contextlib.suppress(Vanished):
-                            results[i] = self._take(wishes[i], untaken[i], mode)
-                        del untaken[i]
-                finally:  # Ctrl-C in the middle
-                    for answer in untaken.values():
-                        self._orphan(answer)
+                for i, answer in zip(left, answers, strict=True):
+                    with contextlib.suppress(Vanished):
+                        results[i] = self._take(wishes[i], answer, mode)
         lost = DaemonLost(f"The block vanished {_TRIES} times before it could be mapped.")
         return [results.get(i, lost) for i in range(len(wishes))]
 
@@ -290,11 +335,8 @@ class Client(Session):
             return from_wire(answer["err"])
         grant = Grant.from_wire(answer["ok"])
         request = None if wish.stat is None else (wish.source, wish.stat)
-        try:
-            whole = self.holdings.attach(grant, mode, request)
-        except Vanished:
-            self.holdings.orphan(grant)
-            raise
+        failpoints.hit("client.granted")
+        whole = self.holdings.attach(grant, mode, request)
         try:
             return cut(whole, grant, wish.source)
         except SpecMismatch as error:

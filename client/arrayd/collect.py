@@ -7,6 +7,8 @@ is being written, in no more than half of its budget.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import glob
 import os
 import secrets
 from collections import deque
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from arrayd import failpoints
 from arrayd.client import Client
 from arrayd.errors import (
     AccessDenied,
@@ -41,6 +44,7 @@ COMPRESSIONS = ("gzip", "lzf")
 
 _WRITE_BYTES = 32 << 20  # at a time: bounds h5py's copies, and the wait for a Ctrl-C
 _BLOCK_EXTRA = 16 << 10  # a block's footer, metadata and padding, at most
+_PART = ".part"  # ends the name of a file that is being written
 _PROBES = 8  # files looked into at a time
 
 _BAD_INPUT = (SourceError, LoaderCrashed)
@@ -235,6 +239,7 @@ def _transfer(
     _check_unchanged(piece.input)
     if file is not None:
         _store(file, piece, array, compression, count)
+        failpoints.hit("client.collecting")
 
 
 def _in_turn(client: Client, pieces: Iterable[_Piece], room: int) -> Iterator[_Piece]:
@@ -332,19 +337,41 @@ def _replacing(path: str) -> Iterator[str]:
     the disk before it is renamed.
     """
     folder, name = os.path.split(path)
-    fresh = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.part")
-    try:
-        with _explained(path):
-            if os.path.isdir(path):
-                raise IsADirectoryError(None, "it is a directory")
-            open(fresh, "xb").close()
+    with _explained(path):
+        if os.path.isdir(path):
+            raise IsADirectoryError(None, "it is a directory")
+        _sweep(folder, name)
+        with _locked_new(folder, name) as fresh:
             yield fresh
             _sync(fresh)
+            failpoints.hit("client.renaming")
             os.replace(fresh, path)
-            _sync(folder)
+        _sync(folder)
+
+
+@contextlib.contextmanager
+def _locked_new(folder: str, name: str) -> Iterator[str]:
+    """Give the path of a new file, which is gone afterwards unless it was renamed.
+
+    It is locked, and so told from what a killed process has left.
+    """
+    fresh = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{_PART}")
+    try:
+        with open(fresh, "xb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks: none is swept
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield fresh
     finally:
         with contextlib.suppress(OSError):
             os.unlink(fresh)
+
+
+def _sweep(folder: str, name: str) -> None:
+    """Remove what earlier runs for the same file were killed at."""
+    for path in glob.glob(f".{glob.escape(name)}.????????{_PART}", root_dir=folder or "."):
+        with contextlib.suppress(OSError), open(os.path.join(folder, path), "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused: its writer lives
+            os.unlink(file.name)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,9 @@ what all have posted and hands out what comes in; the others wait to be woken. S
 costs no switch of threads in the usual case, and nobody waits behind another's long load.
 
 Recovery is one mechanism: say hello again, and repeat what is unanswered. It is set off by
-the daemon's death (a pidfd), by an answer from a daemon that does not know us, and by two
-seconds of silence where there is no pidfd. Repeating a request changes nothing. Until the
-daemon has welcomed us nothing but a hello is sent.
+the daemon's death (a pidfd), by an answer from a daemon that does not know us, and by silence:
+it may have dropped our answers, or be stopped. Repeating a request changes nothing. Until
+the daemon has welcomed us nothing but a hello is sent.
 """
 
 from __future__ import annotations
@@ -18,47 +18,24 @@ import math
 import os
 import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakValueDictionary, finalize
 
 import zmq
 
 from arrayd import protocol
 from arrayd.errors import ArraydError, DaemonLost, NoDaemon, from_wire
-
-Answer = Mapping[str, Any]
+from arrayd.waiter import Answer, Call, OutOfTime, Waiter, requests
 
 AWAY = 10.0
 """Seconds that a daemon may be away before a call gives up."""
 
 _POLLIN, _POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)  # arithmetic on zmq's enums is slow
-_SILENCE = 2.0
+_SILENCE = 2.0  # seconds without an answer before a daemon without a pidfd may be gone
+_STILLNESS = 5.0  # the same for one that lives
 _GREET_EVERY = 0.5
-
-
-class OutOfTime(Exception):
-    """The deadline of a request has come."""
-
-
-@dataclass(eq=False)
-class Waiter:
-    """A request and the thread that waits for its answers."""
-
-    number: int
-    frame: bytes
-    revives: bool = False  # it may have a daemon started
-    answers: dict[int, Answer] = field(default_factory=dict)
-    missing: int = 1
-    reports: deque[tuple[int, int, int]] = field(default_factory=deque)  # item, done, total
-    woken: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def done(self) -> bool:
-        """All answers are there."""
-        return self.missing <= 0
 
 
 class Connection:
@@ -72,8 +49,8 @@ class Connection:
         Returns the fields of a hello, with the holds as they are now.
     welcome
         Called with the daemon's answer to it.
-    orphan
-        Called with a good answer that nobody waits for any more: a grant must be undone.
+    granted
+        Called with every answer, as it comes: a grant that nobody attaches must be undone.
     revive
         Called in a thread that waits, once for each loss of the daemon: it may start one.
     """
@@ -84,18 +61,18 @@ class Connection:
         nonce: bytes,
         hello: Callable[[], dict[str, Any]],
         welcome: Callable[[Answer], None],
-        orphan: Callable[[Answer], None],
+        granted: Callable[[Answer], None],
         revive: Callable[[], None],
     ) -> None:
         self.endpoint = endpoint
         self.lost_at = time.monotonic()  # since when the daemon has not known us; 0: it does
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Closed with the last thread that may still ring it.
-        self._end = weakref.finalize(self, os.close, self.wake)
+        self._end = finalize(self, os.close, self.wake)
         self._end.atexit = False
         self._closing = False
         self._nonce = nonce
-        self._hello, self._welcome, self._orphan = hello, welcome, orphan
+        self._hello, self._welcome, self._granted = hello, welcome, granted
         self._revive = revive
         self._revived = 0.0  # for which loss that was done
         self._numbers = itertools.count(1)
@@ -103,10 +80,12 @@ class Connection:
         self._greet_after = 0.0
         self._known = False  # a daemon has welcomed us before
         self._refusal: ArraydError | None = None
-        self._waiters: dict[int, Waiter] = {}
+        self._waiters = WeakValueDictionary[int, Waiter]()  # a Ctrl-C can leave none here
         self._outbox: deque[bytes] = deque()
-        self._pump = threading.Lock()
-        self._pidfd = -1
+        self._pump = threading.RLock()  # a signal handler may ask amid a call of its thread
+        self._depth = 0  # how often the one that has the pump has taken it
+        self._pid, self._pidfd = 0, -1
+        self._heard = 0.0  # when the daemon last said anything
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 200)
@@ -115,7 +94,7 @@ class Connection:
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 10)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_FRAME)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_ANSWER)
         self._socket.connect(endpoint)
         self._poller = zmq.Poller()
         self._interest = _POLLIN
@@ -143,7 +122,7 @@ class Connection:
         """Send a request and wait for its `count` answers.
 
         Whatever ends the wait early (a timeout, Ctrl-C, an exception in `report`) cancels
-        the request in the daemon, and hands what was granted to `orphan`.
+        the request in the daemon.
 
         Raises
         ------
@@ -152,23 +131,23 @@ class Connection:
         NoDaemon, DaemonLost
             The daemon has been away for `AWAY` seconds.
         """
-        number = next(self._numbers)
-        frame = protocol.request(self._nonce, number, op, **fields)
-        waiter = Waiter(number, frame, revives, missing=count)
-        self._waiters[number] = waiter
+        call = Call(revives)
+        waiters = list(requests(self._nonce, self._numbers, call, op, count, fields))
+        self._waiters.update((waiter.number, waiter) for waiter in waiters)
         try:
             if ahead is not None:
                 self._outbox.append(ahead)
-            self._outbox.append(waiter.frame)
-            self._drive(waiter, deadline, report)
+            self._outbox.extend(waiter.frame for waiter in waiters)
+            for waiter in waiters:
+                self._drive(waiter, deadline, report)
         except BaseException:
-            self.post(protocol.request(self._nonce, next(self._numbers), "cancel", request=number))
-            for answer in waiter.answers.values():
-                self._orphan(answer)
+            for waiter in waiters:
+                self.tell("cancel", request=waiter.number)
             raise
         finally:
-            del self._waiters[number]
-        return [waiter.answers[i] for i in range(count)]
+            for waiter in waiters:
+                self._waiters.pop(waiter.number, None)
+        return [waiter.answers[i] for waiter in waiters for i in range(waiter.count)]
 
     def tell(self, op: str, **fields: Any) -> None:
         """Send a request that has no answer."""
@@ -188,11 +167,8 @@ class Connection:
         if self._closing:
             return
         if self._pump.acquire(blocking=False):
-            try:
+            with self._pumping():
                 self._step(0)
-            finally:
-                self._pump.release()
-                self._pass_on()
         else:
             self.ring()
 
@@ -206,22 +182,40 @@ class Connection:
         self._closing = True
         self.ring()
         with self._pump:
-            if not self.lost_at:
-                self._outbox.append(self.frame("bye"))
-                self._send_outbox()
-            self._socket.close()
-            self._drop_pidfd()
-            self._context.term()
+            if not self._depth:  # in a signal handler amid a call: that call closes
+                self._shut()
         for waiter in list(self._waiters.values()):
-            waiter.woken.set()
+            waiter.call.woken.set()
+
+    def _shut(self) -> None:
+        if not self.lost_at and not self._socket.closed:
+            self._outbox.append(self.frame("bye"))
+            self._send_outbox()
+        self._socket.close()
+        self._drop_pidfd()
+        self._context.term()
 
     def abandon(self) -> None:
         """Close what a forked child inherited; the sockets are the parent's."""
+        self._closing = True  # for a call that was forked amid its progress
         self._end()
         if self._pidfd >= 0:
             os.close(self._pidfd)
 
     # ---- the pump ------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _pumping(self) -> Iterator[None]:
+        """Give the pump back at the end, and close if that was put off till then."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._closing and not self._depth:
+                self._shut()
+            self._pump.release()
+            self._pass_on()
 
     def _drive(
         self,
@@ -229,41 +223,42 @@ class Connection:
         deadline: float | None,
         report: Callable[[int, int, int], None] | None,
     ) -> None:
-        began = time.monotonic()
+        began, call = time.monotonic(), waiter.call
         while not waiter.done:
             self._check_health(began, deadline)
-            if self._to_revive(waiter):
-                self._revived = self.lost_at
-                self._revive()
+            if self._to_revive(call):
+                lost_at = self.lost_at
+                self._revive()  # if it fails, the next call tries again
+                self._revived = lost_at
             if self._pump.acquire(blocking=False):
-                try:
+                with self._pumping():
                     self._lead(waiter, began, deadline)
-                finally:
-                    self._pump.release()
-                    self._pass_on()
             else:
                 self.ring()  # there is something in the outbox
-                waiter.woken.wait(self._patience(deadline))
-            waiter.woken.clear()
-            while waiter.reports:
-                item, done, total = waiter.reports.popleft()
+                call.woken.wait(self._patience(deadline))
+            call.woken.clear()
+            while call.reports:
+                item, done, total = call.reports.popleft()
                 if report is not None:
                     report(item, done, total)
 
     def _lead(self, waiter: Waiter, began: float, deadline: float | None) -> None:
-        while not (waiter.done or waiter.reports or self._to_revive(waiter)):
+        call = waiter.call
+        while not (waiter.done or call.reports or self._to_revive(call)):
             self._check_health(began, deadline)
-            if not self._step(self._patience(deadline)) and self._pidfd < 0:
-                self._lose()  # silence, and no other way to learn of the daemon's death
+            if not self._step(self._patience(deadline)):
+                silent = time.monotonic() - max(began, self._heard)
+                if self._pidfd < 0 or silent > _STILLNESS:
+                    self._lose()
 
-    def _to_revive(self, waiter: Waiter) -> bool:
-        return waiter.revives and self.lost_at not in (0.0, self._revived)
+    def _to_revive(self, call: Call) -> bool:
+        return call.revives and self.lost_at not in (0.0, self._revived)
 
     def _pass_on(self) -> None:
         """Let another waiting thread have the pump."""
         for other in list(self._waiters.values()):
             if not other.done:
-                other.woken.set()
+                other.call.woken.set()
                 return
 
     def _patience(self, deadline: float | None) -> float:
@@ -279,13 +274,21 @@ class Connection:
             refusal, self._refusal = self._refusal, None
             raise refusal
         if self.lost_at and now - max(began, self.lost_at) > AWAY:
-            raise (DaemonLost if self._known else NoDaemon)(
-                f"No arrayd daemon answers at {self.endpoint} after {AWAY:.0f} s. Start one: "
-                "`arrayd serve`, `systemctl --user start arrayd`; or unset ARRAYD_ENDPOINT to "
-                "have a private one started for you."
-            )
+            raise self._away()
         if deadline is not None and now >= deadline:
             raise OutOfTime
+
+    def _away(self) -> ArraydError:
+        if self._pidfd >= 0:
+            return DaemonLost(
+                f"The arrayd daemon (pid {self._pid}) has been silent for {AWAY:.0f} s: it is "
+                f"stopped (`kill -CONT {self._pid}`) or overloaded. Your arrays stay readable."
+            )
+        return (DaemonLost if self._known else NoDaemon)(
+            f"No arrayd daemon answers at {self.endpoint} after {AWAY:.0f} s. Start one: "
+            "`arrayd serve`, `systemctl --user start arrayd`; or unset ARRAYD_ENDPOINT to "
+            "have a private one started for you. If one runs, its log says why it is silent."
+        )
 
     def _step(self, timeout: float) -> bool:
         """Send, wait for something to happen, and see to it; say whether anything did.
@@ -322,8 +325,9 @@ class Connection:
     def _receive(self) -> None:
         while int(self._socket.getsockopt(zmq.EVENTS)) & _POLLIN:
             frame = self._socket.recv(zmq.NOBLOCK)
+            self._heard = time.monotonic()
             with contextlib.suppress(protocol.Garbage):
-                self._dispatch(protocol.decode(frame))
+                self._dispatch(protocol.decode(frame, protocol.MAX_ANSWER))
 
     def _dispatch(self, answer: Answer) -> None:
         number, index = answer.get("id"), answer.get("i", 0)
@@ -334,19 +338,19 @@ class Connection:
         if answer.get("hello"):
             self._lose()
         elif waiter is None:
-            self._orphan(answer)
+            self._granted(answer)
         elif "again" in answer:
             self._outbox.append(waiter.frame)
         elif "progress" in answer:
-            waiter.reports.append((index, *answer["progress"]))
-            waiter.woken.set()
+            waiter.call.reports.append((waiter.first + index, *answer["progress"]))
+            waiter.call.woken.set()
         elif index not in waiter.answers:
+            self._granted(answer)
             waiter.answers[index] = answer
-            waiter.missing -= 1
             if waiter.done:
-                waiter.woken.set()
+                waiter.call.woken.set()
         else:
-            self._orphan(answer)  # a repeated request was answered twice: the hold is renewed
+            self._granted(answer)  # a repeated request was answered twice: the hold is renewed
 
     # ---- recovery ------------------------------------------------------------------------
 
@@ -384,6 +388,7 @@ class Connection:
 
     def _watch_daemon(self, pid: int) -> None:
         self._drop_pidfd()
+        self._pid = pid
         with contextlib.suppress(OSError):
             self._pidfd = os.pidfd_open(pid)
             self._poller.register(self._pidfd, zmq.POLLIN)

@@ -104,7 +104,10 @@ class LoadTimeout(LoadError, TimeoutError):
 
 
 class NoRoom(LoadError, MemoryError):
-    """The budget, /dev/shm or the memory cgroup is exhausted."""
+    """The budget, /dev/shm or the memory cgroup is exhausted.
+
+    Or the caller's own: its descriptors (``ulimit -n``), mappings, address space or threads.
+    """
 
 
 class MissingDependency(LoadError, ImportError):

@@ -1,20 +1,21 @@
 """What this process holds: blocks, their mappings, and the holds that have ended.
 
 No I/O but mapping. Finalizers run anywhere, even inside another call of the same thread
-with the lock held, so they only unmap, put the ended hold on a queue, and ring.
+with the lock held, so they only unmap, append the ended hold to a queue, and ring.
 """
 
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from arrayd import array
+from arrayd import array, failpoints, mapping
 from arrayd.array import Held, SharedArray
+from arrayd.mapping import End
 from arrayd.mapping import Mapping as Pages
 from arrayd.protocol import Stat
 from arrayd.source import Source
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-Release = list[object]
-"""``[segment, seq]``: the hold that ends, by the number of its latest grant."""
+Release = list[Any]
+"""Segment and number: the hold that ends, by the number of its latest grant."""
 
 
 class Holdings:
@@ -38,19 +39,23 @@ class Holdings:
     client
         Whose holds these are.
     ring
-        Wakes the keeper; allowed inside a garbage collection.
+        Wakes the keeper, whatever its arguments; allowed inside a garbage collection.
     """
 
-    def __init__(self, client: Session, ring: Callable[[], None]) -> None:
+    def __init__(self, client: Session, ring: Callable[..., None]) -> None:
         self.lock = threading.RLock()
         self._client = client
         self._ring = ring
         self._held: dict[str, Held] = {}
         self._latest: dict[Source, tuple[Stat, Grant, Held]] = {}
         self._pages: dict[str, weakref.ref[Pages]] = {}  # the one read-only mapping of each
-        self._ended: queue.SimpleQueue[Held] = queue.SimpleQueue()
-        self._orphans: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
-        self._attaching = 0  # calls between a request and the attach of what it brings
+        # Nothing leaves one of these before it is in the next: a Ctrl-C finds all in order.
+        self._ended: deque[End] = deque()
+        self._grants: deque[tuple[str, int]] = deque()
+        self._untold: dict[str, int] = {}  # holds to give back: segment, number
+        # Calls between a request and the attach of what it brings, each a token on its stack:
+        # a Ctrl-C in the very moment when one is counted cannot leave it counted.
+        self._attaching: weakref.WeakSet[_Attaching] = weakref.WeakSet()
 
     # ---- arrays --------------------------------------------------------------------------
 
@@ -79,10 +84,17 @@ class Holdings:
             The segment is gone, or another one has its name.
         """
         with self.lock:
-            held = self._held.get(grant.segment) or Held(self._client, grant, grant.seq)
+            fresh = Held(self._client, grant, grant.seq)
+            # In one step: a signal handler or a finalizer may attach the same block meanwhile.
+            held = self._held.setdefault(grant.segment, fresh)
             held.seq = max(held.seq, grant.seq)
-            result = array.wrap(held, self.pages(held, mode))
-            self._held[grant.segment] = held
+            try:
+                result = array.wrap(held, self.pages(held, mode))
+            except BaseException:
+                if not held.ends:
+                    self._forget(held)
+                raise
+            failpoints.hit("client.mapped")
             if request is not None:
                 source, stat = request
                 self._latest[source] = (stat, grant, held)
@@ -99,8 +111,8 @@ class Holdings:
             pages = known() if known is not None and mode == "r" else None
             if pages is None:
                 nbytes = held.grant.spec.nbytes
-                pages = Pages(segment, nbytes, mode, lambda: self._on_end(held))
-                held.maps += 1
+                pages = Pages(segment, nbytes, mode, held, self._ended.append, self._ring)
+                held.ends.add(pages.end)
                 if mode == "r":
                     self._pages[segment] = weakref.ref(pages)
             return pages
@@ -127,52 +139,77 @@ class Holdings:
             self._forget(held)
             return [held.grant.segment, held.seq]
 
-    def orphan(self, grant: Grant) -> None:
-        """Take note of a grant that nobody waits for: it is to be given back."""
-        self._orphans.put((grant.segment, grant.seq))
-        self._ring()
+    def granted(self, grant: Grant) -> None:
+        """Take note of a grant, as it comes in: unless it is attached, it is given back.
+
+        So there is no moment in which a Ctrl-C, a timeout or an error can lose one.
+        """
+        self._grants.append((grant.segment, grant.seq))
+        if not self._attaching:  # nobody waits for it
+            self._ring()
 
     def finished(self) -> list[Release]:
-        """Return the holds to give back: without a mapping, or granted but never attached."""
+        """Return the holds to give back: without a mapping, or granted but never attached.
+
+        Until `told` they are returned again; to give one back twice changes nothing.
+        """
         with self.lock:
-            ended = [held for held in _drained(self._ended) if self._has_ended(held)]
-            releases: list[Release] = [[held.grant.segment, held.seq] for held in ended]
+            _work_off(self._ended, self._end)
             if not self._attaching:
-                releases += filter(None, map(self._given_up, _drained(self._orphans)))
-            return releases
+                _work_off(self._grants, self._give_up)
+            if self._untold:
+                failpoints.hit("client.releasing")
+            return [[segment, seq] for segment, seq in self._untold.items()]
+
+    def told(self, releases: list[Release]) -> None:
+        """Take note that the daemon will hear of these."""
+        with self.lock:
+            for segment, seq in releases:
+                if self._untold.get(segment) == seq:
+                    del self._untold[segment]
 
     @contextlib.contextmanager
     def attaching(self) -> Iterator[None]:
-        """Let no orphaned grant be given back between a request and its attach."""
-        with self.lock:
-            self._attaching += 1
+        """Let no grant be given back between a request and its attach."""
+        token = _Attaching()
+        self._attaching.add(token)
         try:
             yield
         finally:
-            with self.lock:
-                self._attaching -= 1
+            self._attaching.discard(token)
+            self._settle()
 
-    def _on_end(self, held: Held) -> None:
-        self._ended.put(held)
-        self._ring()
+    def _settle(self) -> None:
+        """See which of the grants that came were attached; ring for the others."""
+        with self.lock:
+            if not self._attaching:
+                _work_off(self._grants, self._give_up)
+            left = bool(self._untold)
+        if left:
+            self._ring()
 
-    def _has_ended(self, held: Held) -> bool:
-        """Count one mapping less; say whether the hold ends with it."""
-        held.maps -= 1
-        if held.maps or held.released:
-            return False
-        held.released = True
-        self._forget(held)
-        return True
+    def _end(self, end: End) -> None:
+        """Count one mapping less; give the hold back if it was the last."""
+        held: Held = end.owner
+        held.ends.discard(end)
+        if not held.ends:
+            if not held.released:
+                self._give_back(held.grant.segment, held.seq)
+            held.released = True
+            self._forget(held)
+        mapping.forget(end)
 
-    def _given_up(self, orphan: tuple[str, int]) -> Release | None:
-        """Return the release of an orphaned grant; None where it renewed a hold of ours."""
-        segment, seq = orphan
+    def _give_up(self, grant: tuple[str, int]) -> None:
+        """Give a grant back that was not attached; else it has renewed a hold of ours."""
+        segment, seq = grant
         held = self._held.get(segment)
         if held is None:
-            return [segment, seq]
-        held.seq = max(held.seq, seq)
-        return None
+            self._give_back(segment, seq)
+        else:
+            held.seq = max(held.seq, seq)
+
+    def _give_back(self, segment: str, seq: int) -> None:
+        self._untold[segment] = max(seq, self._untold.get(segment, 0))
 
     def _forget(self, held: Held) -> None:
         segment = held.grant.segment
@@ -187,7 +224,7 @@ class Holdings:
     def stated(self) -> list[str]:
         """Return the blocks that a hello states."""
         with self.lock:
-            return [segment for segment, held in self._held.items() if held.maps]
+            return [segment for segment, held in self._held.items() if held.ends]
 
     def welcomed(self, seqs: Mapping[str, int]) -> None:
         """Take the daemon's word on what we hold; what it does not know stays readable."""
@@ -197,20 +234,28 @@ class Holdings:
                     self._forget(held)
             # The numbers of these holds are new, and some ended while the hello was under way.
             for hold in seqs.items():
-                self._orphans.put(hold)
+                self._grants.append(hold)
         self._ring()
 
     def forked(self) -> None:
         """Begin anew in a forked child: same blocks, fresh lock and queues."""
         self.lock = threading.RLock()
-        for held in _drained(self._ended):  # unmapped before the fork, so not ours to state
-            self._has_ended(held)
-        self._ended = queue.SimpleQueue()
-        self._orphans = queue.SimpleQueue()
-        self._attaching = 0
+        _work_off(self._ended, self._end)  # unmapped before the fork, so not ours to state
+        self._grants.clear()
+        self._untold.clear()
+        self._attaching = weakref.WeakSet()
 
 
-def _drained(waiting: queue.SimpleQueue[_T]) -> Iterator[_T]:
-    with contextlib.suppress(queue.Empty):
-        while True:
-            yield waiting.get_nowait()
+class _Attaching:
+    """One call that may attach; see `Holdings.attaching`."""
+
+    __slots__ = ("__weakref__",)
+
+
+def _work_off(waiting: deque[_T], work: Callable[[_T], None]) -> None:
+    """Do the work, which may be done twice, for what waits; each leaves only when it is done."""
+    while waiting:
+        one = waiting[0]
+        work(one)
+        with contextlib.suppress(ValueError):  # a signal handler has been here meanwhile
+            waiting.remove(one)

@@ -10,14 +10,19 @@ import contextlib
 import os
 import select
 import threading
+import time
+import weakref
 from collections.abc import Callable
 
 from arrayd.connection import Connection
+from arrayd.errors import DaemonError
+from arrayd.waiter import OutOfTime
 
 FLUSH_AFTER = 0.03
 """Seconds to gather releases before they are sent: a re-get in that time revives the hold."""
 
 _RETRY = 0.2  # seconds between two attempts to reach a daemon that is away
+_PARTING = 2.0  # seconds that the thread has to end
 
 
 class Keeper:
@@ -29,40 +34,71 @@ class Keeper:
         To be nudged when the daemon dies.
     collect
         Releases the holds that have ended.
+    intact
+        Says whether our descriptors are still ours: nothing is written to another's file.
     """
 
-    def __init__(self, connection: Connection, collect: Callable[[], None]) -> None:
+    def __init__(
+        self, connection: Connection, collect: Callable[[], None], intact: Callable[[], bool]
+    ) -> None:
         self._connection = connection
         self._collect = collect
+        self._intact = intact
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Closed with the last that may still ring it, for `close` may not have time to wait.
+        self._end = weakref.finalize(self, os.close, self._bell)
+        self._end.atexit = False
         self._closing = threading.Event()
+        self._behind = False
         self._thread = threading.Thread(target=self._run, name="arrayd-keeper", daemon=True)
         self._thread.start()
 
     def ring(self) -> None:
         """Ask for a collection; allowed anywhere, also inside a garbage collection."""
-        with contextlib.suppress(OSError):  # full: it has been rung often enough
-            os.eventfd_write(self._bell, 1)
+        if self._intact():
+            with contextlib.suppress(OSError):  # full: it has been rung often enough
+                os.eventfd_write(self._bell, 1)
+
+    def catch_up(self) -> None:
+        """Take note of a request that was given up: it may be granted late, unread by anybody."""
+        self._behind = True
+        self.ring()
 
     def close(self) -> None:
         """End the thread."""
         self._closing.set()
         self.ring()
         if threading.current_thread() is not self._thread:
-            self._thread.join()
-        os.close(self._bell)
+            # Not for ever: in a signal handler we may have what it waits for.
+            self._thread.join(_PARTING)
 
     def abandon(self) -> None:
         """Close what a forked child inherited; the thread is the parent's."""
-        os.close(self._bell)
+        self._end()
+
+    def desert(self) -> None:
+        """Leave the bell to whose file its number is now; the thread sleeps on."""
+        self._closing.set()
+        self._end.detach()
 
     def _run(self) -> None:
         while not self._closing.is_set():
             rung = self._wait()
-            if self._closing.wait(FLUSH_AFTER if rung else 0):
+            if self._closing.wait(FLUSH_AFTER if rung else 0) or not self._intact():
                 return
             self._collect()
             self._connection.nudge()
+            if self._behind:
+                self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Ask for an answer that comes after all that may be late, and so read those."""
+        with contextlib.suppress(OutOfTime, DaemonError):
+            soon = time.monotonic() + _RETRY
+            self._behind = False
+            self._connection.ask("redeem", soon, segment="-", token=b"")
+            return
+        self._behind = True
 
     def _wait(self) -> bool:
         """Wait for the bell, the daemon's death, or the time to try again; say if it rang."""
@@ -71,8 +107,10 @@ class Keeper:
         pidfd = self._connection.pidfd
         if pidfd >= 0:
             poll.register(pidfd, select.POLLIN)
-        away = bool(self._connection.lost_at)
+        away = bool(self._connection.lost_at) or self._behind
         ready = dict(poll.poll(_RETRY * 1000 if away else None))
+        if not self._intact():
+            return False
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
         return self._bell in ready

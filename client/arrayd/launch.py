@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from arrayd import resources
 from arrayd.errors import NoDaemon
 
 SYSTEM_ENDPOINT = "ipc:///run/arrayd/arrayd.sock"
@@ -65,10 +66,13 @@ def find(endpoint: str | None = None, *, start: bool = True, timeout: float = 10
     NoDaemon
         The endpoint can be none; or no private daemon runs, and none may be or could be
         started.
+    NoRoom
+        This process has no descriptors left to look for it.
     """
     wanted = endpoint or os.environ.get("ARRAYD_ENDPOINT") or ""
     if wanted and wanted != PRIVATE:
         return normal(wanted)
+    resources.need_descriptors(resources.DESCRIPTORS)
     if not wanted and alive(SYSTEM_ENDPOINT):
         return SYSTEM_ENDPOINT
     private = private_endpoint()
@@ -91,6 +95,7 @@ def ensure(endpoint: str, *, timeout: float = 10.0) -> None:
         It could not be started.
     """
     if endpoint == private_endpoint():
+        resources.need_descriptors(resources.DESCRIPTORS)
         _ensure_private(endpoint, timeout)
 
 

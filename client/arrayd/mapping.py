@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-from arrayd import layout
+from arrayd import failpoints, layout
+from arrayd.errors import AccessDenied, DaemonError, NoRoom
+from arrayd.resources import no_descriptors
+from arrayd.units import format_bytes
 
 _PROT_READ, _PROT_WRITE = 1, 2
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED = 1, 2, 0x10
+_MAP_ANONYMOUS, _MAP_NORESERVE = 0x20, 0x4000
 _MADV_DONTDUMP = 16
 _FAILED = ctypes.c_void_p(-1).value
 _LEASE_WAIT = 2.0  # seconds; the daemon holds a lease for a microsecond
@@ -41,6 +46,28 @@ class Vanished(Exception):
     """The segment is not there, or is another one: ask the daemon again."""
 
 
+class End(weakref.ref["Mapping"]):
+    """What is left of a mapping that ends: it does something as its callback, and says whose.
+
+    A Ctrl-C that hits a finalizer written in Python cuts it off, and Python prints and forgets
+    it. So what must not be lost is done by callbacks in C: ``munmap`` itself, and an append.
+    """
+
+    __slots__ = ("others", "owner")
+    _as_parameter_ = 0  # passed to munmap after its two arguments, which takes no notice
+
+    others: tuple[End, ...]
+    owner: Any
+
+
+_ends: set[End] = set()  # a weak reference that is gone itself calls nothing
+
+
+def forget(end: End) -> None:
+    """Take note that the end of a mapping has been heard of."""
+    _ends.discard(end)
+
+
 class Mapping:
     """The owner of mapped pages, at the base of the view chain of every array in them.
 
@@ -54,31 +81,62 @@ class Mapping:
     mode
         ``"r"``: read-only; ``"c"``: private copy-on-write; ``"w"``: shared and writeable,
         until `seal` makes it ``"s"``: private like ``"c"``, but showing the block as it is.
-    on_end
-        Called after the pages are unmapped, wherever that happens: it may only do what is
-        allowed inside a garbage collection.
+    owner
+        Of the `End`: whose mapping this is.
+    ended
+        Called with the `End` after the pages are unmapped, wherever that happens: it must be
+        a function in C, which no signal handler can cut off.
+    ring
+        Called after that, with another argument; it may only do what is allowed inside a
+        garbage collection.
 
     Raises
     ------
     Vanished
         There is no such segment, or its footer names another.
+    NoRoom
+        This process can have no more descriptors, mappings or address space.
+    DaemonError
+        It cannot be opened.
     """
 
-    __slots__ = ("__weakref__", "_end", "address", "mode", "nbytes", "segment", "size")
+    __slots__ = ("__weakref__", "address", "end", "inode", "mode", "nbytes", "segment", "size")
 
-    def __init__(self, segment: str, nbytes: int, mode: str, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        segment: str,
+        nbytes: int,
+        mode: str,
+        owner: Any,
+        ended: Callable[[End], None],
+        ring: Callable[[object], None],
+    ) -> None:
         self.segment = segment
         self.nbytes = nbytes
         self.mode = mode
         fd = _open(segment, os.O_RDWR if mode == "w" else os.O_RDONLY)
         try:
             self.size = _checked_size(fd, segment, nbytes)
-            self.address = _map(fd, self.size, mode)
+            self.inode = os.fstat(fd).st_ino
+            # First only addresses, and who gives them back; then pages. A Ctrl-C can come in
+            # between, and nothing that counts is lost.
+            self.address = _reserve(self.size)
+            self.end = self._watched(owner, ended, ring)
+            _map(fd, self.size, mode, self.address)
         finally:
             os.close(fd)
         _libc.madvise(self.address, self.size, _MADV_DONTDUMP)
-        self._end = weakref.finalize(self, _unmap, self.address, self.size, on_end)
-        self._end.atexit = False  # views may outlive us at interpreter exit: never unmap then
+
+    def _watched(
+        self, owner: Any, ended: Callable[[End], None], ring: Callable[[object], None]
+    ) -> End:
+        """Have the pages unmapped, that told, and rung, at the end; the last made comes first."""
+        ringing = End(self, ring)
+        end = End(self, ended)
+        unmapping = End(self, functools.partial(_libc.munmap, self.address, self.size))
+        end.owner, end.others = owner, (unmapping, ringing)
+        _ends.add(end)
+        return end
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
@@ -99,10 +157,17 @@ class Mapping:
 
         The same pages are mapped privately at the same address: views of it stay valid,
         and what is written through them reaches nobody.
+
+        Raises
+        ------
+        Vanished
+            Somebody removed the segment's name, or put another file there.
         """
         fd = _open(self.segment, os.O_RDONLY)
         try:
-            _map(fd, self.size, "c", at=self.address)
+            if os.fstat(fd).st_ino != self.inode:
+                raise Vanished(f"another file stands under the name {self.segment}")
+            _map(fd, self.size, "c", self.address)
         finally:
             os.close(fd)
         self.mode = "s"
@@ -114,13 +179,27 @@ def _open(segment: str, flags: int) -> int:
     deadline = time.monotonic() + _LEASE_WAIT
     while True:
         try:
+            failpoints.hit("client.opening_segment")
             return os.open(f"{layout.SHM}/{segment}", flags)
         except FileNotFoundError:
             raise Vanished(f"{segment} is not in {layout.SHM}") from None
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise
+                raise DaemonError(
+                    f"{segment} has been barred for {_LEASE_WAIT:.0f} s: the daemon was stopped "
+                    "while it looked at it (`kill -CONT` its pid), or somebody else has a lease."
+                ) from None
             time.sleep(0.0001)
+        except OSError as error:
+            raise _refused(segment, error) from None
+
+
+def _refused(segment: str, error: OSError) -> Exception:
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return NoRoom(f"{segment} cannot be opened: {no_descriptors(error)}")
+    if isinstance(error, PermissionError):
+        return AccessDenied(f"{segment}: you may not open it ({error.strerror}).")
+    return Vanished(f"{segment}: {error.strerror}")  # a link, a directory: not what was granted
 
 
 def _checked_size(fd: int, segment: str, nbytes: int) -> int:
@@ -138,19 +217,25 @@ def _checked_size(fd: int, segment: str, nbytes: int) -> int:
     return size
 
 
-def _map(fd: int, size: int, mode: str, at: int | None = None) -> int:
+def _reserve(size: int) -> int:
+    """Return an address with so much room behind it; nothing is there yet."""
+    return _mmap(None, size, 0, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1)
+
+
+def _map(fd: int, size: int, mode: str, at: int) -> None:
     protection = _PROT_READ if mode == "r" else _PROT_READ | _PROT_WRITE
     flags = _MAP_PRIVATE if mode == "c" else _MAP_SHARED
-    if at is not None:
-        flags |= _MAP_FIXED
+    _mmap(at, size, protection, flags | _MAP_FIXED, fd)
+
+
+def _mmap(at: int | None, size: int, protection: int, flags: int, fd: int) -> int:
     address = _libc.mmap(at, size, protection, flags, fd, 0)
     if address == _FAILED or address is None:
         code = ctypes.get_errno()
-        hint = " (vm.max_map_count is reached?)" if code == errno.ENOMEM else ""
-        raise OSError(code, f"mmap of {size} bytes: {os.strerror(code)}{hint}")
+        raise NoRoom(
+            f"{format_bytes(size)} cannot be mapped: {os.strerror(code)}. This process is at its "
+            "limit of address space (`ulimit -v`) or of mappings (`sysctl vm.max_map_count`): "
+            "drop arrays, or raise it.",
+            bytes=size,
+        )
     return int(address)
-
-
-def _unmap(address: int, size: int, on_end: Callable[[], None]) -> None:
-    _libc.munmap(address, size)
-    on_end()

@@ -26,6 +26,6 @@ def unpack(data: bytes | memoryview) -> Any:
     return msgpack.unpackb(data, strict_map_key=False, unicode_errors=_ESCAPE)
 
 
-def stream() -> msgpack.Unpacker:
-    """Return an unpacker to feed with a stream."""
-    return msgpack.Unpacker(strict_map_key=False, unicode_errors=_ESCAPE)
+def stream(limit: int = 100 << 20) -> msgpack.Unpacker:
+    """Return an unpacker to feed with a stream of values of at most `limit` bytes each."""
+    return msgpack.Unpacker(strict_map_key=False, unicode_errors=_ESCAPE, max_buffer_size=limit)

@@ -12,7 +12,7 @@ op           fields
 hello        pid, start (the process's start time, clock ticks), program,
              shm (``st_dev`` of /dev/shm), holds (segments; replaces what the daemon
              knew)
-get          items: maps {source, stat, whole}, pin (seconds, -1: for good), wait
+get          items: up to `MAX_ITEMS` maps {source, stat}, pin (seconds, -1: for good), wait
              (seconds to wait for room or a name; None: the default), progress
 prefetch     items
 info         source, stat
@@ -41,8 +41,10 @@ therefore never changes.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Mapping
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +56,31 @@ from arrayd.packing import pack, unpack
 VERSION = 1
 PACKAGE_VERSION = "0.1.0"
 
-MAX_FRAME = 16 << 20
-"""Bytes of the largest message; about 50,000 sources in one request."""
+MAX_FRAME = 5 << 19
+"""Bytes of the largest request: a hello that states the 65,530 blocks one process can map."""
+
+MAX_ANSWER = 64 << 20
+"""Bytes of the largest answer: a status with all that a daemon can have."""
+
+MAX_ITEMS = 64
+"""Items of one get or prefetch: some 5 ms of the daemon, then others have their turn."""
+
+MAX_NAME = 255
+"""Characters of the name of a published block."""
+
+TOKEN_BYTES = 8
+"""Bytes that tell one reference in flight from another."""
 
 _MAX_DEPTH = 24
-"""Levels of nesting in a message; a structured dtype of structures needs some."""
+"""Levels of nesting of a source or dtype; a structured dtype of structures needs some."""
+
+_MAX_DIMENSIONS = 64  # numpy's own limit since 2.0
+
+_MAX_NODES = 10_000
+"""Values in a source or dtype."""
+
+_MAX_TEXT = 64 << 10
+"""Characters in a source or dtype: a path has at most 4,096 bytes, a field some."""
 
 Stat = tuple[int, int, int, int, int]
 """dev, ino, size, mtime_ns, ctime_ns of a file as its asker sees it."""
@@ -93,24 +115,22 @@ def answer(number: int, index: int = 0, **body: Any) -> bytes:
     return encode({"v": VERSION, "id": number, "i": index, **body})
 
 
-def decode(frame: bytes | memoryview) -> dict[str, Any]:
-    """Return the map in a frame.
+def decode(frame: bytes | memoryview, limit: int = MAX_FRAME) -> dict[str, Any]:
+    """Return the map in a frame of at most `limit` bytes.
 
     Raises
     ------
     Garbage
-        The frame is no msgpack map, too large, or nested too deeply.
+        The frame is no msgpack map, or too large.
     """
-    if len(frame) > MAX_FRAME:
-        raise Garbage(f"{len(frame)} bytes, more than {MAX_FRAME}")
+    if len(frame) > limit:
+        raise Garbage(f"{len(frame)} bytes, more than {limit}")
     try:
         message = unpack(frame)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise Garbage(f"not msgpack: {error}") from None
     if not isinstance(message, dict):
         raise Garbage("not a map")
-    if _depth(message) > _MAX_DEPTH:
-        raise Garbage(f"nested more than {_MAX_DEPTH} levels deep")
     return message
 
 
@@ -130,32 +150,36 @@ def parse_request(message: Mapping[str, Any]) -> Request:
     if message.get("v") != VERSION:
         raise ProtocolMismatch(
             f"This daemon (pid {os.getpid()}, arrayd {PACKAGE_VERSION}) speaks protocol "
-            f"{VERSION}, the client {message.get('v')!r}. Install one version of arrayd for "
-            "both, or end the daemon with `arrayd stop` and ask again."
+            f"{VERSION}, the client {reprlib.repr(message.get('v'))}. Install one version of "
+            "arrayd for both, or end the daemon with `arrayd stop` and ask again."
         )
     nonce, op = message.get("s"), message.get("op")
     if type(nonce) is not bytes or len(nonce) != 16 or type(op) is not str or op not in FIELDS:
-        raise Garbage(f"no request: session {nonce!r:.40}, op {op!r:.40}")
+        raise Garbage(f"no request: session {reprlib.repr(nonce)}, op {reprlib.repr(op)}")
     fields = {key: message.get(key) for key in FIELDS[op]}
     for key, check in FIELDS[op].items():
         if not check(fields[key]):
-            raise Garbage(f"{op}: {key}={fields[key]!r:.60} is not what it should be")
+            raise Garbage(f"{op}: {key}={reprlib.repr(fields[key])} is not what it should be")
     return Request(number, nonce, op, fields)
 
 
-def _depth(value: Any) -> int:
-    """Return how deeply lists and maps are nested, without recursion."""
-    depth, level = 0, [value]
-    while level and depth <= _MAX_DEPTH:
-        depth += 1
-        level = [
-            child
-            for node in level
-            if isinstance(node, (list, dict))
-            for child in (node.values() if isinstance(node, dict) else node)
-            if isinstance(child, (list, dict))
-        ]
-    return depth
+def _modest(value: Any) -> bool:
+    """Say whether a free-form value is as small as the real ones are; without recursion."""
+    depth = nodes = text = 0
+    level = [value]
+    while level:
+        depth, nodes = depth + 1, nodes + len(level)
+        text += sum(len(node) for node in level if isinstance(node, (str, bytes)))
+        if depth > _MAX_DEPTH or nodes > _MAX_NODES or text > _MAX_TEXT:
+            return False
+        level = [child for node in level for child in _children(node)]
+    return True
+
+
+def _children(node: Any) -> Iterable[Any]:
+    if isinstance(node, dict):
+        return itertools.chain(node.keys(), node.values())
+    return node if isinstance(node, list) else ()
 
 
 Check = Callable[[Any], bool]
@@ -185,12 +209,33 @@ def _stat(value: Any) -> bool:
     )
 
 
+def _items(value: Any) -> bool:
+    return type(value) is list and len(value) <= MAX_ITEMS and all(map(_item, value))
+
+
 def _item(value: Any) -> bool:
-    return type(value) is dict and type(value.get("source")) is dict and _stat(value.get("stat"))
+    return type(value) is dict and _source(value.get("source")) and _stat(value.get("stat"))
+
+
+def _source(value: Any) -> bool:
+    return type(value) is dict and _modest(value)
+
+
+def _descr(value: Any) -> bool:
+    return type(value) in (str, list) and _modest(value)
+
+
+def _token(value: Any) -> bool:
+    return type(value) is bytes and len(value) in (0, TOKEN_BYTES)
+
+
+def _name(value: Any) -> bool:
+    return value is None or (type(value) is str and len(value) <= MAX_NAME)
 
 
 def _shape(value: Any) -> bool:
-    return type(value) is list and all(type(n) is int and n >= 0 for n in value)
+    dimensions = type(value) is list and len(value) <= _MAX_DIMENSIONS
+    return dimensions and all(type(n) is int and n >= 0 for n in value)
 
 
 FIELDS: dict[str, dict[str, Check]] = {
@@ -202,30 +247,30 @@ FIELDS: dict[str, dict[str, Check]] = {
         "holds": _many(_is(str)),
     },
     "get": {
-        "items": _many(_item),
+        "items": _items,
         "pin": _seconds,
         "wait": _seconds,
         "progress": _is(bool, type(None)),
     },
-    "prefetch": {"items": _many(_item)},
-    "info": {"source": _is(dict), "stat": _stat},
+    "prefetch": {"items": _items},
+    "info": {"source": _source, "stat": _stat},
     "cancel": {"request": _is(int)},
     "release": {"holds": _many(_hold)},
     "bye": {},
-    "lend": {"segment": _is(str), "token": _is(bytes)},
-    "redeem": {"segment": _is(str), "token": _is(bytes)},
+    "lend": {"segment": _is(str), "token": _token},
+    "redeem": {"segment": _is(str), "token": _token},
     "create": {
         "shape": _shape,
-        "descr": _is(str, list),
+        "descr": _descr,
         "order": lambda v: v in ("C", "F"),
-        "name": _is(str, type(None)),
+        "name": _name,
         "keep": _is(bool),
         "replace": _is(bool),
         "wait": _seconds,
     },
     "seal": {"segment": _is(str)},
     "abort": {"segment": _is(str)},
-    "evict": {"source": _is(dict, type(None)), "block": _is(str, int, type(None))},
+    "evict": {"source": lambda v: v is None or _source(v), "block": _is(str, int, type(None))},
     "status": {},
     "stop": {},
 }

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import api
+from arrayd import api, failpoints
 from arrayd.array import Held, SharedArray, offset_of, view_at
 from arrayd.client import Client
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SourceChanged
@@ -117,6 +117,7 @@ def _lent(shared: SharedArray, held: Held, pages: Mapping) -> Reference:
         block = held.block
         origin = Origin(source, stat, block.shape, block.dtype, block.order)
     assert isinstance(held.client, Client)
+    failpoints.hit("client.packing")
     token = held.client.lend(pages.segment)
     return Reference(held.client.endpoint, pages.segment, token, view, origin)
 

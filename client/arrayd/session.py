@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import os
 import secrets
 import threading
@@ -12,13 +13,15 @@ import weakref
 from types import TracebackType
 from typing import Any, Self
 
-from arrayd import launch, process
-from arrayd.connection import Answer, Connection, OutOfTime
+from arrayd import failpoints, launch, process, protocol, resources
+from arrayd.connection import Connection
 from arrayd.errors import DaemonLost, LoadTimeout, from_wire
 from arrayd.holdings import Holdings, Release
 from arrayd.keeper import Keeper
 from arrayd.progress import Reporter
+from arrayd.resources import Canary
 from arrayd.spec import Grant
+from arrayd.waiter import Answer, OutOfTime
 
 _NEVER_START = frozenset({"status", "evict", "stop"})  # these ask about a daemon that is there
 _GRACE = 0.1  # seconds that the daemon's own, better worded timeout has to arrive
@@ -46,7 +49,10 @@ class Session:
         self.holdings = Holdings(self, self._ring)
         self._start = start
         self._closed = False
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()  # a signal handler may ask while we are opening
+        self._nonce = b""
+        self._deserted: list[bytes] = []  # earlier nonces; see `_desert`
+        self._canary: Canary | None = None
         self._connection: Connection | None = None
         self._keeper: Keeper | None = None
         _clients.add(self)
@@ -54,12 +60,16 @@ class Session:
     def close(self) -> None:
         """End the session: all its holds end. Arrays stay readable until they are dropped."""
         self._closed = True
-        keeper, connection = self._keeper, self._connection
-        self._keeper = self._connection = None
+        with self._opening:
+            self._desert()
+            keeper, connection, canary = self._keeper, self._connection, self._canary
+            self._keeper = self._connection = self._canary = None
         if keeper is not None:
             keeper.close()
         if connection is not None:
             connection.close()
+        if canary is not None:
+            canary.close()
 
     def __enter__(self) -> Self:
         return self
@@ -81,23 +91,52 @@ class Session:
         releases = self.holdings.finished()
         if releases:
             self._tell("release", holds=releases)
+            self.holdings.told(releases)
 
     def _session(self) -> Connection:
         """Return the connection; open it at the first call of this process."""
         with self._opening:
             if self._closed:
                 raise DaemonLost("This client is closed.")
+            self._desert()
             if self._connection is None:
-                self._connection = Connection(
-                    self.endpoint,
-                    secrets.token_bytes(16),
-                    self._hello,
-                    self._welcome,
-                    self._orphan,
-                    lambda: launch.ensure(self.endpoint),
-                )
-                self._keeper = Keeper(self._connection, self.collect)
+                self._open()
+            assert self._connection is not None
             return self._connection
+
+    def _open(self) -> None:
+        failpoints.hit("client.opening")
+        resources.need_descriptors(resources.DESCRIPTORS)
+        resources.need_threads(resources.THREADS)
+        nonce = secrets.token_bytes(16)
+        with contextlib.ExitStack() as undo:
+            canary = Canary()
+            undo.callback(canary.close)
+            connection = Connection(
+                self.endpoint,
+                nonce,
+                self._hello,
+                self._welcome,
+                self._granted,
+                lambda: launch.ensure(self.endpoint),
+            )
+            undo.callback(connection.close)
+            self._keeper = Keeper(connection, self.collect, canary.lives)
+            undo.pop_all()
+        self._canary, self._connection, self._nonce = canary, connection, nonce
+        for earlier in self._deserted:  # when it is heard the new session has stated its holds
+            connection.post(protocol.request(earlier, 0, "bye"))
+
+    def _desert(self) -> None:
+        """Leave the connection alone, for good, if its descriptors are not ours any more."""
+        if self._canary is None or self._canary.lives():
+            return
+        assert self._connection is not None
+        assert self._keeper is not None
+        self._keeper.desert()
+        _never_end(self._connection)
+        self._deserted.append(self._nonce)
+        self._connection = self._keeper = self._canary = None
 
     def _ask(
         self,
@@ -115,7 +154,7 @@ class Session:
         ahead = connection.frame("release", holds=releases) if releases else None
         deadline = None if timeout is None else time.monotonic() + timeout + _GRACE
         try:
-            return connection.ask(
+            answers = connection.ask(
                 op,
                 deadline,
                 count=count,
@@ -124,24 +163,35 @@ class Session:
                 report=report,
                 **fields,
             )
-        except OutOfTime:
+            self.holdings.told(releases)
+            return answers
+        except BaseException as error:
+            self._fall_behind()
+            if not isinstance(error, OutOfTime):
+                raise
             raise LoadTimeout(
                 f"{label or op}: not there in time (timeout={timeout:.3g} s)."
             ) from None
+
+    def _fall_behind(self) -> None:
+        """Have the keeper read what is granted late: a hold that nobody knows would stay."""
+        keeper = self._keeper
+        if keeper is not None:
+            keeper.catch_up()
 
     def _tell(self, op: str, **fields: Any) -> None:
         with contextlib.suppress(DaemonLost):  # closed: the session's end says it all
             self._session().tell(op, **fields)
 
-    def _ring(self) -> None:
+    def _ring(self, _: object = None) -> None:
         keeper = self._keeper
         if keeper is not None:
             keeper.ring()
 
-    def _orphan(self, answer: Answer) -> None:
+    def _granted(self, answer: Answer) -> None:
         body = answer.get("ok")
         if isinstance(body, dict) and "segment" in body:
-            self.holdings.orphan(Grant.from_wire(body))
+            self.holdings.granted(Grant.from_wire(body))
 
     def _hello(self) -> dict[str, Any]:
         pid = os.getpid()
@@ -154,6 +204,7 @@ class Session:
         }
 
     def _welcome(self, answer: Answer) -> None:
+        failpoints.hit("client.welcomed")
         self.holdings.welcomed(answer["holds"])
         self.daemon = {key: answer[key] for key in ("pid", "version", "run", "leases")}
 
@@ -164,9 +215,13 @@ class Session:
             _inherited.append(self._connection)
         if self._keeper is not None:
             self._keeper.abandon()
-        self._connection = self._keeper = None
-        self._opening = threading.Lock()
+        if self._canary is not None:
+            self._canary.close()
+        self._connection = self._keeper = self._canary = None
+        self._opening = threading.RLock()
+        self._deserted.clear()
         self.holdings.forked()
+        failpoints.hit("client.forked")
 
 
 def good(answer: Answer) -> Any:
@@ -179,6 +234,11 @@ def good(answer: Answer) -> Any:
 _clients: weakref.WeakSet[Session] = weakref.WeakSet()
 _locked: list[threading.RLock] = []  # during a fork; another client may come meanwhile
 _inherited: list[Connection] = []  # a child must not close its parent's sockets
+
+
+def _never_end(connection: Connection) -> None:
+    """Keep a connection for ever: at its end libzmq would find its descriptors gone, and abort."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
 def _close_all() -> None:

@@ -233,7 +233,10 @@ def descr(dtype: np.dtype[Any]) -> Any:
 
 def from_descr(value: Any) -> np.dtype[Any]:
     """Return the dtype `descr` described (lists from the wire count as tuples)."""
-    return np.lib.format.descr_to_dtype(_descr_form(value))
+    try:
+        return np.lib.format.descr_to_dtype(_descr_form(value))
+    except SyntaxError as error:  # numpy reads "i4,f8" with a parser of Python's
+        raise ValueError(f"{value!r} describes no dtype: {error}") from None
 
 
 def _descr_form(value: Any) -> Any:
@@ -241,10 +244,9 @@ def _descr_form(value: Any) -> Any:
         return value
     if not isinstance(value, (list, tuple)) or not value:
         raise ValueError(f"{value!r} describes no dtype")
-    if isinstance(value[0], str) or (
-        len(value) == 2
-        and isinstance(value[1], (list, tuple))
-        and all(isinstance(n, int) for n in value[1])
+    if len(value) == 2 and (
+        isinstance(value[0], str)
+        or (isinstance(value[1], (list, tuple)) and all(isinstance(n, int) for n in value[1]))
     ):
         return (_descr_form(value[0]), tuple(value[1]))  # a subarray: (base, shape)
     return [_descr_field(field) for field in value]

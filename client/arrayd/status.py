@@ -116,6 +116,8 @@ class Status:
         Messages that made no sense.
     counters
         What happened since the start: requests, hits, loads, …
+    jobs_more
+        How many jobs there are besides `jobs`, which has a thousand at most.
     """
 
     version: str
@@ -137,6 +139,7 @@ class Status:
     sessions: tuple[Session, ...]
     blocks: tuple[Block, ...]
     jobs: tuple[Job, ...]
+    jobs_more: int
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Self:

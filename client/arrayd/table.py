@@ -89,7 +89,8 @@ def _memory(status: Status) -> list[str]:
     )
     total, shm_unit = format_bytes(status.shm_total).split()
     used = _in_unit(status.shm_used, shm_unit)
-    loads = sum(block.state == "loading" for block in status.blocks) + len(status.jobs)
+    waiting = len(status.jobs) + status.jobs_more
+    loads = sum(block.state == "loading" for block in status.blocks) + waiting
     return [
         f"memory  {charged} of {budget} {unit} budget (held {held}, idle {idle})",
         f"/dev/shm {used} of {total.removesuffix('.0')} {shm_unit}",

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from arrayd.array import SharedArray
-from arrayd.errors import AccessDenied, BadFile, PrecisionWarning, SourceNotFound, SpecMismatch
+from arrayd.errors import (
+    AccessDenied,
+    BadFile,
+    PrecisionWarning,
+    SourceError,
+    SourceNotFound,
+    SpecMismatch,
+)
 from arrayd.protocol import Stat
 from arrayd.source import Source
 from arrayd.spec import Grant
@@ -42,6 +50,14 @@ class Wish:
             _check_name(canonical)
             return cls(canonical, None)
         return cls(canonical, _stat(canonical.path))
+
+    def anew(self) -> Self:
+        """Return the wish for what the file is now; the same if there is none any more."""
+        if self.stat is None:
+            return self
+        with contextlib.suppress(SourceError):
+            return replace(self, stat=_stat(self.source.path))
+        return self
 
     def to_wire(self) -> dict[str, Any]:
         """Return the item of a request."""

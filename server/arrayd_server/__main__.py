@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 
-from arrayd.errors import DaemonError
+from arrayd.errors import ArraydError
 from arrayd_server import logs
 from arrayd_server.config import Config, ConfigError
 from arrayd_server.daemon import Daemon
@@ -25,7 +25,7 @@ def main() -> int:
         return _complain(error, 2)
     except ScopeTaken as error:
         return _complain(f"{error} See it with `arrayd status`.", 1)
-    except (DaemonError, OSError) as error:
+    except (ArraydError, OSError) as error:
         return _complain(error, 1)
     return 0
 

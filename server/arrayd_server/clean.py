@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from arrayd import layout
-from arrayd.errors import DaemonError
+from arrayd.errors import ArraydError
 from arrayd.units import format_bytes
-from arrayd_server import leases
+from arrayd_server import census, leases
 from arrayd_server.config import private_directory
 from arrayd_server.scope import Scope, ScopeTaken
 
@@ -46,7 +46,7 @@ class _Known(Scope):
     """A scope of which only the id in its names is known."""
 
     def __init__(self, scope_id: str) -> None:
-        super().__init__("")
+        super().__init__("ipc:///")
         self.id = scope_id
         self.family = f"{layout.PREFIX}{scope_id}-"
         self.directory = f"{layout.SHM}/{layout.PREFIX}{os.geteuid()}-{scope_id}"
@@ -104,7 +104,7 @@ def _clean_scope(scope: _Known, report: Report) -> None:
     except ScopeTaken:
         pid = Path(scope.directory, "lock").read_text().strip()
         report.left[f"{scope.family}*"] = f"the daemon that owns it lives (pid {pid or '?'})"
-    except (DaemonError, OSError) as error:
+    except (ArraydError, OSError) as error:
         report.left[f"{scope.family}*"] = str(error)
 
 
@@ -117,7 +117,7 @@ def _free(path: str, report: Report) -> None:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not leases.alone(fd):
-            report.left[name] = f"mapped by {_users(os.fstat(fd).st_ino)}"
+            report.left[name] = f"mapped by {_users(name)}"
             return
         os.unlink(path)
         report.removed.add(name)
@@ -129,19 +129,11 @@ def _free(path: str, report: Report) -> None:
         os.close(fd)
 
 
-def _users(inode: int) -> str:
-    """Return the processes that map a file of /dev/shm, as far as we may see."""
-    maps = (path for path in Path("/proc").glob("[0-9]*/maps") if _maps(path, inode))
-    words = [f"{path.parent.name} {_program(path.parent)}" for path in maps]
+def _users(name: str) -> str:
+    """Return the processes that use a segment, as far as we may see."""
+    others = (process for process in census.users(name) if process.name != str(os.getpid()))
+    words = [f"{process.name} {_program(process)}" for process in others]
     return ", ".join(words) or "a process that we may not see"
-
-
-def _maps(path: Path, inode: int) -> bool:
-    # address, permissions, offset, device, inode, path (proc(5))
-    with contextlib.suppress(OSError):
-        lines = (line.split(maxsplit=5) for line in path.read_text(errors="replace").splitlines())
-        return any(int(f[4]) == inode and layout.SHM in f[-1] for f in lines)
-    return False
 
 
 def _program(process: Path) -> str:
@@ -167,7 +159,7 @@ def main() -> int:
     """Clean and print the report."""
     try:
         sys.stdout.write(f"{clean(*sys.argv[1:2])}\n")
-    except (DaemonError, OSError) as error:
+    except (ArraydError, OSError) as error:
         sys.stderr.write(f"arrayd: {error}\n")
         return 1
     return 0

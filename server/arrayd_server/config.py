@@ -25,6 +25,9 @@ from arrayd_server import limits
 _SOCKET_PATH_BYTES = 107
 """The longest path a Unix socket can have (unix(7): 108 with the final NUL)."""
 
+LEAST_LOADER_MEMORY = 128 << 20
+"""Bytes with which a loader can do anything at all: Python, numpy and h5py take 60 MiB."""
+
 
 class ConfigError(ValueError):
     """An option cannot be used: one line that names it, its origin and the allowed form."""
@@ -106,6 +109,28 @@ def _auto_clients() -> int:
     return 4096 if hard == resource.RLIM_INFINITY else max(8, min((hard - 256) // 4, 4096))
 
 
+def _memory(text: str) -> int:
+    if text == "auto":
+        return _auto_memory()
+    try:
+        size = parse_bytes(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
+    if size < LEAST_LOADER_MEMORY:
+        raise ValueError("write 128M or more: a loader that reads nothing has 60M")
+    return size
+
+
+def _auto_memory() -> int:
+    # What must fit is one HDF5 chunk, twice, or one line of text, five times: libraries advise
+    # chunks up to 1 MiB, and 2 GiB leave room for those that nobody advised. An eighth of a
+    # small machine, for several loaders may meet a bomb at a time; the kernel, should that be
+    # too much still, kills a loader first (worker.py).
+    capacity = limits.capacity()
+    memory = min(capacity.ram, capacity.cgroup or capacity.ram)
+    return max(2 * LEAST_LOADER_MEMORY, min(memory // 8, 2 << 30))
+
+
 def _seconds(minimum: float, form: str) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
@@ -177,7 +202,17 @@ class Config:
         _count(_auto_workers), "auto", "N", "loader processes; `auto`: one per CPU, at most 8"
     )
     load_timeout: float = _option(
-        _seconds(0.001, "above 0"), "3600", "SECONDS", "a load that takes longer fails"
+        _seconds(0.001, "above 0"),
+        "3600",
+        "SECONDS",
+        "a load, or a look at a file, that takes longer fails",
+    )
+    loader_memory: int = _option(
+        _memory,
+        "auto",
+        "SIZE",
+        "memory of a loader process besides the block: a file that needs more fails; `auto`: an "
+        "eighth of RAM or of the tightest memory cgroup, from 256M to 2G",
     )
     idle_exit: float = _option(
         _seconds(0, "0 for never"),

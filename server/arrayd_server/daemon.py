@@ -14,12 +14,10 @@ import resource
 import signal
 import time
 
-import zmq
-
-from arrayd import protocol
+from arrayd import failpoints, protocol
 from arrayd.errors import AccessDenied, ArraydError, DaemonError
 from arrayd.spec import Grant
-from arrayd_server import describe, leases, peers, report, systemd
+from arrayd_server import adoption, describe, leases, peers, report, systemd
 from arrayd_server.config import Config
 from arrayd_server.core.effects import Progress, Reply
 from arrayd_server.core.records import Asker, Peer, State
@@ -28,13 +26,16 @@ from arrayd_server.perform import Performer
 from arrayd_server.requests import HANDLERS, WITHOUT_ANSWER
 from arrayd_server.scope import Scope
 from arrayd_server.segments import Outcome, Segments
-from arrayd_server.wire import Wire
+from arrayd_server.wire import Connection, Wire
 from arrayd_server.workers import Pool
 
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 2.0
 """Seconds between looks at what nobody reports: our socket's path, idleness, strays."""
+
+MISSED = 60.0
+"""Seconds without a connection after which a session whose process we cannot see has ended."""
 
 PARTING = 1.0
 """Seconds that a stop waits for processes without a session to unmap what they had."""
@@ -55,14 +56,13 @@ class Daemon:
         self.config = config
         self.scope = scope
         self.started = time.monotonic()
-        self.segments = Segments(scope.directory, scope.family)
+        self.segments = Segments(scope)
         self.registry = Registry(scope.prefix, config.budget, config.load_timeout)
         self.performer: Performer
         self.wire: Wire
         self._peers: peers.Peers
         self._pool: Pool
-        self._routes: dict[bytes, bytes] = {}  # session -> the latest way to it
-        self._wants_progress: set[tuple[bytes, int]] = set()
+        self._routes: dict[bytes, Connection] = {}  # session -> the latest way to it
         self._busy_at = self.started
         self._stopping = asyncio.Event()
         self._signal = 0
@@ -76,16 +76,22 @@ class Daemon:
         _raise_descriptor_limit()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             loop.add_signal_handler(number, self.stop, number)
-        self._pool = Pool(loop, self.config.workers)
+        self._pool = Pool(
+            loop,
+            self.config.workers,
+            timeout=self.config.load_timeout,
+            memory=self.config.loader_memory,
+        )
         self._peers = peers.Peers(loop, self.config.max_clients, self._on_death)
         self.performer = Performer(
             loop, self.registry, self.segments, self._pool, self._answer, check=self.config.check
         )
         self._adopt()
-        self.wire = Wire(loop, self.config.endpoint, self._on_request)
+        self.wire = Wire(loop, self.config.endpoint, self._on_request, self._on_gone)
         self._socket_stat = os.stat(self._socket_path)
         if self.config.private:
             self._pool.warm()
+        failpoints.hit("daemon.bound")
         log.info("arrayd %s serves %s", protocol.PACKAGE_VERSION, self.config.endpoint)
         systemd.notify(systemd.READY, systemd.status(report.summary(self)))
         keeper = loop.create_task(self._keep_house())
@@ -113,15 +119,16 @@ class Daemon:
     # ---- requests ------------------------------------------------------------------------
 
     def _on_request(
-        self, request: protocol.Request, route: bytes, peer: peers.Address, frame: zmq.Frame
+        self, request: protocol.Request, route: Connection, peer: peers.Address
     ) -> None:
         now = self.performer.begin()
         if self._stopping.is_set():
             return  # the client sees us die, and asks the next daemon
         try:
+            failpoints.hit("daemon.request")
             self._admit(request, peer)
             if request.op == "hello":
-                self._hello(request, route, peer, frame, now)
+                self._hello(request, route, peer, now)
             elif request.op in ("status", "stop") or request.nonce in self.registry.sessions:
                 self._routes[request.nonce] = route
                 self._handle(request, now)
@@ -150,9 +157,8 @@ class Daemon:
     def _hello(
         self,
         request: protocol.Request,
-        route: bytes,
+        route: Connection,
         peer: peers.Address,
-        frame: zmq.Frame,
         now: float,
     ) -> None:
         fields = request.fields
@@ -161,16 +167,15 @@ class Daemon:
                 "You and the daemon see different /dev/shm (a container, PrivateIPC=): blocks "
                 "cannot be shared. Mount the host's /dev/shm, or run a daemon inside."
             )
-        self._peers.watch(request.nonce, peer.pid, fields["start"], frame)
+        self._peers.watch(request.nonce, peer.pid, fields["start"], route.sock)
         self._routes[request.nonce] = route
         who = Peer(peer.uid, peer.pid, fields["program"][:80])
         to = Asker(request.nonce, request.id)
         self._busy_at = now
         self.performer.act(self.registry.hello(to, who, fields["holds"], now))
+        failpoints.hit("daemon.welcomed")
 
     def _handle(self, request: protocol.Request, now: float) -> None:
-        if request.fields.get("progress"):
-            self._wants_progress.add((request.nonce, request.id))
         self.performer.act(HANDLERS[request.op](self, request, now))
 
     def _answer(self, to: Asker, effect: Reply | Progress) -> None:
@@ -178,13 +183,13 @@ class Daemon:
         if route is None:
             return
         if isinstance(effect, Progress):
-            if (to.nonce, to.request) in self._wants_progress:
-                self.wire.send(route, to.request, to.index, progress=[effect.done, effect.total])
+            self.wire.send(route, to.request, to.index, progress=[effect.done, effect.total])
             return
-        self._wants_progress.discard((to.nonce, to.request))
         body = effect.body
         if isinstance(body, Grant):
+            failpoints.hit("daemon.granting")
             self.wire.send(route, to.request, to.index, ok=body.to_wire())
+            failpoints.hit("daemon.granted")
         elif isinstance(body, ArraydError):
             self.wire.send_error(route, to.request, body, to.index)
         elif "again" in body:
@@ -206,27 +211,45 @@ class Daemon:
         log.debug("session of pid %d ended with its process", self.pid_of(nonce))
         self._routes.pop(nonce, None)
         self._busy_at = self.performer.begin()
+        self.performer.loads.forget(nonce)
         self.performer.act(self.registry.ended(nonce, self._busy_at))
+
+    def _on_gone(self, route: Connection) -> None:
+        """Wait for the clients of a connection that broke; a pidfd knows better, if there is one.
+
+        There is none for a process of a PID namespace that is none of ours.
+        """
+        if route.address.pid == 0 and not self._stopping.is_set():
+            asyncio.get_running_loop().call_later(MISSED, self._miss, route)
+
+    def _miss(self, route: Connection) -> None:
+        for nonce in [nonce for nonce, other in self._routes.items() if other is route]:
+            self._peers.forget(nonce, 0)
+            self._on_death(nonce)
 
     # ---- life ----------------------------------------------------------------------------
 
     def _adopt(self) -> None:
         """Take over what an earlier run of this scope left."""
         now = time.monotonic()
-        for found in self.segments.scan():
+        for found in adoption.scan(self.segments):
             try:
                 block = describe.adopted(found, self.registry.shelf.new_number(), now)
-            except (KeyError, TypeError, ValueError) as error:
+            except ValueError as error:
                 log.warning("%s is not usable (%s): removed", found.name, error)
-                self.segments.unlink(found.name, force=True)
+                self.segments.discard(found.name)
                 continue
             log.info("adopted %s: %s", found.name, block.source)
             self.performer.act(self.registry.adopt(block, now))
+            failpoints.hit("daemon.adopting")
 
     async def _keep_house(self) -> None:
         shown = ""
         while True:
             await asyncio.sleep(HOUSEKEEPING)
+            if not self._has_scope():
+                self.stop(signal.SIGUSR1)
+                return
             self.performer.recheck()
             line = report.summary(self)
             if line != shown:
@@ -234,6 +257,14 @@ class Daemon:
                 systemd.notify(systemd.status(line))
             if self._useless():
                 self.stop(signal.SIGTERM)
+
+    def _has_scope(self) -> bool:
+        """Say whether our scope is ours still: somebody may have removed its lock."""
+        with contextlib.suppress(ArraydError):  # it cannot be made anew: who needs it is told
+            if not self.scope.regain():
+                log.warning("another daemon has taken over this endpoint: stopping")
+                return False
+        return True
 
     def _useless(self) -> bool:
         """Say whether nobody can reach us, or nobody has needed us for `idle_exit` seconds."""
@@ -253,6 +284,7 @@ class Daemon:
     async def _end(self) -> None:
         systemd.notify(systemd.STOPPING)
         self._pool.close()
+        failpoints.hit("daemon.ending")
         self._free_unfinished()
         if self._signal != signal.SIGUSR1:
             await self._free_unmapped()
@@ -279,7 +311,8 @@ class Daemon:
         """Unlink what nobody maps; processes that have said goodbye may take a moment to end."""
         deadline = time.monotonic() + PARTING
         blocks = list(self.registry.shelf.blocks.values())
-        for block in (b for b in blocks if b.state is State.SEALED):
+        for block in (b for b in blocks if b.state in (State.SEALED, State.WRITING)):
+            failpoints.hit("daemon.freeing")
             outcome, fd = self.segments.unlink(block.segment, force=False)
             while outcome is Outcome.REFUSED and not block.holders and time.monotonic() < deadline:
                 await asyncio.sleep(0.01)

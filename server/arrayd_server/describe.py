@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
 from typing import Any
 
 from arrayd import layout
-from arrayd.source import Source
+from arrayd.source import Source, from_descr
 from arrayd.spec import Spec
+from arrayd_server.adoption import Found
 from arrayd_server.core.records import Block, Job, State, name_alias
 from arrayd_server.origin import Origin
-from arrayd_server.segments import Found
 
 _KEPT_ALIASES = 8
 """Aliases that survive a restart; other spellings are probed again and find the key."""
 
 _ALIAS_ROOM = _KEPT_ALIASES * 20
+
+_MAX_DIMENSIONS = 64  # numpy's limit
 
 
 def planned(spec: Spec, origin: Origin) -> layout.Plan:
@@ -36,7 +38,6 @@ def metadata(block: Block, job: Job | None = None) -> dict[str, Any]:
         "published": block.published,
         "keep": block.keep,
         "lost": block.lost,
-        "sealed_at": time.time(),
     }
 
 
@@ -45,46 +46,74 @@ def adopted(found: Found, number: int, now: float) -> Block:
 
     Raises
     ------
-    KeyError, TypeError, ValueError
-        The metadata is not what `metadata` writes.
+    ValueError
+        The metadata is not what `metadata` writes, or is not of this segment.
     """
+    try:
+        block = _block(found, number, now)
+        _check(block, found)
+    except Exception as error:  # whoever wrote it may have written anything
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    if block.name is not None and found.sealed:
+        block.aliases.append(name_alias(block.name))
+    return block
+
+
+def _block(found: Found, number: int, now: float) -> Block:
     meta = found.meta
-    spec = Spec(**{**meta["spec"], "shape": tuple(meta["spec"]["shape"])})
-    if planned_size(found) != found.size:
-        raise ValueError("the segment's size is not its footer's")
-    source = meta["origin"]["source"]
-    origin = Origin(
-        None if source is None else Source.from_wire(source),
-        str(meta["origin"]["words"]),
-        None if meta["origin"]["stat"] is None else tuple(meta["origin"]["stat"]),
-    )
-    name = meta["name"]
-    aliases: list[Any] = [bytes(alias) for alias in meta["aliases"]]
-    if name is not None and found.sealed:
-        aliases.append(name_alias(str(name)))
     return Block(
         segment=found.name,
         number=number,
-        spec=spec,
+        spec=_spec_of(meta["spec"]),
         size=found.size,
-        source=origin,
+        source=_origin_of(meta["origin"]),
         state=State.SEALED if found.sealed else State.WRITING,
         since=now,
         used=now,
-        aliases=aliases,
-        name=name,
-        published=bool(meta["published"]),
-        keep=bool(meta["keep"]),
-        lost=int(meta["lost"]),
+        aliases=list(meta["aliases"]),
+        name=meta["name"],
+        published=meta["published"],
+        keep=meta["keep"],
+        lost=meta["lost"],
     )
 
 
-def planned_size(found: Found) -> int:
-    """Return the size that a segment with this metadata has."""
-    spec, origin = found.meta["spec"], found.meta["origin"]
-    room = {"spec": spec, "origin": origin, "name": origin["words"]}
-    nbytes = Spec(**{**spec, "shape": tuple(spec["shape"])}).nbytes
-    return layout.plan(nbytes, len(layout.pack_meta(room)) + _ALIAS_ROOM).size
+def _check(block: Block, found: Found) -> None:
+    """Raise ValueError where a block cannot have been written by arrayd."""
+    spec, dtype = block.spec, from_descr(block.spec.descr)
+    name, lost, flags = block.name, block.lost, (block.published, block.keep)
+    facts = {
+        "the shape": all(type(n) is int and n >= 0 for n in spec.shape),
+        "the order": spec.order in ("C", "F"),
+        "the dtype": dtype.itemsize == spec.itemsize > 0 and not dtype.hasobject,
+        "the data's size": spec.nbytes == found.data_bytes,
+        "the segment's size": planned(spec, block.source).size == found.size,
+        "a flag": all(type(flag) is bool for flag in flags) and block.keep <= block.published,
+        "the loss": type(lost) is int and lost >= 0,
+        "the name": name is None or (type(name) is str and block.published),
+        "the source": block.published == (block.source.source is None),
+        # Whatever else there is: it reads as it was written.
+        "something": layout.pack_meta(metadata(block)) == layout.pack_meta(found.meta),
+    }
+    wrong = [what for what, right in facts.items() if not right]
+    if wrong:
+        raise ValueError(f"not as arrayd writes it: {', '.join(wrong)}")
+
+
+def _spec_of(wire: Mapping[str, Any]) -> Spec:
+    shape = tuple(wire["shape"])
+    if len(shape) > _MAX_DIMENSIONS:  # their product may take for ever
+        raise ValueError(f"{len(shape)} dimensions")
+    return Spec(**{**wire, "shape": shape})
+
+
+def _origin_of(wire: Mapping[str, Any]) -> Origin:
+    source, seen = wire["source"], wire["stat"]
+    return Origin(
+        None if source is None else Source.from_wire(source),
+        str(wire["words"]),
+        None if seen is None else tuple(int(n) for n in seen),
+    )
 
 
 def _spec(spec: Spec) -> dict[str, Any]:

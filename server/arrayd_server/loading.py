@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from arrayd.errors import ArraydError
+from arrayd.errors import ArraydError, LoaderCrashed
 from arrayd.spec import Spec
 from arrayd_server import origin
+from arrayd_server.core.records import Asker
 from arrayd_server.origin import Origin
 from arrayd_server.workers import Pool, Task
 
@@ -49,14 +51,30 @@ class Loads:
         self._pool = pool
         self._on = callbacks
         self._loads: dict[int, Load] = {}
+        self._infos: dict[Asker, int] = {}
+        self._numbers = itertools.count(-1, -1)  # the core's jobs have positive ones
 
     def info(
         self,
+        to: Asker,
         origin: Origin,
         on_result: Callable[[Mapping[str, Any] | ArraydError], None],
     ) -> None:
-        """Ask what a file holds; no load comes of it."""
-        self._pool.submit(_task(-1, "info", origin, on_result))
+        """Ask what a file holds; no load comes of it. Who asks again gets one answer."""
+        if to in self._infos:
+            return
+        number = self._infos[to] = next(self._numbers)
+
+        def told(result: Mapping[str, Any] | ArraydError) -> None:
+            del self._infos[to]
+            on_result(result)
+
+        self._pool.submit(_task(number, "info", origin, told))
+
+    def forget(self, nonce: bytes, request: int | None = None) -> None:
+        """Let nobody work on a question of a session that is gone, or has stopped waiting."""
+        for to in [a for a in self._infos if a.nonce == nonce and request in (None, a.request)]:
+            self._pool.cancel(self._infos.pop(to))
 
     def probe(self, job: int, origin: Origin) -> None:
         """Ask how big a source is."""
@@ -99,9 +117,13 @@ class Loads:
             self._on.failed(job, result)
             return
         assert origin_.source is not None
+        try:
+            found = Probed(origin.key(origin_.source, result), spec_of(result), result["rows"])
+        except (KeyError, TypeError, ValueError) as error:
+            self._on.failed(job, _nonsense(origin_, error))
+            return
         self._loads[job] = Load(origin_, result)
-        key = origin.key(origin_.source, result)
-        self._on.probed(job, Probed(key, spec_of(result), result["rows"]))
+        self._on.probed(job, found)
 
     def _on_part(self, job: int, result: Mapping[str, Any] | ArraydError) -> None:
         load = self._loads.get(job)
@@ -112,7 +134,7 @@ class Loads:
             self._on.failed(job, result)
             return
         load.parts_left -= 1
-        load.lost += result["lost"]
+        load.lost += result.get("lost", 0)
         if load.parts_left == 0:
             self._finish(job)
 
@@ -134,6 +156,13 @@ def _task(
     assert origin.source is not None
     wire = {"op": op, "source": origin.source.to_wire(), "stat": origin.stat}
     return Task(job, str(origin), wire, on_result, _no_rows, urgent=op != "fill")
+
+
+def _nonsense(origin: Origin, error: Exception) -> LoaderCrashed:
+    return LoaderCrashed(
+        f"The process that read {origin} says what makes no sense ({error!r}): the file may be "
+        "corrupt in a way that corrupts its reader."
+    )
 
 
 def _no_rows(_: int) -> None:

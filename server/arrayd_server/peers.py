@@ -1,8 +1,8 @@
 """Who is at the other end, by the kernel's word, and when they die.
 
-The peer of an ``ipc://`` message is in its ``Peer-Address`` metadata, written by the
-kernel at connect. A pidfd becomes readable when its process dies, even as a zombie;
-``kill(pid, 0)`` would call a zombie alive, and a pid alone may be somebody else's by now.
+The kernel writes down who connects (``SO_PEERCRED``). A pidfd becomes readable when its
+process dies, even as a zombie; ``kill(pid, 0)`` would call a zombie alive, and a pid alone
+may be somebody else's by now.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import zmq
-
 from arrayd.errors import ArraydError, DaemonError
 from arrayd.process import start_time
+from arrayd_server import door
 
+_MOST = 128  # sessions of one process; it needs one, and `arrayd.status` tells of each
 _SO_PEERPIDFD = 77
-_UCRED = struct.Struct("iII")
+_UCRED = struct.Struct("iII")  # pid, uid, gid
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,12 @@ class _Process:
     nonces: set[bytes] = field(default_factory=set)
 
 
-def address(frame: zmq.Frame) -> Address | None:
-    """Return who sent a message (received with ``copy=False``); None: not to be told."""
-    with contextlib.suppress(zmq.ZMQError, ValueError):
-        # "localhost:0:0:13714" or ":0:0:13714": only the right end is fixed.
-        _, uid, gid, pid = str(frame.get("Peer-Address")).rsplit(":", 3)
-        return Address(int(uid), int(gid), int(pid))
-    return None
+def of(sock: socket.socket) -> Address:
+    """Return who connected."""
+    pid, uid, gid = _UCRED.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    )
+    return Address(uid, gid, pid)
 
 
 class Peers:
@@ -57,7 +56,7 @@ class Peers:
     loop
         Where the deaths are noticed.
     limit
-        Processes served at once: libzmq aborts when descriptors run out.
+        Sessions at a time; one process may have a quarter of them, and `_MOST`.
     on_death
         Called with the nonce of each session of a process that died.
     """
@@ -70,22 +69,24 @@ class Peers:
         self._on_death = on_death
         self._processes: dict[int, _Process] = {}
 
-    def watch(self, nonce: bytes, pid: int, start: int, frame: zmq.Frame) -> None:
+    def watch(self, nonce: bytes, pid: int, start: int, sock: socket.socket) -> None:
         """Report the death of a session's process.
 
         Raises
         ------
         ArraydError
-            The process is dead already, or there are too many.
+            The process is dead already, or there are too many sessions.
         """
         known = self._processes.get(pid)
         if known is not None and _dead(known.pidfd):
             self._died(pid)
             known = None
-        if known is not None:
-            known.nonces.add(nonce)
-        elif pid > 0:  # 0: rule 2 and the lease test must do
-            self._add(nonce, pid, start, frame)
+        if known is not None and nonce in known.nonces:
+            return
+        self._check_room(pid, known)
+        if known is None:
+            known = self._processes[pid] = _Process(self._watched(pid, start, sock))
+        known.nonces.add(nonce)
 
     def forget(self, nonce: bytes, pid: int) -> None:
         """Take note that a session said goodbye."""
@@ -100,15 +101,29 @@ class Peers:
         for pid in list(self._processes):
             self._close(pid)
 
-    def _add(self, nonce: bytes, pid: int, start: int, frame: zmq.Frame) -> None:
-        if len(self._processes) >= self._limit:
+    def _check_room(self, pid: int, known: _Process | None) -> None:
+        own = len(known.nonces) if known is not None else 0
+        most = max(1, min(self._limit // 4, _MOST))
+        if own >= most:
             raise DaemonError(
-                f"The daemon serves {self._limit} processes already, as many as its limit of "
-                "descriptors allows. Raise it (LimitNOFILE=, ulimit -n) or --max-clients."
+                f"Process {pid} has {own} sessions, as many as one process may have. Close some "
+                "(arrayd.connect returns one each time), or raise --max-clients."
             )
-        pidfd = _open(pid, start, frame)
-        self._processes[pid] = _Process(pidfd, {nonce})
+        total = sum(len(process.nonces) for process in self._processes.values())
+        if total >= self._limit or door.spare() < door.reserve() // 2:
+            raise DaemonError(
+                f"The daemon has {total} sessions and {door.spare()} descriptors left: it takes "
+                "no more. Raise its limit of descriptors (LimitNOFILE=, ulimit -n) or "
+                f"--max-clients ({self._limit})."
+            )
+
+    def _watched(self, pid: int, start: int, sock: socket.socket) -> int:
+        """Return a pidfd of the process, being waited for; -1 in a namespace none of ours."""
+        if pid == 0:  # rule 2 and the lease test must do
+            return -1
+        pidfd = _open(pid, start, sock)
         self._loop.add_reader(pidfd, self._died, pid)
+        return pidfd
 
     def _died(self, pid: int) -> None:
         nonces = self._processes[pid].nonces
@@ -118,17 +133,22 @@ class Peers:
 
     def _close(self, pid: int) -> None:
         process = self._processes.pop(pid)
-        self._loop.remove_reader(process.pidfd)
-        os.close(process.pidfd)
+        if process.pidfd >= 0:
+            self._loop.remove_reader(process.pidfd)
+            os.close(process.pidfd)
 
 
 def _dead(pidfd: int) -> bool:
-    return bool(select.select([pidfd], [], [], 0)[0])
+    if pidfd < 0:
+        return False
+    poll = select.poll()  # select(2) takes no descriptor above 1023
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
-def _open(pid: int, start: int, frame: zmq.Frame) -> int:
+def _open(pid: int, start: int, sock: socket.socket) -> int:
     """Return a pidfd of the very process that connected."""
-    pidfd = _of_connection(pid, frame)
+    pidfd = _of_connection(sock)
     if pidfd is not None:
         return pidfd
     try:
@@ -141,22 +161,10 @@ def _open(pid: int, start: int, frame: zmq.Frame) -> int:
     return pidfd
 
 
-def _of_connection(pid: int, frame: zmq.Frame) -> int | None:
-    """Ask the connection's own socket, free of races (Linux 6.5); None: not to be had."""
-    try:
-        fd = os.dup(frame.get(zmq.SRCFD))
-    except (zmq.ZMQError, OSError, TypeError, ValueError):
-        return None
-    # libzmq's I/O thread may have closed that number and used it again: check whose it is.
-    try:
-        sock = socket.socket(fileno=fd)
-    except OSError:
-        os.close(fd)
-        return None
-    with sock, contextlib.suppress(OSError):
-        cred = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        if _UCRED.unpack(cred)[0] == pid:
-            return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+def _of_connection(sock: socket.socket) -> int | None:
+    """Ask the connection itself, free of races (Linux 6.5); None: not to be had."""
+    with contextlib.suppress(OSError):
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
     return None
 
 

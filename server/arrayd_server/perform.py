@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -12,11 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from arrayd import layout
+from arrayd import failpoints, layout
 from arrayd.errors import ArraydError, NotSealed
 from arrayd.spec import Grant
 from arrayd.units import format_bytes
 from arrayd_server import limits
+from arrayd_server.core import explain
 from arrayd_server.core.effects import (
     Cancel,
     Effect,
@@ -29,7 +31,7 @@ from arrayd_server.core.effects import (
     Seal,
     Unlink,
 )
-from arrayd_server.core.records import Asker
+from arrayd_server.core.records import Asker, Block, State, name_alias
 from arrayd_server.core.registry import Registry
 from arrayd_server.describe import metadata, planned
 from arrayd_server.loading import Callbacks, Loads, Probed
@@ -83,6 +85,7 @@ class Performer:
         self._check = check
         self._todo: deque[Effect] = deque()
         self._acting = False
+        self._closed = False
         self._making: dict[str, bool] = {}  # segment -> it was given up meanwhile
         self._alarm: asyncio.TimerHandle | None = None
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="arrayd-pages")
@@ -121,17 +124,25 @@ class Performer:
         return time.monotonic()
 
     def recheck(self) -> None:
-        """Ask the kernel about every stray again: the net under the watch."""
+        """Ask the kernel about every stray again, and look for names that somebody removed."""
         for segment in list(self._watch.names):
             self._look(segment)
+        if self._segments.disturbed():
+            for block in list(self._registry.shelf.blocks.values()):
+                if block.state in (State.SEALED, State.WRITING):
+                    with contextlib.suppress(ArraydError):  # whoever asks for it is told
+                        self._find(block.segment)
 
     def close(self) -> None:
-        """Stop; the threads finish what they have begun."""
+        """Stop; the threads finish what they have begun, which nobody will use."""
         self._loop.remove_reader(self._watch.fileno())
         self._watch.close()
         if self._alarm is not None:
             self._alarm.cancel()
+        self._closed = True
         self._threads.shutdown(wait=True)
+        for segment in self._making:
+            self._segments.discard(segment)
         self._segments.close()
 
     # ---- effects -------------------------------------------------------------------------
@@ -159,12 +170,27 @@ class Performer:
 
     def _reply(self, reply: Reply) -> None:
         body = reply.body
-        if isinstance(body, Grant) and not self._segments.republish(body.segment):
-            # Both links are gone: whoever holds it reads on, the next one loads it anew.
-            log.warning("%s: somebody removed the segment %s", body.source, body.segment)
-            self.act(self._registry.lost(body.segment, self.begin()))
-            reply = Reply(reply.to, {"again": True})
+        if isinstance(body, Grant):
+            try:
+                if not self._find(body.segment):
+                    reply = Reply(reply.to, {"again": True})
+            except ArraydError as error:  # it is there, but its name cannot be
+                ends = [(body.segment, body.seq)]
+                self.act(self._registry.release(reply.to.nonce, ends, self.begin()))
+                reply = Reply(reply.to, error)
         self._answer(reply.to, reply)
+
+    def _find(self, segment: str) -> bool:
+        """See to it that a segment can be opened; False if it was removed altogether.
+
+        Then whoever holds it reads on, and the next one loads it anew.
+        """
+        if segment in self._making or self._segments.republish(segment):
+            return True
+        block = self._registry.shelf.blocks[segment]
+        log.warning("%s: somebody removed the segment %s", block.source, segment)
+        self.act(self._registry.lost(segment, self.begin()))
+        return False
 
     def _look(self, segment: str) -> None:
         """Ask the kernel whether a segment is mapped, and go on asking while nobody holds it."""
@@ -200,6 +226,7 @@ class Performer:
 
     def _close(self, segment: str, fd: int) -> None:
         """Give the pages back, off the loop, then credit them."""
+        failpoints.hit("daemon.unlinked")
 
         def freed(error: BaseException | None) -> None:
             assert error is None
@@ -240,23 +267,41 @@ class Performer:
         block = self._registry.shelf.blocks.get(segment)
         if block is None or block.job != job:
             return  # cancelled or aborted in between
-        task = self._registry.jobs.table[job]
-        meta = metadata(block, task)
-        if self._segments.seal(segment, planned(block.spec, block.source), meta):
-            log.info("sealed %s: %s, %s", segment, block.source, format_bytes(block.spec.nbytes))
-            self.act(self._registry.sealed(job, self.begin()))
+        why = "another process can still write to it"
+        sealed = False
+        try:
+            sealed = self._segments.seal(*self._draft(job, segment))
+        except FileNotFoundError:
+            self.act(self._registry.failed(job, explain.removed(block), self.begin()))
+            return
+        except (OSError, ArraydError) as error:  # no descriptor, say: soon there may be one
+            why = str(error)
+        if sealed:
+            self._on_sealed(job, block)
         elif self._loop.time() < deadline:
             self._loop.call_later(_SEAL_EVERY, self._seal, job, segment, deadline)
         else:
-            error = NotSealed(
-                f"{block.source}: another process can still write to it, {SEAL_PATIENCE:.0f} s "
-                "after it was to be sealed. Let every process drop its array first (del)."
+            refusal = NotSealed(
+                f"{block.source}: {why}, {SEAL_PATIENCE:.0f} s after it was to be sealed. Let "
+                "every process drop its array first (del)."
             )
-            self.act(self._registry.unsealable(job, error, self.begin()))
+            self.act(self._registry.unsealable(job, refusal, self.begin()))
+
+    def _on_sealed(self, job: int, block: Block) -> None:
+        log.info("sealed %s: %s, %s", block.segment, block.source, format_bytes(block.size))
+        draft = self._registry.jobs.table[job].draft
+        name = None if draft is None else draft.name
+        older = None if name is None else self._registry.shelf.find(name_alias(name))
+        self.act(self._registry.sealed(job, self.begin()))
+        if older is not None:  # it has lost its name, which must not come back with a restart
+            with contextlib.suppress(OSError, ArraydError):
+                plan = planned(older.spec, older.source)
+                self._segments.describe(older.segment, plan, metadata(older))
 
     # ---- results -------------------------------------------------------------------------
 
     def _on_probed(self, job: int, found: Probed) -> None:
+        failpoints.hit("daemon.probed")
         if job not in self._registry.jobs.table:
             self.loads.cancel(job)
             return
@@ -272,7 +317,8 @@ class Performer:
         self.act(self._registry.progress(job, rows, self.begin()))
 
     def _on_filled(self, job: int, lost: int) -> None:
-        self.act(self._registry.filled(job, lost))
+        failpoints.hit("daemon.filled")
+        self.act(self._registry.filled(job, lost, self.begin()))
 
     def _on_failed(self, job: int, error: ArraydError) -> None:
         self.act(self._registry.failed(job, error, self.begin()))
@@ -308,8 +354,12 @@ class Performer:
     def _in_thread(
         self, work: Callable[[], None], done: Callable[[BaseException | None], None]
     ) -> None:
+        def tell(error: BaseException | None) -> None:
+            if not self._closed:
+                done(error)
+
         def report(future: Future[None]) -> None:
             if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(done, future.exception())
+                self._loop.call_soon_threadsafe(tell, future.exception())
 
         self._threads.submit(work).add_done_callback(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,18 @@ from arrayd_server.core.shelf import Shelf
 if TYPE_CHECKING:
     from arrayd_server.daemon import Daemon
 
+MAX_JOBS = 1000
+"""Jobs without a block that are told of in full."""
+
 
 def build(daemon: Daemon, now: float) -> dict[str, Any]:
     """Return the answer to a status request; ages in seconds, sizes in bytes."""
     registry = daemon.registry
     shm = os.statvfs("/dev/shm")
+    bare = (job for job in registry.jobs.table.values() if job.segment is None)
+    count = len(registry.jobs.table) - sum(
+        b.job is not None for b in registry.shelf.blocks.values()
+    )
     return {
         "version": protocol.PACKAGE_VERSION,
         "pid": os.getpid(),
@@ -38,7 +46,8 @@ def build(daemon: Daemon, now: float) -> dict[str, Any]:
             for s in registry.sessions.values()
         ],
         "blocks": [_block(daemon, b, now) for b in registry.shelf.blocks.values()],
-        "jobs": [_job(daemon, j, now) for j in registry.jobs.table.values() if j.segment is None],
+        "jobs": [_job(daemon, job, now) for job in itertools.islice(bare, MAX_JOBS)],
+        "jobs_more": max(0, count - MAX_JOBS),
     }
 
 

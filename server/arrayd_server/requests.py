@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arrayd.errors import ArraydError, NoSuchBlock, SpecMismatch
+from arrayd import failpoints
+from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SpecMismatch
 from arrayd.protocol import Request
 from arrayd.source import Source, from_descr
 from arrayd.spec import Spec
@@ -29,17 +30,20 @@ if TYPE_CHECKING:
 ROOM_PATIENCE = 1.0
 """Seconds that a request waits for room when it names no timeout."""
 
+MAX_JOBS = 100_000
+"""Loads and blocks to be written that may be under way; each costs some 2 KB."""
+
 
 def get(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     """Grant, join or load each item."""
     effects: list[Effect] = []
     for index, item in enumerate(request.fields["items"]):
         to = Asker(request.nonce, request.id, index)
-        wanted = _wanted(item)
+        wanted = _wanted(daemon, item)
         if isinstance(wanted, ArraydError):
             effects.append(Reply(to, wanted))
-            continue
-        effects += daemon.registry.get(to, wanted, _waiter(request, wanted), now)
+        else:
+            effects += daemon.registry.get(to, wanted, _waiter(request, wanted), now)
     return effects
 
 
@@ -48,7 +52,7 @@ def prefetch(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     effects: list[Effect] = []
     for index, item in enumerate(request.fields["items"]):
         to = Asker(request.nonce, request.id, index)
-        wanted = _wanted(item)
+        wanted = _wanted(daemon, item)
         if isinstance(wanted, ArraydError):
             effects.append(Reply(to, wanted))
         else:
@@ -65,28 +69,32 @@ def info(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa:
     if source.name is not None:
         return [Reply(to, _published(daemon, source.name))]
     asked = origin.of_source(source, request.fields["stat"])
-    daemon.performer.loads.info(asked, lambda found: daemon.performer.act([Reply(to, found)]))
+    daemon.performer.loads.info(to, asked, lambda found: daemon.performer.act([Reply(to, found)]))
     return []
 
 
 def cancel(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     """Stop waiting."""
+    daemon.performer.loads.forget(request.nonce, request.fields["request"])
     return daemon.registry.cancel(request.nonce, request.fields["request"], now)
 
 
 def release(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     """End holds."""
+    failpoints.hit("daemon.releasing")
     return daemon.registry.release(request.nonce, request.fields["holds"], now)
 
 
 def lend(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     """Keep a block for a reference in flight."""
+    failpoints.hit("daemon.lending")
     fields = request.fields
     return daemon.registry.lend(request.nonce, fields["segment"], fields["token"], now)
 
 
 def redeem(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     """Turn a reference into a hold."""
+    failpoints.hit("daemon.redeeming")
     fields = request.fields
     to = Asker(request.nonce, request.id)
     return daemon.registry.redeem(to, fields["segment"], fields["token"], now)
@@ -102,6 +110,8 @@ def create(daemon: Daemon, request: Request, now: float) -> list[Effect]:
         return [Reply(to, SpecMismatch(f"The dtype {fields['descr']!r} is none: {error}"))]
     if dtype.hasobject or np.iinfo(np.int64).max < dtype.itemsize * _product(fields["shape"]):
         return [Reply(to, SpecMismatch("An array of objects, or one beyond 2**63 bytes."))]
+    if len(daemon.registry.jobs.table) >= MAX_JOBS:
+        return [Reply(to, _crowded())]
     spec = Spec(tuple(fields["shape"]), fields["descr"], fields["order"], dtype.itemsize)
     name = fields["name"]
     pid = daemon.pid_of(request.nonce)
@@ -124,6 +134,7 @@ def abort(daemon: Daemon, request: Request, now: float) -> list[Effect]:
 
 def evict(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
     """Free blocks that nobody uses."""
+    failpoints.hit("daemon.evicting")
     to = Asker(request.nonce, request.id)
     block = request.fields["block"]
     if block is not None:
@@ -137,11 +148,13 @@ def evict(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa
 def bye(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     """End a session."""
     daemon.forget(request.nonce)
+    daemon.performer.loads.forget(request.nonce)
     return daemon.registry.ended(request.nonce, now)
 
 
 def status(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     """Tell everything there is to know."""
+    failpoints.hit("daemon.status")
     return [Reply(Asker(request.nonce, request.id), report.build(daemon, now))]
 
 
@@ -178,7 +191,19 @@ def _source(wire: Mapping[str, Any]) -> Source | ArraydError:
         return SpecMismatch(f"This is no source: {error}")
 
 
-def _wanted(item: Mapping[str, Any]) -> Wanted | ArraydError:
+def _crowded() -> ArraydError:
+    return DaemonError(f"The daemon has {MAX_JOBS} loads under way: ask again when some are done.")
+
+
+def _wanted(daemon: Daemon, item: Mapping[str, Any]) -> Wanted | ArraydError:
+    """Return what is asked for; an error if it is nothing, or would be one load too many."""
+    wanted = _meant(item)
+    if isinstance(wanted, ArraydError) or len(daemon.registry.jobs.table) < MAX_JOBS:
+        return wanted
+    return wanted if wanted.served_by(daemon.registry.shelf.find)[0] else _crowded()
+
+
+def _meant(item: Mapping[str, Any]) -> Wanted | ArraydError:
     source = _source(item["source"])
     if isinstance(source, ArraydError):
         return source
@@ -195,7 +220,8 @@ def _waiter(request: Request, wanted: Wanted) -> Waiter:
     wait = request.fields["wait"]
     # A name is waited for only if a timeout says so.
     patience = 0.0 if wanted.name is not None and wait is None else _patience(wait)
-    return Waiter(pin=float("inf") if pin < 0 else float(pin), patience=patience)
+    pinned = float("inf") if pin < 0 else float(pin)
+    return Waiter(pin=pinned, patience=patience, progress=bool(request.fields["progress"]))
 
 
 def _patience(wait: float | None) -> float:

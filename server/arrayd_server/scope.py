@@ -8,11 +8,13 @@ import hashlib
 import os
 import secrets
 import stat
+import threading
 from types import TracebackType
 from typing import Self
 
 from arrayd import layout
 from arrayd.errors import DaemonError
+from arrayd_server.room import refusal
 
 
 class ScopeTaken(DaemonError):
@@ -29,16 +31,18 @@ class Scope:
     Parameters
     ----------
     endpoint
-        As the daemon binds it.
+        As the daemon binds it. Two spellings of one path are one scope.
     """
 
     def __init__(self, endpoint: str) -> None:
         uid = os.geteuid()
-        self.id = hashlib.blake2b(f"{uid} {endpoint}".encode(), digest_size=5).hexdigest()
+        words = f"{uid} {_canonical(endpoint)}"
+        self.id = hashlib.blake2b(words.encode(errors="surrogateescape"), digest_size=5).hexdigest()
         self.family = f"{layout.PREFIX}{self.id}-"
         self.run = secrets.token_hex(4)
         self.directory = f"{layout.SHM}/{layout.PREFIX}{uid}-{self.id}"
         self._lock = -1
+        self._mutex = threading.Lock()
 
     @property
     def prefix(self) -> str:
@@ -54,37 +58,81 @@ class Scope:
             Another daemon has it.
         DaemonError
             The directory is not ours.
+        NoRoom
+            /dev/shm has no inode left for the directory or the lock.
         """
-        while True:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self.directory, 0o700)
-            _check_private(self.directory)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            try:
-                self._lock = os.open(f"{self.directory}/lock", flags, 0o600)
-            except FileNotFoundError:
-                continue  # the daemon before us has just removed the directory
-            if self._locked():
-                return self
+        self._lock = self._take()
+        return self
 
-    def _locked(self) -> bool:
-        """Lock the file; False if the daemon before us removed it in between."""
+    def regain(self) -> bool:
+        """Say whether the scope is ours still; what somebody removed under us is made anew.
+
+        Whoever holds the lock in the directory has the scope. After a ``rm -r`` that may be
+        another daemon: then this one must go, and touch nothing.
+
+        Raises
+        ------
+        DaemonError, NoRoom
+            As on entering.
+        """
+        with self._mutex:
+            if self._stands():
+                return True
+            try:
+                lock = self._take()
+            except ScopeTaken:
+                return False
+            os.close(self._lock)
+            self._lock = lock
+            return True
+
+    def _take(self) -> int:
+        """Return the locked file."""
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "?"
-            self._close()
-            raise ScopeTaken(f"Another arrayd daemon (pid {pid}) serves this endpoint.") from None
+            while (lock := self._try()) < 0:
+                pass  # the daemon before us has just removed it
+        except OSError as error:
+            raise refusal(f"the daemon's own {self.directory}", layout.PAGE, error) from None
+        return lock
+
+    def _try(self) -> int:
+        """Return the locked file; -1 if the daemon before us removed it in between."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.directory, 0o700)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            same = os.path.samestat(os.fstat(self._lock), os.stat(f"{self.directory}/lock"))
+            _check_private(self.directory)
+            lock = os.open(self._path, flags, 0o600)
         except FileNotFoundError:
-            same = False
-        if not same:
-            self._close()
-            return False
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-        return True
+            return -1
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(lock, 32, 0).decode(errors="replace").strip() or "?"
+            os.close(lock)
+            raise ScopeTaken(f"Another arrayd daemon (pid {pid}) serves this endpoint.") from None
+        if not _same(lock, self._path):
+            os.close(lock)
+            return -1
+        self._sign(lock)
+        return lock
+
+    def _sign(self, lock: int) -> None:
+        """Say who has the lock: for messages only, so a full /dev/shm may have no page for it."""
+        text = f"{os.getpid()}\n".encode()
+        with contextlib.suppress(OSError):
+            os.pwrite(lock, text, 0)
+            os.ftruncate(lock, len(text))
+
+    def _stands(self) -> bool:
+        """Say whether directory and lock are as we left them; a changed mode is set right."""
+        with contextlib.suppress(OSError):
+            info = os.lstat(self.directory)
+            ours = stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid()
+            if ours and stat.S_IMODE(info.st_mode) != 0o700:
+                os.chmod(self.directory, 0o700)
+            return ours and _same(self._lock, self._path)
+        return False
 
     def __exit__(
         self,
@@ -93,15 +141,29 @@ class Scope:
         trace: TracebackType | None,
     ) -> None:
         """Give the lock back; remove the directory if no segment is left in it."""
-        if all(entry.name == "lock" for entry in os.scandir(self.directory)):
-            os.unlink(f"{self.directory}/lock")
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # somebody else removes it at the same time
+            if self._stands() and os.listdir(self.directory) == ["lock"]:
+                os.unlink(self._path)
                 os.rmdir(self.directory)
-        self._close()
-
-    def _close(self) -> None:
         os.close(self._lock)
         self._lock = -1
+
+    @property
+    def _path(self) -> str:
+        return f"{self.directory}/lock"
+
+
+def _canonical(endpoint: str) -> str:
+    """Return the endpoint with symbolic links in its directory resolved: one socket, one scope."""
+    directory, name = os.path.split(endpoint.removeprefix("ipc://"))
+    return f"ipc://{os.path.join(os.path.realpath(directory), name)}"
+
+
+def _same(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _check_private(directory: str) -> None:

@@ -1,11 +1,15 @@
-"""Segments in /dev/shm: make, seal, ask the kernel, unlink, adopt.
+"""Segments in /dev/shm: make, seal, ask the kernel, unlink.
 
 Each has two hard links: the public ``/dev/shm/NAME`` that clients open, and one in the
 daemon's own directory ``/dev/shm/arrayd-<uid>-<scope>/`` (0700). The second is the spare:
 the resource tracker of Python < 3.13 unlinks what a process merely attached, and logind
-removes a user's segments at logout; `republish` links the same inode back. The daemon
-opens through the spare alone, which also keeps its own opens out of the sight of the
+removes a user's segments at logout; whichever is left, `republish` links the same inode back.
+The daemon opens through the spare alone, which also keeps its own opens out of the sight of the
 watch on /dev/shm (`watch.py`).
+
+A segment is its inode, noted when it was made or adopted: what else may stand under one of its
+names is not ours, and is neither asked nor counted. Where every name is gone, processes may
+map it still; `census.py` knows.
 """
 
 from __future__ import annotations
@@ -13,17 +17,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from arrayd import layout
-from arrayd.errors import NoRoom
-from arrayd.units import format_bytes
+from arrayd import failpoints, layout
+from arrayd.errors import ArraydError, DaemonError
 from arrayd_server import leases
+from arrayd_server.census import Census
+from arrayd_server.room import refusal
+from arrayd_server.scope import Scope
 
 RESERVE_STEP = 64 << 20
 """Bytes reserved at a time, so that a failure gives up soon."""
@@ -37,32 +41,24 @@ class Outcome(Enum):
     GONE = "unlinked, and nobody maps it"
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A segment that an earlier run left."""
-
-    name: str
-    size: int
-    sealed: bool
-    meta: dict[str, Any]
-
-
 class Segments:
     """The segments of one scope.
 
     Parameters
     ----------
-    directory
-        The daemon's own, in /dev/shm; exists.
-    family
-        What the names of the scope begin with: ``arrayd-<scope>-``.
+    scope
+        Entered: its directory is there, and its lock is ours.
     """
 
-    def __init__(self, directory: str, family: str) -> None:
-        self.directory = directory
-        self.family = family
-        self.leases = leases.available(directory)
-        self._leaving: dict[str, int] = {}  # unlinked but mapped: all we have is a descriptor
+    def __init__(self, scope: Scope) -> None:
+        self.directory = scope.directory
+        self.family = scope.family
+        self.leases = leases.available(f"{scope.directory}/lock")
+        self._scope = scope
+        self._inodes: dict[str, int] = {}
+        self._leaving: dict[str, int] = {}  # unlinked but in use: our descriptor, or -1
+        self._census = Census()
+        self._looked: tuple[int, int] = (0, 0)
 
     # ---- making --------------------------------------------------------------------------
 
@@ -73,21 +69,29 @@ class Segments:
         ------
         NoRoom
             /dev/shm has no inode or page left.
+        DaemonError
+            It cannot be made for another reason.
         """
+        self._regain()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            fd = os.open(self._spare(name), flags, 0o600)
+            fd = os.open(self.path(name), flags, 0o600)
             try:
+                inode = os.fstat(fd).st_ino
                 os.ftruncate(fd, plan.size)
+                failpoints.hit("daemon.truncated")
                 os.posix_fallocate(fd, plan.meta_offset, plan.size - plan.meta_offset)
                 _write_end(fd, name, plan, meta, sealed=False)
             finally:
                 os.close(fd)
-            os.link(self._spare(name), self._public(name))
+            failpoints.hit("daemon.described")
+            os.link(self.path(name), self.public(name))
+            failpoints.hit("daemon.linked")
         except OSError as error:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._spare(name))
-            raise self.no_room(plan.size, error) from None
+            with contextlib.suppress(OSError):
+                os.unlink(self.path(name))
+            raise refusal("a new segment", plan.size, error) from None
+        self._inodes[name] = inode
 
     def reserve(self, name: str, nbytes: int) -> None:
         """Have the kernel give the pages of the first `nbytes` now; slow, 90 ms per GiB.
@@ -98,48 +102,44 @@ class Segments:
         ------
         NoRoom
             The kernel has no more pages to give.
+        DaemonError
+            Somebody removed the segment.
         """
-        fd = os.open(self._spare(name), os.O_RDWR | os.O_CLOEXEC)
         try:
-            for start in range(0, nbytes, RESERVE_STEP):
-                os.posix_fallocate(fd, start, min(RESERVE_STEP, nbytes - start))
+            with self._opened(name, os.O_RDWR) as fd:
+                failpoints.hit("daemon.reserving")
+                for start in range(0, nbytes, RESERVE_STEP):
+                    os.posix_fallocate(fd, start, min(RESERVE_STEP, nbytes - start))
         except OSError as error:
-            raise self.no_room(nbytes, error) from None
-        finally:
-            os.close(fd)
-
-    def no_room(self, nbytes: int, error: OSError) -> NoRoom:
-        """Return the error for a segment that could not be made."""
-        facts = os.statvfs(self.directory)
-        free = facts.f_bavail * facts.f_frsize
-        return NoRoom(
-            f"{layout.SHM} gave no room for {format_bytes(nbytes)} "
-            f"({errno.errorcode.get(error.errno or 0, error)}): {format_bytes(free)} are free. "
-            "Something else fills it (`df /dev/shm`), or enlarge it "
-            "(`mount -o remount,size=… /dev/shm`).",
-            needed=nbytes,
-            free=free,
-        )
+            raise refusal("the pages of a new segment", nbytes, error) from None
 
     def seal(self, name: str, plan: layout.Plan, meta: dict[str, Any]) -> bool:
-        """Write the final footer if no writer is left; say whether that is so."""
+        """Write the final footer if no writer is left; say whether that is so.
+
+        Raises
+        ------
+        OSError
+            It cannot be opened; FileNotFoundError: somebody removed it.
+        """
         if self.leases:
-            fd = os.open(self._spare(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
+            with self._opened(name, os.O_RDONLY) as fd:
                 if not leases.no_writer(fd):
                     return False
-            finally:
-                os.close(fd)
         self.describe(name, plan, meta)
         return True
 
     def describe(self, name: str, plan: layout.Plan, meta: dict[str, Any]) -> None:
-        """Write the metadata and the footer of a sealed segment."""
-        fd = os.open(self._spare(name), os.O_RDWR | os.O_CLOEXEC)
-        try:
+        """Write the metadata and the footer of a sealed segment.
+
+        Raises
+        ------
+        OSError
+            As `seal`.
+        """
+        failpoints.hit("daemon.sealing")
+        with self._opened(name, os.O_RDWR) as fd:
             _write_end(fd, name, plan, meta, sealed=True)
-        finally:
-            os.close(fd)
+            failpoints.hit("daemon.sealed")
 
     # ---- asking --------------------------------------------------------------------------
 
@@ -148,24 +148,34 @@ class Segments:
         if not self.leases:
             return False
         if name in self._leaving:
-            return not leases.alone(self._leaving[name])
+            return self._in_use(name, self._leaving[name])
+        fd = self._reach(name)
         try:
-            fd = os.open(self._spare(name), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            return not leases.alone(fd)
+            return self._in_use(name, fd)
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def republish(self, name: str) -> bool:
-        """Link a public name back that somebody removed; False if the spare is gone too."""
-        try:
-            os.link(self._spare(name), self._public(name))
-        except FileExistsError:
-            pass
-        except FileNotFoundError:
+        """See to it that a segment has both its names; False if none leads to it any more.
+
+        Raises
+        ------
+        NoRoom, DaemonError
+            One is gone, and cannot be linked back now.
+        """
+        inode = self._inodes.get(name)
+        if inode is None:
             return False
+        both = inode_of(self.public(name)) == inode_of(self.path(name)) == inode
+        return both or self._mend(name)
+
+    def disturbed(self) -> bool:
+        """Say whether anything was made or removed in our directories since the last call."""
+        with contextlib.suppress(OSError):
+            now = os.stat(layout.SHM).st_mtime_ns, os.stat(self.directory).st_mtime_ns
+            before, self._looked = self._looked, now
+            return now != before
         return True
 
     # ---- ending --------------------------------------------------------------------------
@@ -176,122 +186,150 @@ class Segments:
         Returns
         -------
         outcome, fd
-            `fd` is for the caller to close where the outcome is GONE (closing frees the
-            pages, 40 to 80 ms per GiB: not on the loop); else -1.
+            `fd` is for the caller to close where the outcome is GONE and it is not -1 (closing
+            frees the pages, 40 to 80 ms per GiB: not on the loop).
         """
-        try:
-            fd = os.open(self._spare(name), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            self._remove_links(name)
-            return Outcome.GONE, -1
-        if not force and self.leases and not leases.alone(fd):
-            os.close(fd)
+        if name not in self._inodes:
+            return Outcome.GONE, -1  # it could not be made
+        fd = self._reach(name)
+        if not force and self._in_use(name, fd):
+            if fd >= 0:
+                os.close(fd)
             return Outcome.REFUSED, -1
         self._remove_links(name)
         # Asked again: between the test and the unlink somebody may have opened the name.
-        if self.leases and not leases.alone(fd):
+        if self._in_use(name, fd):
             self._leaving[name] = fd
             return Outcome.LEAVING, -1
+        self._inodes.pop(name, None)
         return Outcome.GONE, fd
+
+    def discard(self, name: str) -> None:
+        """Remove a segment that is on no book, and forget it."""
+        _, fd = self.unlink(name, force=True)
+        fd = max(fd, self._leaving.pop(name, -1))
+        self._inodes.pop(name, None)
+        if fd >= 0:
+            os.close(fd)
 
     def is_leaving(self, name: str) -> bool:
         """Say whether a segment is unlinked but still mapped."""
         return name in self._leaving
 
     def left(self, name: str) -> int | None:
-        """Return the descriptor of a leaving segment, to be closed, once nobody maps it."""
+        """Return the descriptor (or -1) of a leaving segment, to be closed, once nobody maps it."""
         fd = self._leaving.get(name)
-        if fd is None or not leases.alone(fd):
+        if fd is None or self._in_use(name, fd):
             return None
+        self._inodes.pop(name, None)
         return self._leaving.pop(name)
 
     def close(self) -> None:
         """Give up the descriptors of leaving segments; the kernel frees them by itself."""
         while self._leaving:
-            os.close(self._leaving.popitem()[1])
+            fd = self._leaving.popitem()[1]
+            if fd >= 0:
+                os.close(fd)
 
     def _remove_links(self, name: str) -> None:
-        for path in (self._public(name), self._spare(name)):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        for path in (self.public(name), self.path(name)):
+            if inode_of(path) == self._inodes[name]:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            failpoints.hit("daemon.unlinking")
 
-    # ---- adopting ------------------------------------------------------------------------
+    # ---- names ---------------------------------------------------------------------------
 
-    def scan(self) -> Iterator[Found]:
-        """Yield the segments of the scope that an earlier run left; remove what is none."""
-        names = {e.name for e in os.scandir(self.directory) if e.name.startswith(self.family)}
-        names |= {e.name for e in os.scandir(layout.SHM) if e.name.startswith(self.family)}
-        for name in sorted(names):
-            try:
-                found = self._examine(name)
-            except (layout.NotASegment, OSError, KeyError, TypeError, ValueError):
-                self._discard(name)
-                continue
-            yield found
+    def adopt(self, name: str, inode: int) -> None:
+        """Take over a segment of an earlier run, one of whose names leads to it."""
+        self._inodes[name] = inode
+        # For want of an inode for the other link we need not lose what is there.
+        with contextlib.suppress(ArraydError):
+            self._mend(name)
 
-    def _examine(self, name: str) -> Found:
-        if not os.path.lexists(self._spare(name)):
-            self._check_ours(self._public(name))
-            os.link(self._public(name), self._spare(name), follow_symlinks=False)
-        self._check_ours(self._spare(name))
-        fd = os.open(self._spare(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            size = os.fstat(fd).st_size
-            footer = read_footer(fd, size)
-            if footer.name != name:
-                raise layout.NotASegment(f"{name} says that it is {footer.name}")
-            raw = os.pread(fd, footer.meta_bytes, footer.meta_offset)
-            meta = layout.unpack_meta(footer, raw)
-        finally:
-            os.close(fd)
-        if not self.republish_exact(name):
-            raise layout.NotASegment(f"another file stands under the name {name}")
-        return Found(name, size, footer.sealed, meta)
-
-    def republish_exact(self, name: str) -> bool:
-        """Republish, and say whether the public name is the very file of the spare."""
-        return self.republish(name) and os.path.samefile(self._spare(name), self._public(name))
-
-    def _check_ours(self, path: str) -> None:
-        info = os.lstat(path)
-        ours = info.st_uid == os.geteuid() and stat.S_IMODE(info.st_mode) == 0o600
-        if not (ours and stat.S_ISREG(info.st_mode)):
-            raise layout.NotASegment(f"{path} is not a regular file of ours with mode 0600")
-
-    def _discard(self, name: str) -> None:
-        """Remove our own links of what is no segment; never touch somebody else's file."""
-        with contextlib.suppress(OSError):
-            os.unlink(self._spare(name))
-        with contextlib.suppress(OSError):
-            if os.lstat(self._public(name)).st_uid == os.geteuid():
-                os.unlink(self._public(name))
-
-    def _public(self, name: str) -> str:
+    def public(self, name: str) -> str:
+        """Return the path by which clients open a segment."""
         return f"{layout.SHM}/{name}"
 
-    def _spare(self, name: str) -> str:
+    def path(self, name: str) -> str:
+        """Return the path by which the daemon and its loader processes open a segment."""
         return f"{self.directory}/{name}"
 
-    def path(self, name: str) -> str:
-        """Return the path by which a loader process opens a segment."""
-        return self._spare(name)
+    @contextlib.contextmanager
+    def _opened(self, name: str, flags: int) -> Iterator[int]:
+        fd = self._open(name, flags)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _open(self, name: str, flags: int) -> int:
+        """Open a segment, whichever of its names is left."""
+        flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        if inode_of(self.path(name)) != self._inodes.get(name) and not self._mend(name):
+            raise FileNotFoundError(errno.ENOENT, "somebody removed it", self.public(name))
+        return os.open(self.path(name), flags)
+
+    def _reach(self, name: str) -> int:
+        """Return a descriptor to ask the kernel with; -1: none is to be had."""
+        try:
+            failpoints.hit("daemon.asking")
+            return self._open(name, os.O_RDWR)
+        except (OSError, ArraydError):
+            return -1
+
+    def _in_use(self, name: str, fd: int) -> bool:
+        """Say whether anybody but us, at `fd` (or -1), has a segment open or mapped."""
+        if fd >= 0:
+            return self.leases and not leases.alone(fd)
+        try:
+            return self._census.uses(name)
+        except OSError:
+            return True  # not to be told now: it may be
+
+    def _mend(self, name: str) -> bool:
+        """Link both names of a segment to it, whichever was left; say whether one was.
+
+        Raises
+        ------
+        NoRoom, DaemonError
+            One was, and the other cannot be linked.
+        """
+        self._regain()
+        inode = self._inodes.get(name)
+        names = self.path(name), self.public(name)
+        left = [path for path in names if inode is not None and inode_of(path) == inode]
+        for path in names if left else ():
+            if path not in left:
+                _link_over(left[0], path)
+        return bool(left)
+
+    def _regain(self) -> None:
+        if not self._scope.regain():
+            raise DaemonError("Another daemon serves this endpoint now. Ask again.")
 
 
-def read_footer(fd: int, size: int) -> layout.Footer:
-    """Return the footer of an open segment of `size` bytes.
+def inode_of(path: str) -> int | None:
+    """Return the inode that stands under a name, itself no link that is followed."""
+    try:
+        return os.lstat(path).st_ino
+    except OSError:
+        return None
+
+
+def _link_over(left: str, name: str) -> None:
+    """Link a segment under its other name too, where something else may stand.
 
     Raises
     ------
-    NotASegment
-        There is none, or it describes another size.
+    NoRoom, DaemonError
     """
-    if size < layout.FOOTER_BYTES or size % layout.PAGE:
-        raise layout.NotASegment(f"{size} bytes are no segment")
-    footer = layout.unpack_footer(os.pread(fd, layout.FOOTER_BYTES, size - layout.FOOTER_BYTES))
-    end = footer.meta_offset + footer.meta_bytes
-    if footer.data_bytes > footer.meta_offset or end > size - layout.FOOTER_BYTES:
-        raise layout.NotASegment("the footer describes more than the file holds")
-    return footer
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        os.link(left, name, follow_symlinks=False)
+    except OSError as error:
+        raise refusal(f"the name {name} again", 0, error) from None
 
 
 def _write_end(
@@ -300,6 +338,7 @@ def _write_end(
     raw = layout.pack_meta(meta)
     assert len(raw) <= plan.meta_room, "the metadata outgrew its place"
     os.pwrite(fd, raw, plan.meta_offset)
+    failpoints.hit("daemon.half_written")
     footer = layout.Footer(
         name, plan.data_bytes, plan.meta_offset, len(raw), zlib.crc32(raw), sealed
     )

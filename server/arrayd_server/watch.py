@@ -9,8 +9,13 @@ wakes itself. The watch stands only while somebody is waited for.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import struct
+
+from arrayd.errors import DaemonError
+
+log = logging.getLogger(__name__)
 
 _IN_CLOSE = 0x8 | 0x10
 _IN_Q_OVERFLOW = 0x4000
@@ -25,7 +30,7 @@ class Watch:
     def __init__(self, directory: str) -> None:
         self.names: set[str] = set()
         self._directory = os.fsencode(directory)
-        self._fd = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self._fd = _opened()
         self._wd: int | None = None
 
     def fileno(self) -> int:
@@ -33,11 +38,14 @@ class Watch:
         return self._fd
 
     def add(self, name: str) -> None:
-        """Wait for the last close of `name`."""
+        """Wait for the last close of `name`; without a watch `names` is to be asked about."""
         self.names.add(name)
         if self._wd is None:
             wd = _libc.inotify_add_watch(self._fd, self._directory, _IN_CLOSE)
-            self._wd = _checked(wd)
+            if wd >= 0:
+                self._wd = wd
+            else:
+                log.warning("no watch on %s: %s", self._directory, os.strerror(ctypes.get_errno()))
 
     def discard(self, name: str) -> None:
         """Wait for it no more."""
@@ -67,8 +75,12 @@ class Watch:
         os.close(self._fd)
 
 
-def _checked(result: int) -> int:
-    if result < 0:
+def _opened() -> int:
+    fd = int(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    if fd < 0:
         code = ctypes.get_errno()
-        raise OSError(code, f"inotify: {os.strerror(code)}")
-    return result
+        raise DaemonError(
+            f"The kernel gives no inotify instance ({os.strerror(code)}): this user's processes "
+            "have as many as fs.inotify.max_user_instances allows. Raise it with sysctl."
+        )
+    return fd

@@ -2,16 +2,20 @@
 
 Started by exec, never by fork: it must not inherit a descriptor or mapping of a segment
 (the lease test would not see it). It dies with the daemon. A file that crashes it costs
-one load. Run as ``python -m arrayd_server.worker FD``.
+one load; one that asks for more memory than a loader may have, gets none. Run as
+``python -m arrayd_server.worker FD PARENT MEMORY``.
 
 Tasks: ``{id, op, …}`` with op ``probe``, ``info`` or ``fill``; ``{cancel: id}`` may come in
-between. Answers: ``{id, rows}`` (progress), then ``{id, ok}`` or ``{id, err}``.
+between. Answers: ``{id, rows}`` (progress), then ``{id, ok}`` or ``{id, err}``, with ``spent``
+if the process has so much memory that it should be the last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import resource
 import select
 import signal
 import socket
@@ -25,12 +29,20 @@ import msgpack
 import numpy as np
 
 import arrayd_server.loaders.engine as engine
+from arrayd import failpoints
 from arrayd.errors import ArraydError, LoadError, SourceChanged, SourceNotFound, to_wire
 from arrayd.packing import pack, stream
 from arrayd.source import Source, descr, from_descr
+from arrayd.units import format_bytes
 from arrayd_server import leases, loaders
-from arrayd_server.loaders import cast
+from arrayd_server.loaders import cast, checks
 from arrayd_server.loaders.base import Part, Plan
+
+MAX_ANSWER = 8 << 20
+"""Bytes of the largest answer: the daemon packs it again, for a client."""
+
+MAX_WORDS = 4000
+"""Characters of the longest error: a hostile file would fill the log with its names."""
 
 _PR_SET_PDEATHSIG = 1
 _TELL_EVERY = 0.05  # seconds between two progress messages
@@ -47,8 +59,27 @@ class Task:
         self._told = 0.0
 
     def answer(self, **body: Any) -> None:
-        """Send an answer."""
-        self._sock.sendall(pack({"id": self._number, **body}))
+        """Send an answer.
+
+        Raises
+        ------
+        LoadError
+            It is larger than any honest one.
+        """
+        data = pack({"id": self._number, **body})
+        if len(data) > MAX_ANSWER:
+            raise LoadError(
+                f"The description alone has {format_bytes(len(data))}: too many or too long names."
+            )
+        try:
+            self._sock.sendall(data)
+        except ConnectionError:  # the daemon has given us up
+            raise SystemExit(0) from None
+
+    def fail(self, error: ArraydError) -> None:
+        """Send an error."""
+        error.message = error.message[:MAX_WORDS]
+        self.answer(err=to_wire(error), spent=_spent())
 
     def rows(self, done: int) -> None:
         """Tell of progress, but not for every chunk."""
@@ -77,8 +108,9 @@ class Task:
 
 def probe(wire: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a source holds, how its rows divide, and which file it is now."""
+    failpoints.hit("worker.probing")
     source = Source.from_wire(wire["source"])
-    identity = engine.identity(source.path)
+    identity = engine.settled(source.path)
     if wire["stat"] is not None:
         _same_file(source, identity, wire["stat"])
     plan = loaders.probe(source)
@@ -104,7 +136,7 @@ def info(wire: Mapping[str, Any]) -> dict[str, Any]:
     source = Source.from_wire(wire["source"])
     members = loaders.members(source)
     result: dict[str, Any] = {
-        "members": [(m.name, m.shape, descr(m.dtype)) for m in members],
+        "members": [(m.name, m.shape, descr(_plain(m.dtype))) for m in members],
         "bytes": os.stat(source.path).st_size,
         "format": source.resolved_format(),
     }
@@ -133,6 +165,7 @@ def fill(wire: Mapping[str, Any], task: Task) -> dict[str, Any]:
     task.tell()
     if list(engine.identity(source.path)) != list(wire["identity"]):
         raise SourceChanged(f"{source.path} changed while it was read. Ask again.")
+    failpoints.hit("worker.answering")
     return {"lost": lost}
 
 
@@ -149,20 +182,48 @@ def run(sock: socket.socket) -> None:
 def _do(wire: Mapping[str, Any], task: Task) -> None:
     try:
         if wire["op"] == "fill":
-            task.answer(ok=fill(wire, task))
+            task.answer(ok=fill(wire, task), spent=_spent())
+            failpoints.hit("worker.answered")
         else:
-            task.answer(ok=probe(wire) if wire["op"] == "probe" else info(wire))
-    except engine.Cancelled:
-        task.answer(err=to_wire(LoadError("cancelled")))
+            found = probe(wire) if wire["op"] == "probe" else info(wire)
+            task.answer(ok=found, spent=_spent())
+    except engine.Cancelled:  # nobody reads the answer, unless the segment was not there
+        path = wire["source"].get("path")
+        task.fail(LoadError(f"{path}: somebody removed its file from /dev/shm. Ask again."))
     except ArraydError as error:
-        task.answer(err=to_wire(error))
+        task.fail(error)
     except MemoryError as error:
-        task.answer(err=to_wire(LoadError(f"A loader process ran out of memory: {error}")))
+        task.fail(_out_of_memory(wire, error))
     except Exception as error:
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
-        message = f"{wire['source'].get('path')}: {what}. This is a bug in arrayd."
-        task.answer(err=to_wire(LoadError(message)))
+        task.fail(LoadError(f"{wire['source'].get('path')}: {what}. This is a bug in arrayd."))
+
+
+def _out_of_memory(wire: Mapping[str, Any], error: MemoryError) -> LoadError:
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return LoadError(
+        f"{wire['source'].get('path')}: reading it takes more than the {format_bytes(limit)} of "
+        f"memory that a loader may use ({str(error) or 'out of memory'}). If the file is sound, "
+        "start the daemon with a larger --loader-memory; it is as likely corrupt, or made so.",
+        limit=limit,
+    )
+
+
+def _spent() -> bool:
+    """Say whether what is left of earlier tasks may be in the way of the next one.
+
+    libhdf5 leaks where it meets corrupt data, and the heap of a process never shrinks for sure.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        data = int(statm.read().split()[5]) * resource.getpagesize()  # data and stack, proc(5)
+    return data > limit // 2
+
+
+def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return a member's dtype; for one that no request for it would get, object."""
+    return dtype if checks.travels(dtype) else np.dtype(object)
 
 
 def _same_file(source: Source, identity: tuple[Any, ...], stat: list[int]) -> None:
@@ -189,13 +250,34 @@ def _die_with_parent(parent: int) -> None:
         raise SystemExit(0)
 
 
+def _limit_memory(size: int) -> None:
+    """Let a bomb in a file meet a limit of its own before the machine's, or the daemon's cgroup's.
+
+    RLIMIT_DATA counts what is private and writable, whether it was touched or not: the heap, the
+    chunks of libhdf5. RLIMIT_AS would also count the segment, which a transposing load maps as a
+    whole and which the budget has admitted, and the pages of shared libraries. RLIMIT_RSS
+    limits nothing on Linux.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    size = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+    # And should all loaders together be too much after all, the kernel is to kill one of them.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("800")
+
+
 def main() -> None:
-    """Run on the descriptor and for the parent named on the command line."""
+    """Run on the descriptor, for the parent and in the memory named on the command line."""
     _die_with_parent(int(sys.argv[2]))
+    _limit_memory(int(sys.argv[3]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the daemon's terminal is its affair
     leases.ignore_sigio()
     np.seterr(all="ignore")
-    with socket.socket(fileno=int(sys.argv[1])) as sock:
+    # A daemon that is killed with an answer unread resets the connection instead of closing it.
+    with (
+        socket.socket(fileno=int(sys.argv[1])) as sock,
+        contextlib.suppress(ConnectionResetError),
+    ):
         run(sock)
 
 

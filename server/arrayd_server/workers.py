@@ -1,7 +1,10 @@
 """The pool of loader processes: start, give tasks, notice deaths, retire.
 
-A worker is dead before anything of its task is given to another: only then is it sure
-that it no longer writes. One that dies fails its task, not the pool.
+The error of a worker's death is told once it is dead: then it is sure that it writes no
+more. But nobody waits for it longer than for a load: a process in uninterruptible sleep (a
+dead NFS) survives even SIGKILL, so every task has a deadline, the loop waits for no process,
+and a worker that was to end and has not is counted apart, so that others take its place.
+One that dies, hangs or talks nonsense fails its task, not the pool.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,10 +25,14 @@ from typing import Any
 
 import msgpack
 
-from arrayd.errors import ArraydError, LoaderCrashed, from_wire
+from arrayd import failpoints
+from arrayd.errors import ArraydError, LoaderCrashed, LoadError, LoadTimeout, from_wire
 from arrayd.packing import pack, stream
+from arrayd.units import format_bytes
 
 log = logging.getLogger(__name__)
+
+PROGRAM = ("-m", "arrayd_server.worker")
 
 RETIRE_AFTER = 60.0
 """Seconds after which an idle worker goes: it holds some 40 MB."""
@@ -32,137 +40,277 @@ RETIRE_AFTER = 60.0
 CANCEL_GRACE = 5.0
 """Seconds a worker has to notice a cancelled task before it is killed."""
 
+ENDING = 0.5
+"""Seconds between the end of a worker's stream and its own, for its last words to the log."""
+
+PARTING = 2.0
+"""Seconds that a stop waits for killed workers."""
+
+MAX_INBOX = 16 << 20
+"""Bytes of the largest message that a worker is believed."""
+
 _EXTRA_FOR_PROBES = 2  # so that a header is read at once while all others are busy
+
+_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""A worker multiplies no matrices; OpenBLAS would reserve 40 MB for each CPU there is."""
 
 Result = Callable[[Mapping[str, Any] | ArraydError], None]
 
 
 @dataclass(eq=False)
 class Task:
-    """Something for a worker to do."""
+    """Something for a worker to do; it ends once, with a result, or is forgotten."""
 
     job: int
     label: str  # for the log and the error: what is being read
     wire: dict[str, Any]
     on_result: Result
     on_rows: Callable[[int], None]
-    urgent: bool = False  # a probe
+    urgent: bool = False  # a header is to be read
+    over: bool = False
+    deadline: asyncio.TimerHandle | None = None
+
+    def finish(self, result: Mapping[str, Any] | ArraydError) -> None:
+        """Tell the result, unless another one was told or nobody wants it."""
+        if not self.over:
+            self.forget()
+            self.on_result(result)
+
+    def forget(self) -> None:
+        """Tell nothing any more."""
+        self.over = True
+        if self.deadline is not None:
+            self.deadline.cancel()
 
 
 @dataclass(eq=False)
 class Worker:
-    """A loader process and the task it has."""
+    """A loader process, and the task it has."""
 
     process: subprocess.Popen[bytes]
+    pidfd: int
     sock: socket.socket
-    inbox: msgpack.Unpacker = field(default_factory=stream)
+    inbox: msgpack.Unpacker = field(default_factory=lambda: stream(MAX_INBOX))
+    outbox: bytearray = field(default_factory=bytearray)
     task: Task | None = None
     timer: asyncio.TimerHandle | None = None  # retires it, or kills it when it ignores a cancel
 
+    @classmethod
+    def start(cls, memory: int) -> Worker:
+        """Start a process that may use `memory` bytes.
+
+        Raises
+        ------
+        OSError
+            The system has no process or descriptor for it.
+        """
+        with contextlib.ExitStack() as stack:
+            failpoints.hit("daemon.spawning")
+            ours, theirs = map(stack.enter_context, socket.socketpair())
+            ours.setblocking(False)
+            numbers = (theirs.fileno(), os.getpid(), memory)
+            process = subprocess.Popen(
+                [sys.executable, *PROGRAM, *map(str, numbers)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **_ONE_THREAD},
+            )
+            stack.callback(process.kill)
+            pidfd = os.pidfd_open(process.pid)
+            stack.pop_all()
+            theirs.close()
+        return cls(process, pidfd, ours)
+
+    def stop_timer(self) -> None:
+        """Neither retire nor kill it."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
 
 class Pool:
-    """Up to `limit` workers (and two more for probes), started as they are needed."""
+    """Up to `limit` workers that fill, and some for headers, started as they are needed.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limit: int) -> None:
+    Parameters
+    ----------
+    limit
+        Parts filled at a time. All but one of the workers may be at headers, and all but two
+        at parts: neither kind of task, if it hangs, keeps the other waiting.
+    timeout, memory
+        Seconds after which a task fails and its worker is killed; bytes that each may use.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, limit: int, *, timeout: float, memory: int
+    ) -> None:
         self.workers: list[Worker] = []
+        self._ending: list[Worker] = []  # no longer in use, and not dead yet
         self._loop = loop
         self._limit = limit
-        self._queue: deque[Task] = deque()
+        self._timeout = timeout
+        self._memory = memory
+        self._urgent: deque[Task] = deque()
+        self._parts: deque[Task] = deque()
         self._numbers = iter(range(1, sys.maxsize))
 
     def submit(self, task: Task) -> None:
-        """Do a task as soon as a worker is free; probes go first."""
+        """Do a task as soon as a worker is free; reading a header goes first."""
         task.wire["id"] = next(self._numbers)
-        if task.urgent:
-            self._queue.appendleft(task)
-        else:
-            self._queue.append(task)
+        task.deadline = self._loop.call_later(self._timeout, self._overdue, task)
+        (self._urgent if task.urgent else self._parts).append(task)
         self._dispatch()
 
     def warm(self) -> None:
         """Start a worker ahead of the first task: whoever started us is about to ask."""
-        worker = self._start()
-        worker.timer = self._loop.call_later(RETIRE_AFTER, self._retire, worker)
+        with contextlib.suppress(OSError):  # the first task will say so
+            self._rest(self._start())
 
     def cancel(self, job: int) -> None:
         """Forget the tasks of a job; a worker that has one is told, or else killed."""
-        self._queue = deque(task for task in self._queue if task.job != job)
-        for worker in self.workers:
+        for worker in self.workers + self._ending:
             if worker.task is not None and worker.task.job == job:
-                worker.task.on_result = worker.task.on_rows = _ignore
-                if worker.timer is None:
+                worker.task.forget()
+                if worker.timer is None and worker in self.workers:
                     self._send(worker, {"cancel": worker.task.wire["id"]})
-                    kill = worker.process.kill
-                    worker.timer = self._loop.call_later(CANCEL_GRACE, kill)
+                    worker.timer = self._loop.call_later(CANCEL_GRACE, self._replace, worker)
+        for task in (*self._urgent, *self._parts):
+            if task.job == job:
+                task.forget()
+        self._sweep()
 
     def close(self) -> None:
-        """End all workers and wait for them: SIGKILL, for nothing of theirs is worth keeping."""
-        self._queue.clear()
+        """End all workers: SIGKILL, for nothing of theirs is worth keeping."""
+        for task in (*self._urgent, *self._parts):
+            task.forget()
+        self._sweep()
         for worker in list(self.workers):
+            self._end(worker)
+        until = time.monotonic() + PARTING
+        for worker in self._ending:
+            worker.stop_timer()
             worker.process.kill()
-            self._remove(worker)
+            if worker.task is not None:
+                worker.task.forget()
+        for worker in self._ending:
+            self._loop.remove_reader(worker.pidfd)
+            os.close(worker.pidfd)
+            try:
+                worker.process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("loader %d survives SIGKILL: it is left alone", worker.process.pid)
+        self._ending.clear()
+
+    # ---- tasks to workers ----------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        while self._queue:
-            worker = self._free_worker(urgent=self._queue[0].urgent)
-            if worker is None:
-                return
-            task = self._queue.popleft()
-            worker.task = task
-            self._send(worker, task.wire)
+        for queue in (self._urgent, self._parts):
+            while queue:
+                try:
+                    worker = self._free_worker(urgent=queue is self._urgent)
+                except OSError as error:
+                    self._cannot_start(error)
+                    return
+                if worker is None:
+                    break
+                self._give(worker, queue.popleft())
 
     def _free_worker(self, *, urgent: bool) -> Worker | None:
+        alike = sum(w.task is not None and w.task.urgent == urgent for w in self.workers)
+        if alike >= self._limit + urgent:
+            return None
         for worker in self.workers:
             if worker.task is None:
-                self._stop_timer(worker)
                 return worker
-        if len(self.workers) < self._limit + (_EXTRA_FOR_PROBES if urgent else 0):
+        limit = self._limit + _EXTRA_FOR_PROBES
+        # As many again may be dying; beyond that there is no end to it.
+        if len(self.workers) + max(0, len(self._ending) - limit) < limit:
             return self._start()
         return None
 
+    def _cannot_start(self, error: OSError) -> None:
+        """Wait for the workers there are; without any, fail what waits."""
+        log.warning("no loader process can be started: %s", error.strerror)
+        if self.workers:
+            return
+        told = LoadError(
+            f"The daemon can start no loader process: {error.strerror}. Processes, descriptors "
+            "or memory are exhausted there; ask again when some are free."
+        )
+        for task in (*self._urgent, *self._parts):
+            self._loop.call_soon(task.finish, told)
+        self._urgent.clear()
+        self._parts.clear()
+
     def _start(self) -> Worker:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with theirs:
-            process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "arrayd_server.worker",
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                ],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
-        worker = Worker(process, ours)
+        worker = Worker.start(self._memory)
         self.workers.append(worker)
-        self._loop.add_reader(ours, self._on_readable, worker)
+        self._loop.add_reader(worker.sock, self._on_readable, worker)
         return worker
 
+    def _give(self, worker: Worker, task: Task) -> None:
+        worker.stop_timer()
+        worker.task = task
+        failpoints.hit("daemon.part")
+        self._send(worker, task.wire)
+
     def _send(self, worker: Worker, message: Mapping[str, Any]) -> None:
-        data = pack(message)
+        """Send now, or as soon as it reads: the loop must not wait for one that is stopped."""
+        worker.outbox += pack(message)
+        self._flush(worker)
+
+    def _flush(self, worker: Worker) -> None:
         try:
-            worker.sock.setblocking(True)  # an idle worker reads: this ends
-            worker.sock.settimeout(1.0)
-            worker.sock.sendall(data)
-        except OSError:
-            worker.process.kill()  # the end of its stream reports the failed task
-        finally:
-            worker.sock.setblocking(False)
+            del worker.outbox[: worker.sock.send(worker.outbox)]
+        except BlockingIOError:
+            pass
+        except OSError:  # it reads no more; the end of its own stream will report it
+            worker.outbox.clear()
+            worker.process.kill()
+        if worker.outbox:
+            self._loop.add_writer(worker.sock, self._flush, worker)
+        else:
+            self._loop.remove_writer(worker.sock)
+
+    def _overdue(self, task: Task) -> None:
+        task.finish(
+            LoadTimeout(
+                f"{task.label}: nothing came of it in {self._timeout:g} s (the daemon's "
+                "--load-timeout). Its file system may hang, its file may be made to; the process "
+                "that read it is killed."
+            )
+        )
+        self._sweep()
+        for worker in [w for w in self.workers if w.task is task]:
+            self._replace(worker)
+
+    def _sweep(self) -> None:
+        """Take what is over out of the queues."""
+        for queue in (self._urgent, self._parts):
+            waiting = [task for task in queue if not task.over]
+            queue.clear()
+            queue.extend(waiting)
+
+    # ---- answers of workers --------------------------------------------------------------
 
     def _on_readable(self, worker: Worker) -> None:
         try:
             data = worker.sock.recv(1 << 20)
         except BlockingIOError:
             return
-        except ConnectionResetError:
+        except OSError:  # ECONNRESET: it ended with something of ours unread
             data = b""
         if not data:
-            self._died(worker)
+            self._retreat(worker)
+            worker.timer = self._loop.call_later(ENDING, worker.process.kill)
             return
-        worker.inbox.feed(data)
-        for message in worker.inbox:
+        try:
+            worker.inbox.feed(data)
+            messages = [_checked(message) for message in worker.inbox]
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            log.warning("loader %d talks nonsense: %s", worker.process.pid, error)
+            self._end(worker)
+            return
+        for message in messages:
             self._on_message(worker, message)
 
     def _on_message(self, worker: Worker, message: Mapping[str, Any]) -> None:
@@ -170,51 +318,77 @@ class Pool:
         if task is None or message["id"] != task.wire["id"]:
             return
         if "rows" in message:
-            task.on_rows(message["rows"])
+            if not task.over:
+                task.on_rows(message["rows"])
             return
         worker.task = None
-        self._stop_timer(worker)
-        worker.timer = self._loop.call_later(RETIRE_AFTER, self._retire, worker)
-        task.on_result(message["ok"] if "ok" in message else from_wire(message["err"]))
+        worker.stop_timer()
+        if message.get("spent"):
+            self._end(worker)
+        else:
+            self._rest(worker)
+        task.finish(message["ok"] if "ok" in message else from_wire(message["err"]))
         self._dispatch()
 
-    def _died(self, worker: Worker) -> None:
-        task = worker.task
-        code = self._remove(worker)
-        log.warning("loader %d ended (%s)", worker.process.pid, _cause(code))
-        if task is not None:
-            task.on_result(
-                LoaderCrashed(
-                    f"The process that read {task.label} died ({_cause(code)}). The file may be "
-                    "corrupt in a way that crashes its library, or memory ran out.",
-                    signal=-code if code < 0 else None,
-                )
-            )
+    def _rest(self, worker: Worker) -> None:
+        worker.timer = self._loop.call_later(RETIRE_AFTER, self._end, worker)
+
+    # ---- ends ----------------------------------------------------------------------------
+
+    def _replace(self, worker: Worker) -> None:
+        """Kill a worker that hangs; another may take its place before it is dead."""
+        self._end(worker)
         self._dispatch()
 
-    def _remove(self, worker: Worker) -> int:
-        """Take a worker out and make sure that it is dead; return how it ended."""
+    def _end(self, worker: Worker) -> None:
+        """Kill a worker, and wait for its death elsewhere."""
+        self._retreat(worker)
+        worker.process.kill()
+
+    def _retreat(self, worker: Worker) -> None:
+        """Have no more to do with a worker but to wait for its death."""
+        worker.stop_timer()
         self._loop.remove_reader(worker.sock)
-        self._stop_timer(worker)
+        self._loop.remove_writer(worker.sock)
         worker.sock.close()
         self.workers.remove(worker)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return worker.process.wait(0.2)
-        worker.process.kill()
-        return worker.process.wait()
+        self._ending.append(worker)
+        self._loop.add_reader(worker.pidfd, self._on_death, worker)
 
-    def _retire(self, worker: Worker) -> None:
-        if worker.task is None:
-            self._remove(worker)
+    def _on_death(self, worker: Worker) -> None:
+        worker.stop_timer()
+        self._ending.remove(worker)
+        self._loop.remove_reader(worker.pidfd)
+        os.close(worker.pidfd)
+        code = worker.process.wait()  # a pidfd is readable when this returns at once
+        if worker.task is not None:
+            log.warning("loader %d ended (%s)", worker.process.pid, _cause(code))
+            worker.task.finish(self._crashed(worker.task, code))
+        self._dispatch()
 
-    def _stop_timer(self, worker: Worker) -> None:
-        if worker.timer is not None:
-            worker.timer.cancel()
-            worker.timer = None
+    def _crashed(self, task: Task, code: int) -> LoaderCrashed:
+        return LoaderCrashed(
+            f"The process that read {task.label} died ({_cause(code)}). The file may be corrupt in "
+            "a way that crashes its library, or memory ran out: a loader may use "
+            f"{format_bytes(self._memory)} (the daemon's --loader-memory).",
+            signal=-code if code < 0 else None,
+        )
 
 
-def _ignore(_: object) -> None:
-    """Take no notice of what a cancelled task still says."""
+def _checked(message: Any) -> Mapping[str, Any]:
+    """Return a worker's message; a corrupt file may have corrupted its reader.
+
+    Raises
+    ------
+    TypeError
+        It is none.
+    """
+    kinds = {"rows": int, "ok": dict, "err": dict}
+    found = [key for key in kinds if isinstance(message, dict) and key in message]
+    if len(found) == 1 and isinstance(message[found[0]], kinds[found[0]]) and "id" in message:
+        checked: Mapping[str, Any] = message
+        return checked
+    raise TypeError(f"{str(message)[:80]!r} is no message")
 
 
 def _cause(code: int) -> str:

@@ -1,150 +1,269 @@
-"""One client process of the soak: random calls, every value checked against the naive truth.
+"""One client process of the soak: random calls, every value checked against the truth.
 
-The truth: file *i* holds the value *i* in every element, and a published array is of one
-value that its writer knows. Run as ``python -m tests.faults.actor SEED FOLDER SECONDS``;
-prints what it did as JSON. `ARRAYD_ENDPOINT` says where.
+``python -m tests.faults.actor JSON`` acts until it is told to halt, through the socket that
+is its standard input; `Orders` are the fields of the JSON. `ARRAYD_ENDPOINT` says where.
 """
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import json
 import os
-import pickle
-import random
+import select
 import signal
+import socket
 import sys
+import threading
 import time
 import traceback
-from collections import Counter
-from collections.abc import Callable
-from multiprocessing.reduction import ForkingPickler
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import arrayd
+from arrayd import connection
+from tests.faults.acts import COLUMNS, OF_A_PROCESS, WEIGHTS, Hand, World
+from tests.faults.truth import PUBLISHED, Board, Expected, Publication, Wrong
 
-FILES = 12
-_MOST_HELD = 8
-_PATIENCE = 2  # seconds: all may hold what the others wait for, until somebody gives up
+_LONGEST_CHILD = 25.0  # seconds: longer than any timeout of what a child does
+_OWN_NAMES = 2
 
 
-class Actor:
-    """Random operations; what it holds is a list of (true value, array)."""
+@dataclass(frozen=True)
+class Orders:
+    """What an actor is told when it begins.
 
-    def __init__(self, seed: int, folder: str) -> None:
-        self.done: Counter[str] = Counter()
-        self._random = random.Random(seed)
-        self._folder = folder
-        self._held: list[tuple[int, Any]] = []
-        self._operations: list[tuple[Callable[[], None], int]] = [
-            (self.get, 450),
-            (self.drop, 250),
-            (self.put, 80),
-            (self.create, 60),
-            (self.fork, 60),
-            (self.evict, 30),
-            (self.refer, 60),
-            (self.die, 1),
-        ]
+    Parameters
+    ----------
+    slot, slots
+        Its row of the board, and how many there are.
+    letters
+        Descriptors of the two ends of the queue.
+    reborn
+        Whether this process was another program before, whose holds nobody gave back.
+    """
 
-    def run(self, seconds: float) -> None:
-        """Do operations for so long."""
-        operations, weights = zip(*self._operations, strict=True)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            operation = self._random.choices(operations, weights)[0]
-            self.done[operation.__name__] += 1
-            # What a crowded machine may answer; anything else is a violation.
-            with contextlib.suppress(arrayd.NoRoom, arrayd.LoadTimeout, arrayd.NoSuchBlock):
-                operation()
-            del self._held[: max(0, len(self._held) - _MOST_HELD)]
+    folder: str
+    slot: int
+    slots: int
+    seed: int
+    letters: tuple[int, int]
+    reborn: bool = False
 
-    def get(self) -> None:
-        """Get a file, keep a slice of it."""
-        value = self._random.randrange(FILES)
-        array = arrayd.get(f"{self._folder}/{value}.npy", timeout=_PATIENCE)
-        self._check(value, array)
-        self._held.append((value, array[self._random.randrange(3) :]))
+    @property
+    def command(self) -> list[str]:
+        """Return the program with these orders; the daemon is one, and its clients are many."""
+        return ["nice", sys.executable, "-m", "tests.faults.actor", json.dumps(asdict(self))]
 
-    def drop(self) -> None:
-        """Check what was held all the time, and drop it."""
-        if self._held:
-            self._check(*self._held.pop(self._random.randrange(len(self._held))))
+    def world(self) -> World:
+        """Return what its threads share."""
+        ends = [socket.socket(fileno=fd) for fd in self.letters]
+        board = Board(Path(self.folder) / "board", self.slots, len(COLUMNS))
+        return World(self.folder, board, self.slot, (ends[0], ends[1]))
 
-    def put(self) -> None:
-        """Publish an array, and keep it or not."""
-        value = self._random.randrange(100)
-        array = arrayd.put(np.full(self._random.randrange(1, 30_000), value))
-        self._check(value, array)
-        if self._random.random() < 0.5:
-            self._held.append((value, array))
 
-    def create(self) -> None:
-        """Write a block under a name that others write too, or give it up."""
-        value, gives_up = self._random.randrange(100), self._random.random() < 0.3
-        name = f"n{self._random.randrange(4)}"
-        with (
-            contextlib.suppress(KeyError),
-            arrayd.create(2000, "i8", name=name, replace=True) as out,
-        ):
-            out[:] = value
-            if gives_up:
-                raise KeyError
-        if not gives_up:
-            self._check(value, out)
+class Actor(Hand):
+    """A process of its own, with names that only it publishes under."""
+
+    def __init__(self, orders: Orders) -> None:
+        super().__init__(orders.world(), orders.seed)
+        self.orders = orders
+        self.control = socket.socket(fileno=0)
+        self._own: dict[int, tuple[Expected, Any]] = {}  # what it holds under its own names
+        self._asked_to_end = False
+        if self.chance.random() < 0.5:
+            signal.signal(signal.SIGTERM, self._on_term)
+        arrayd.status()  # a session is there: what comes now is growth
+        self._begun = usage()
+
+    def run(self) -> None:
+        """Act until told otherwise."""
+        while not self._asked_to_end:
+            if select.select([self.control], [], [], 0)[0]:
+                self._obey()
+            self.act(WEIGHTS | OF_A_PROCESS)
+
+    # ---- what it is told -----------------------------------------------------------------
+
+    def _on_term(self, number: int, frame: Any) -> None:
+        self._asked_to_end = True
+
+    def _obey(self) -> None:
+        """Do as told until told to go on."""
+        while (order := self.control.recv(64)) != b"go":
+            if order in (b"", b"end"):
+                sys.exit()  # with all that it holds
+            answer: dict[str, Any] = {}
+            if order == b"report":
+                answer = self._report()
+            elif order == b"drop":
+                answer = self._drop_all()
+            self.control.send(json.dumps(answer).encode())
+
+    def _report(self) -> dict[str, Any]:
+        """Say what it holds; nothing is on its way to it any more."""
+        self.empty_queue()
+        gc.collect()
+        return {"holds": self._segments(), "reborn": self.orders.reborn}
+
+    def _drop_all(self) -> dict[str, Any]:
+        """Drop everything, and say what it has more of than when it began."""
+        while self.held:
+            self.do("drop")
+        self._own.clear()
+        gc.collect()
+        end = time.monotonic() + 2  # a thread that was joined may be about to end
+        while (grown := growth(self._begun)) and time.monotonic() < end:
+            time.sleep(0.01)
+        return {"grown": grown}
+
+    def _segments(self) -> list[str]:
+        held = [array for _, array in [*self.held, *self._own.values()]]
+        blocks = [a._held for a in held if isinstance(a, arrayd.SharedArray) and a._held]
+        return sorted({held.grant.segment for held in blocks if not held.released})
+
+    # ---- names of its own ----------------------------------------------------------------
+
+    def own(self) -> None:
+        """Publish under a name of its own, and always find there what was published last."""
+        slot = self.chance.randrange(_OWN_NAMES)
+        name = f"own{os.getpid()}-{slot}"
+        if slot in self._own and self.chance.random() < 0.7:
+            expected, _ = self._own[slot]
+            expected.check(arrayd.get(f"name:{name}", timeout=5))
+            return
+        code = PUBLISHED * 10 + os.getpid() % 100_000
+        expected = Publication(code, self.chance.randrange(1 << 20)).expected
+        array = arrayd.put(
+            expected.values(), name, keep=self.chance.random() < 0.1, replace=True, timeout=0.5
+        )
+        if slot in self._own and self.chance.random() < 0.5:
+            self.held.append(self._own[slot])  # without a name from now on
+        self._own[slot] = expected, array
+
+    # ---- processes -----------------------------------------------------------------------
 
     def fork(self) -> None:
         """Have a child check what it inherits, get something, and end or be killed."""
         pid = os.fork()
         if pid == 0:
-            os._exit(self._as_child())
-        _, status = os.waitpid(pid, 0)
-        assert status in (0, signal.SIGKILL), f"a child ended with {status}"
+            self._be_child(dies=self.chance.random() < 0.3)
+        self._await(pid)
 
-    def _as_child(self) -> int:
-        try:
-            for value, array in self._held:
-                self._check(value, array)
-            with contextlib.suppress(arrayd.NoRoom, arrayd.LoadTimeout):
-                self.get()
-            if self._random.random() < 0.3:
-                self.die()
-        except BaseException:
-            traceback.print_exc()
-            return 3
-        return 0
+    def orphan(self) -> None:
+        """Leave a process behind that maps what we mapped, whatever becomes of us."""
+        pid = os.fork()
+        if pid == 0:
+            if os.fork() == 0:
+                time.sleep(self.chance.random() * 0.5)  # its life, beyond its parent's
+                self._be_child(dies=False)
+            os._exit(0)
+        self._await(pid)
 
-    def evict(self) -> None:
-        """Try to free a file that others may use."""
-        with contextlib.suppress(arrayd.InUse):
-            arrayd.evict(f"{self._folder}/{self._random.randrange(FILES)}.npy")
+    def share(self) -> None:
+        """Write a block together with a child."""
+        expected = Publication(PUBLISHED + 50, self.chance.randrange(1 << 20)).expected
+        with arrayd.create(expected.shape, "i8") as out:
+            middle = len(out) // 2
+            pid = os.fork()
+            if pid == 0:
+                out[:middle] = expected.values()[:middle]
+                os._exit(0)
+            out[middle:] = expected.values()[middle:]
+            self._await(pid)
+        expected.check(out)
+        self.held.append((expected, out))
 
-    def refer(self) -> None:
-        """Send a reference to ourselves, as through a queue."""
-        if self._held:
-            value, array = self._random.choice(self._held)
-            again = pickle.loads(bytes(ForkingPickler.dumps(array)))
-            self._check(value, again)
-            self._held.append((value, again))
+    def threads(self) -> None:
+        """Act in several threads on one client, and perhaps fork meanwhile."""
+        hands = [Hand(self.world, self.chance.randrange(1 << 30)) for _ in range(3)]
+        failures: list[BaseException] = []
+
+        def act(hand: Hand) -> None:
+            try:
+                for _ in range(8):
+                    hand.act(WEIGHTS)
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=act, args=(hand,)) for hand in hands]
+        for thread in threads:
+            thread.start()
+        if self.chance.random() < 0.5:
+            self.fork()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+        self.held += [pair for hand in hands for pair in hand.held]
+
+    def reincarnate(self) -> None:
+        """Become a new program while holding arrays: the mappings go, the pid stays."""
+        orders = replace(self.orders, seed=self.chance.randrange(1 << 30), reborn=True)
+        os.execv(sys.executable, orders.command[1:])
+
+    def leave(self) -> None:
+        """End as scripts do, with all that is held."""
+        sys.exit()
 
     def die(self) -> None:
         """Be killed in the middle of everything."""
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def _check(self, value: int, array: Any) -> None:
-        assert (array == value).all(), f"a value other than {value} was read"
+    def _be_child(self, *, dies: bool) -> None:
+        """Live and end as a forked child does."""
+        code = 3
+        with contextlib.suppress(BaseException):
+            try:
+                for expected, array in self.held:
+                    expected.check(array)
+                self.do("get")
+                self.do("drop")
+                if dies:
+                    self.die()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+                raise
+        sys.stderr.flush()
+        os._exit(code)
+
+    def _await(self, pid: int) -> None:
+        """Wait for a child; one that hangs shows where."""
+        pidfd = os.pidfd_open(pid)
+        ended = select.select([pidfd], [], [], _LONGEST_CHILD)[0]
+        os.close(pidfd)
+        if not ended:
+            os.kill(pid, signal.SIGUSR2)
+            time.sleep(0.5)  # to write it
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        if not ended or status not in (0, signal.SIGKILL):
+            raise Wrong(f"the child {pid} {'ended with' if ended else 'hung;'} {status}")
+
+
+def usage() -> dict[str, int]:
+    """Return how many descriptors and threads this process has."""
+    return {
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "threads": len(os.listdir("/proc/self/task")),
+    }
+
+
+def growth(begun: dict[str, int]) -> list[str]:
+    """Return what there is more of than in the beginning."""
+    now = usage()
+    return [f"{kind}: {begun[kind]} → {now[kind]}" for kind in now if now[kind] > begun[kind]]
 
 
 def main() -> None:
-    """Act, then say what was done."""
+    """Act."""
     faulthandler.register(signal.SIGUSR2)  # for the soak to see where one hangs
-    seed, folder, seconds = sys.argv[1:]
-    actor = Actor(int(seed), folder)
-    actor.run(float(seconds))
-    json.dump(actor.done, sys.stdout)
+    connection.AWAY = 40.0  # a machine as busy as ours takes long to start a daemon
+    orders = json.loads(sys.argv[1])
+    Actor(Orders(**{**orders, "letters": tuple(orders["letters"])})).run()
 
 
 if __name__ == "__main__":

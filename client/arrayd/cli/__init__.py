@@ -3,7 +3,8 @@
 Each command is a module of its name with ``add_parser(subparsers)`` and
 ``run(args) -> int``; only the one that is asked for is imported.
 
-Exit codes: 0 ok · 1 a request failed · 2 usage · 3 no daemon · 4 no room · 130 Ctrl-C.
+Exit codes: 0 ok · 1 a request failed · 2 usage · 3 no daemon · 4 no room · 130 Ctrl-C ·
+143 SIGTERM during `collect`.
 """
 
 from __future__ import annotations

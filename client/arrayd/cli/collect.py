@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
+import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -45,7 +49,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Collect, with a bar on a terminal, and say in one line what was written."""
     begin = time.monotonic()
-    with arrayd.connect(args.endpoint) as client, _bar() as bar:
+    with _orderly_end(), arrayd.connect(args.endpoint) as client, _bar() as bar:
         names = collect(
             client,
             args.files,
@@ -62,6 +66,16 @@ def run(args: argparse.Namespace) -> int:
     size = format_bytes(os.path.getsize(args.out))
     print(f"{args.out}: {len(names)} dataset{plural}, {size}, {seconds:.1f} s")
     return 0
+
+
+@contextlib.contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Have SIGTERM end us as Ctrl-C does, removing the half-written file on the way."""
+    earlier = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def _bar() -> Any:

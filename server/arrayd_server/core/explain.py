@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from arrayd.errors import (
+    ArraydError,
     InUse,
+    LoadError,
     LoadTimeout,
     NameTaken,
     NoRoom,
@@ -61,9 +63,14 @@ def not_your_session(session: Session) -> NotOwner:
     return NotOwner(f"This session is process {session.peer.pid}'s.")
 
 
-def removed(block: Block) -> NoSuchBlock:
-    """Somebody removed the file of a block that was being written."""
-    return NoSuchBlock(f"{block.source}: somebody removed its file from /dev/shm. Write it again.")
+def removed(block: Block) -> ArraydError:
+    """Somebody removed the file of a block that was being written or loaded."""
+    what = f"{block.source}: somebody removed its file from /dev/shm."
+    return (
+        NoSuchBlock(f"{what} Write it again.")
+        if block.published
+        else LoadError(f"{what} Ask again.")
+    )
 
 
 def hung(job: Job, timeout: float) -> LoadTimeout:

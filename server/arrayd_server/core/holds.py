@@ -25,6 +25,9 @@ STALE_AFTER = 5.0
 LEND_SECONDS = 60.0
 """How long a reference in flight keeps its block."""
 
+MAX_LENDS = 1024
+"""References in flight that are remembered of one block."""
+
 
 class Holds:
     """The relation *session holds block*, kept at both ends (rule 5)."""
@@ -123,14 +126,18 @@ class Holds:
 
     def lend(self, block: Block, token: bytes, now: float) -> None:
         """Keep a block while a reference to it travels."""
-        block.lends[token] = now + LEND_SECONDS
+        block.lends.pop(token, None)
+        if len(block.lends) >= MAX_LENDS:
+            del block.lends[next(iter(block.lends))]  # any one of them keeps the block
+        block.lends[token] = now + LEND_SECONDS  # the last one: the first ends first
         self._timed[block.segment] = None
 
     def expire(self, now: float) -> list[Effect]:
         """End the lends and the pins whose time has come."""
         effects: list[Effect] = []
         for block in self._timed_blocks():
-            late = [token for token, until in block.lends.items() if now >= until]
+            ends = itertools.takewhile(lambda lend: now >= lend[1], block.lends.items())
+            late = [token for token, _ in ends]
             for token in late:
                 del block.lends[token]
             if late:
@@ -144,7 +151,7 @@ class Holds:
         """When `expire` next has something to do; inf: never."""
         times: list[float] = []
         for block in self._timed_blocks():
-            times.extend(block.lends.values())
+            times.extend(itertools.islice(block.lends.values(), 1))
             if self._lives_by_pin(block):
                 times.append(block.pinned_until)
         return min(times, default=math.inf)

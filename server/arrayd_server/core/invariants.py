@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from typing import TYPE_CHECKING
 
+from arrayd_server.core.jobs import unfilled
 from arrayd_server.core.records import Stage, State
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ def check(registry: Registry) -> None:
     _budget(registry)
     _blocks(registry)
     _jobs(registry)
+    _stages(registry)
     _holds(registry)
     _index(registry)
 
@@ -63,6 +67,22 @@ def _jobs(registry: Registry) -> None:
             assert job.waiters or job.detached, "rule 3: for nobody"
         for to in job.waiters:
             assert to.nonce in registry.sessions, "rule 8: a waiter of no session"
+
+
+def _stages(registry: Registry) -> None:
+    jobs, table = registry.jobs, registry.jobs.table.values()
+    queued = [job for job in table if job.stage is Stage.QUEUED]
+    assert jobs.queued() == queued, "the queue"
+    reserved = (job for job in table if job.stage in (Stage.FILLING, Stage.MAKING))
+    assert jobs.unfilled == sum(map(unfilled, reserved)), "the bytes still to come"
+    pairs = {(to.nonce, j.number) for j in table for to in (*j.waiters, *filter(None, [j.writer]))}
+    known = {(nonce, number) for nonce, some in jobs._of.items() for number in some}
+    assert pairs == known, "the jobs of a session"
+    names = [j.draft.name for j in table if j.draft is not None and j.draft.name is not None]
+    assert jobs._drafts == Counter(names), "the names to be published"
+    deadlines = [j.deadline for j in table if j.stage in (Stage.PROBING, Stage.FILLING)]
+    times = [*deadlines, *(j.deadline for j in queued)]
+    assert jobs.wake_at() == min(times, default=math.inf), "the alarm"
 
 
 def _holds(registry: Registry) -> None:

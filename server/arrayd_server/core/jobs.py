@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Hashable
 from typing import Any
 
 from arrayd.errors import ArraydError
@@ -16,6 +17,7 @@ from arrayd_server.core.records import (
     Block,
     Draft,
     Job,
+    Nonce,
     Stage,
     State,
     Waiter,
@@ -26,6 +28,15 @@ from arrayd_server.core.shelf import Shelf
 PROGRESS_EVERY = 0.1
 """Seconds between two progress messages of one load."""
 
+MAX_QUEUE = 1000
+"""Jobs that may wait for room: all are looked at whenever there may be some."""
+
+_AT_WORK = (Stage.PROBING, Stage.FILLING)
+"""The stages in which a worker may hang."""
+
+_RESERVED = (Stage.FILLING, Stage.MAKING)
+"""The stages in which the pages of a block are being asked for."""
+
 
 class Jobs:
     """The jobs in flight, and the queue of those that wait for room."""
@@ -33,6 +44,11 @@ class Jobs:
     def __init__(self, shelf: Shelf, holds: Holds, load_timeout: float) -> None:
         self.table: dict[int, Job] = {}
         self.load_timeout = load_timeout
+        self.unfilled = 0  # bytes reserved that the kernel may not have given yet
+        self._queue: dict[int, Job] = {}  # those that wait for room
+        self._at_work: dict[int, Job] = {}  # those that may hang, the first to be overdue first
+        self._of: dict[Nonce, dict[int, Job]] = {}  # those that somebody waits for, or writes
+        self._drafts: Counter[str] = Counter()  # the names of blocks to be published
         self._shelf = shelf
         self._holds = holds
         self._by_alias: dict[Hashable, int] = {}
@@ -44,9 +60,43 @@ class Jobs:
         self.table[job.number] = job
         for alias in aliases:
             self.add_alias(job, alias)
-        if stage is Stage.PROBING:
-            job.deadline = now + self.load_timeout
+        self.enter(job, stage, now)
         return job
+
+    def enter(self, job: Job, stage: Stage, now: float) -> None:
+        """Move a job to a stage, and keep in step what is known of all by looking at few."""
+        self._leave(job)
+        job.stage, job.deadline = stage, math.inf
+        if stage is Stage.QUEUED:
+            self._queue[job.number] = job
+        if stage in _AT_WORK:
+            job.deadline = now + self.load_timeout
+            self._at_work[job.number] = job
+        if stage in _RESERVED:
+            self.unfilled += unfilled(job)
+
+    def _leave(self, job: Job) -> None:
+        self._queue.pop(job.number, None)
+        self._at_work.pop(job.number, None)
+        if job.stage in _RESERVED:
+            self.unfilled -= unfilled(job)
+
+    def advance(self, job: Job, rows: int) -> None:
+        """Take note of `rows` more rows loaded."""
+        before = unfilled(job)
+        job.done = min(job.done + rows, job.total)
+        if job.stage in _RESERVED:
+            self.unfilled += unfilled(job) - before
+
+    def overdue(self, now: float) -> list[Job]:
+        """Return the jobs whose workers have taken too long."""
+        return list(itertools.takewhile(lambda job: now >= job.deadline, self._at_work.values()))
+
+    def wake_at(self) -> float:
+        """When the first job is overdue, or has to give up waiting for room; inf: never."""
+        first = itertools.islice(self._at_work.values(), 1)
+        waiting = (job.deadline for job in self._queue.values())
+        return min(itertools.chain((job.deadline for job in first), waiting), default=math.inf)
 
     def add_alias(self, job: Job, alias: Hashable) -> None:
         """Let requests for `alias` join this job."""
@@ -63,6 +113,24 @@ class Jobs:
         """Let one more wait for a job; the most patient says how long it may wait for room."""
         job.waiters[to] = waiter
         job.patient_until = max(job.patient_until, now + waiter.patience)
+        self._of.setdefault(to.nonce, {})[job.number] = job
+
+    def of_session(self, nonce: Nonce) -> list[Job]:
+        """Return the jobs that a session waits for, or writes."""
+        return list(self._of.get(nonce, {}).values())
+
+    def write(self, job: Job, draft: Draft, writer: Asker | None) -> None:
+        """Have a job make the block that a client writes; None: it has yet to come back."""
+        job.spec, job.size, job.draft = draft.spec, draft.size, draft
+        if draft.name is not None:
+            self._drafts[draft.name] += 1
+        if writer is not None:
+            self.answer_to(job, writer)
+
+    def answer_to(self, job: Job, writer: Asker) -> None:
+        """Let a client's request be the one that a job of its answers."""
+        job.writer = writer
+        self._of.setdefault(writer.nonce, {})[job.number] = job
 
     def of_writer(self, block: Block | None) -> Job | None:
         """Return the job of a block that a client writes."""
@@ -74,56 +142,67 @@ class Jobs:
 
     def queue(self, job: Job, patience: float, now: float) -> list[Effect]:
         """Start the job as soon as there is room; fail when patience ends."""
-        job.stage = Stage.QUEUED
+        self.enter(job, Stage.QUEUED, now)
         job.patient_until = max(job.patient_until, now + patience)
         if job.size > self._shelf.budget:
             return self._fail_for_room(job, now)  # no release can help
-        return self.pump(now)
+        effects = self.pump(now)
+        if len(self._queue) > MAX_QUEUE and job.stage is Stage.QUEUED and job.deadline < math.inf:
+            effects += self._fail_for_room(job, now)
+        return effects
 
     def queued(self) -> list[Job]:
         """Return the jobs that wait for room, in order of arrival."""
-        return [job for job in self.table.values() if job.stage is Stage.QUEUED]
+        return sorted(self._queue.values(), key=lambda job: job.number)
 
     def pump(self, now: float) -> list[Effect]:
         """Start the queued jobs that fit, and make room for the others where that is possible."""
+        queued = self.queued()
+        if not queued:
+            return []
         effects: list[Effect] = []
         promised = 0  # bytes on their way to jobs that asked earlier
-        for job in self.queued():
-            room = self._shelf.room(self._unfilled()) - promised
-            shortage = job.size - room - self._shelf.coming()
-            victims = self._shelf.victims(shortage, now)
+        coming, evictable = self._shelf.coming(), self._shelf.evictable(now)
+        stuck: list[Job] = []
+        for job in queued:
+            room = self._shelf.room(self.unfilled) - promised
+            shortage = max(0, job.size - room - coming)
             if room >= job.size:
                 effects += self._start(job, now)
-            elif shortage <= 0 or victims:
+            elif shortage <= evictable:
+                victims = self._shelf.victims(shortage, now)
+                leaving = sum(block.size for block in victims)
+                coming, evictable = coming + leaving, evictable - leaving
                 promised += job.size
                 job.deadline = math.inf  # the kernel's word on what leaves comes back here
                 effects += self._evict(victims)
             else:
-                if job.searched == -math.inf or job.searched < job.deadline <= now:
-                    effects += self._search(job, now)
-                job.deadline = self._next_look(job, now)
-        return effects
+                stuck.append(job)
+        return effects + self._wait(stuck, now)
+
+    def _wait(self, stuck: list[Job], now: float) -> list[Effect]:
+        """Let jobs that nothing makes room for wait: until patience ends, or a hold is stale."""
+        if not stuck:
+            return []
+        search, next_look = False, self._next_look(now)
+        for job in stuck:
+            if job.searched == -math.inf or job.searched < job.deadline <= now:
+                search, job.searched = True, now
+            job.deadline = min(job.patient_until, next_look)
+        return self._search(now) if search else []
 
     def reconsider(self) -> None:
         """Let a tick, due at once, look at the queue: room it counted on does not come."""
         for job in self.queued():
             job.deadline = -math.inf
 
-    def _unfilled(self) -> int:
-        """Bytes that are reserved but that the kernel may not have given yet."""
-        return sum(
-            job.size - (job.size * job.done // job.total if job.total else 0)
-            for job in self.table.values()
-            if job.stage in (Stage.FILLING, Stage.MAKING)
-        )
-
     def _start(self, job: Job, now: float) -> list[Effect]:
         if job.writer is not None:
             block = self._shelf.reserve(job, State.WRITING, now)
-            job.stage, job.deadline = Stage.MAKING, math.inf
+            self.enter(job, Stage.MAKING, now)
             return [Make(job.number, block.segment)]
         block = self._shelf.reserve(job, State.LOADING, now)
-        job.stage, job.deadline = Stage.FILLING, now + self.load_timeout
+        self.enter(job, Stage.FILLING, now)
         return [Fill(job.number, block.segment)]
 
     def _evict(self, victims: list[Block]) -> list[Effect]:
@@ -133,9 +212,8 @@ class Jobs:
             effects += self._holds.unlink(block)
         return effects
 
-    def _search(self, job: Job, now: float) -> list[Effect]:
+    def _search(self, now: float) -> list[Effect]:
         """Look for stale holds: blocks that the kernel may say nobody maps."""
-        job.searched = now
         return [Inspect(b.segment) for b in self._shelf.held(now) if _may_be_stale(b, now)]
 
     def give_up(self, now: float) -> list[Effect]:
@@ -146,14 +224,14 @@ class Jobs:
                 effects += self._fail_for_room(job, now)
         return effects
 
-    def _next_look(self, job: Job, now: float) -> float:
-        """When a job that waits for room ends its patience, or the next hold may be stale."""
+    def _next_look(self, now: float) -> float:
+        """When the next hold may be stale; inf: no hold is so young."""
         ages = (h.since + STALE_AFTER for b in self._shelf.held(now) for h in b.holders.values())
-        return min([job.patient_until, *(t for t in ages if t > now)])
+        return min((t for t in ages if t > now), default=math.inf)
 
     def _fail_for_room(self, job: Job, now: float) -> list[Effect]:
         sessions = self._holds.sessions
-        return self.fail(job, explain.no_room(job, self._shelf, sessions, self._unfilled(), now))
+        return self.fail(job, explain.no_room(job, self._shelf, sessions, self.unfilled, now))
 
     # ---- ends ----------------------------------------------------------------------------
 
@@ -175,9 +253,25 @@ class Jobs:
 
     def remove(self, job: Job) -> None:
         """Take a job off the table; its block, if it has one, lives on."""
+        self._leave(job)
         del self.table[job.number]
+        for nonce in {to.nonce for to in job.waiters}:
+            self._part(nonce, job)
+        if job.writer is not None:
+            self._part(job.writer.nonce, job)
+        if job.draft is not None and job.draft.name is not None:
+            self._drafts.subtract([job.draft.name])
+            if not self._drafts[job.draft.name]:
+                del self._drafts[job.draft.name]
         for alias in job.aliases:
             self._by_alias.pop(alias, None)
+
+    def _part(self, nonce: Nonce, job: Job) -> None:
+        """Forget that a session has to do with a job."""
+        jobs = self._of.get(nonce, {})
+        jobs.pop(job.number, None)
+        if not jobs:
+            self._of.pop(nonce, None)
 
     def merge(self, job: Job, other: Job, now: float) -> list[Effect]:
         """Let those who wait for `job` wait for `other`, which makes the same block."""
@@ -189,14 +283,18 @@ class Jobs:
             self.add_alias(other, alias)
         return []
 
-    def forget(self, leaves: Callable[[Asker], bool]) -> list[Effect]:
-        """Drop the askers that leave; a load that nobody waits for any more is cancelled."""
+    def forget(self, nonce: Nonce, request: int | None = None) -> list[Effect]:
+        """Drop a session's requests, or one; a load that nobody waits for any more is cancelled."""
         effects: list[Effect] = []
-        for job in list(self.table.values()):
-            gone = [to for to in job.waiters if leaves(to)]
+        for job in self.of_session(nonce):
+            mine = [to for to in job.waiters if to.nonce == nonce]
+            gone = [to for to in mine if request in (None, to.request)]
             for to in gone:
                 del job.waiters[to]
-            writer_left = job.writer is not None and leaves(job.writer)
+            writer = job.writer if job.writer and job.writer.nonce == nonce else None
+            writer_left = writer is not None and request in (None, writer.request)
+            if len(gone) == len(mine) and writer is None:
+                self._part(nonce, job)
             if writer_left or (gone and not job.waiters and not job.detached):
                 effects += self.end(job)
         return effects
@@ -216,31 +314,44 @@ class Jobs:
         if block.name is None:
             return []
         alias = name_alias(block.name)
-        effects: list[Effect] = []
-        old = self._shelf.forget_alias(alias)
-        if old is not None:
-            old.name, old.keep = None, False
-            if old.segment in self._shelf.idle:
-                del self._shelf.idle[old.segment]
-                effects += self._holds.rest(old, now)
+        effects = self._displace(alias, now)
         awaited = self.find(alias)
         if awaited is not None:
             return effects + self.finish(awaited, block, now)
         self._shelf.add_alias(block, alias)
         return effects
 
-    def adopt(self, block: Block, now: float) -> None:
-        """Go on with a block that a client was writing when an earlier run ended."""
+    def _displace(self, alias: Hashable, now: float) -> list[Effect]:
+        """Take a name from the block that has it; without it only its users keep it."""
+        old = self._shelf.forget_alias(alias)
+        if old is None:
+            return []
+        old.name, old.keep = None, False
+        if old.segment not in self._shelf.idle:
+            return []
+        del self._shelf.idle[old.segment]
+        return self._holds.rest(old, now)
+
+    def adopt(self, block: Block, now: float) -> list[Effect]:
+        """Go on with a block of an earlier run; of two with one name the later one has it."""
+        if block.state is State.SEALED:
+            displaced = [] if block.name is None else self._displace(name_alias(block.name), now)
+            self._shelf.index(block)
+            return displaced
         job = self.new(Stage.WRITING, block.source, now, [])
-        job.spec, job.size, job.segment = block.spec, block.size, block.segment
-        job.draft = Draft(block.spec, block.size, block.source, block.name, block.keep)
+        job.segment = block.segment
+        self.write(job, Draft(block.spec, block.size, block.source, block.name, block.keep), None)
         block.name, block.job = None, job.number
+        return []
 
     def name_taken(self, name: str) -> bool:
         """Say whether a block has this name, or is being written to have it."""
-        drafts = (job.draft for job in self.table.values())
-        resident = self._shelf.find(name_alias(name)) is not None
-        return resident or any(d is not None and d.name == name for d in drafts)
+        return name in self._drafts or self._shelf.find(name_alias(name)) is not None
+
+
+def unfilled(job: Job) -> int:
+    """Return how many bytes of a job's block the kernel may not have given yet."""
+    return job.size - (job.size * job.done // job.total if job.total else 0)
 
 
 def _may_be_stale(block: Block, now: float) -> bool:

@@ -112,6 +112,7 @@ class Waiter:
     window: bool = False  # the block will be the whole source: rows are cut by the client
     pin: float = 0.0  # seconds to keep it warm after the grant; inf: until evicted
     patience: float = 1.0  # seconds to wait for room; for a name: 0 is not at all
+    progress: bool = False  # tell how far the load is
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,7 @@ class Registry:
         session = self.sessions.get(nonce)
         if session is None:
             return []
-        effects = self.jobs.forget(lambda asker: asker.nonce == nonce)
+        effects = self.jobs.forget(nonce)
         for segment in list(session.holds):
             effects += self.holds.drop(session, segment, now)
         del self.sessions[nonce]
@@ -143,7 +143,7 @@ class Registry:
 
     def cancel(self, nonce: Nonce, request: int, now: float) -> list[Effect]:
         """Nobody waits for this request any more."""
-        gone = self.jobs.forget(lambda asker: (asker.nonce, asker.request) == (nonce, request))
+        gone = self.jobs.forget(nonce, request)
         return gone + self.jobs.pump(now)
 
     def release(self, nonce: Nonce, holds: Iterable[tuple[str, int]], now: float) -> list[Effect]:
@@ -185,13 +185,13 @@ class Registry:
         """Make a block for a client to write."""
         if to.nonce not in self.sessions:
             return [_stranger(to)]
-        begun = next((job for job in self.jobs.table.values() if job.writer == to), None)
+        begun = next((job for job in self.jobs.of_session(to.nonce) if job.writer == to), None)
         if begun is not None:
             return self._writable(begun, now)  # repeated
         if draft.name is not None and not draft.replace and self.jobs.name_taken(draft.name):
             return [Reply(to, explain.name_taken(draft.name))]
         job = self.jobs.new(Stage.QUEUED, draft.source, now, [])
-        job.spec, job.size, job.writer, job.draft = draft.spec, draft.size, to, draft
+        self.jobs.write(job, draft, to)
         return self.jobs.queue(job, patience, now)
 
     def made(self, number: int, now: float) -> list[Effect]:
@@ -199,7 +199,7 @@ class Registry:
         job = self.jobs.table.get(number)
         if job is None or job.stage is not Stage.MAKING:
             return []
-        job.stage = Stage.WRITING
+        self.jobs.enter(job, Stage.WRITING, now)
         return self._writable(job, now)
 
     def seal(self, to: Asker, segment: str, now: float) -> list[Effect]:
@@ -216,7 +216,8 @@ class Registry:
             return [Reply(to, explain.not_creator(segment))]
         if job.stage is not Stage.WRITING:
             return [] if to == job.writer else [Reply(to, explain.sealing(segment))]
-        job.writer, job.stage = to, Stage.SEALING
+        self.jobs.answer_to(job, to)
+        self.jobs.enter(job, Stage.SEALING, now)
         return [Seal(job.number, segment)]
 
     def unsealable(self, number: int, error: ArraydError, now: float) -> list[Effect]:
@@ -226,7 +227,7 @@ class Registry:
             return []
         if job.writer is None:
             return self.failed(number, error, now)
-        job.stage = Stage.WRITING
+        self.jobs.enter(job, Stage.WRITING, now)
         return [Reply(job.writer, error), *self.holds.settle(self.shelf.blocks[job.segment])]
 
     def abort(self, nonce: Nonce, segment: str, now: float) -> list[Effect]:
@@ -261,18 +262,19 @@ class Registry:
         job = self.jobs.table.get(number)
         if job is None:
             return []
-        job.done = min(job.done + rows, job.total)
+        self.jobs.advance(job, rows)
         if now - job.told < PROGRESS_EVERY and job.done < job.total:
             return []
         job.told = now
-        return [Progress(to, job.done, job.total) for to in job.waiters]
+        curious = (to for to, waiter in job.waiters.items() if waiter.progress)
+        return [Progress(to, job.done, job.total) for to in curious]
 
-    def filled(self, number: int, lost: int) -> list[Effect]:
+    def filled(self, number: int, lost: int, now: float) -> list[Effect]:
         """Take note that all parts are written: seal."""
         job = self.jobs.table.get(number)
         if job is None or job.segment is None or job.stage is not Stage.FILLING:
             return []
-        job.stage, job.deadline = Stage.SEALING, math.inf
+        self.jobs.enter(job, Stage.SEALING, now)
         self.shelf.blocks[job.segment].lost = lost
         return [Seal(job.number, job.segment)]
 
@@ -364,28 +366,22 @@ class Registry:
         self.shelf.floor += block.size
         self.counters.adopted += 1
         block.mapped = True
-        if block.state is State.WRITING:
-            self.jobs.adopt(block, now)
-        else:
-            self.shelf.index(block)
-        return [Inspect(block.segment)]
+        return [*self.jobs.adopt(block, now), Inspect(block.segment)]
 
     # ---- time ----------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Effect]:
         """Do what time demands: hung loads, the patience of the queue, lends and pins."""
         effects: list[Effect] = []
-        for job in list(self.jobs.table.values()):
-            if job.stage in (Stage.PROBING, Stage.FILLING) and now >= job.deadline:
-                effects += self.failed(job.number, explain.hung(job, self.jobs.load_timeout), now)
+        for job in self.jobs.overdue(now):
+            effects += self.failed(job.number, explain.hung(job, self.jobs.load_timeout), now)
         effects += self.holds.expire(now) + self.jobs.pump(now)
         # While something may still make room nobody gives up: the next tick is due at once.
         return effects or self.jobs.give_up(now)
 
     def wake_at(self) -> float:
         """When `tick` next has something to do; inf: never."""
-        deadlines = (job.deadline for job in self.jobs.table.values())
-        return min(*deadlines, self.holds.wake_at(), math.inf)
+        return min(self.jobs.wake_at(), self.holds.wake_at())
 
     def _writable(self, job: Job, now: float) -> list[Effect]:
         """Let the writer of a block have it, once its segment is there."""

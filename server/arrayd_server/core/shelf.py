@@ -112,17 +112,25 @@ class Shelf:
             b.size for b in self.blocks.values() if b.state is State.LEAVING and not b.mapped
         )
 
+    def evictable(self, now: float) -> int:
+        """Bytes of the idle blocks that may make room."""
+        return sum(block.size for block in self._dispensable(now))
+
     def victims(self, shortage: int, now: float) -> list[Block]:
-        """Return idle blocks, least recently used first, that cover `shortage`; else none."""
+        """Return idle blocks, least recently used first, that cover `shortage`."""
         chosen: list[Block] = []
-        for segment in self.idle:
+        for block in self._dispensable(now):
             if shortage <= 0:
                 break
+            chosen.append(block)
+            shortage -= block.size
+        return chosen
+
+    def _dispensable(self, now: float) -> Iterator[Block]:
+        for segment in self.idle:
             block = self.blocks[segment]
             if not block.published and block.pinned_until <= now:
-                chosen.append(block)
-                shortage -= block.size
-        return chosen if shortage <= 0 else []
+                yield block
 
     def held(self, now: float) -> Iterator[Block]:
         """Yield the blocks that cannot make room: held, lent, mapped, kept or unfinished."""

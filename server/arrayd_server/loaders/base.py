@@ -31,6 +31,12 @@ from arrayd.source import Source
 PART_BYTES = 32 << 20
 """Aim for the size of a part, in bytes of the file's dtype."""
 
+MAX_PARTS = 10_000
+"""Larger arrays (320 GB) have larger parts: a few bytes must not make a list without end."""
+
+MAX_MEMBERS = 10_000
+"""Arrays of a file that are looked for and described."""
+
 Chunks = Generator[np.ndarray[Any, Any], None, None]
 """What `fill` returns: its reader closes it, and with it the file, when it has enough."""
 
@@ -85,10 +91,16 @@ def storage_shape(shape: tuple[int, ...], order: str) -> tuple[int, ...]:
     return (shape if order == "C" else shape[::-1]) or (1,)
 
 
-def even_parts(rows: int, row_bytes: int, part_bytes: int = PART_BYTES) -> tuple[Part, ...]:
-    """Divide `rows` rows into parts of about `part_bytes` each."""
+def part_size(nbytes: int) -> int:
+    """Return the bytes of a part of an array of `nbytes`; a file can promise any number."""
+    return max(PART_BYTES, nbytes // MAX_PARTS)
+
+
+def even_parts(rows: int, row_bytes: int, part_bytes: int = 0) -> tuple[Part, ...]:
+    """Divide `rows` rows into parts of about `part_bytes` (0: `part_size`) each."""
     if rows == 0 or row_bytes == 0:
         return ()
+    part_bytes = part_bytes or part_size(rows * row_bytes)
     per_part = max(1, part_bytes // row_bytes)
     return tuple(Part(a, min(a + per_part, rows)) for a in range(0, rows, per_part))
 

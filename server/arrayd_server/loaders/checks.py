@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +15,18 @@ from typing import Any
 import numpy as np
 
 from arrayd.errors import AccessDenied, ArraydError, BadFile, SourceNotFound, SpecMismatch
-from arrayd.source import Source
+from arrayd.packing import pack
+from arrayd.source import Source, descr, from_descr
+
+_MAX_DEPTH = 8  # levels of structures in a dtype; each is three in a message
 
 SHOWN = 20
 """Names an error lists before it says how many more there are."""
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
+_NO_MEMORY = re.compile(
+    r"memory allocation failed|(unable|can.?t) (to )?allocate|out of memory", re.IGNORECASE
+)
 
 
 @contextmanager
@@ -30,13 +37,26 @@ def os_errors(path: object) -> Iterator[None]:
     ------
     SourceNotFound, AccessDenied, BadFile
         For what the OSError (of the system or of libhdf5) says.
+    MemoryError
+        It says that there is no memory, which is not the file's fault.
     """
     try:
         yield
     except ArraydError:
         raise  # some of them are OSErrors too, so that users can catch FileNotFoundError
     except OSError as error:
+        blame_memory(error)
         raise _translated(path, error) from None
+
+
+def blame_memory(error: Exception) -> None:
+    """Raise MemoryError for an error of libhdf5 or the system that means it.
+
+    libhdf5 has no code for it that h5py passes on, only the words of its ``H5E_CANTALLOC`` and
+    ``H5E_NOSPACE`` messages.
+    """
+    if getattr(error, "errno", None) == errno.ENOMEM or _NO_MEMORY.search(str(error)):
+        raise MemoryError(str(error)) from None
 
 
 def _translated(path: object, error: OSError) -> ArraydError:
@@ -105,11 +125,30 @@ def check_dtype(source: Source, found: np.dtype[Any]) -> None:
             "in shared memory, and unpickling a file runs its code. Write it again with a "
             "fixed-size type, such as numbers or S10."
         )
+    if not travels(found):
+        raise SpecMismatch(
+            f"{source} holds structures that cannot be described to other processes: fields that "
+            f"overlap or are out of order, names that are no text, more than {_MAX_DEPTH} levels. "
+            "Write it again with a plainer dtype."
+        )
     if source.dtype is not None and source.dtype != found:
         raise SpecMismatch(
             f"{source} holds {found}, not {source.dtype}. dtype= says what is in the file; "
             f"to convert, pass cast={str(source.dtype)!r} instead."
         )
+
+
+def travels(dtype: np.dtype[Any]) -> bool:
+    """Say whether a dtype is the same at the other end of the wire."""
+    try:
+        pack(descr(dtype))
+        return _depth(dtype) <= _MAX_DEPTH and from_descr(descr(dtype)) == dtype
+    except (ValueError, TypeError):
+        return False
+
+
+def _depth(dtype: np.dtype[Any]) -> int:
+    return 1 + max((_depth(dtype[name].base) for name in dtype.names or ()), default=-1)
 
 
 def selected(source: Source, shape: tuple[int, ...]) -> range:

@@ -11,6 +11,7 @@ import math
 import mmap
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -20,12 +21,16 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from arrayd import failpoints
 from arrayd.errors import BadFile, CastError, NoRoom, SourceNotFound
 from arrayd.source import Source
 from arrayd_server.loaders import base, load_format
 from arrayd_server.loaders.base import Chunks, Part, Plan, storage_shape
 from arrayd_server.loaders.cast import cast_chunk
 from arrayd_server.loaders.checks import os_errors
+
+TICK = 20_000_000
+"""Nanoseconds in which two writes may leave one time stamp: two ticks of 10 ms (HZ=100)."""
 
 Array = np.ndarray[Any, Any]
 Cast = tuple[Array, int]
@@ -73,6 +78,32 @@ def identity(path: str) -> tuple[str, int, int, int, int, int]:
     return real, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
+def settled(path: str) -> tuple[str, int, int, int, int, int]:
+    """Return `identity` of a file, after a moment's wait if it was written just now.
+
+    Before 6.13 the kernel stamps files with the time of its last tick, which is up to 10 ms
+    old, and so do many file systems after it: a write in the tick of the write before, that
+    leaves the size, changes nothing that `stat` shows, and a block read in between would pass
+    for the file for ever. This is git's racy index entry (Documentation/technical/racy-git.txt,
+    which compares the entry's time with the index's). Once the tick is over, whatever is
+    written later has a later stamp, and what was written before is read.
+
+    Waited for is once, and no more than `TICK` past the stamp. A stamp a second and more ahead
+    of the clock is no tick: the clock was set back, or the file server's differs. A write
+    replaces it by another.
+
+    Raises
+    ------
+    SourceNotFound, AccessDenied, BadFile
+    """
+    found = identity(path)
+    left = max(found[4:]) + TICK - time.time_ns()
+    if 0 < left < 1_000_000_000 + TICK:
+        time.sleep(left / 1e9)
+        found = identity(path)
+    return found
+
+
 def write_part(
     source: Source,
     plan: Plan,
@@ -114,6 +145,7 @@ def write_part(
                 raise _other_rows(source, part, "more")
             values, count = _cast(source, plan, chunk, position, target.dtype)
             sink.put(position, values)
+            failpoints.hit("worker.chunk")
             position += chunk.size
             changed += count
             on_rows(position // per_row - part.start)
@@ -136,6 +168,7 @@ def _chunks(source: Source, plan: Plan, part: Part, dtype: np.dtype[Any]) -> Chu
     with os_errors(source), closing(fill(source, plan, part)) as chunks:
         for chunk in chunks:
             assert chunk.dtype == plan.dtype
+            failpoints.hit("worker.reading")
             values = chunk.reshape(-1)
             for start in range(0, values.size, size):
                 yield values[start : start + size]
@@ -186,6 +219,7 @@ def _sink(source: Source, plan: Plan, part: Part, target: Target) -> Iterator[_S
 def _reserve(fd: int, source: Source, target: Target, offset: int, length: int) -> None:
     """Have the pages before they are written: a full /dev/shm must not become a SIGBUS."""
     try:
+        failpoints.hit("worker.reserving")
         os.posix_fallocate(fd, offset, length)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

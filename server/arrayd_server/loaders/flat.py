@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from io import FileIO
@@ -38,11 +39,14 @@ def check_size(source: Source, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
     Raises
     ------
     BadFile
-        No array can have this shape: a negative or an absurd length.
+        No array can have this shape: a negative or an absurd length, or too many axes.
     """
-    if min(shape, default=0) < 0 or math.prod(n or 1 for n in shape) * max(dtype.itemsize, 1) >= (
-        1 << 63
-    ):
+    size = math.prod(n or 1 for n in shape) * max(dtype.itemsize, 1)
+    try:
+        np.empty(len(shape) * (0,))  # 32 axes or 64, by the version of numpy
+    except ValueError:
+        size = sys.maxsize
+    if min(shape, default=0) < 0 or size >= sys.maxsize:
         raise BadFile(f"{source}: no array of {dtype} can have the shape {shape}.")
     return math.prod(shape) * dtype.itemsize
 
@@ -54,7 +58,7 @@ def plan(
     *,
     order: str = "C",
     offset: int = 0,
-    part_bytes: int | None = None,
+    part_bytes: int = 0,
 ) -> Plan:
     """Return the plan for ``rows=`` of the array of `shape` whose bytes begin at `offset`.
 
@@ -82,7 +86,7 @@ def plan(
     else:
         detail = (offset, shape[0], dtype.itemsize, rows.start, rows.stop, rows.step)
         hint = partial(_periods_hint, math.prod(shape[1:-1]), len(rows))
-    parts = base.even_parts(storage[0], per_row * dtype.itemsize, part_bytes or base.PART_BYTES)
+    parts = base.even_parts(storage[0], per_row * dtype.itemsize, part_bytes)
     return Plan(result, dtype, order, tuple(map(hint, parts)), detail)
 
 

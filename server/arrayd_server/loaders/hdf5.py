@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,9 +29,11 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.source import Source
+from arrayd.units import format_bytes
 from arrayd_server.loaders import base
 from arrayd_server.loaders.base import Chunks, Member, Part, Plan
 from arrayd_server.loaders.checks import (
+    blame_memory,
     check_dtype,
     check_options,
     listed,
@@ -39,6 +42,7 @@ from arrayd_server.loaders.checks import (
     open_regular,
     selected,
 )
+from arrayd_server.loaders.flat import check_size
 
 BLOCK_BYTES = 1 << 20
 """Aim for one read: libhdf5 takes some 50 µs for each, however small."""
@@ -46,11 +50,11 @@ BLOCK_BYTES = 1 << 20
 LARGE_BYTES = 64 << 20
 """A row larger than this is read in pieces."""
 
+TALL_BYTES = 128 << 20
+"""Of chunks with so many rows that more is held at a time, some are decoded more than once."""
+
 GAP = 16 << 10
 """Bytes of a dataset without chunks that are rather read along than skipped."""
-
-SEARCH_LIMIT = 10_000
-"""Objects of a file that are looked at in search of datasets."""
 
 Array = np.ndarray[Any, Any]
 
@@ -80,8 +84,9 @@ def probe(source: Source) -> Plan:
     if not shape:
         return Plan((), dtype, "C", (Part(0, 1),), (name, shape), name)
     parts: tuple[Part, ...] = ()
+    size = check_size(source, shape, dtype)
     if row_bytes := math.prod(shape[1:]) * dtype.itemsize:
-        unit = _whole(chunks[0], row_bytes, base.PART_BYTES * abs(rows.step))
+        unit = _whole(chunks[0], row_bytes, base.part_size(size) * abs(rows.step))
         parts = tuple(Part(*ends) for ends in aligned(rows, unit))
     return Plan((len(rows), *shape[1:]), dtype, "C", parts, (name, shape), name)
 
@@ -135,6 +140,7 @@ def _opened(source: Source) -> Iterator[Any]:
     except ArraydError:
         raise
     except (RuntimeError, KeyError, ValueError) as error:
+        blame_memory(error)
         raise BadFile(f"{source} cannot be read by libhdf5: {error}.") from None
 
 
@@ -144,14 +150,14 @@ def _canonical(member: str | None) -> str:
 
 
 def _names(group: Any) -> list[str]:
-    """Return the datasets below `group` (links are not followed; `SEARCH_LIMIT` bounds it)."""
+    """Return the datasets below `group` without following links; of `MAX_MEMBERS` objects."""
     found: list[str] = []
     seen = itertools.count(1)
 
     def visit(name: str, thing: Any) -> bool | None:
         if isinstance(thing, h5py.Dataset):
             found.append(name)
-        return True if next(seen) >= SEARCH_LIMIT else None  # True ends the visit
+        return True if next(seen) >= base.MAX_MEMBERS else None  # True ends the visit
 
     group.visititems(visit)
     return found
@@ -160,7 +166,8 @@ def _names(group: Any) -> list[str]:
 def _dataset(source: Source, file: Any, name: str) -> Any:
     try:
         thing = file[name]
-    except (KeyError, ValueError, OSError, RuntimeError):
+    except (KeyError, ValueError, OSError, RuntimeError) as error:
+        blame_memory(error)
         raise _missing(source, file, name) from None
     if isinstance(thing, h5py.Group):
         raise SpecMismatch(
@@ -239,11 +246,15 @@ def aligned(rows: range, unit: int) -> Iterator[tuple[int, int]]:
 
 
 def _blocks(dataset: Any, rows: range) -> Iterator[Array]:
-    """Yield `rows` of the dataset, decoding every chunk they touch once and no other."""
+    """Yield `rows` of the dataset, decoding every chunk they touch once and no other.
+
+    Once, that is, up to `TALL_BYTES`: a worker has no memory for any number of chunks.
+    """
     chunks, shape = _chunks(dataset), dataset.shape
     row_bytes = math.prod(shape[1:]) * dataset.dtype.itemsize
     sparse = abs(rows.step) > chunks[0]  # whole chunk rows may lie between two rows
     unit = chunks[0] if sparse else _whole(chunks[0], row_bytes, BLOCK_BYTES)
+    unit = min(unit, max(1, TALL_BYTES // row_bytes))
     reader = _Reader(dataset)
     for start, stop in aligned(rows, unit):
         first, last = sorted((rows[start], rows[stop - 1]))
@@ -280,5 +291,20 @@ class _Reader:
         if size > self._buffer.size:
             self._buffer = np.empty(size, np.uint8)
         out: Array = self._buffer[:size].view(dtype).reshape(shape)
-        self._dataset.read_direct(out, selection)
+        try:
+            self._dataset.read_direct(out, selection)
+        except OSError:
+            self._blame_chunk()
+            raise
         return out
+
+    def _blame_chunk(self) -> None:
+        """Raise MemoryError where a chunk may be too large for us; libhdf5 does not say why.
+
+        It says ``filter returned failure`` and drops the filter's own error. To decode a chunk
+        takes its size twice (deflate doubles its buffer) and what it was decoded from.
+        """
+        dataset, (limit, _) = self._dataset, resource.getrlimit(resource.RLIMIT_DATA)
+        size = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
+        if 3 * size > limit != resource.RLIM_INFINITY:
+            raise MemoryError(f"a single chunk has {format_bytes(size)}") from None

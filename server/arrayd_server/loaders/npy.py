@@ -76,7 +76,7 @@ def read_header(file: io.RawIOBase | io.BufferedIOBase, where: object) -> Header
         shape, fortran, dtype = _parsed(text)
         if dtype.subdtype is not None:
             raise ValueError(f"the dtype {dtype} has a shape of its own")
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # numpy's parser meets a stranger's bytes: anything can come out
         reason = str(error) or type(error).__name__
@@ -108,6 +108,9 @@ def _parsed(text: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     data = text.encode("ascii", "backslashreplace")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "written by Python 2": of no use to the daemon's log
-        return npformat.read_array_header_2_0(
-            io.BytesIO(struct.pack("<I", len(data)) + data), max_header_size=len(data)
-        )
+        try:
+            return npformat.read_array_header_2_0(
+                io.BytesIO(struct.pack("<I", len(data)) + data), max_header_size=len(data)
+            )
+        except MemoryError:  # of Python's parser, which has a stack of fixed size
+            raise ValueError("a header nested too deeply") from None

@@ -30,7 +30,13 @@ from arrayd.errors import SourceChanged
 from arrayd.source import Source
 from arrayd_server.loaders.base import PART_BYTES, Part, Plan
 from arrayd_server.loaders.checks import selected
-from arrayd_server.loaders.text_open import compressed, open_bytes, open_lines, undecodable
+from arrayd_server.loaders.text_open import (
+    Lines,
+    compressed,
+    open_bytes,
+    open_lines,
+    undecodable,
+)
 from arrayd_server.loaders.text_reader import Array, Reader
 from arrayd_server.loaders.text_scan import (
     Block,
@@ -46,7 +52,8 @@ from arrayd_server.loaders.text_scan import (
 PIECE_BYTES = 256 << 10
 """How much text goes to `numpy.loadtxt` at once; larger pieces are no faster."""
 
-_STEP = 10_000  # rows that numpy counts in one go
+_STEP = 10_000
+"""Rows that numpy counts in one go at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +187,11 @@ def _count(reader: Reader) -> tuple[int, tuple[Block, ...]]:
         if not rows:
             return reader.columns_of_nothing, ()
         columns = reader.check_first(lines.taken, first)
-        while more := reader.count(lines, min(_STEP, limit - rows)):
+        more, step = rows, _STEP
+        while more:
+            step = _next_step(step, more, lines)
+            more = reader.count(lines, min(step, limit - rows))
             rows += more
-            lines.taken.clear()
     return columns, (Block(0, 0, 0, rows),)
 
 
@@ -234,22 +243,29 @@ def _ranged(reader: Reader, block: Block, columns: int) -> Iterator[Array]:
 
 def _streamed(reader: Reader, block: Block, columns: int) -> Iterator[Array]:
     """Yield the rows of a file that only numpy can divide, a bounded number at a time."""
-    step = max(1, PIECE_BYTES // max(1, _row_bytes(reader, columns)))
-    left = block.rows
+    most = max(1, PIECE_BYTES // max(1, _row_bytes(reader, columns)))
+    step, left = 1, block.rows
     with open_lines(reader.path, reader.encoding, reader.skiprows) as lines:
         while left:
             first = lines.number + 1
             try:
-                rows = reader.parse(lines, columns, min(step, left))
+                rows = reader.parse(lines, columns, min(step, most, left))
             except UnicodeDecodeError:
                 raise
             except ValueError:
                 raise reader.blame(lines.taken, first, columns) from None
             if not len(rows):
                 return
-            lines.taken.clear()
+            step = _next_step(most, len(rows), lines)
             left -= len(rows)
             yield rows
+
+
+def _next_step(most: int, rows: int, lines: Lines) -> int:
+    """Forget the lines of the last `rows` rows; return of how many the text is a small piece."""
+    step = PIECE_BYTES * rows // max(lines.size, 1)
+    lines.clear()
+    return max(1, min(step, most))
 
 
 def _checked(reader: Reader, block: Block, chunks: Iterator[Array]) -> Iterator[Array]:

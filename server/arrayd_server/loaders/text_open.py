@@ -10,10 +10,12 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import IO, Any
 
 from arrayd.errors import BadFile
+from arrayd_server.loaders import text_scan
 from arrayd_server.loaders.checks import open_regular, os_errors
 from arrayd_server.loaders.text_scan import LineTooLong, line_ends
 
@@ -28,6 +30,9 @@ _OPENERS: dict[str, Any] = {
 class Lines:
     """Lines on their way into `numpy.loadtxt`, which takes no more of them than it needs.
 
+    Those of one request of numpy's are kept, to tell what is wrong with one. Where that is as
+    much text as no line has (`LINE_BYTES`), a quote is open.
+
     Parameters
     ----------
     lines
@@ -40,13 +45,15 @@ class Lines:
     number
         Of the line that was taken last.
     taken
-        The lines taken since this list was last cleared.
+        The lines taken since `clear`.
+    size
+        Their characters.
     """
 
     def __init__(self, lines: Iterable[str], first: int = 1) -> None:
         self._lines = iter(lines)
         self.number = first - 1
-        self.taken: list[str] = []
+        self.clear()
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -55,7 +62,17 @@ class Lines:
         line = next(self._lines)
         self.number += 1
         self.taken.append(line)
+        self.size += len(line)
+        if self.size > text_scan.LINE_BYTES:
+            raise LineTooLong(
+                f"no end of the row in {self.size} characters up to line {self.number}"
+            )
         return line
+
+    def clear(self) -> None:
+        """Forget the lines that were taken."""
+        self.taken: list[str] = []
+        self.size = 0
 
 
 def compressed(path: str) -> bool:
@@ -91,10 +108,10 @@ def open_lines(path: str, encoding: str, skip: int) -> Iterator[Lines]:
         As `open_bytes`; or the text is not of `encoding`.
     """
     with open_bytes(path) as file, io.TextIOWrapper(_buffered(file), encoding) as text:
-        lines = Lines(text)
+        lines = Lines(iter(partial(text.readline, text_scan.LINE_BYTES + 1), ""))
         try:
             for _ in islice(lines, skip):
-                lines.taken.clear()
+                lines.clear()
             yield lines
         except UnicodeDecodeError as error:
             # The file is decoded by the block: this one begins within the line after the last.

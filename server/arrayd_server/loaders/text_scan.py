@@ -26,8 +26,8 @@ import numpy.typing as npt
 BLOCK_BYTES = 512 << 10
 """How much of the file is looked at in one go; parts begin and end with a block."""
 
-LINE_BYTES = 256 << 20
-"""A longer line is taken for a sign that the file is no text."""
+LINE_BYTES = 32 << 20
+"""A longer line is a sign that the file is no text: a million columns of `numpy.savetxt` fit."""
 
 _DATA, _SPACE, _BLANK, _UNSURE = range(4)
 _NEWLINE, _RETURN = b"\n\r"

@@ -1,0 +1,112 @@
+"""What a session takes from the system, proven before libzmq takes it.
+
+libzmq aborts the whole program where it cannot have a descriptor or a thread, and where
+somebody closes its descriptors. So we look first, and raise what can be caught.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+
+from arrayd.errors import NoRoom
+
+DESCRIPTORS = 16
+"""Descriptors that must be free for a session: it takes 11, other threads a few meanwhile."""
+
+THREADS = 3
+"""Threads that a session starts: two of libzmq's, and the keeper."""
+
+
+def need_descriptors(count: int) -> None:
+    """Raise unless so many descriptors are free.
+
+    Raises
+    ------
+    NoRoom
+        They are not.
+    """
+    taken: list[int] = []
+    try:
+        taken.append(os.memfd_create("arrayd", os.MFD_CLOEXEC))
+        while len(taken) < count:
+            taken.append(os.dup(taken[0]))
+    except OSError as error:
+        raise NoRoom(f"No session with the daemon: {no_descriptors(error)}") from None
+    finally:
+        for fd in taken:
+            os.close(fd)
+
+
+def no_descriptors(error: OSError) -> str:
+    """Return what to say and do when a descriptor cannot be had."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        f"descriptors are used up ({error.strerror}; {_open_descriptors()} are open in this "
+        f"process, of at most {soft}). Close files, or raise the limit: `ulimit -n {hard}`."
+    )
+
+
+def _open_descriptors() -> int | str:
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:  # that takes a descriptor, too
+        return "all"
+
+
+def need_threads(count: int) -> None:
+    """Raise unless so many threads can be started.
+
+    Raises
+    ------
+    NoRoom
+        They cannot.
+    """
+    done = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(count):
+            started.append(threading.Thread(target=done.wait, daemon=True))
+            started[-1].start()
+    except RuntimeError as error:
+        started.pop()
+        raise NoRoom(
+            f"No session with the daemon: this process cannot have {count} more threads "
+            f"({error}). Look at its limits of memory and tasks: `ulimit -v`, `ulimit -u`, "
+            "and pids.max of its cgroup."
+        ) from None
+    finally:
+        done.set()
+        for thread in started:
+            thread.join()
+
+
+class Canary:
+    """A descriptor that shows, by being gone, that somebody has closed them all.
+
+    Programs that become daemons do so (``os.closerange``), with no word to those whose
+    descriptors they were. A number that is used again is another file: the canary's own has
+    an inode that nothing else has.
+    """
+
+    def __init__(self) -> None:
+        self._fd = os.memfd_create("arrayd-canary", os.MFD_CLOEXEC)
+        self._inode = self._identity()
+
+    def lives(self) -> bool:
+        """Say whether our descriptors are still ours."""
+        return self._fd >= 0 and self._identity() == self._inode
+
+    def close(self) -> None:
+        """Close it, if it is still ours to close."""
+        if self.lives():
+            os.close(self._fd)
+        self._fd = -1
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            info = os.fstat(self._fd)
+        except OSError:
+            return None
+        return info.st_dev, info.st_ino

@@ -1,0 +1,76 @@
+"""A request on its way, and the thread that waits for its answers."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from arrayd import protocol
+
+Answer = Mapping[str, Any]
+
+
+class OutOfTime(Exception):
+    """The deadline of a request has come."""
+
+
+@dataclass
+class Call:
+    """What the requests of one call have in common.
+
+    Parameters
+    ----------
+    revives
+        It may have a daemon started.
+    reports
+        Progress that was not told yet: item, rows done, rows in all.
+    woken
+        Wakes the thread that made the call.
+    """
+
+    revives: bool = False
+    reports: deque[tuple[int, int, int]] = field(default_factory=deque)
+    woken: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(eq=False)
+class Waiter:
+    """One request and the answers that have come.
+
+    Parameters
+    ----------
+    call
+        The call that it is a part of.
+    first
+        Which item of the call is its first.
+    count
+        Answers that it gets.
+    """
+
+    call: Call
+    number: int
+    frame: bytes
+    first: int
+    count: int
+    answers: dict[int, Answer] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        """All answers are there."""
+        return len(self.answers) >= self.count
+
+
+def requests(
+    nonce: bytes, numbers: Iterator[int], call: Call, op: str, count: int, fields: dict[str, Any]
+) -> Iterator[Waiter]:
+    """Make a request of a call, or several of one with many items."""
+    items = fields.get("items")
+    for first in range(0, count, protocol.MAX_ITEMS):
+        number, last = next(numbers), min(first + protocol.MAX_ITEMS, count)
+        if items is not None:
+            fields["items"] = items[first:last]
+        frame = protocol.request(nonce, number, op, **fields)
+        yield Waiter(call, number, frame, first, last - first)

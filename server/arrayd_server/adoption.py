@@ -1,0 +1,132 @@
+"""What an earlier run of the scope left: find its segments, and tell them from forgeries.
+
+What is not read (no descriptor, no permission) is left alone, for the next start; what is read
+and is no segment is removed, if it is a file of this user. A directory is left where it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from arrayd import failpoints, layout
+from arrayd_server.segments import Segments
+
+log = logging.getLogger(__name__)
+
+_MAX_META = 1 << 20
+"""Bytes of metadata that are read: a structured dtype with thousands of fields needs 100 KiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A segment that an earlier run left."""
+
+    name: str
+    inode: int
+    size: int
+    data_bytes: int
+    sealed: bool
+    meta: dict[str, Any]
+
+
+def scan(segments: Segments) -> Iterator[Found]:
+    """Yield the segments of the scope that an earlier run left; remove what is none.
+
+    In the order in which they were made, which is that of the inodes of a tmpfs: of two
+    that claim one published name, the later has it.
+    """
+    names: set[str] = set()
+    for directory in (layout.SHM, segments.directory):
+        names |= {name for name in os.listdir(directory) if name.startswith(segments.family)}
+    found = [one for name in sorted(names) if (one := _examine(segments, name)) is not None]
+    for one in sorted(found, key=lambda one: one.inode):
+        segments.adopt(one.name, one.inode)
+        yield one
+
+
+def _examine(segments: Segments, name: str) -> Found | None:
+    """Return the segment of a name, by whichever of its links is whole."""
+    for path in (segments.path(name), segments.public(name)):
+        try:
+            return _read(path, name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            log.warning("%s is left alone: %s", path, error.strerror)
+            return None
+        except layout.NotASegment as error:
+            _discard(path, error)
+    return None
+
+
+def _read(path: str, name: str) -> Found:
+    """Return the segment that a file is.
+
+    Raises
+    ------
+    NotASegment
+        It is none, or of another name.
+    OSError
+        It cannot be read.
+    """
+    info = os.lstat(path)
+    ours = info.st_uid == os.geteuid() and stat.S_IMODE(info.st_mode) == 0o600
+    if not (ours and stat.S_ISREG(info.st_mode)):
+        raise layout.NotASegment("it is not a regular file of ours with mode 0600")
+    if info.st_blocks * 512 < info.st_size:
+        raise layout.NotASegment("it has holes: its pages were never reserved")
+    failpoints.hit("daemon.examining")
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        footer = read_footer(fd, info.st_size)
+        if footer.name != name:
+            raise layout.NotASegment(f"it says that it is {footer.name!r}")
+        if footer.meta_bytes > _MAX_META:
+            raise layout.NotASegment(f"{footer.meta_bytes} bytes of metadata")
+        raw = os.pread(fd, footer.meta_bytes, footer.meta_offset)
+    finally:
+        os.close(fd)
+    meta = _unpacked(footer, raw)
+    return Found(name, info.st_ino, info.st_size, footer.data_bytes, footer.sealed, meta)
+
+
+def _unpacked(footer: layout.Footer, raw: bytes) -> dict[str, Any]:
+    try:
+        return layout.unpack_meta(footer, raw)
+    except layout.NotASegment:
+        raise
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise layout.NotASegment(f"its metadata is no msgpack: {error}") from None
+
+
+def read_footer(fd: int, size: int) -> layout.Footer:
+    """Return the footer of an open segment of `size` bytes.
+
+    Raises
+    ------
+    NotASegment
+        There is none, or it describes another size.
+    """
+    if size < layout.FOOTER_BYTES or size % layout.PAGE:
+        raise layout.NotASegment(f"{size} bytes are no segment")
+    footer = layout.unpack_footer(os.pread(fd, layout.FOOTER_BYTES, size - layout.FOOTER_BYTES))
+    end = footer.meta_offset + footer.meta_bytes
+    if footer.data_bytes > footer.meta_offset or end > size - layout.FOOTER_BYTES:
+        raise layout.NotASegment("the footer describes more than the file holds")
+    return footer
+
+
+def _discard(path: str, why: Exception) -> None:
+    """Remove what is no segment; never touch somebody else's file."""
+    with contextlib.suppress(OSError):
+        if os.lstat(path).st_uid == os.geteuid():
+            os.unlink(path)
+            log.warning("%s is no segment (%s): removed", path, why)

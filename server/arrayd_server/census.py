@@ -1,0 +1,64 @@
+"""Which segments processes have open or mapped, by /proc: where no lease can be had.
+
+A lease needs a descriptor, and a file whose every name somebody removed can be opened by
+nobody. Reading /proc costs milliseconds, and shows the processes of this user (and of this
+PID namespace) only; so it is the last resort.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from arrayd import layout
+
+MAX_AGE = 0.5
+"""Seconds for which a census answers: thousands of segments may be asked about at once."""
+
+_NAME = re.compile(rf"(?m)/({layout.PREFIX}[0-9a-f]+-[0-9a-f]+-[0-9]+)(?: \(deleted\))?$")
+_PROC = Path("/proc")
+
+
+class Census:
+    """What other processes use, as of a moment ago."""
+
+    def __init__(self) -> None:
+        self._names: frozenset[str] = frozenset()
+        self._until = 0.0
+
+    def uses(self, segment: str) -> bool:
+        """Say whether another process has a segment open or mapped.
+
+        Raises
+        ------
+        OSError
+            /proc cannot be read: descriptors are exhausted.
+        """
+        if time.monotonic() >= self._until:
+            others = (process for process in _processes() if process.name != str(os.getpid()))
+            self._names = frozenset(name for process in others for name in segments(process))
+            self._until = time.monotonic() + MAX_AGE
+        return segment in self._names
+
+
+def users(segment: str) -> list[Path]:
+    """Return the processes, as ``/proc/PID``, that have a segment open or mapped."""
+    return [process for process in _processes() if segment in segments(process)]
+
+
+def segments(process: Path) -> set[str]:
+    """Return the names of the segments that a process has open or mapped; none if it is gone."""
+    # The links in fd/ are read and not followed: a file behind them may be on a dead NFS.
+    try:
+        text = [(process / "maps").read_bytes().decode(errors="replace")]
+        text += [os.readlink(entry.path) for entry in os.scandir(process / "fd")]
+    except (FileNotFoundError, PermissionError, ProcessLookupError):
+        return set()
+    return {name for words in text for name in _NAME.findall(words)}
+
+
+def _processes() -> Iterator[Path]:
+    return _PROC.glob("[0-9]*")

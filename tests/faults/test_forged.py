@@ -1,0 +1,269 @@
+"""Forged and damaged segments under our prefix: none is adopted that would lie to a client."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from arrayd import layout
+from arrayd.source import from_descr
+from arrayd_server import adoption, describe, leases
+from arrayd_server.core.records import Block
+from arrayd_server.core.registry import Registry
+from arrayd_server.scope import Scope
+from arrayd_server.segments import Segments
+from tests.faults.forgery import HONEST, PLAN, SPEC, Image
+from tests.faults.grounds import MIB
+
+
+def taken(path: str) -> list[Block]:
+    """Return the blocks that a daemon of a scope would adopt, through all it does to adopt."""
+    blocks = []
+    with Scope(f"ipc://{path}/sock") as scope:
+        segments = Segments(scope)
+        registry = Registry(scope.prefix, 1 << 30)
+        for found in adoption.scan(segments):
+            try:
+                block = describe.adopted(found, registry.shelf.new_number(), 0.0)
+            except ValueError:
+                segments.discard(found.name)
+                continue
+            registry.adopt(block, 0.0)
+            registry.tested(block.segment, mapped=False, now=0.0)
+            registry.check()
+            blocks.append(block)
+        for block in blocks:
+            segments.discard(block.segment)
+    return blocks
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Iterator[str]:
+    """Give the beginning of the names of a scope's segments; all are gone in the end."""
+    leases.ignore_sigio()
+    scope = Scope(f"ipc://{tmp_path}/sock")
+    yield scope.family
+    left = [name for name in os.listdir("/dev/shm") if name.startswith(scope.family)]
+    for name in left:
+        os.unlink(f"/dev/shm/{name}")
+    shutil.rmtree(scope.directory, ignore_errors=True)
+    assert left == []
+
+
+def changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """Return honest metadata with another value somewhere."""
+    meta: dict[str, Any] = msgpack.unpackb(layout.pack_meta(describe.metadata(HONEST)))
+    place = meta
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return meta
+
+
+def test_an_honest_one_is_taken(family: str, tmp_path: Path) -> None:
+    """The forger's tools make what is adopted, if nothing is forged."""
+    Image(f"{family}00000000-1").write(f"/dev/shm/{family}00000000-1")
+    (block,) = taken(str(tmp_path))
+    assert (block.spec, block.source) == (SPEC, HONEST.source)
+    assert block.aliases == HONEST.aliases
+
+
+def nested(levels: int) -> list[Any]:
+    """Return lists in lists."""
+    return [nested(levels - 1)] if levels else []
+
+
+LIES: dict[str, tuple[tuple[str, ...], Any]] = {
+    "negative dimension": (("spec", "shape"), [-125]),
+    "two negatives": (("spec", "shape"), [-5, -25]),
+    "another shape": (("spec", "shape"), [126]),
+    "huge shape": (("spec", "shape"), [2**63, 2**63]),
+    "a million dimensions": (("spec", "shape"), [1] * 1000),
+    "shape of floats": (("spec", "shape"), [125.0]),
+    "shape of flags": (("spec", "shape"), [125, True]),
+    "shape of text": (("spec", "shape"), "125"),
+    "itemsize too small": (("spec", "itemsize"), 4),
+    "wider dtype": (("spec", "descr"), "<c16"),
+    "objects": (("spec", "descr"), "|O"),
+    "no dtype": (("spec", "descr"), "hello"),
+    "dtype of nothing": (("spec", "descr"), [["x", []]]),
+    "no order": (("spec", "order"), "K"),
+    "unknown field": (("spec", "colour"), 1),
+    "alias that is a number": (("aliases",), [1 << 40]),
+    "alias that is text": (("aliases",), ["k"]),
+    "aliases that are a number": (("aliases",), 5),
+    "nine aliases": (("aliases",), [bytes([n]) * 16 for n in range(9)]),
+    "name of a file's block": (("name",), "N"),
+    "published file": (("published",), True),
+    "kept file": (("keep",), True),
+    "flag that is a number": (("published",), 0),
+    "negative loss": (("lost",), -1),
+    "no source": (("origin", "source"), {}),
+    "deep source": (("origin", "source", "options"), [["a", nested(495)]]),
+    "words that are none": (("origin", "words"), 5),
+    "stat of text": (("origin", "stat"), "12345"),
+    "an addition": (("more",), 1),
+    "a time stamp": (("name",), msgpack.Timestamp(1)),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lie_in_the_metadata(family: str, tmp_path: Path, lie: str) -> None:
+    """Checksums and sizes are right, one value is not: removed."""
+    path, value = LIES[lie]
+    Image(f"{family}00000000-1", changed(path, value)).write(f"/dev/shm/{family}00000000-1")
+    assert taken(str(tmp_path)) == []
+
+
+def deep(levels: int) -> bytes:
+    """Return msgpack of a map that holds lists nested so deeply."""
+    head: bytes = msgpack.packb({"spec": 0})[:-1]
+    return head + b"\x91" * levels + b"\xc0"
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image("N", says="arrayd-other-1"),
+        Image("N", raw=b"\xc1"),
+        Image("N", raw=b"\x81"),
+        Image("N", raw=b""),
+        Image("N", raw=b"\x90"),
+        Image("N", raw=deep(300)),
+        Image("N", raw=deep(2000)),
+        Image("N", raw=b"\xdf\xff\xff\xff\xff"),
+        Image("N", crc=1),
+        Image("N", data_bytes=SPEC.nbytes + 8),
+        Image("N", data_bytes=1 << 63),
+        Image("N", meta_bytes=1 << 63, crc=0),
+        Image("N", meta_offset=PLAN.meta_offset + layout.PAGE, size=PLAN.size + layout.PAGE),
+        Image("N", size=PLAN.size + layout.PAGE),
+        Image("N", size=PLAN.size + 5),
+        Image("N", sealed=False, data_bytes=0),
+        Image("N", raw=bytes(3 * MIB), meta_offset=4096, size=4 * MIB),
+    ],
+    ids=itertools.count(),
+)
+def test_a_damaged_end(family: str, tmp_path: Path, image: Image) -> None:
+    """Names, sizes, checksums and msgpack that are not as they should be: removed."""
+    name = f"{family}00000000-1"
+    replace(image, name=name).write(f"/dev/shm/{name}")
+    assert taken(str(tmp_path)) == []
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=True)
+    | st.text(max_size=8)
+    | st.binary(max_size=20)
+    | st.sampled_from(["<f8", "|O", "C", "F", "/data/x.npy", "name"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["shape", "descr", "path", "name"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+PLACES = [
+    ("spec",),
+    ("origin",),
+    *((key,) for key in ("aliases", "name", "published", "keep", "lost")),
+    *(("spec", key) for key in ("shape", "descr", "order", "itemsize")),
+    *(("origin", key) for key in ("source", "words", "stat")),
+    *(("origin", "source", key) for key in ("path", "member", "name", "dtype", "rows", "options")),
+]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.sampled_from(PLACES), VALUES), min_size=1, max_size=2), st.booleans())
+def test_whatever_the_metadata_say(lies: list[tuple[tuple[str, ...], Any]], sealed: bool) -> None:
+    """What is adopted has just the bytes that its shape and dtype need, and reads as it was."""
+    meta: Any = changed(("lost",), 0)
+    for path, value in lies:
+        try:
+            place = meta
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = value
+        except (TypeError, KeyError, IndexError):
+            continue
+    found = adoption.Found("N", 5, PLAN.size, SPEC.nbytes, sealed, meta)
+    try:
+        block = describe.adopted(found, 1, 0.0)
+    except ValueError:
+        return
+    dtype = from_descr(block.spec.descr)
+    flat = np.zeros(SPEC.nbytes, "u1")
+    shown = np.ndarray(block.spec.shape, dtype, flat, order="C" if block.spec.order == "C" else "F")
+    assert shown.nbytes == SPEC.nbytes
+    assert layout.pack_meta(describe.metadata(block)) == layout.pack_meta(meta)
+    registry = Registry("p", 1 << 30)
+    registry.adopt(block, 0.0)
+    registry.tested("N", mapped=False, now=0.0)
+
+
+def test_all_kinds_of_files(family: str, tmp_path: Path) -> None:
+    """Links, pipes, sockets, directories and strangers' files: never followed, never adopted."""
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    names = (f"/dev/shm/{family}00000000-{n}" for n in itertools.count(1))
+    ours = [next(names) for _ in range(6)]
+    os.symlink(target, ours[0])
+    os.symlink("nowhere", ours[1])
+    os.mkfifo(ours[2], 0o600)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(ours[3])
+    Image(os.path.basename(ours[4])).write(ours[4])
+    os.chmod(ours[4], 0o640)
+    Path(ours[5]).touch(0o600)
+    directory = next(names)
+    os.mkdir(directory)
+    Path(directory, "file").touch()
+    stranger = next(names)
+    Image(os.path.basename(stranger)).write(stranger)
+    if os.geteuid() == 0:
+        os.chown(stranger, 12345, -1)
+    other = f"/dev/shm/{family[:-1]}0-00000000-1"  # another scope's, by one digit
+    Image(os.path.basename(other)).write(other)
+    try:
+        assert len(taken(str(tmp_path))) == (0 if os.geteuid() == 0 else 1)
+        assert [name for name in ours if os.path.lexists(name)] == []
+        assert os.listdir(directory) == ["file"]
+        assert os.path.exists(stranger) == (os.geteuid() == 0)
+        assert os.path.exists(other)
+        assert target.read_text() == "precious"
+    finally:
+        shutil.rmtree(directory)
+        os.unlink(other)
+        if os.path.exists(stranger):
+            os.unlink(stranger)
+
+
+def test_what_cannot_be_read_is_left(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of descriptors, or of memory: nothing is known, so nothing is removed."""
+    name = f"{family}00000000-1"
+    Image(name).write(f"/dev/shm/{name}")
+
+    def fails(*args: object) -> bytes:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adoption, "read_footer", fails)
+        assert taken(str(tmp_path)) == []
+    assert len(taken(str(tmp_path))) == 1
