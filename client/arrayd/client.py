@@ -32,7 +32,6 @@ from arrayd.waiter import Answer
 from arrayd.wish import SourceLike, Wish, cut
 
 _TRIES = 5  # times that a block may vanish, or a file change, between two looks at it
-_OTHER_FILE = (SourceNotFound, SourceChanged)  # for the daemon than for us, when we looked
 
 
 class Client(Session):
@@ -278,7 +277,7 @@ class Client(Session):
         """Ask for the wishes; again for files that change between our look and the daemon's."""
         results = self._fetch(wishes, mode, pin, deadline, report)
         for _ in range(_TRIES):
-            failed = [i for i, one in enumerate(results) if isinstance(one, _OTHER_FILE)]
+            failed = [i for i, one in enumerate(results) if _is_other_file(one)]
             changed = {i: wish for i in failed if (wish := wishes[i].anew()) != wishes[i]}
             if not changed:
                 break
@@ -346,6 +345,13 @@ class Client(Session):
 def _segment(shared: SharedArray) -> str:
     assert shared._mapping is not None
     return shared._mapping.segment
+
+
+def _is_other_file(result: SharedArray | ArraydError) -> bool:
+    """Say whether the daemon saw another file than we, and so read nothing."""
+    if isinstance(result, SourceChanged):
+        return result.details.get("read") is False
+    return isinstance(result, SourceNotFound)
 
 
 def _bare(error: ArraydError) -> ArraydError:

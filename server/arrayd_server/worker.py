@@ -232,7 +232,8 @@ def _same_file(source: Source, identity: tuple[Any, ...], stat: list[int]) -> No
     if seen == stat:
         return
     if seen[:2] == stat[:2]:
-        raise SourceChanged(f"{source.path} changed while it was asked for. Ask again.")
+        message = f"{source.path} changed while it was asked for. Ask again."
+        raise SourceChanged(message, read=False)
     raise SourceNotFound(
         f"{source.path} is another file for the daemon (inode {seen[1]}) than for you (inode "
         f"{stat[1]}): you are in different mount namespaces (a container, PrivateTmp=), or "

@@ -277,11 +277,13 @@ def test_wherever_it_was_stopped(
     path = tmp_path / "slow.txt"
     path.write_bytes(slow_file.read_bytes())
     one = puppets(daemon)
-    one.send(f"a = arrayd.get({str(path)!r}, quotechar=chr(34)); [len(a), float(a[:, 1].sum())]")
+    code = f"a = arrayd.get({str(path)!r}, quotechar=chr(34)); [len(a), float(a[:, 1].sum())]"
+    one.send(code)
     with frozen_load(daemon, client):
         change(path, lambda other, value: other.write_text("2 2 2\n" * SLOW_ROWS))
         values = np.loadtxt(path, usecols=1)
     assert outcome(one) in (None, [len(values), values.sum()])
     assert client.status().counters["failures"] >= 1
+    assert one(code) == [len(values), values.sum()]
     one(f"a = None; arrayd.evict({str(path)!r})")
     leaves_nothing_behind(client)

@@ -31,12 +31,12 @@ def start_on(daemon: Daemon, forge: Callable[[str], None]) -> float:
 
 
 def test_thousands(daemon: Daemon, client: arrayd.Client, tmp_path: Path) -> None:
-    """3,000 forgeries of five kinds: the start takes seconds, and the real block is there."""
+    """2,000 forgeries of five kinds: the start takes seconds, and the real block is there."""
     save(tmp_path / "x.npy", np.arange(100.0))
     mine = client.get(tmp_path / "x.npy")
 
     def forge(family: str) -> None:
-        for number in range(0, 3000, 5):
+        for number in range(0, 2000, 5):
             image = Image(f"{family}00000000-{number}")
             path = f"/dev/shm/{image.name}"
             image.write(path, sparse=True)

@@ -38,10 +38,8 @@ MOMENTS = pytest.mark.parametrize(
     [
         ("daemon.probed", LOAD),
         ("daemon.filled", LOAD),
-        ("daemon.half_written", LOAD),
         ("daemon.reserving", PUT),
         ("daemon.sealing", PUT),
-        ("daemon.granting", PUT),
     ],
 )
 
@@ -118,7 +116,7 @@ def test_the_daemon_is_told_to_end(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("point", ["daemon.reserving", "daemon.probed", "worker.reserving"])
+@pytest.mark.parametrize("point", ["daemon.reserving", "worker.reserving"])
 def test_an_end_leaves_nothing(
     watched: Daemon, puppets: Stage, points: Path, path: Path, point: str, number: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -53,6 +54,13 @@ def user(watched: Daemon) -> Iterator[arrayd.Client]:
         yield client
 
 
+@pytest.fixture
+def other(daemon: Daemon) -> Iterator[arrayd.Client]:
+    """Give one more session, with holds and mappings of its own."""
+    with arrayd.connect(daemon.endpoint) as client:
+        yield client
+
+
 def links(daemon: Daemon, segment: str, which: str = "both") -> list[str]:
     """Return the names of a segment."""
     public, spare = f"/dev/shm/{segment}", f"{Scope(daemon.endpoint).directory}/{segment}"
@@ -74,15 +82,14 @@ def has_room(client: arrayd.Client) -> bool:
 
 @WHICH
 def test_a_held_block(
-    daemon: Daemon, client: arrayd.Client, puppets: Stage, path: Path, which: str
+    daemon: Daemon, client: arrayd.Client, other: arrayd.Client, path: Path, which: str
 ) -> None:
     """Holders read on; the next has the same block back, or loads it anew; all is charged."""
     mine = client.get(path)
     name, size = block_of(mine).name, only_block(client).size
     inode = remove(daemon, name, which)
-    one = puppets(daemon)
-    assert one(f"a = arrayd.get({str(path)!r}); float(a.sum())") == TOTAL
-    assert mine.sum() == TOTAL
+    theirs = other.get(path)
+    assert theirs.sum() == mine.sum() == TOTAL
     blocks = {b.segment: b.state for b in client.status().blocks}
     if which == "both":
         assert blocks.pop(name) == "leaving"
@@ -100,7 +107,8 @@ def test_a_held_block(
             "both names are back",
         )
         del mine
-    one.end()
+    del theirs
+    wait_until(lambda: only_block(client).state == "idle", "nobody has it")
     assert client.evict(path)["blocks"] == 1
     wait_until(lambda: has_room(client), "nothing is charged")
 
@@ -134,7 +142,7 @@ def test_a_kept_block(daemon: Daemon, client: arrayd.Client, which: str) -> None
     wait_until(lambda: has_room(client), "nothing is charged")
 
 
-@WHICH
+@pytest.mark.parametrize("which", ["public", "both"])
 def test_a_lent_block(
     daemon: Daemon, client: arrayd.Client, puppets: Stage, path: Path, which: str
 ) -> None:
@@ -154,24 +162,25 @@ def test_a_lent_block(
 
 @WHICH
 def test_a_block_that_is_written(
-    daemon: Daemon, client: arrayd.Client, puppets: Stage, which: str
+    daemon: Daemon, client: arrayd.Client, other: arrayd.Client, which: str
 ) -> None:
     """Its writer writes on; the seal links it back, or says that it is gone."""
-    one = puppets(daemon)
-    one("context = arrayd.create(1000, name='N'); out = context.__enter__()")
+    context = client.create(1000, name="N")
+    out = context.__enter__()
     name, size = only_block(client).segment, only_block(client).size
     remove(daemon, name, which)
-    one("out[:] = np.arange(1000.)")
+    out[:] = np.arange(1000.0)
     if which == "both":
         with pytest.raises(arrayd.NoSuchBlock, match=r"removed|gone"):
-            one("context.__exit__(None, None, None)")
-        assert one("float(out.sum())") == TOTAL
+            context.__exit__(None, None, None)
+        assert out.sum() == TOTAL
         assert client.status().charged == size
-        assert client.put(np.ones(3), name="N").sum() == 3
+        assert other.put(np.ones(3), name="N").sum() == 3
     else:
-        one("context.__exit__(None, None, None)")
-        assert client.get("name:N").sum() == TOTAL
-    one("del out, context")
+        context.__exit__(None, None, None)
+        assert other.get("name:N").sum() == TOTAL
+    del out, context
+    gc.collect()
     wait_until(lambda: is_empty(client) and has_room(client), "nothing is left")
 
 
@@ -204,7 +213,7 @@ def test_a_block_that_is_loaded(
     assert all(map(os.path.exists, links(watched, only_block(user).segment)))
 
 
-@WHICH
+@pytest.mark.parametrize("which", ["public", "both"])
 def test_a_block_at_its_seal(
     watched: Daemon, user: arrayd.Client, puppets: Stage, points: Path, which: str
 ) -> None:
@@ -264,7 +273,7 @@ def test_everything_of_an_idle_daemon(daemon: Daemon, path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["link", "file", "copy", "directory"])
 def test_a_name_that_is_replaced(
-    daemon: Daemon, client: arrayd.Client, puppets: Stage, path: Path, tmp_path: Path, what: str
+    client: arrayd.Client, other: arrayd.Client, path: Path, what: str
 ) -> None:
     """Something else of ours under a public name: it gives way, or the block is loaded anew."""
     mine = client.get(path)
@@ -280,36 +289,32 @@ def test_a_name_that_is_replaced(
     else:
         public.write_bytes(b"no segment" if what == "file" else content)
         public.chmod(0o600)
-    one = puppets(daemon)
+    theirs = None
     try:
-        assert one(f"a = arrayd.get({str(path)!r}); float(a.sum())") == TOTAL
-        assert one("a.block.name") == name
+        theirs = other.get(path)
+        assert theirs.sum() == TOTAL
+        assert block_of(theirs).name == name
     except arrayd.ArraydError as error:
         assert what == "directory", error
         assert name in str(error)
     finally:
         if what == "directory":
             public.rmdir()
-    assert one(f"a = arrayd.get({str(path)!r}); float(a.sum())") == TOTAL
-    assert mine.sum() == TOTAL
-    one("del a")
-    del mine
+    theirs = other.get(path)
+    assert theirs.sum() == mine.sum() == TOTAL
+    del mine, theirs
 
 
-def test_a_writers_name_that_is_replaced(
-    daemon: Daemon, client: arrayd.Client, puppets: Stage
-) -> None:
+def test_a_writers_name_that_is_replaced(client: arrayd.Client, other: arrayd.Client) -> None:
     """A copy under the name of a block that is written: the real one is sealed and shown."""
-    one = puppets(daemon)
-    one("context = arrayd.create(1000, name='N'); out = context.__enter__()")
-    public = Path("/dev/shm", only_block(client).segment)
-    copy = public.read_bytes()
-    public.unlink()
-    public.write_bytes(copy)
-    one("out[:] = np.arange(1000.); context.__exit__(None, None, None)")
-    assert one("float(out.sum())") == TOTAL
-    assert client.get("name:N").sum() == TOTAL
-    one("del out, context")
+    with client.create(1000, name="N") as out:
+        public = Path("/dev/shm", only_block(client).segment)
+        copy = public.read_bytes()
+        public.unlink()
+        public.write_bytes(copy)
+        out[:] = np.arange(1000.0)
+    assert out.sum() == other.get("name:N").sum() == TOTAL
+    del out
 
 
 @pytest.mark.parametrize("what", ["chmod", "link", "stranger"])
