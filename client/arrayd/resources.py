@@ -71,15 +71,20 @@ def need_threads(count: int) -> None:
             started[-1].start()
     except RuntimeError as error:
         started.pop()
-        raise NoRoom(
-            f"No session with the daemon: this process cannot have {count} more threads "
-            f"({error}). Look at its limits of memory and tasks: `ulimit -v`, `ulimit -u`, "
-            "and pids.max of its cgroup."
-        ) from None
+        raise no_threads(count, error) from None
     finally:
         done.set()
         for thread in started:
             thread.join()
+
+
+def no_threads(count: int, error: RuntimeError) -> NoRoom:
+    """Return the error for so many threads that cannot be had."""
+    return NoRoom(
+        f"No session with the daemon: this process cannot have {count} more threads "
+        f"({error}). Look at its limits of memory and tasks: `ulimit -v`, `ulimit -u`, "
+        "and pids.max of its cgroup."
+    )
 
 
 class Canary:

@@ -121,7 +121,10 @@ class Session:
                 lambda: launch.ensure(self.endpoint),
             )
             undo.callback(connection.close)
-            self._keeper = Keeper(connection, self.collect, canary.lives)
+            try:
+                self._keeper = Keeper(connection, self.collect, canary.lives)
+            except RuntimeError as error:  # libzmq's have just taken the memory for it
+                raise resources.no_threads(1, error) from None
             undo.pop_all()
         self._canary, self._connection, self._nonce = canary, connection, nonce
         for earlier in self._deserted:  # when it is heard the new session has stated its holds

@@ -117,7 +117,7 @@ class Status:
     counters
         What happened since the start: requests, hits, loads, …
     jobs_more
-        How many jobs there are besides `jobs`, which has a thousand at most.
+        How many jobs there are besides `jobs`, which has a hundred at most.
     """
 
     version: str

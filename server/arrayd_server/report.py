@@ -14,7 +14,7 @@ from arrayd_server.core.shelf import Shelf
 if TYPE_CHECKING:
     from arrayd_server.daemon import Daemon
 
-MAX_JOBS = 1000
+MAX_JOBS = 100
 """Jobs without a block that are told of in full."""
 
 

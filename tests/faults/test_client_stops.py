@@ -76,8 +76,15 @@ def renew(daemon: Daemon) -> None:
     daemon.start()
 
 
-@pytest.mark.parametrize("meanwhile", [restart, hand_over, renew])
-@pytest.mark.parametrize("point", ["client.granted", "client.mapped"])
+@pytest.mark.parametrize(
+    ("meanwhile", "point"),
+    [
+        (restart, "client.granted"),
+        (restart, "client.mapped"),
+        (hand_over, "client.granted"),
+        (renew, "client.granted"),
+    ],
+)
 def test_stopped_while_the_daemon_changes(
     daemon: Daemon,
     puppets: Stage,
@@ -211,13 +218,9 @@ if __name__ == "__main__":
     pool.join()
     assert mine[5] == arrayd.get("a.npy")[5] == 5
 """)
-    with subprocess.Popen(
-        [sys.executable, script],
-        env={**os.environ, "ARRAYD_ENDPOINT": daemon.endpoint},
-        cwd=tmp_path,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as process:
+    command = ["env", f"ARRAYD_ENDPOINT={daemon.endpoint}", sys.executable, str(script)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, stdin=pipe, stdout=pipe) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         while process.stdout.readline() != b"1\n":  # both are at it, or have been
