@@ -31,7 +31,7 @@ from arrayd_server.workers import Pool
 
 log = logging.getLogger(__name__)
 
-HOUSEKEEPING = 2.0
+HOUSEKEEPING = 1.0
 """Seconds between looks at what nobody reports: our socket's path, idleness, strays."""
 
 MISSED = 60.0

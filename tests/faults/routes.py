@@ -58,7 +58,7 @@ class Case:
             return self.step not in ("publish", "hand_over")
         if what == "restart":
             return self.point not in _RESTARTED
-        return what == "stop" and self.point.startswith("daemon.") and self.step == "load"
+        return what == "stop" and self.point.startswith("daemon.")
 
     @property
     def lasts(self) -> bool:

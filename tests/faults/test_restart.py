@@ -13,11 +13,11 @@ def test_nobody_minds_a_restart(start_daemon: Callable[..., Daemon], tmp_path: P
     """Held arrays are read all the time, no block is loaded again, requests are answered."""
     daemon = start_daemon(*restart.FLAGS)
     with restart.trial(daemon, tmp_path) as one:
-        one.run(kills=8, handovers=8)
+        one.run(kills=6, handovers=6)
         one.end()
     assert one.complaints == [], str(one)
     for row in one.rows:
-        assert row.restarts == 8, str(one)
+        assert row.restarts == 6, str(one)
         assert (row.errors, row.reloads) == (0, 0), str(one)
         assert row.reads_without >= row.restarts * restart.READERS, str(one)
         assert row.requests >= row.restarts * restart.READERS, str(one)
