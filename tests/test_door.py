@@ -110,6 +110,21 @@ def test_a_stopped_daemon(
     assert (client.get(tmp_path / "b.npy") == values).all()
 
 
+def test_a_stopped_daemon_that_nobody_has_met(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first word of a stopped daemon is waited for no longer, and the reason is named."""
+    monkeypatch.setattr(connection, "AWAY", 0.3)
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        with arrayd.connect(daemon.endpoint) as one:
+            error, _ = raised(one.status)
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
+    assert isinstance(error, arrayd.NoDaemon)
+    assert "kill -CONT" in str(error)
+
+
 def test_a_daemon_that_was_stopped_for_a_while(
     daemon: Daemon, client: arrayd.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary, finalize
 
 import zmq
 
-from arrayd import protocol
+from arrayd import launch, protocol
 from arrayd.errors import ArraydError, DaemonLost, NoDaemon, from_wire
 from arrayd.waiter import Answer, Call, OutOfTime, Waiter, requests
 
@@ -284,11 +284,8 @@ class Connection:
                 f"The arrayd daemon (pid {self._pid}) has been silent for {AWAY:.0f} s: it is "
                 f"stopped (`kill -CONT {self._pid}`) or overloaded. Your arrays stay readable."
             )
-        return (DaemonLost if self._known else NoDaemon)(
-            f"No arrayd daemon answers at {self.endpoint} after {AWAY:.0f} s. Start one: "
-            "`arrayd serve`, `systemctl --user start arrayd`; or unset ARRAYD_ENDPOINT to "
-            "have a private one started for you. If one runs, its log says why it is silent."
-        )
+        kind = DaemonLost if self._known else NoDaemon
+        return kind(launch.why_silent(self.endpoint, AWAY))
 
     def _step(self, timeout: float) -> bool:
         """Send, wait for something to happen, and see to it; say whether anything did.

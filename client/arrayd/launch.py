@@ -112,6 +112,21 @@ def alive(endpoint: str) -> bool:
     return True
 
 
+def why_silent(endpoint: str, seconds: float) -> str:
+    """Return what to tell somebody who has waited so long for a daemon's first word."""
+    if alive(endpoint):
+        return (
+            f"Somebody listens at {endpoint}, and has not answered for {seconds:.0f} s: a daemon "
+            "that is stopped (`ps` shows T: `kill -CONT` it), overloaded, or out of descriptors "
+            "(its log says so)."
+        )
+    return (
+        f"No arrayd daemon answers at {endpoint} after {seconds:.0f} s. Start one: `arrayd serve`, "
+        "`systemctl --user start arrayd`; or unset ARRAYD_ENDPOINT to have a private one started "
+        "for you."
+    )
+
+
 def ended(pid: int, timeout: float) -> bool:
     """Say whether a daemon, no child of this process, ends within `timeout` seconds."""
     try:
