@@ -14,7 +14,7 @@ import pytest
 import zmq
 
 import arrayd
-from arrayd import connection, protocol
+from arrayd import connection, process, protocol
 from arrayd.errors import ArraydError
 from tests.faults import zmtp
 from tests.fixtures import Daemon
@@ -49,7 +49,7 @@ def hello_of(pid: int, **fields: Any) -> dict[str, Any]:
         "start": 0,
         "program": "test",
         "holds": [],
-        "shm": os.stat("/dev/shm").st_dev,
+        "shm": process.shared_memory(),
     }
     return {"v": protocol.VERSION, "id": 1, "s": NONCE, "op": "hello", **who, **fields}
 
@@ -251,7 +251,7 @@ def test_another_dev_shm(
     """A client that sees another /dev/shm than the daemon is told so, and how to mend it."""
     with arrayd.connect(daemon.endpoint) as other:
         hello = other._hello
-        monkeypatch.setattr(other, "_hello", lambda: hello() | {"shm": 1})
+        monkeypatch.setattr(other, "_hello", lambda: hello() | {"shm": [1, 1]})
         error, seconds = raised(other.status)
         assert isinstance(error, arrayd.DaemonError)
         assert "different /dev/shm" in str(error)

@@ -112,8 +112,21 @@ def test_a_source_is_small(source: object) -> None:
 def test_a_hello_states_all_that_a_process_can_map() -> None:
     """65,530 mappings (vm.max_map_count) fit in one frame, whatever the numbers of the blocks."""
     holds = [f"arrayd-{0:010x}-{0:08x}-{10**6 + n}" for n in range(65_530)]
-    frame = protocol.request(NONCE, 1, "hello", pid=1, start=1, program="x", shm=1, holds=holds)
-    assert len(protocol.parse_request(protocol.decode(frame)).fields["holds"]) == 65_530
+    who = {"pid": 1, "start": 1, "program": "x", "shm": [1, 1]}
+    ends = [[hold, 2**31 - number] for number, hold in enumerate(holds)]
+    for frame in (
+        protocol.request(NONCE, 1, "hello", **who, holds=holds),
+        protocol.request(NONCE, 1, "release", holds=ends),
+    ):
+        assert len(protocol.parse_request(protocol.decode(frame)).fields["holds"]) == 65_530
+
+
+def test_a_million_lists_are_not_made() -> None:
+    """A frame that would become a million objects is refused by a look at its bytes."""
+    frame = protocol.request(NONCE, 1, "hello", holds=[[]] * 1_000_000)
+    with pytest.raises(protocol.Garbage, match="lists and maps"):
+        protocol.decode(frame)
+    assert len(protocol.decode(frame, answer=True)["holds"]) == 1_000_000
 
 
 def test_a_frame_beyond_the_limit_is_garbage() -> None:

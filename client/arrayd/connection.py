@@ -324,7 +324,7 @@ class Connection:
             frame = self._socket.recv(zmq.NOBLOCK)
             self._heard = time.monotonic()
             with contextlib.suppress(protocol.Garbage):
-                self._dispatch(protocol.decode(frame, protocol.MAX_ANSWER))
+                self._dispatch(protocol.decode(frame, answer=True))
 
     def _dispatch(self, answer: Answer) -> None:
         number, index = answer.get("id"), answer.get("i", 0)

@@ -10,7 +10,7 @@ Requests: ``{"v": VERSION, "id": int, "s": nonce, "op": name, …fields}``
 op           fields
 ===========  =====================================================================
 hello        pid, start (the process's start time, clock ticks), program,
-             shm (``st_dev`` of /dev/shm), holds (segments; replaces what the daemon
+             shm (device and inode of /dev/shm), holds (segments; replaces what the daemon
              knew)
 get          items: up to `MAX_ITEMS` maps {source, stat}, pin (seconds, -1: for good), wait
              (seconds to wait for room or a name; None: the default), progress
@@ -56,8 +56,8 @@ from arrayd.packing import pack, unpack
 VERSION = 1
 PACKAGE_VERSION = "0.1.0"
 
-MAX_FRAME = 5 << 19
-"""Bytes of the largest request: a hello that states the 65,530 blocks one process can map."""
+MAX_FRAME = 3 << 20
+"""Bytes of the largest request: it states, or releases, the 65,530 blocks one process can map."""
 
 MAX_ANSWER = 64 << 20
 """Bytes of the largest answer: a status with all that a daemon can have."""
@@ -70,6 +70,13 @@ MAX_NAME = 255
 
 TOKEN_BYTES = 8
 """Bytes that tell one reference in flight from another."""
+
+_MAX_CONTAINERS = 200_000
+"""Bytes of a request that begin a list or map in msgpack (or stand within a path or number)."""
+
+_CONTAINERS = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
+
+_MAX_HOLDS = 70_000
 
 _MAX_DEPTH = 24
 """Levels of nesting of a source or dtype; a structured dtype of structures needs some."""
@@ -115,16 +122,20 @@ def answer(number: int, index: int = 0, **body: Any) -> bytes:
     return encode({"v": VERSION, "id": number, "i": index, **body})
 
 
-def decode(frame: bytes | memoryview, limit: int = MAX_FRAME) -> dict[str, Any]:
-    """Return the map in a frame of at most `limit` bytes.
+def decode(frame: bytes, *, answer: bool = False) -> dict[str, Any]:
+    """Return the map in the frame of a request, or of an answer.
 
     Raises
     ------
     Garbage
         The frame is no msgpack map, or too large.
     """
+    limit = MAX_ANSWER if answer else MAX_FRAME
     if len(frame) > limit:
         raise Garbage(f"{len(frame)} bytes, more than {limit}")
+    if not answer and len(frame) - len(frame.translate(None, _CONTAINERS)) > _MAX_CONTAINERS:
+        # A list costs its sender one byte and us 64, and a second for a million of them.
+        raise Garbage(f"more than {_MAX_CONTAINERS} lists and maps")
     try:
         message = unpack(frame)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
@@ -189,8 +200,9 @@ def _is(*types: type) -> Check:
     return lambda value: type(value) in types
 
 
-def _many(check: Check) -> Check:
-    return lambda value: type(value) is list and all(map(check, value))
+def _holds(check: Check) -> Check:
+    """Return the check of a list of as many as one process can map, and some."""
+    return lambda v: type(v) is list and len(v) <= _MAX_HOLDS and all(map(check, v))
 
 
 def _seconds(value: Any) -> bool:
@@ -201,6 +213,10 @@ def _hold(value: Any) -> bool:
     return (
         type(value) is list and len(value) == 2 and type(value[0]) is str and type(value[1]) is int
     )
+
+
+def _pair(value: Any) -> bool:
+    return type(value) is list and len(value) == 2 and all(type(v) is int for v in value)
 
 
 def _stat(value: Any) -> bool:
@@ -243,8 +259,8 @@ FIELDS: dict[str, dict[str, Check]] = {
         "pid": _is(int),
         "start": _is(int),
         "program": _is(str),
-        "shm": _is(int),
-        "holds": _many(_is(str)),
+        "shm": _pair,
+        "holds": _holds(_is(str)),
     },
     "get": {
         "items": _items,
@@ -255,7 +271,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "prefetch": {"items": _items},
     "info": {"source": _source, "stat": _stat},
     "cancel": {"request": _is(int)},
-    "release": {"holds": _many(_hold)},
+    "release": {"holds": _holds(_hold)},
     "bye": {},
     "lend": {"segment": _is(str), "token": _token},
     "redeem": {"segment": _is(str), "token": _token},

@@ -202,7 +202,7 @@ class Session:
             "pid": pid,
             "start": process.start_time(pid),
             "program": process.program(),
-            "shm": os.stat("/dev/shm").st_dev,
+            "shm": process.shared_memory(),
             "holds": self.holdings.stated(),
         }
 

@@ -14,7 +14,7 @@ import resource
 import signal
 import time
 
-from arrayd import failpoints, protocol
+from arrayd import failpoints, process, protocol
 from arrayd.errors import AccessDenied, ArraydError, DaemonError
 from arrayd.spec import Grant
 from arrayd_server import adoption, describe, leases, peers, report, systemd
@@ -162,7 +162,7 @@ class Daemon:
         now: float,
     ) -> None:
         fields = request.fields
-        if fields["shm"] != os.stat("/dev/shm").st_dev:
+        if fields["shm"] != process.shared_memory():
             raise DaemonError(
                 "You and the daemon see different /dev/shm (a container, PrivateIPC=): blocks "
                 "cannot be shared. Mount the host's /dev/shm, or run a daemon inside."

@@ -241,7 +241,7 @@ class Fuzzer:
         while time.monotonic() < end:
             sock.send(protocol.request(bytes(16), marker, "status"))
             while sock.poll(500):
-                answer = protocol.decode(sock.recv(), protocol.MAX_ANSWER)
+                answer = protocol.decode(sock.recv(), answer=True)
                 if answer["id"] == marker:
                     return
                 self._note(answer, world)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from arrayd import protocol
+from arrayd import process, protocol
 from arrayd.packing import pack
 
 Message = dict[Any, Any]
@@ -246,4 +246,4 @@ class Wild:
 def hello(**fields: Any) -> Message:
     """Return the fields of a hello from this process."""
     known = {"pid": os.getpid(), "start": 0, "program": "hostile", "holds": []}
-    return {**known, "shm": os.stat("/dev/shm").st_dev, **fields}
+    return {**known, "shm": process.shared_memory(), **fields}
