@@ -55,12 +55,23 @@ class Connection:
         Of its process.
     """
 
-    __slots__ = ("account", "address", "kept", "queued", "since", "sock", "stream", "unread")
+    __slots__ = (
+        "account",
+        "address",
+        "kept",
+        "queued",
+        "since",
+        "sock",
+        "stream",
+        "unread",
+        "unsent",
+    )
 
     def __init__(self, sock: socket.socket, address: peers.Address, account: Account) -> None:
         self.sock, self.address, self.account = sock, address, account
         self.stream = zmtp.Stream(protocol.MAX_FRAME)
         self.unread: deque[memoryview] = deque()
+        self.unsent = 0  # bytes of them
         self.kept = 0  # bytes: of half a message, and unread
         self.queued = False
         self.since = time.monotonic()
@@ -72,7 +83,7 @@ class Connection:
 
     def count(self) -> int:
         """Bring the number of bytes that are kept up to date; return the difference."""
-        kept = len(self.stream) + sum(map(len, self.unread))
+        kept = len(self.stream) + self.unsent
         change, self.kept = kept - self.kept, kept
         self.account.kept += change
         return change
@@ -185,6 +196,7 @@ class Wire:
         account = connection.account
         connection.stream = zmtp.Stream(0)
         connection.unread.clear()
+        connection.unsent = 0
         self._kept += connection.count()
         account.connections.discard(connection)
         del self._connections[connection.sock.fileno()]
@@ -224,13 +236,16 @@ class Wire:
                 return
             self._epoll.modify(to.sock.fileno(), _IN | _OUT)
         to.unread.append(rest)
+        to.unsent += len(rest)
         self._count(to)
 
     def _flush(self, to: Connection) -> None:
         """Send what waits; when all is gone, listen again."""
         try:
             while to.unread:
-                rest = to.unread[0][to.sock.send(to.unread[0]) :]
+                sent = to.sock.send(to.unread[0])
+                to.unsent -= sent
+                rest = to.unread[0][sent:]
                 if rest:
                     to.unread[0] = rest
                 else:
