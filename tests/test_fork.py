@@ -147,7 +147,7 @@ def test_what_was_dropped_during_the_hello(client: arrayd.Client) -> None:
     assert stated == [x.block.name]
     del x
     leaves_nothing_behind(client)
-    client.holdings.welcomed(dict.fromkeys(stated, 1 << 40))
+    client.holdings.welcomed(stated, dict.fromkeys(stated, 1 << 40))
     assert client.holdings.finished() == [[stated[0], 1 << 40]]
 
 

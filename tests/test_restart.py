@@ -207,3 +207,27 @@ def test_one_daemon_per_endpoint(daemon: Daemon, client: arrayd.Client) -> None:
     assert "serves this endpoint" in second.stderr
     assert second.stdout == ""
     assert client.status().pid == daemon.pid
+
+
+def test_what_was_attached_during_a_hello(
+    daemon: Daemon, client: arrayd.Client, tmp_path: Path
+) -> None:
+    """A hello states all holds; one that was attached while it travelled is stated after it."""
+    values = save(tmp_path / "a.npy", np.arange(1000))
+    a = client.get(tmp_path / "a.npy")
+    line = client._connection
+    assert line is not None
+    hello = line._hello
+
+    def too_early() -> dict[str, object]:
+        line._hello = hello
+        fields = hello()
+        client._said = []
+        return {**fields, "holds": []}
+
+    line._hello = too_early
+    line._lose()
+    line.nudge()
+    wait_until(lambda: client.status().blocks[0].holders, "the hold is known again")
+    assert (a == values).all()
+    assert client.status().blocks[0].state == "held"

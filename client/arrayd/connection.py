@@ -48,7 +48,7 @@ class Connection:
     hello
         Returns the fields of a hello, with the holds as they are now.
     welcome
-        Called with the daemon's answer to it.
+        Called with the daemon's answer to it; says whether to say hello again.
     granted
         Called with every answer, as it comes: a grant that nobody attaches must be undone.
     revive
@@ -60,7 +60,7 @@ class Connection:
         endpoint: str,
         nonce: bytes,
         hello: Callable[[], dict[str, Any]],
-        welcome: Callable[[Answer], None],
+        welcome: Callable[[Answer], bool],
         granted: Callable[[Answer], None],
         revive: Callable[[], None],
     ) -> None:
@@ -184,7 +184,7 @@ class Connection:
         with self._pump:
             if not self._depth:  # in a signal handler amid a call: that call closes
                 self._shut()
-        for waiter in list(self._waiters.values()):
+        for waiter in self._waiting():
             waiter.call.woken.set()
 
     def _shut(self) -> None:
@@ -254,9 +254,12 @@ class Connection:
     def _to_revive(self, call: Call) -> bool:
         return call.revives and self.lost_at not in (0.0, self._revived)
 
+    def _waiting(self) -> list[Waiter]:  # `values` would stumble over other threads' changes
+        return [one for ref in self._waiters.valuerefs() if (one := ref()) is not None]
+
     def _pass_on(self) -> None:
         """Let another waiting thread have the pump."""
-        for other in list(self._waiters.values()):
+        for other in self._waiting():
             if not other.done:
                 other.call.woken.set()
                 return
@@ -284,8 +287,7 @@ class Connection:
                 f"The arrayd daemon (pid {self._pid}) has been silent for {AWAY:.0f} s: it is "
                 f"stopped (`kill -CONT {self._pid}`) or overloaded. Your arrays stay readable."
             )
-        kind = DaemonLost if self._known else NoDaemon
-        return kind(launch.why_silent(self.endpoint, AWAY))
+        return (DaemonLost if self._known else NoDaemon)(launch.why_silent(self.endpoint, AWAY))
 
     def _step(self, timeout: float) -> bool:
         """Send, wait for something to happen, and see to it; say whether anything did.
@@ -376,10 +378,11 @@ class Connection:
             self._refusal = from_wire(answer["err"])
             return
         self.lost_at, self._known = 0.0, True
-        self._welcome(answer["ok"])
+        if self._welcome(answer["ok"]):
+            self._lose()
         self._watch_daemon(answer["ok"]["pid"])
         waiting = {id(frame) for frame in self._outbox}
-        for waiter in list(self._waiters.values()):
+        for waiter in self._waiting():
             if not waiter.done and id(waiter.frame) not in waiting:
                 self._outbox.append(waiter.frame)
 

@@ -10,7 +10,7 @@ import contextlib
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from arrayd import array, failpoints, mapping
@@ -226,16 +226,25 @@ class Holdings:
         with self.lock:
             return [segment for segment, held in self._held.items() if held.ends]
 
-    def welcomed(self, seqs: Mapping[str, int]) -> None:
-        """Take the daemon's word on what we hold; what it does not know stays readable."""
+    def welcomed(self, said: Sequence[str], seqs: Mapping[str, int]) -> bool:
+        """Take the daemon's word on what we said we hold; what it does not know stays readable.
+
+        Returns
+        -------
+        bool
+            Whether that has to be said again: something was attached since, and the hello,
+            which states all there is, may have ended its hold.
+        """
         with self.lock:
-            for held in list(self._held.values()):
-                if held.grant.segment not in seqs:
-                    self._forget(held)
+            for segment in said:
+                if segment not in seqs and segment in self._held:
+                    self._forget(self._held[segment])
             # The numbers of these holds are new, and some ended while the hello was under way.
             for hold in seqs.items():
                 self._grants.append(hold)
+            late = not set(self.stated()).issubset(said)
         self._ring()
+        return late
 
     def forked(self) -> None:
         """Begin anew in a forked child: same blocks, fresh lock and queues."""

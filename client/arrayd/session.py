@@ -51,6 +51,7 @@ class Session:
         self._closed = False
         self._opening = threading.RLock()  # a signal handler may ask while we are opening
         self._nonce = b""
+        self._said: list[str] = []  # the holds that the latest hello stated
         self._deserted: list[bytes] = []  # earlier nonces; see `_desert`
         self._canary: Canary | None = None
         self._connection: Connection | None = None
@@ -197,19 +198,20 @@ class Session:
             self.holdings.granted(Grant.from_wire(body))
 
     def _hello(self) -> dict[str, Any]:
-        pid = os.getpid()
+        pid, self._said = os.getpid(), self.holdings.stated()
         return {
             "pid": pid,
             "start": process.start_time(pid),
             "program": process.program(),
             "shm": process.shared_memory(),
-            "holds": self.holdings.stated(),
+            "holds": self._said,
         }
 
-    def _welcome(self, answer: Answer) -> None:
+    def _welcome(self, answer: Answer) -> bool:
         failpoints.hit("client.welcomed")
-        self.holdings.welcomed(answer["holds"])
+        late = self.holdings.welcomed(self._said, answer["holds"])
         self.daemon = {key: answer[key] for key in ("pid", "version", "run", "leases")}
+        return late
 
     def _forked(self) -> None:
         """In the child: the session is the parent's; the arrays are ours as well."""

@@ -161,7 +161,7 @@ def _reborn(answers: Mapping[int, dict[str, Any]]) -> set[int]:
 
 def _is_stale(block: Block, reborn: set[int]) -> bool:
     """Say whether a block is held by nobody but programs that are no more."""
-    return block.state == "held" and {who.pid for who in block.holders} <= reborn
+    return block.state in ("held", "writing") and {who.pid for who in block.holders} <= reborn
 
 
 def _unrest(status: Status, reborn: set[int]) -> str:

@@ -245,7 +245,7 @@ class Jobs:
         """Take a job off the table, and its unfinished block out of the world."""
         self.remove(job)
         effects: list[Effect] = []
-        if job.stage in (Stage.PROBING, Stage.FILLING):
+        if job.stage in (*_AT_WORK, Stage.QUEUED) and job.draft is None:
             effects.append(Cancel(job.number))
         if job.segment is not None:
             effects += self._holds.unlink(self._shelf.blocks[job.segment], force=True)
@@ -355,6 +355,6 @@ def unfilled(job: Job) -> int:
 
 
 def _may_be_stale(block: Block, now: float) -> bool:
-    return block.state is State.SEALED and any(
+    return block.state in (State.SEALED, State.WRITING) and any(
         now - hold.since >= STALE_AFTER for hold in block.holders.values()
     )
