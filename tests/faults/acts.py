@@ -250,8 +250,8 @@ class Hand:
         if not self.held:
             return
         expected, array = self.held[-1]
-        restarts, sent = self.world.board.restarts[0], time.monotonic()
-        letter = Letter(expected, restarts, sent, bytes(ForkingPickler.dumps(array)))
+        returned, sent = self.world.board.returned, time.monotonic()
+        letter = Letter(expected, returned, sent, bytes(ForkingPickler.dumps(array)))
         try:
             self.world.letters[0].send(pickle.dumps(letter))
         except (BlockingIOError, OSError):  # the queue is full, or the values are too many

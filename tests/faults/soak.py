@@ -176,6 +176,7 @@ class Soak:
             self.crew.strike(signal.SIGKILL)  # nobody sees this death
         self.daemon.flags = flags(self._chance.choice(BUDGETS))
         self.daemon.start()
+        self._board.restarted()
         self.done[f"restarts by {signal.Signals(number).name}"] += 1
 
     # ---- the end of a round --------------------------------------------------------------

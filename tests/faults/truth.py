@@ -155,14 +155,14 @@ class Board:
     """
 
     def __init__(self, path: Path, slots: int, columns: int) -> None:
-        count = 2 * len(SOURCES) + 2 + slots * columns
+        count = 2 * len(SOURCES) + 3 + slots * columns
         if not path.exists():
             np.zeros(count, np.int64).tofile(path)
         self._all = np.memmap(path, np.int64, "r+", shape=(count,))
         versions = 2 * len(SOURCES)
         self._begun, self._done = self._all[:versions].reshape(2, -1)
-        self._restarts = self._all[versions : versions + 2]
-        self.tally = self._all[versions + 2 :].reshape(slots, columns)
+        self._restarts = self._all[versions : versions + 3]
+        self.tally = self._all[versions + 3 :].reshape(slots, columns)
 
     def rewrite(self, source: Source, folder: str) -> None:
         """Write the next version of a file; only the soak does."""
@@ -184,6 +184,15 @@ class Board:
         self._restarts[0] += 1
         self._restarts[1] += frees
 
+    def restarted(self) -> None:
+        """Take note that the next daemon serves."""
+        self._restarts[2] += 1
+
+    @property
+    def returned(self) -> int:
+        """How often the next daemon has served."""
+        return int(self._restarts[2])
+
     @property
     def restarts(self) -> tuple[int, int]:
         """How often the daemon has ended, and how often it freed what nobody mapped."""
@@ -194,10 +203,10 @@ class Letter(NamedTuple):
     """An array on its way from one actor to another."""
 
     expected: Expected
-    restarts: int
+    returned: int  # restarts that were over before it was packed
     sent: float
     reference: bytes
 
     def may_be_gone(self, board: Board) -> bool:
         """Say whether the daemon may have forgotten what it lent: a restart, or a minute."""
-        return board.restarts[0] != self.restarts or time.monotonic() - self.sent > 50
+        return board.restarts[0] != self.returned or time.monotonic() - self.sent > 50
