@@ -149,7 +149,7 @@ ROUTES: list[tuple[str, tuple[str, ...], str, Actions]] = [
     ("worker.chunk", (), "load", {"kill:2": ("LoaderCrashed",), "stop:2": (), "restart:2": ()}),
     ("worker.chunk", (), "cast", {"kill:2": ("LoaderCrashed",), "stop:2": ()}),
     ("worker.answering", (), "load_all", _CRASH),
-    ("worker.answered", (), "load_all", {"kill": (), "stop": ()}),
+    ("worker.answered", (), "load", {"kill": (), "stop": ()}),
     # the user's own process
     ("client.opening", (), "load", _OWN),
     ("client.welcomed", (), "load", _OWN),

@@ -58,7 +58,7 @@ def test_a_hog_takes_the_connections(
     """Who is there is served on; who comes waits or is told, and is served when the hog goes."""
     before = opened(tight)
     late = puppets(tight)
-    with flood(hog, tight, processes=5):
+    with flood(hog, tight, processes=8):
         assert honest("h.client.evict(h.folder / 'idle.npy') and h.serve()") == []
         wait_until(lambda: HOGS[hog] in tight.log, "the hog has what there is")
         late.send(NEWCOMER)
