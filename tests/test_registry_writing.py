@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from arrayd.errors import NameTaken, NoSuchBlock, NotOwner, NotSealed
+from arrayd.spec import Grant
+from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.records import Draft, State
-from tests.core_naive import SPEC
+from tests.core_naive import SPEC, File
 from tests.core_script import World
 
 
@@ -144,3 +146,16 @@ def test_a_name_is_awaited(world: World) -> None:
     also = world.get(b"a", "n", patience=1.0)
     grant = world.publish(b"a", "n")
     assert world.answer(waits).segment == world.answer(also).segment == grant.segment
+
+
+def test_a_stale_writer_makes_room(world: World) -> None:
+    """A program that became another while it wrote loses its block when room is needed."""
+    segment = world.write(b"a").segment
+    world.unmap(segment, b"a")
+    world.sleep(STALE_AFTER)
+    to = world.get(b"b", File("large", 90))
+    world.work_off()
+    world.free_all()
+    world.work_off()
+    assert isinstance(world.answer(to), Grant)
+    assert segment not in world.registry.shelf.blocks
