@@ -65,7 +65,7 @@ def test_methylation_files_equal_loadtxt(daemon: Daemon, tmp_path: Path) -> None
         np.testing.assert_array_equal(array, expected)
         with h5py.File(out) as file:
             attributes = dict(file[path.name.removesuffix(".txt")].attrs)
-        assert attributes.pop("mtime") == str(attributes_mtime(path))
+        assert attributes.pop("mtime") == iso(path.stat().st_mtime_ns)
         assert attributes == {
             "source": str(path),
             "bytes": path.stat().st_size,
@@ -74,9 +74,22 @@ def test_methylation_files_equal_loadtxt(daemon: Daemon, tmp_path: Path) -> None
         }
 
 
-def attributes_mtime(path: Path) -> str:
-    """Return a file's modification time in ISO 8601, UTC."""
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
+def iso(time_ns: int) -> str:
+    """Return a time since the epoch in ISO 8601, UTC, to the nanosecond."""
+    second, rest = divmod(time_ns, 10**9)
+    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09}+00:00"
+
+
+@pytest.mark.parametrize("time_ns", [0, 999_999_999, 1_795_252_983_598_208_999, 10**18 - 1])
+def test_mtime_is_exact(daemon: Daemon, tmp_path: Path, time_ns: int) -> None:
+    """The attribute ``mtime`` is the file's to the nanosecond: no float rounds it."""
+    source, out = tmp_path / "a.npy", tmp_path / "out.h5"
+    np.save(source, np.arange(3))
+    os.utime(source, ns=(time_ns, time_ns))
+    assert run(daemon, source, "-o", out) == 0
+    with h5py.File(out) as file:
+        assert file["a"].attrs["mtime"] == iso(source.stat().st_mtime_ns)
+        assert datetime.fromisoformat(file["a"].attrs["mtime"]).tzinfo == UTC
 
 
 @pytest.mark.parametrize("compression", ["gzip", "lzf", "none"])

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,7 +100,7 @@ def collect(
     out
         The HDF5 file. Its datasets are named as `dataset_names` says and have the
         attributes ``source`` (path, and member), ``bytes`` (of the file), ``mtime`` (of the
-        file, ISO 8601, UTC), ``dtype`` (as `numpy.lib.format.dtype_to_descr` has it) and
+        file, ISO 8601, UTC, ns), ``dtype`` (as `numpy.lib.format.dtype_to_descr` has it) and
         ``arrayd_version``.
     compression
         ``"gzip"``, ``"lzf"`` or None.
@@ -297,7 +296,8 @@ def _dataset(file: h5py.File, one: _Input, compression: str | None) -> h5py.Data
     dataset.attrs["source"] = str(one.source)
     _, _, size, mtime_ns, _ = one.stat
     dataset.attrs["bytes"] = size
-    dataset.attrs["mtime"] = datetime.fromtimestamp(mtime_ns / 1e9, UTC).isoformat()
+    # To the nanosecond: a float of seconds would be rounded, a microsecond up or down.
+    dataset.attrs["mtime"] = f"{np.datetime64(mtime_ns, 'ns')}+00:00"
     dataset.attrs["dtype"] = str(descr(one.dtype))
     dataset.attrs["arrayd_version"] = PACKAGE_VERSION
     return dataset
