@@ -11,6 +11,7 @@ import faulthandler
 import gc
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,8 +77,7 @@ class Actor(Hand):
         self._asked_to_end = False
         if self.chance.random() < 0.5:
             signal.signal(signal.SIGTERM, self._on_term)
-        arrayd.status()  # a session is there: what comes now is growth
-        self._begun = usage()
+        self._begun = _usage_with_a_session()
 
     def run(self) -> None:
         """Act until told otherwise."""
@@ -244,15 +245,25 @@ class Actor(Hand):
             raise Wrong(f"the child {pid} {'ended with' if ended else 'hung;'} {status}")
 
 
-def usage() -> dict[str, int]:
-    """Return how many descriptors and threads this process has."""
-    return {
-        "descriptors": len(os.listdir("/proc/self/fd")),
-        "threads": len(os.listdir("/proc/self/task")),
-    }
+def usage() -> Counter[str]:
+    """Return how many threads and descriptors of each kind this process has."""
+    kinds = Counter({"thread": len(os.listdir("/proc/self/task"))})
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one of this list
+            kinds[re.sub(r"\d+", "N", os.readlink(f"/proc/self/fd/{fd}"))] += 1
+    return kinds
 
 
-def growth(begun: dict[str, int]) -> list[str]:
+def _usage_with_a_session() -> Counter[str]:
+    """Return what a process has as long as its daemon lives: what comes then is growth."""
+    while True:
+        daemon = arrayd.status().pid
+        now = usage()
+        if arrayd.status().pid == daemon:  # it lived, so our connection did, which counts too
+            return now
+
+
+def growth(begun: Counter[str]) -> list[str]:
     """Return what there is more of than in the beginning."""
     now = usage()
     return [f"{kind}: {begun[kind]} → {now[kind]}" for kind in now if now[kind] > begun[kind]]
