@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
-from arrayd.errors import BadFile, NotSealed
+from arrayd.errors import BadFile, NoRoom, NotSealed
 from arrayd.spec import Grant
 from arrayd_server.core.effects import (
     Cancel,
@@ -27,6 +27,9 @@ from arrayd_server.core.effects import (
 from arrayd_server.core.records import Block, State, name_alias
 from arrayd_server.core.registry import Registry
 from tests.core_naive import NAMES, ROWS, SPEC, File, Naive, wanted
+
+OTHERS = "other programs"
+"""What /dev/shm holds besides segments."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,6 +67,10 @@ class Kernel:
         self.pages[segment] = size
         assert self.free >= 0, "rule 1: more was promised than /dev/shm has"
 
+    def refuses(self, segment: str, size: int) -> bool:
+        """Say whether somebody else has taken the pages that a segment is to have."""
+        return OTHERS in self.pages and size - self.pages.get(segment, 0) > self.free
+
     def mapped(self, segment: str) -> bool:
         """Say whether anybody maps a segment: the lease test."""
         return any(name == segment for name, _ in self.mappers)
@@ -88,6 +95,7 @@ class Shell:
         self.watched: set[str] = set()
         self.closed: list[str] = []  # watched segments whose last mapper went, not yet read
         self.closing: list[str] = []  # unlinked segments whose pages are being given back
+        self.refused: set[int] = set()  # jobs for which the kernel had no pages
         self.ambush = False  # a stranger maps the next segment between its test and its unlink
         self.replies: list[Reply] = []  # to the last event
         self.seen: list[Effect] = []  # all effects of the last event
@@ -212,6 +220,10 @@ class Shell:
         task, now = self.work[job], self.now
         if outcome == "progress" and isinstance(task, Fill):
             return self._progress(task)
+        if isinstance(task, Fill | Make) and outcome != "fail":
+            size = self.naive.sizes[task.segment]
+            if self.kernel.refuses(task.segment, size):
+                return self._refuse(job, size)
         del self.work[job]
         self.dead.append(job) if outcome == "fail" else None
         if isinstance(task, Seal):
@@ -233,8 +245,26 @@ class Shell:
     def _progress(self, task: Fill) -> list[Reply]:
         size = self.naive.sizes[task.segment]
         done = self.registry.jobs.table[task.job].done
-        self.kernel.fill(task.segment, size * min(done + 1, ROWS) // ROWS)
+        filled = size * min(done + 1, ROWS) // ROWS
+        if self.kernel.refuses(task.segment, filled):
+            return self._refuse(task.job, size)
+        self.kernel.fill(task.segment, filled)
         return self.do(self.registry.progress, task.job, 1, self.now)
+
+    def _refuse(self, job: int, size: int) -> list[Reply]:
+        """Have no pages for a block; the first time nobody is told, for it is tried again."""
+        del self.work[job]
+        error, first = NoRoom("full", needed=size), job not in self.refused
+        self.refused.add(job)
+        replies = self.do(self.registry.failed, job, error, self.now)
+        assert not (first and any(reply.body is error for reply in replies))
+        assert first or job not in self.registry.jobs.table, "tried for ever"
+        return replies
+
+    def crowd(self, size: int) -> None:
+        """Let other programs have so much of /dev/shm, or all that is left of it."""
+        self.kernel.pages.pop(OTHERS, None)
+        self.kernel.pages[OTHERS] = min(size, self.kernel.free)
 
     def unmap(self, segment: str, who: Hashable) -> None:
         """End a mapping; the kernel tells of the last of a watched segment, later."""

@@ -148,8 +148,9 @@ class Naive:
         """Note new work, and that nothing is done twice."""
         if isinstance(effect, Probe):
             twins = [alias for job, alias in self.probing.items() if job in self._shell.work]
-            assert self.latest not in twins, "the same source is probed twice"
-            self.probing[effect.job] = self.latest
+            alias = self.probing.get(effect.job, self.latest)  # it may be tried again
+            assert alias not in twins, "the same source is probed twice"
+            self.probing[effect.job] = alias
             return
         job = self._shell.registry.jobs.table[effect.job]
         if isinstance(effect, Fill):
@@ -173,7 +174,7 @@ class Naive:
         self.owed.discard(to)
         if isinstance(body, Grant):
             self._granted(to, body)
-        elif isinstance(body, NoRoom):
+        elif isinstance(body, NoRoom) and "budget" in body.details:  # the core's own
             self._no_room(body.details["needed"])
         elif not isinstance(body, Exception) and "holds" in body:
             self.holds = {k: v for k, v in self.holds.items() if k[0] != to.nonce}

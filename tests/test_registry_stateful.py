@@ -8,7 +8,6 @@ late or never; strangers map blocks at the worst moment; the clock is late.
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import replace
 
@@ -18,35 +17,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from arrayd.errors import NameTaken, NoSuchBlock, NotOwner
 from arrayd.spec import Grant
-from arrayd_server.core.effects import Inspect, Probe
+from arrayd_server.core.effects import Fill, Inspect, Make, Probe
 from arrayd_server.core.records import Asker, Draft, Peer, Waiter, Wanted
-from tests.core_model import Shell, one
-from tests.core_naive import SPEC, File, wanted, wanted_name
+from tests.core_model import OTHERS, Shell, one
+from tests.core_naive import File, wanted
+from tests.core_strategies import PIDS, drafts, files, picks, pins, sessions, waits, wishes
 
 BUDGET = 100
-PIDS = {b"a": 1, b"b": 1, b"c": 2}
-
-sessions = st.sampled_from(sorted(PIDS))
-sizes = st.sampled_from([25, 40, 60, 25, 40, 60, 101])
-picks = st.integers(0, 11)
-names = st.sampled_from(["n", "n", "m"])
-waits = st.sampled_from([0.0, 1.0, 10.0])
-pins = st.sampled_from([0.0, 0.0, 7.0, math.inf])
-files = st.builds(
-    lambda size, rows: File(f"f{size}", size, rows),
-    sizes,
-    st.sampled_from([None, None, "half", "full"]),
-)
-drafts = st.builds(
-    Draft,
-    st.just(SPEC),
-    sizes,
-    st.just("put"),
-    names | st.none(),
-    st.booleans(),
-    st.booleans(),
-)
-wishes = st.one_of(st.builds(wanted, files, st.sampled_from("aab")), st.builds(wanted_name, names))
 
 
 class Walk(RuleBasedStateMachine):
@@ -333,6 +310,16 @@ class Walk(RuleBasedStateMachine):
         """Let a stranger map the next block between its test and its unlink."""
         self.shell.ambush = True
 
+    @rule(pick=picks, keeps=st.sampled_from([0, 20, 60, 1000]))
+    def crowd(self, pick: int, keeps: int) -> None:
+        """Let other programs take room that a block was promised, and keep some of it."""
+        self.shell.crowd(1000)
+        begun = [job for job, task in self.shell.work.items() if isinstance(task, Fill | Make)]
+        if begun:
+            self.shell.finish(one(begun, pick))
+            self._read()
+        self.shell.crowd(keeps)
+
     @rule(pick=picks)
     def removed(self, pick: int) -> None:
         """Let somebody remove a block's file, as a resource tracker or a logout does."""
@@ -365,6 +352,7 @@ class Walk(RuleBasedStateMachine):
         if not hasattr(self, "shell"):
             return
         self.shell.ambush = False
+        self.shell.kernel.pages.pop(OTHERS, None)
         self.shell.drain()
         asked = self.naive.asked
         for to in list(self.naive.owed):

@@ -239,7 +239,7 @@ class Performer:
         try:
             self._segments.make(*self._draft(job, segment))
         except ArraydError as error:
-            self.act(self._registry.failed(job, error, self.begin()))
+            self._on_failed(job, error)
             return
         self.loads.fill(job, self._segments.path(segment))
 
@@ -321,13 +321,14 @@ class Performer:
         self.act(self._registry.filled(job, lost, self.begin()))
 
     def _on_failed(self, job: int, error: ArraydError) -> None:
+        self.measure()  # if it is for want of room, it may be tried again
         self.act(self._registry.failed(job, error, self.begin()))
 
     def _on_made(self, job: int, segment: str, error: BaseException | None) -> None:
         if self._making.pop(segment):  # given up in between
             self._unlink(segment, force=True)
         elif isinstance(error, ArraydError):
-            self.act(self._registry.failed(job, error, self.begin()))
+            self._on_failed(job, error)
         else:
             assert error is None
             self.act(self._registry.made(job, self.begin()))

@@ -10,7 +10,7 @@ from typing import Any
 
 from arrayd.errors import ArraydError
 from arrayd_server.core import explain
-from arrayd_server.core.effects import Cancel, Effect, Fill, Inspect, Make, Reply
+from arrayd_server.core.effects import Cancel, Effect, Fill, Inspect, Make, Probe, Reply
 from arrayd_server.core.holds import STALE_AFTER, Holds
 from arrayd_server.core.records import (
     Asker,
@@ -34,7 +34,7 @@ MAX_QUEUE = 1000
 _AT_WORK = (Stage.PROBING, Stage.FILLING)
 """The stages in which a worker may hang."""
 
-_RESERVED = (Stage.FILLING, Stage.MAKING)
+RESERVED = (Stage.FILLING, Stage.MAKING)
 """The stages in which the pages of a block are being asked for."""
 
 
@@ -72,20 +72,20 @@ class Jobs:
         if stage in _AT_WORK:
             job.deadline = now + self.load_timeout
             self._at_work[job.number] = job
-        if stage in _RESERVED:
+        if stage in RESERVED:
             self.unfilled += unfilled(job)
 
     def _leave(self, job: Job) -> None:
         self._queue.pop(job.number, None)
         self._at_work.pop(job.number, None)
-        if job.stage in _RESERVED:
+        if job.stage in RESERVED:
             self.unfilled -= unfilled(job)
 
     def advance(self, job: Job, rows: int) -> None:
         """Take note of `rows` more rows loaded."""
         before = unfilled(job)
         job.done = min(job.done + rows, job.total)
-        if job.stage in _RESERVED:
+        if job.stage in RESERVED:
             self.unfilled += unfilled(job) - before
 
     def overdue(self, now: float) -> list[Job]:
@@ -150,6 +150,21 @@ class Jobs:
         if len(self._queue) > MAX_QUEUE and job.stage is Stage.QUEUED and job.deadline < math.inf:
             effects += self._fail_for_room(job, now)
         return effects
+
+    def again(self, job: Job, now: float) -> list[Effect]:
+        """Let a job wait for room once more: the kernel, after all, had no pages for its block.
+
+        Somebody else filled /dev/shm meanwhile; what is idle may go for it. Its file is looked
+        at again, for what was found is forgotten with the first try.
+        """
+        assert job.segment is not None
+        effects = self._holds.unlink(self._shelf.blocks[job.segment], force=True)
+        job.segment, job.refused = None, True
+        if job.draft is not None:
+            return effects + self.queue(job, 0.0, now)
+        self.enter(job, Stage.PROBING, now)
+        job.done = 0
+        return [*effects, Probe(job.number, job.source)]
 
     def queued(self) -> list[Job]:
         """Return the jobs that wait for room, in order of arrival."""

@@ -147,6 +147,7 @@ class Job:
     done: int = 0  # rows
     total: int = 0
     told: float = -math.inf  # when progress was last reported
+    refused: bool = False  # the kernel had no pages for its first block
     searched: float = -math.inf  # QUEUED: when stale holds were last looked for
     writer: Asker | None = None  # of a client's block: who asked last (create, then seal)
     draft: Draft | None = None  # of a client's block: what is to be made

@@ -23,13 +23,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable
 
-from arrayd.errors import ArraydError
+from arrayd.errors import ArraydError, NoRoom
 from arrayd.spec import Spec
 from arrayd_server.core import explain, invariants
 from arrayd_server.core.effects import Effect, Inspect, Probe, Progress, Reply, Seal
 from arrayd_server.core.evictions import Evictions
 from arrayd_server.core.holds import Holds
-from arrayd_server.core.jobs import PROGRESS_EVERY, Jobs
+from arrayd_server.core.jobs import PROGRESS_EVERY, RESERVED, Jobs
 from arrayd_server.core.records import (
     Asker,
     Block,
@@ -300,6 +300,8 @@ class Registry:
         job = self.jobs.table.get(number)
         if job is None:
             return []
+        if isinstance(error, NoRoom) and job.stage in RESERVED and not job.refused:
+            return self.jobs.again(job, now)
         self.counters.failures += 1
         return self.jobs.fail(job, error) + self.jobs.pump(now)
 
