@@ -79,7 +79,7 @@ class Naive:
         self.names: dict[str, str] = {}
         self.learned: dict[Hashable, str] = {}
         self.floor = 0
-        self.seq = 0
+        self.seqs: dict[bytes, int] = {}  # session -> the latest number it was told
         self.asked: dict[Asker, Wanted | Draft | None] = {}
         self.sent: Counter[Asker] = Counter()
         self.owed: set[Asker] = set()
@@ -105,9 +105,15 @@ class Naive:
             self.owed.discard(to)
             self.sent[to] = 0
 
+    def come(self, nonce: bytes, pid: int, latest: int) -> None:
+        """Note that a client says who it is, and the highest number that it was told."""
+        self.sessions[nonce] = pid
+        self.seqs[nonce] = max(self.seqs.get(nonce, 0), latest)
+
     def end(self, nonce: bytes) -> None:
         """Note that a session ends."""
         self.sessions.pop(nonce, None)
+        self.seqs.pop(nonce, None)
         self.holds = {k: v for k, v in self.holds.items() if k[0] != nonce}
         self.excuse(lambda to: to.nonce == nonce)
 
@@ -182,10 +188,10 @@ class Naive:
                 self._hold(to.nonce, segment, seq)
 
     def _hold(self, nonce: bytes, segment: str, seq: int) -> None:
-        assert seq > self.seq, "rule 7: grants are numbered in order"
+        assert seq > self.seqs.get(nonce, 0), "rule 7: grants are numbered in order"
         assert segment in self.sizes, "rule 2: a hold without a segment"
         assert segment not in self.leaving, "rule 2: a hold of what is unlinked"
-        self.seq = seq
+        self.seqs[nonce] = seq
         self.holds[nonce, segment] = (seq, self._shell.now)
 
     def _granted(self, to: Asker, grant: Grant) -> None:

@@ -42,11 +42,11 @@ class World(Shell):
         self._asked += 1
         return self.naive.ask(Asker(nonce, self._asked), what, pin)
 
-    def hello(self, nonce: bytes, pid: int, holds: Iterable[str] = ()) -> Any:
+    def hello(self, nonce: bytes, pid: int, holds: Iterable[str] = (), latest: int = 0) -> Any:
         """Open a session, or restate its holds; return the answer."""
         to = self.asker(nonce)
         self.naive.sessions.setdefault(nonce, pid)
-        self.do(self.registry.hello, to, Peer(7, pid, "py"), holds, self.now)
+        self.do(self.registry.hello, to, Peer(7, pid, "py"), holds, latest, self.now)
         return self.answer(to)
 
     def answer(self, to: Asker) -> Any:

@@ -49,6 +49,7 @@ def hello_of(pid: int, **fields: Any) -> dict[str, Any]:
         "start": 0,
         "program": "test",
         "holds": [],
+        "latest": 0,
         "shm": process.shared_memory(),
     }
     return {"v": protocol.VERSION, "id": 1, "s": NONCE, "op": "hello", **who, **fields}

@@ -112,7 +112,7 @@ def test_a_source_is_small(source: object) -> None:
 def test_a_hello_states_all_that_a_process_can_map() -> None:
     """65,530 mappings (vm.max_map_count) fit in one frame, whatever the numbers of the blocks."""
     holds = [f"arrayd-{0:010x}-{0:08x}-{10**6 + n}" for n in range(65_530)]
-    who = {"pid": 1, "start": 1, "program": "x", "shm": [1, 1]}
+    who = {"pid": 1, "start": 1, "program": "x", "shm": [1, 1], "latest": 1}
     ends = [[hold, 2**31 - number] for number, hold in enumerate(holds)]
     for frame in (
         protocol.request(NONCE, 1, "hello", **who, holds=holds),

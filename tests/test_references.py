@@ -283,7 +283,7 @@ def test_sending_does_not_wait_for_a_load(
 def test_a_message_that_nobody_reads() -> None:
     """It keeps its block for 60 s (in the core alone, where time is a number)."""
     core, nonce, spec = Registry("arrayd-test", 1 << 20), b"n" * 16, Spec((10,), "<i8", "C", 8)
-    core.hello(Asker(nonce, 1), Peer(0, 1), [], 0.0)
+    core.hello(Asker(nonce, 1), Peer(0, 1), [], 0, 0.0)
     (make,) = core.create(Asker(nonce, 2), Draft(spec, 4096, "put"), 1.0, 0.0)
     assert isinstance(make, Make)
     core.made(make.job, 0.0)

@@ -69,24 +69,29 @@ class Walk(RuleBasedStateMachine):
 
     # ---- sessions ------------------------------------------------------------------------
 
-    def _hello(self, nonce: bytes, pid: int, holds: set[str]) -> None:
+    def _hello(self, nonce: bytes, pid: int, holds: set[str], latest: int = 0) -> None:
         to, known = self._ask(nonce), self.naive.sessions.get(nonce, pid)
         if known == pid:
-            self.naive.sessions[nonce] = pid
+            self.naive.come(nonce, pid, latest)
         [reply, *_] = self.shell.do(
-            self.registry.hello, to, Peer(7, pid, "walk"), holds, self.shell.now
+            self.registry.hello, to, Peer(7, pid, "walk"), holds, latest, self.shell.now
         )
         assert isinstance(reply.body, NotOwner) == (known != pid)
         if isinstance(reply.body, dict):
             self.told[nonce] = dict(reply.body["holds"])
 
-    @rule(nonce=sessions, pid=st.sampled_from([0, 0, 0, 0, 0, 3]), keep=st.sampled_from("aaammns"))
-    def hello(self, nonce: bytes, pid: int, keep: str) -> None:
+    @rule(
+        nonce=sessions,
+        pid=st.sampled_from([0, 0, 0, 0, 0, 3]),
+        keep=st.sampled_from("aaammns"),
+        latest=st.sampled_from([0, 0, 1, 1000]),
+    )
+    def hello(self, nonce: bytes, pid: int, keep: str, latest: int) -> None:
         """Let a client come, or come back: with all, none, the mapped, or too many holds."""
         known = set(self.told[nonce])
         mapped = {s for s in known if (s, nonce) in self.shell.kernel.mappers}
         stated = {"a": known, "n": set(), "m": mapped, "s": known | set(self.segments)}[keep]
-        self._hello(nonce, pid or PIDS[nonce], stated)
+        self._hello(nonce, pid or PIDS[nonce], stated, latest)
 
     @precondition(lambda self: len(self.naive.sessions) > 1)
     @rule(nonce=sessions, unmaps=st.booleans())

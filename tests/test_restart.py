@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,25 +210,67 @@ def test_one_daemon_per_endpoint(daemon: Daemon, client: arrayd.Client) -> None:
     assert client.status().pid == daemon.pid
 
 
+def hello_too_early(client: arrayd.Client) -> None:
+    """Say hello, and be welcomed, as before there was anything to hold."""
+    line = client._connection
+    assert line is not None
+    hello = line._hello
+
+    def without_holds() -> dict[str, object]:
+        line._hello = hello
+        fields = hello()
+        client._said = []
+        return {**fields, "holds": []}
+
+    def welcomed() -> bool:
+        line.nudge()
+        return not line.lost_at
+
+    line._hello = without_holds
+    line._lose()
+    wait_until(welcomed, "the daemon's welcome")
+
+
 def test_what_was_attached_during_a_hello(
     daemon: Daemon, client: arrayd.Client, tmp_path: Path
 ) -> None:
     """A hello states all holds; one that was attached while it travelled is stated after it."""
     values = save(tmp_path / "a.npy", np.arange(1000))
     a = client.get(tmp_path / "a.npy")
-    line = client._connection
-    assert line is not None
-    hello = line._hello
-
-    def too_early() -> dict[str, object]:
-        line._hello = hello
-        fields = hello()
-        client._said = []
-        return {**fields, "holds": []}
-
-    line._hello = too_early
-    line._lose()
-    line.nudge()
+    hello_too_early(client)
     wait_until(lambda: client.status().blocks[0].holders, "the hold is known again")
     assert (a == values).all()
+    assert client.status().blocks[0].state == "held"
+
+
+def test_what_was_granted_during_a_hello(
+    daemon: Daemon, client: arrayd.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block that is granted, and attached only after the welcome, is stated too."""
+    values = save(tmp_path / "a.npy", np.arange(1000))
+    attach = client.holdings.attach
+
+    def late(*granted: Any) -> arrayd.SharedArray:
+        hello_too_early(client)
+        return attach(*granted)
+
+    monkeypatch.setattr(client.holdings, "attach", late)
+    a = client.get(tmp_path / "a.npy")
+    wait_until(lambda: client.status().blocks[0].holders, "the hold is known")
+    assert (a == values).all()
+    assert client.status().blocks[0].state == "held"
+    del a
+    wait_until(lambda: client.status().blocks[0].state == "idle", "it is given back")
+
+
+def test_a_release_of_an_earlier_run(daemon: Daemon, client: arrayd.Client, tmp_path: Path) -> None:
+    """What was granted by a daemon that is no more ends no hold of the next one's."""
+    save(tmp_path / "a.npy", np.arange(1000))
+    a = client.get(tmp_path / "a.npy")
+    for _ in range(20):
+        client._renew(block_of(a).name)  # each is a grant with a higher number
+    earlier = client.holdings.latest
+    restart(daemon, signal.SIGKILL)
+    assert client.status().pid == daemon.pid
+    client._tell("release", holds=[[block_of(a).name, earlier]])
     assert client.status().blocks[0].state == "held"

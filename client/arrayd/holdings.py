@@ -44,6 +44,7 @@ class Holdings:
 
     def __init__(self, client: Session, ring: Callable[..., None]) -> None:
         self.lock = threading.RLock()
+        self.latest = 0  # the highest number of a grant that came; see `Registry.hello`
         self._client = client
         self._ring = ring
         self._held: dict[str, Held] = {}
@@ -144,6 +145,7 @@ class Holdings:
 
         So there is no moment in which a Ctrl-C, a timeout or an error can lose one.
         """
+        self.latest = max(self.latest, grant.seq)
         self._grants.append((grant.segment, grant.seq))
         if not self._attaching:  # nobody waits for it
             self._ring()
@@ -222,9 +224,10 @@ class Holdings:
     # ---- sessions ------------------------------------------------------------------------
 
     def stated(self) -> list[str]:
-        """Return the blocks that a hello states."""
+        """Return the blocks that a hello states: what is mapped, and what is about to be."""
         with self.lock:
-            return [segment for segment, held in self._held.items() if held.ends]
+            mapped = {segment for segment, held in self._held.items() if held.ends}
+            return sorted(mapped.union(segment for segment, _ in tuple(self._grants)))
 
     def welcomed(self, said: Sequence[str], seqs: Mapping[str, int]) -> bool:
         """Take the daemon's word on what we said we hold; what it does not know stays readable.
@@ -232,17 +235,17 @@ class Holdings:
         Returns
         -------
         bool
-            Whether that has to be said again: something was attached since, and the hello,
+            Whether that has to be said again: something was granted since, and the hello,
             which states all there is, may have ended its hold.
         """
         with self.lock:
             for segment in said:
                 if segment not in seqs and segment in self._held:
                     self._forget(self._held[segment])
-            # The numbers of these holds are new, and some ended while the hello was under way.
-            for hold in seqs.items():
-                self._grants.append(hold)
             late = not set(self.stated()).issubset(said)
+            # The numbers of these holds are new, and some ended while the hello was under way.
+            self._grants.extend(seqs.items())
+            self.latest = max(self.latest, *seqs.values(), 0)
         self._ring()
         return late
 

@@ -11,7 +11,7 @@ op           fields
 ===========  =====================================================================
 hello        pid, start (the process's start time, clock ticks), program,
              shm (device and inode of /dev/shm), holds (segments; replaces what the daemon
-             knew)
+             knew), latest (the highest seq of a grant that came)
 get          items: up to `MAX_ITEMS` maps {source, stat}, pin (seconds, -1: for good), wait
              (seconds to wait for room or a name; None: the default), progress
 prefetch     items
@@ -261,6 +261,7 @@ FIELDS: dict[str, dict[str, Check]] = {
         "program": _is(str),
         "shm": _pair,
         "holds": _holds(_is(str)),
+        "latest": lambda v: type(v) is int and 0 <= v < 1 << 53,
     },
     "get": {
         "items": _items,

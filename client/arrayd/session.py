@@ -205,6 +205,7 @@ class Session:
             "program": process.program(),
             "shm": process.shared_memory(),
             "holds": self._said,
+            "latest": self.holdings.latest,
         }
 
     def _welcome(self, answer: Answer) -> bool:

@@ -172,7 +172,8 @@ class Daemon:
         who = Peer(peer.uid, peer.pid, fields["program"][:80])
         to = Asker(request.nonce, request.id)
         self._busy_at = now
-        self.performer.act(self.registry.hello(to, who, fields["holds"], now))
+        hello = self.registry.hello(to, who, fields["holds"], fields["latest"], now)
+        self.performer.act(hello)
         failpoints.hit("daemon.welcomed")
 
     def _handle(self, request: protocol.Request, now: float) -> None:

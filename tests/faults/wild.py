@@ -96,7 +96,8 @@ class Wild:
 
     def _hello(self) -> Message:
         holds = self._chance.choices(self._world.segments, k=self._chance.choice([0, 0, 1, 3]))
-        return hello(holds=holds, pid=self._any([os.getpid(), 1, 0, -1, 2**40]))
+        pid, latest = self._any([os.getpid(), 1, 0, -1, 2**40]), self._any([0, 1, 2**53 - 1])
+        return hello(holds=holds, pid=pid, latest=latest)
 
     def _get(self) -> Message:
         items = [self._item() for _ in range(self._any([0, 1, 1, 2, 9]))]
@@ -245,5 +246,5 @@ class Wild:
 
 def hello(**fields: Any) -> Message:
     """Return the fields of a hello from this process."""
-    known = {"pid": os.getpid(), "start": 0, "program": "hostile", "holds": []}
+    known = {"pid": os.getpid(), "start": 0, "program": "hostile", "holds": [], "latest": 0}
     return {**known, "shm": process.shared_memory(), **fields}

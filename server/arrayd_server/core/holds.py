@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 
 from arrayd.spec import Grant
 from arrayd_server.core.effects import Effect, Inspect, Reply, Unlink
@@ -37,7 +38,6 @@ class Holds:
         self._shelf = shelf
         self._counters = counters
         self._timed: dict[str, None] = {}  # blocks that time may end: lent, or only pinned
-        self._seq = itertools.count(1)
 
     def holdable(self, segment: str) -> bool:
         """Say whether a block of this name can be held: sealed, or being written."""
@@ -46,15 +46,30 @@ class Holds:
 
     def hold(self, session: Session, block: Block, now: float) -> int:
         """Make `session` hold `block`, or renew its hold; return the grant's number."""
-        seq = next(self._seq)
+        session.seq += 1
         hold = session.holds.get(block.segment)
         if hold is None:
-            hold = session.holds[block.segment] = Hold(seq, now)
+            hold = session.holds[block.segment] = Hold(session.seq, now)
             block.holders[session.nonce] = hold
-        hold.seq, hold.since = seq, now
+        hold.seq, hold.since = session.seq, now
         self._shelf.idle.pop(block.segment, None)
         block.used = now
-        return seq
+        return session.seq
+
+    def restate(
+        self, session: Session, holds: Iterable[str], latest: int, now: float
+    ) -> tuple[dict[str, int], list[Effect]]:
+        """Take what a session says it holds for what it holds; return the numbers of these.
+
+        They go on from `latest`, the highest number that it knows, be it of an earlier run
+        of the daemon: what it still has to say of grants of then ends none of now (rule 7).
+        """
+        session.seq = max(session.seq, latest)
+        stated = {segment for segment in holds if self.holdable(segment)}
+        effects: list[Effect] = []
+        for segment in sorted(session.holds.keys() - stated):
+            effects += self.drop(session, segment, now)
+        return {s: self.hold(session, self._shelf.blocks[s], now) for s in sorted(stated)}, effects
 
     def grant(self, block: Block, to: Asker, waiter: Waiter, now: float) -> Effect:
         """Decide a hold and tell its session."""

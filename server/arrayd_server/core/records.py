@@ -40,6 +40,7 @@ class Session:
     nonce: Nonce
     peer: Peer
     since: float
+    seq: int = 0  # of its latest grant; also those of earlier runs of the daemon count
     #: segment -> the very `Hold` that stands in that block's `holders`
     holds: dict[str, Hold] = field(default_factory=dict)
 

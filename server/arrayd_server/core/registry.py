@@ -14,7 +14,7 @@ come back as further events. The rules, asserted by `check` (see `invariants.py`
 5. ``session.holds`` and ``block.holders`` are one relation seen from both ends.
 6. Segment names are never used twice.
 7. Repeating a request changes nothing: one hold per session and block, numbered grants,
-   and a release that names an older grant than the latest is ignored.
+   and a release that names an older grant than the latest is ignored, be it of another run.
 8. An unknown session, block or hold is an answer, never an assertion.
 """
 
@@ -78,18 +78,16 @@ class Registry:
 
     # ---- sessions ------------------------------------------------------------------------
 
-    def hello(self, to: Asker, peer: Peer, holds: Iterable[str], now: float) -> list[Effect]:
+    def hello(
+        self, to: Asker, peer: Peer, holds: Iterable[str], latest: int, now: float
+    ) -> list[Effect]:
         """Open a session, or take its restated holds in place of those known."""
         session = self.sessions.get(to.nonce)
         if session is not None and session.peer.pid != peer.pid:
             return [Reply(to, explain.not_your_session(session))]
         if session is None:
             session = self.sessions[to.nonce] = Session(to.nonce, peer, now)
-        stated = {segment for segment in holds if self.holds.holdable(segment)}
-        effects: list[Effect] = []
-        for segment in sorted(session.holds.keys() - stated):
-            effects += self.holds.drop(session, segment, now)
-        seqs = {s: self.holds.hold(session, self.shelf.blocks[s], now) for s in sorted(stated)}
+        seqs, effects = self.holds.restate(session, holds, latest, now)
         return [Reply(to, {"holds": seqs}), *effects]
 
     def ended(self, nonce: Nonce, now: float) -> list[Effect]:
