@@ -230,7 +230,10 @@ class Client(Session):
     def _renew(self, segment: str) -> Grant:
         """Have the daemon answer for a block we hold, after all that we told it before."""
         with self.holdings.attaching():
-            return Grant.from_wire(good(self._ask("redeem", None, segment=segment, token=b"")[0]))
+            answer = self._ask("redeem", None, segment=segment, token=b"")[0]
+            grant = Grant.from_wire(good(answer))
+            self.holdings.renewed(grant)
+            return grant
 
     # ---- the daemon ----------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from arrayd import array, failpoints, mapping
 from arrayd.array import Held, SharedArray
@@ -25,7 +25,8 @@ from arrayd.wish import cut
 if TYPE_CHECKING:
     from arrayd.session import Session
 
-_T = TypeVar("_T")
+_Number = tuple[str, int]
+"""Segment, and number of a grant."""
 
 Release = list[Any]
 """Segment and number: the hold that ends, by the number of its latest grant."""
@@ -52,7 +53,7 @@ class Holdings:
         self._pages: dict[str, weakref.ref[Pages]] = {}  # the one read-only mapping of each
         # Nothing leaves one of these before it is in the next: a Ctrl-C finds all in order.
         self._ended: deque[End] = deque()
-        self._grants: deque[tuple[str, int]] = deque()
+        self._grants: dict[_Number, None] = {}  # not attached, or not yet known to be
         self._untold: dict[str, int] = {}  # holds to give back: segment, number
         # Calls between a request and the attach of what it brings, each a token on its stack:
         # a Ctrl-C in the very moment when one is counted cannot leave it counted.
@@ -102,6 +103,7 @@ class Holdings:
                 # What loads this very block again: a window is a part of a whole one.
                 loaded = source.whole() if grant.window else source
                 held.request = (loaded.to_wire(), stat)
+            self._grants.pop((grant.segment, grant.seq), None)
             return result
 
     def pages(self, held: Held, mode: str) -> Pages:
@@ -126,19 +128,28 @@ class Holdings:
     def sealed(self, held: Held, grant: Grant) -> None:
         """Take note that a block this process has written is final."""
         with self.lock:
-            held.seq = max(held.seq, grant.seq)
             held.grant = grant
+            self.renewed(grant)
+
+    def renewed(self, grant: Grant) -> None:
+        """Take note that a hold of ours was granted again, with a higher number."""
+        with self.lock:
+            held = self._held.get(grant.segment)
+            if held is not None:
+                held.seq = max(held.seq, grant.seq)
+                self._grants.pop((grant.segment, grant.seq), None)
 
     # ---- holds that end ------------------------------------------------------------------
 
     def release(self, held: Held) -> Release | None:
-        """End a hold now; None if it has ended already."""
+        """End a hold now; None if there is nothing to say: it has ended already, or goes on."""
         with self.lock:
             if held.released:
                 return None
             held.released = True
             self._forget(held)
-            return [held.grant.segment, held.seq]
+            segment, seq = held.grant.segment, held.seq
+            return None if self._awaited(segment, seq, self._pending()) else [segment, seq]
 
     def granted(self, grant: Grant) -> None:
         """Take note of a grant, as it comes in: unless it is attached, it is given back.
@@ -146,7 +157,7 @@ class Holdings:
         So there is no moment in which a Ctrl-C, a timeout or an error can lose one.
         """
         self.latest = max(self.latest, grant.seq)
-        self._grants.append((grant.segment, grant.seq))
+        self._grants[grant.segment, grant.seq] = None
         if not self._attaching:  # nobody waits for it
             self._ring()
 
@@ -156,9 +167,9 @@ class Holdings:
         Until `told` they are returned again; to give one back twice changes nothing.
         """
         with self.lock:
-            _work_off(self._ended, self._end)
-            if not self._attaching:
-                _work_off(self._grants, self._give_up)
+            pending = self._pending() if self._ended else {}
+            _work_off(self._ended, lambda end: self._end(end, pending))
+            self._look_through()
             if self._untold:
                 failpoints.hit("client.releasing")
             return [[segment, seq] for segment, seq in self._untold.items()]
@@ -184,31 +195,53 @@ class Holdings:
     def _settle(self) -> None:
         """See which of the grants that came were attached; ring for the others."""
         with self.lock:
-            if not self._attaching:
-                _work_off(self._grants, self._give_up)
+            self._look_through()
             left = bool(self._untold)
         if left:
             self._ring()
 
-    def _end(self, end: End) -> None:
+    def _end(self, end: End, pending: Mapping[str, int]) -> None:
         """Count one mapping less; give the hold back if it was the last."""
         held: Held = end.owner
         held.ends.discard(end)
         if not held.ends:
-            if not held.released:
-                self._give_back(held.grant.segment, held.seq)
+            segment, seq = held.grant.segment, held.seq
+            if not held.released and not self._awaited(segment, seq, pending):
+                self._give_back(segment, seq)
             held.released = True
             self._forget(held)
         mapping.forget(end)
 
-    def _give_up(self, grant: tuple[str, int]) -> None:
-        """Give a grant back that was not attached; else it has renewed a hold of ours."""
-        segment, seq = grant
-        held = self._held.get(segment)
-        if held is None:
-            self._give_back(segment, seq)
-        else:
-            held.seq = max(held.seq, seq)
+    def _look_through(self) -> None:
+        """Give the grants back that were not attached; the others have renewed holds of ours."""
+        if self._attaching:
+            return
+        for grant in tuple(self._grants):
+            segment, seq = grant
+            held = self._held.get(segment)
+            if held is None:
+                self._give_back(segment, seq)
+            else:
+                held.seq = max(held.seq, seq)
+            self._grants.pop(grant, None)
+
+    def _pending(self) -> dict[str, int]:
+        """Return the lowest number of each block that was granted and is not attached yet."""
+        lowest: dict[str, int] = {}
+        for segment, seq in tuple(self._grants):
+            lowest[segment] = min(seq, lowest.get(segment, seq))
+        return lowest
+
+    def _awaited(self, segment: str, seq: int, pending: Mapping[str, int]) -> bool:
+        """Say whether a hold must go on, for another thread is about to attach its block.
+
+        What was granted to that thread before would end with it. So it counts as granted
+        itself, not attached; what is granted later has a higher number, and needs no care.
+        """
+        if segment not in pending or pending[segment] > seq:
+            return False
+        self._grants[segment, seq] = None
+        return True
 
     def _give_back(self, segment: str, seq: int) -> None:
         self._untold[segment] = max(seq, self._untold.get(segment, 0))
@@ -244,7 +277,7 @@ class Holdings:
                     self._forget(self._held[segment])
             late = not set(self.stated()).issubset(said)
             # The numbers of these holds are new, and some ended while the hello was under way.
-            self._grants.extend(seqs.items())
+            self._grants.update(dict.fromkeys(seqs.items()))
             self.latest = max(self.latest, *seqs.values(), 0)
         self._ring()
         return late
@@ -252,8 +285,8 @@ class Holdings:
     def forked(self) -> None:
         """Begin anew in a forked child: same blocks, fresh lock and queues."""
         self.lock = threading.RLock()
-        _work_off(self._ended, self._end)  # unmapped before the fork, so not ours to state
         self._grants.clear()
+        _work_off(self._ended, lambda end: self._end(end, {}))  # before the fork: not ours to state
         self._untold.clear()
         self._attaching = weakref.WeakSet()
 
@@ -264,7 +297,7 @@ class _Attaching:
     __slots__ = ("__weakref__",)
 
 
-def _work_off(waiting: deque[_T], work: Callable[[_T], None]) -> None:
+def _work_off(waiting: deque[End], work: Callable[[End], None]) -> None:
     """Do the work, which may be done twice, for what waits; each leaves only when it is done."""
     while waiting:
         one = waiting[0]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import arrayd
 from tests.fixtures import Daemon
-from tests.helpers import Stage, only_block, pids, save, wait_until
+from tests.helpers import Stage, block_of, only_block, pids, save, wait_until
 
 
 def test_a_late_grant_is_given_back(
@@ -46,3 +49,71 @@ def test_a_file_replaced_meanwhile_is_read_anew(
     os.rename(tmp_path / "new.npy", tmp_path / "x.npy")
     os.kill(daemon.pid, signal.SIGCONT)
     assert one.reply() == 2000
+
+
+def overtake(
+    client: arrayd.Client, monkeypatch: pytest.MonkeyPatch, another: Callable[[], object]
+) -> None:
+    """Let another thread have and drop what a call was granted, before that call attaches it."""
+    attach = client.holdings.attach
+
+    def late(*granted: Any) -> arrayd.SharedArray:
+        monkeypatch.undo()
+        another()
+        gc.collect()
+        client.collect()
+        client.status()  # the daemon has heard of it
+        return attach(*granted)
+
+    monkeypatch.setattr(client.holdings, "attach", late)
+
+
+@pytest.mark.parametrize("explicit", [False, True], ids=["dropped", "released"])
+def test_a_hold_that_another_thread_ends(
+    daemon: Daemon,
+    client: arrayd.Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    explicit: bool,
+) -> None:
+    """What one thread was granted later, and drops at once, another has yet to attach: it stays."""
+    values = save(tmp_path / "x.npy", np.arange(1000))
+
+    def another() -> None:
+        array = client.get(tmp_path / "x.npy")
+        if explicit:
+            client.release(array)
+
+    overtake(client, monkeypatch, another)
+    array = client.get(tmp_path / "x.npy")
+    assert pids(only_block(client)) == [os.getpid()]
+    assert (array == values).all()
+    del array
+    wait_until(lambda: only_block(client).state == "idle", "both are given back")
+
+
+def test_a_reference_that_another_thread_ends(
+    daemon: Daemon, client: arrayd.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A published block that came by two references is not lost with the first array dropped."""
+    with arrayd.connect(daemon.endpoint) as sender:
+        array = sender.put(np.arange(1000))
+        name = block_of(array).name
+        first, second = sender.lend(name), sender.lend(name)
+        del array
+    overtake(client, monkeypatch, lambda: client.redeem(name, second, "r"))
+    assert client.redeem(name, first, "r").sum() == 499_500
+    gc.collect()
+    wait_until(lambda: not client.status().blocks, "it is freed with its last user")
+
+
+def test_a_release_is_not_put_off_by_another_call(
+    daemon: Daemon, client: arrayd.Client, tmp_path: Path
+) -> None:
+    """While a thread waits, what others have had, lent and dropped is given back at once."""
+    save(tmp_path / "x.npy", np.arange(1000))
+    with client.holdings.attaching():
+        array = client.get(tmp_path / "x.npy")
+        client.lend(block_of(array).name)
+        del array
+        wait_until(lambda: not pids(only_block(client)), "the hold ends")
