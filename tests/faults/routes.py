@@ -92,7 +92,7 @@ Actions = dict[str, tuple[str, ...]]
 _KILL: Actions = {"kill": (), "stop": ()}
 _ALL: Actions = {"kill": (), "stop": (), "term": ()}
 _CRASH: Actions = {"kill": ("LoaderCrashed",), "stop": (), "exit": ("LoaderCrashed",)}
-_FULL: Actions = {"ENOSPC": ("NoRoom",)}
+_FULL: Actions = {"ENOSPC": ()}  # it is tried again, and then there is room
 _CTRL_C = ("KeyboardInterrupt",)
 _OWN: Actions = {"kill": (), "stop": (), "restart": (), "int": _CTRL_C}
 

@@ -27,7 +27,6 @@ WALL = {
 """What tells, or depends on, the time of day."""
 
 ALLOWED = {
-    "client/arrayd/collect.py": {"datetime.datetime": "shows a file's mtime in the result"},
     "server/arrayd_server/loaders/engine.py": {
         "time.time_ns": "waits until a file's time stamp is a tick old, and 20 ms at most"
     },
