@@ -312,7 +312,6 @@ def is_whole(out: Path) -> bool:
         ("client.collecting", "term:2", 143),
         ("client.collecting", "int:3", 130),
         ("client.renaming", "kill", -9),
-        ("client.renaming", "term", 143),
     ],
 )
 def test_a_collect_that_is_killed(
