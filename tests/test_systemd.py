@@ -83,7 +83,7 @@ def test_without_a_manager_nothing_happens(
 @pytest.mark.parametrize(
     ("usec", "pid", "interval"),
     [
-        ("30000000", str(os.getpid()), 15.0),
+        pytest.param("30000000", str(os.getpid()), 15.0, id="ours"),
         ("30000000", None, 15.0),
         ("30000000", "1", None),
         ("0", None, None),
