@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary, finalize
 
@@ -27,6 +27,8 @@ import zmq
 
 from arrayd import launch, protocol
 from arrayd.errors import ArraydError, DaemonLost, NoDaemon, from_wire
+from arrayd.interrupts import work_off
+from arrayd.progress import Reporter
 from arrayd.waiter import Answer, Call, OutOfTime, Waiter, requests
 
 AWAY = 10.0
@@ -82,8 +84,9 @@ class Connection:
         self._refusal: ArraydError | None = None
         self._waiters = WeakValueDictionary[int, Waiter]()  # a Ctrl-C can leave none here
         self._outbox: deque[bytes] = deque()
+        self._inbox: deque[bytes] = deque()
         self._pump = threading.RLock()  # a signal handler may ask amid a call of its thread
-        self._depth = 0  # how often the one that has the pump has taken it
+        self._inside = set[int]()  # the calls of the thread that has it; see `_pumped`
         self._pid, self._pidfd = 0, -1
         self._heard = 0.0  # when the daemon last said anything
         self._context = zmq.Context()
@@ -116,7 +119,7 @@ class Connection:
         count: int = 1,
         revives: bool = False,
         ahead: bytes | None = None,
-        report: Callable[[int, int, int], None] | None = None,
+        report: Reporter | None = None,
         **fields: Any,
     ) -> list[Answer]:
         """Send a request and wait for its `count` answers.
@@ -166,10 +169,7 @@ class Connection:
         """Have the outbox sent and the daemon's health looked at, now."""
         if self._closing:
             return
-        if self._pump.acquire(blocking=False):
-            with self._pumping():
-                self._step(0)
-        else:
+        if not self._pumped(lambda: self._step(0)):
             self.ring()
 
     def ring(self) -> None:
@@ -182,7 +182,7 @@ class Connection:
         self._closing = True
         self.ring()
         with self._pump:
-            if not self._depth:  # in a signal handler amid a call: that call closes
+            if not self._inside:  # in a signal handler amid a call: that call closes
                 self._shut()
         for waiter in self._waiting():
             waiter.call.woken.set()
@@ -204,25 +204,30 @@ class Connection:
 
     # ---- the pump ------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _pumping(self) -> Iterator[None]:
-        """Give the pump back at the end, and close if that was put off till then."""
-        self._depth += 1
-        try:
-            yield
-        finally:
-            self._depth -= 1
-            if self._closing and not self._depth:
-                self._shut()
-            self._pump.release()
-            self._pass_on()
+    def _pumped(self, work: Callable[[], object]) -> bool:
+        """Do the work, unless another thread has the pump; say whether it was done.
 
-    def _drive(
-        self,
-        waiter: Waiter,
-        deadline: float | None,
-        report: Callable[[int, int, int], None] | None,
-    ) -> None:
+        If the connection was closed meanwhile, that was put off till the end.
+        """
+        taken: list[bool] = []
+        try:
+            # In one step: a lock that a Ctrl-C cut off from its release would be held for ever.
+            taken.extend(map(self._pump.acquire, (False,)))
+            if taken[0]:
+                self._inside.add(id(taken))
+                work()
+            return taken[0]
+        finally:
+            if any(taken):
+                try:
+                    self._inside.discard(id(taken))
+                    if self._closing and not self._inside:
+                        self._shut()
+                finally:
+                    self._pump.release()
+                self._pass_on()
+
+    def _drive(self, waiter: Waiter, deadline: float | None, report: Reporter | None) -> None:
         began, call = time.monotonic(), waiter.call
         while not waiter.done:
             self._check_health(began, deadline)
@@ -230,10 +235,7 @@ class Connection:
                 lost_at = self.lost_at
                 self._revive()  # if it fails, the next call tries again
                 self._revived = lost_at
-            if self._pump.acquire(blocking=False):
-                with self._pumping():
-                    self._lead(waiter, began, deadline)
-            else:
+            if not self._pumped(lambda: self._lead(waiter, began, deadline)):
                 self.ring()  # there is something in the outbox
                 call.woken.wait(self._patience(deadline))
             call.woken.clear()
@@ -277,23 +279,20 @@ class Connection:
             refusal, self._refusal = self._refusal, None
             raise refusal
         if self.lost_at and now - max(began, self.lost_at) > AWAY:
-            raise self._away()
+            pid = self._pid if self._pidfd >= 0 else None
+            why = launch.why_silent(self.endpoint, AWAY, pid)
+            raise (DaemonLost if self._known else NoDaemon)(why)
         if deadline is not None and now >= deadline:
             raise OutOfTime
-
-    def _away(self) -> ArraydError:
-        if self._pidfd >= 0:
-            return DaemonLost(
-                f"The arrayd daemon (pid {self._pid}) has been silent for {AWAY:.0f} s: it is "
-                f"stopped (`kill -CONT {self._pid}`) or overloaded. Your arrays stay readable."
-            )
-        return (DaemonLost if self._known else NoDaemon)(launch.why_silent(self.endpoint, AWAY))
 
     def _step(self, timeout: float) -> bool:
         """Send, wait for something to happen, and see to it; say whether anything did.
 
         With the pump held.
         """
+        if self._inbox:  # a Ctrl-C came between
+            work_off(self._inbox, self._dispatch)
+            return True
         if not self.lost_at:
             self._send_outbox()
         interest = _POLLIN if self._greet() else _POLLIN | _POLLOUT
@@ -312,23 +311,23 @@ class Connection:
         return bool(ready)
 
     def _send_outbox(self) -> None:
-        while self._outbox:
-            frame = self._outbox.popleft()
-            try:
-                self._socket.send(frame, zmq.NOBLOCK)
-            except zmq.Again:  # the connection has just gone
-                self._outbox.appendleft(frame)
-                self._lose()
-                return
+        try:
+            work_off(self._outbox, lambda frame: self._socket.send(frame, zmq.NOBLOCK))
+        except zmq.Again:  # the connection has just gone
+            self._lose()
 
     def _receive(self) -> None:
         while int(self._socket.getsockopt(zmq.EVENTS)) & _POLLIN:
-            frame = self._socket.recv(zmq.NOBLOCK)
+            # In one step: what a Ctrl-C cut off between two would be lost.
+            self._inbox.extend(map(self._socket.recv, (zmq.NOBLOCK,)))
             self._heard = time.monotonic()
-            with contextlib.suppress(protocol.Garbage):
-                self._dispatch(protocol.decode(frame, answer=True))
+            work_off(self._inbox, self._dispatch)
 
-    def _dispatch(self, answer: Answer) -> None:
+    def _dispatch(self, frame: bytes) -> None:
+        with contextlib.suppress(protocol.Garbage):
+            self._on_answer(protocol.decode(frame, answer=True))
+
+    def _on_answer(self, answer: Answer) -> None:
         number, index = answer.get("id"), answer.get("i", 0)
         if number == self._greeting:
             self._on_greeted(answer)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from arrayd import array, failpoints, mapping
 from arrayd.array import Held, SharedArray
+from arrayd.interrupts import work_off
 from arrayd.mapping import End
 from arrayd.mapping import Mapping as Pages
 from arrayd.protocol import Stat
@@ -168,7 +169,7 @@ class Holdings:
         """
         with self.lock:
             pending = self._pending() if self._ended else {}
-            _work_off(self._ended, lambda end: self._end(end, pending))
+            work_off(self._ended, lambda end: self._end(end, pending))
             self._look_through()
             if self._untold:
                 failpoints.hit("client.releasing")
@@ -286,7 +287,7 @@ class Holdings:
         """Begin anew in a forked child: same blocks, fresh lock and queues."""
         self.lock = threading.RLock()
         self._grants.clear()
-        _work_off(self._ended, lambda end: self._end(end, {}))  # before the fork: not ours to state
+        work_off(self._ended, lambda end: self._end(end, {}))  # before the fork: not ours to state
         self._untold.clear()
         self._attaching = weakref.WeakSet()
 
@@ -295,12 +296,3 @@ class _Attaching:
     """One call that may attach; see `Holdings.attaching`."""
 
     __slots__ = ("__weakref__",)
-
-
-def _work_off(waiting: deque[End], work: Callable[[End], None]) -> None:
-    """Do the work, which may be done twice, for what waits; each leaves only when it is done."""
-    while waiting:
-        one = waiting[0]
-        work(one)
-        with contextlib.suppress(ValueError):  # a signal handler has been here meanwhile
-            waiting.remove(one)

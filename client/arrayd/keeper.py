@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from arrayd.connection import Connection
 from arrayd.errors import DaemonError
+from arrayd.interrupts import Wakeup
 from arrayd.waiter import OutOfTime
 
 FLUSH_AFTER = 0.03
@@ -48,7 +49,8 @@ class Keeper:
         # Closed with the last that may still ring it, for `close` may not have time to wait.
         self._end = weakref.finalize(self, os.close, self._bell)
         self._end.atexit = False
-        self._closing = threading.Event()
+        self._closing = False
+        self._hurry = Wakeup()
         self._behind = False
         self._thread = threading.Thread(target=self._run, name="arrayd-keeper", daemon=True)
         self._thread.start()
@@ -66,7 +68,8 @@ class Keeper:
 
     def close(self) -> None:
         """End the thread."""
-        self._closing.set()
+        self._closing = True
+        self._hurry.set()
         self.ring()
         if threading.current_thread() is not self._thread:
             # Not for ever: in a signal handler we may have what it waits for.
@@ -78,13 +81,14 @@ class Keeper:
 
     def desert(self) -> None:
         """Leave the bell to whose file its number is now; the thread sleeps on."""
-        self._closing.set()
+        self._closing = True
         self._end.detach()
 
     def _run(self) -> None:
-        while not self._closing.is_set():
-            rung = self._wait()
-            if self._closing.wait(FLUSH_AFTER if rung else 0) or not self._intact():
+        while not self._closing:
+            if self._wait():
+                self._hurry.wait(FLUSH_AFTER)
+            if self._closing or not self._intact():
                 return
             self._collect()
             self._connection.nudge()

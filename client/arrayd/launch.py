@@ -112,8 +112,13 @@ def alive(endpoint: str) -> bool:
     return True
 
 
-def why_silent(endpoint: str, seconds: float) -> str:
-    """Return what to tell somebody who has waited so long for a daemon's first word."""
+def why_silent(endpoint: str, seconds: float, pid: int | None = None) -> str:
+    """Return what to tell somebody who has waited so long for a daemon; `pid`: it lives."""
+    if pid is not None:
+        return (
+            f"The arrayd daemon (pid {pid}) has been silent for {seconds:.0f} s: it is stopped "
+            f"(`kill -CONT {pid}`) or overloaded. Your arrays stay readable."
+        )
     if alive(endpoint):
         return (
             f"Somebody listens at {endpoint}, and has not answered for {seconds:.0f} s: a daemon "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from arrayd import protocol
+from arrayd.interrupts import Wakeup
 
 Answer = Mapping[str, Any]
 
@@ -33,7 +33,7 @@ class Call:
 
     revives: bool = False
     reports: deque[tuple[int, int, int]] = field(default_factory=deque)
-    woken: threading.Event = field(default_factory=threading.Event)
+    woken: Wakeup = field(default_factory=Wakeup)
 
 
 @dataclass(eq=False)
