@@ -90,9 +90,14 @@ class Client(Session):
     def release(self, shared: SharedArray) -> None:
         """End the hold of an array's block now; see `arrayd.release`."""
         held = shared._held
-        release = None if held is None else held.client.holdings.release(held)
-        if held is not None and release is not None:
-            held.client._tell("release", holds=[release])
+        if held is None:
+            return
+        try:
+            held.client.holdings.release(held)
+            held.client.collect()
+        except BaseException:
+            held.client._ring()
+            raise
 
     def prefetch(self, *sources: SourceLike, **options: Any) -> None:
         """Have sources loaded without waiting for them; see `arrayd.prefetch`."""

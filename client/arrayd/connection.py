@@ -16,7 +16,6 @@ import contextlib
 import itertools
 import math
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,7 +26,7 @@ import zmq
 
 from arrayd import launch, protocol
 from arrayd.errors import ArraydError, DaemonLost, NoDaemon, from_wire
-from arrayd.interrupts import work_off
+from arrayd.interrupts import Turns, open_into, work_off
 from arrayd.progress import Reporter
 from arrayd.waiter import Answer, Call, OutOfTime, Waiter, requests
 
@@ -68,10 +67,11 @@ class Connection:
     ) -> None:
         self.endpoint = endpoint
         self.lost_at = time.monotonic()  # since when the daemon has not known us; 0: it does
-        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Closed with the last thread that may still ring it.
-        self._end = finalize(self, os.close, self.wake)
+        opened: list[int] = []
+        self._end = finalize(self, deque, map(os.close, opened), 0)
         self._end.atexit = False
+        self.wake = open_into(opened, os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closing = False
         self._nonce = nonce
         self._hello, self._welcome, self._granted = hello, welcome, granted
@@ -85,8 +85,7 @@ class Connection:
         self._waiters = WeakValueDictionary[int, Waiter]()  # a Ctrl-C can leave none here
         self._outbox: deque[bytes] = deque()
         self._inbox: deque[bytes] = deque()
-        self._pump = threading.RLock()  # a signal handler may ask amid a call of its thread
-        self._inside = set[int]()  # the calls of the thread that has it; see `_pumped`
+        self._pump = Turns()
         self._pid, self._pidfd = 0, -1
         self._heard = 0.0  # when the daemon last said anything
         self._context = zmq.Context()
@@ -99,10 +98,6 @@ class Connection:
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
         self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_ANSWER)
         self._socket.connect(endpoint)
-        self._poller = zmq.Poller()
-        self._interest = _POLLIN
-        self._poller.register(self._socket, _POLLIN)
-        self._poller.register(self.wake, zmq.POLLIN)
 
     @property
     def pidfd(self) -> int:
@@ -181,8 +176,8 @@ class Connection:
         """Say goodbye and close; threads that wait for an answer get `DaemonLost`."""
         self._closing = True
         self.ring()
-        with self._pump:
-            if not self._inside:  # in a signal handler amid a call: that call closes
+        with self._pump.lock:
+            if not self._pump.depth:  # in a signal handler amid a call: that call closes
                 self._shut()
         for waiter in self._waiting():
             waiter.call.woken.set()
@@ -209,23 +204,17 @@ class Connection:
 
         If the connection was closed meanwhile, that was put off till the end.
         """
-        taken: list[bool] = []
+        done = True
         try:
-            # In one step: a lock that a Ctrl-C cut off from its release would be held for ever.
-            taken.extend(map(self._pump.acquire, (False,)))
-            if taken[0]:
-                self._inside.add(id(taken))
-                work()
-            return taken[0]
+            done = self._pump.take(work, self._close_late)
+            return done
         finally:
-            if any(taken):
-                try:
-                    self._inside.discard(id(taken))
-                    if self._closing and not self._inside:
-                        self._shut()
-                finally:
-                    self._pump.release()
+            if done:
                 self._pass_on()
+
+    def _close_late(self) -> None:
+        if self._closing:
+            self._shut()
 
     def _drive(self, waiter: Waiter, deadline: float | None, report: Reporter | None) -> None:
         began, call = time.monotonic(), waiter.call
@@ -296,10 +285,10 @@ class Connection:
         if not self.lost_at:
             self._send_outbox()
         interest = _POLLIN if self._greet() else _POLLIN | _POLLOUT
-        if interest != self._interest:
-            self._interest = interest
-            self._poller.modify(self._socket, interest)
-        ready = dict(self._poller.poll(math.ceil(timeout * 1000)))
+        watched: list[tuple[Any, int]] = [(self._socket, interest), (self.wake, _POLLIN)]
+        if self._pidfd >= 0:
+            watched.append((self._pidfd, _POLLIN))
+        ready = dict(zmq.zmq_poll(watched, math.ceil(timeout * 1000)))
         if self.wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self.wake)
@@ -388,12 +377,16 @@ class Connection:
     def _watch_daemon(self, pid: int) -> None:
         self._drop_pidfd()
         self._pid = pid
-        with contextlib.suppress(OSError):
-            self._pidfd = os.pidfd_open(pid)
-            self._poller.register(self._pidfd, zmq.POLLIN)
+        opened: list[int] = []
+        try:
+            open_into(opened, os.pidfd_open, pid)
+        except OSError:
+            return  # it is not in our PID namespace, or has just died
+        finally:
+            if opened:
+                self._pidfd = opened[0]
 
     def _drop_pidfd(self) -> None:
-        if self._pidfd >= 0:
-            self._poller.unregister(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)

@@ -91,12 +91,7 @@ class Holdings:
             # In one step: a signal handler or a finalizer may attach the same block meanwhile.
             held = self._held.setdefault(grant.segment, fresh)
             held.seq = max(held.seq, grant.seq)
-            try:
-                result = array.wrap(held, self.pages(held, mode))
-            except BaseException:
-                if not held.ends:
-                    self._forget(held)
-                raise
+            result = array.wrap(held, self.pages(held, mode))
             failpoints.hit("client.mapped")
             if request is not None:
                 source, stat = request
@@ -142,15 +137,18 @@ class Holdings:
 
     # ---- holds that end ------------------------------------------------------------------
 
-    def release(self, held: Held) -> Release | None:
-        """End a hold now; None if there is nothing to say: it has ended already, or goes on."""
+    def release(self, held: Held) -> None:
+        """End a hold now: `finished` gives it back."""
         with self.lock:
             if held.released:
-                return None
-            held.released = True
-            self._forget(held)
+                return
             segment, seq = held.grant.segment, held.seq
-            return None if self._awaited(segment, seq, self._pending()) else [segment, seq]
+            awaited = self._awaited(segment, seq, self._pending())
+            latest = max(seq, self._untold.get(segment, 0))
+            self._forget(held)
+            held.released = True
+            if not awaited:  # in one step with the line before: no call is in between
+                self._untold[segment] = latest
 
     def granted(self, grant: Grant) -> None:
         """Take note of a grant, as it comes in: unless it is attached, it is given back.
@@ -220,10 +218,12 @@ class Holdings:
         for grant in tuple(self._grants):
             segment, seq = grant
             held = self._held.get(segment)
-            if held is None:
-                self._give_back(segment, seq)
-            else:
+            if held is not None and held.ends:
                 held.seq = max(held.seq, seq)
+            else:
+                self._give_back(segment, seq)
+                if held is not None:  # an attach that a Ctrl-C cut off
+                    self._forget(held)
             self._grants.pop(grant, None)
 
     def _pending(self) -> dict[str, int]:

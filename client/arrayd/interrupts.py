@@ -1,4 +1,8 @@
-"""What a Ctrl-C, or a signal handler that calls arrayd, may cut off between any two steps."""
+"""What a Ctrl-C, or a signal handler that calls arrayd, may cut off between any two steps.
+
+CPython looks for signals where a function begins, after a call, and where a loop goes back;
+so code without a call, as well as one call of a function in C, is done wholly or not at all.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+def open_into(opened: list[int], function: Callable[..., int], *arguments: object) -> int:
+    """Open a descriptor and note it, in one step: what has no name yet would stay open."""
+    opened.extend(map(function, *([argument] for argument in arguments)))
+    return opened[-1]
 
 
 def work_off(waiting: deque[T], work: Callable[[T], None]) -> None:
@@ -43,3 +53,33 @@ class Wakeup:
     def clear(self) -> None:
         """Forget that it was set."""
         self._lock.acquire(blocking=False)
+
+
+class Turns:
+    """A lock that is had at once or not at all; by one thread more than once, in handlers."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.depth = 0  # calls of `take` that the thread which has it is in
+
+    def take(self, work: Callable[[], object], last: Callable[[], object]) -> bool:
+        """Do the work unless another thread is at it, `last` at the end; say if it was done."""
+        taken: list[bool] = []
+        try:
+            taken.extend(map(self.lock.acquire, (False,)))  # in one step
+            if True in taken:
+                self._within(work, last)
+            return True in taken
+        finally:
+            if True in taken:  # what is called first is the release: nothing comes between
+                self.lock.release()
+
+    def _within(self, work: Callable[[], object], last: Callable[[], object]) -> None:
+        depth = self.depth
+        self.depth = depth + 1
+        try:
+            work()
+        finally:
+            self.depth = depth
+            if not depth:
+                last()

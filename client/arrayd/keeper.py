@@ -1,26 +1,31 @@
 """The thread that gives holds back, and introduces us to a restarted daemon.
 
-It sleeps until a finalizer rings or the daemon dies. It never touches the socket but
-through `Connection.nudge`.
+It sleeps until a finalizer rings or the daemon dies, or for some seconds. It never touches
+the socket but through `Connection.nudge`.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import select
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 
 from arrayd.connection import Connection
 from arrayd.errors import DaemonError
-from arrayd.interrupts import Wakeup
+from arrayd.interrupts import Wakeup, open_into
 from arrayd.waiter import OutOfTime
 
 FLUSH_AFTER = 0.03
 """Seconds to gather releases before they are sent: a re-get in that time revives the hold."""
+
+LOOK_EVERY = 5.0
+"""Seconds after which it collects without a ring: a Ctrl-C may have cut one off in a finalizer."""
 
 _RETRY = 0.2  # seconds between two attempts to reach a daemon that is away
 _PARTING = 2.0  # seconds that the thread has to end
@@ -45,15 +50,27 @@ class Keeper:
         self._connection = connection
         self._collect = collect
         self._intact = intact
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Closed with the last that may still ring it, for `close` may not have time to wait.
-        self._end = weakref.finalize(self, os.close, self._bell)
+        opened: list[int] = []
+        self._end = weakref.finalize(self, deque, map(os.close, opened), 0)
         self._end.atexit = False
+        self._bell = open_into(opened, os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closing = False
         self._hurry = Wakeup()
         self._behind = False
-        self._thread = threading.Thread(target=self._run, name="arrayd-keeper", daemon=True)
-        self._thread.start()
+        self._running = threading.Lock()  # held by the thread
+        self._ident = 0
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises
+        ------
+        RuntimeError
+            This process can have no more.
+        """
+        # One step, where `threading.Thread` waits for an Event, which no Ctrl-C may cut off.
+        _thread.start_new_thread(self._run, ())
 
     def ring(self) -> None:
         """Ask for a collection; allowed anywhere, also inside a garbage collection."""
@@ -71,20 +88,25 @@ class Keeper:
         self._closing = True
         self._hurry.set()
         self.ring()
-        if threading.current_thread() is not self._thread:
-            # Not for ever: in a signal handler we may have what it waits for.
-            self._thread.join(_PARTING)
+        # Not for ever: in a signal handler we may have what it waits for.
+        if self._ident != threading.get_ident() and self._running.acquire(timeout=_PARTING):
+            self._running.release()
 
     def abandon(self) -> None:
         """Close what a forked child inherited; the thread is the parent's."""
         self._end()
 
     def desert(self) -> None:
-        """Leave the bell to whose file its number is now; the thread sleeps on."""
+        """Leave the bell to whose file its number is now; the thread ends when it next looks."""
         self._closing = True
         self._end.detach()
 
     def _run(self) -> None:
+        with self._running:
+            self._ident = threading.get_ident()
+            self._keep()
+
+    def _keep(self) -> None:
         while not self._closing:
             if self._wait():
                 self._hurry.wait(FLUSH_AFTER)
@@ -112,7 +134,7 @@ class Keeper:
         if pidfd >= 0:
             poll.register(pidfd, select.POLLIN)
         away = bool(self._connection.lost_at) or self._behind
-        ready = dict(poll.poll(_RETRY * 1000 if away else None))
+        ready = dict(poll.poll((_RETRY if away else LOOK_EVERY) * 1000))
         if not self._intact():
             return False
         with contextlib.suppress(BlockingIOError):

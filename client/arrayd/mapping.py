@@ -7,17 +7,20 @@ it merely attached (below 3.13, gh-82300).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import functools
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from arrayd import failpoints, layout
 from arrayd.errors import AccessDenied, DaemonError, NoRoom
+from arrayd.interrupts import open_into
 from arrayd.resources import no_descriptors
 from arrayd.units import format_bytes
 
@@ -114,8 +117,7 @@ class Mapping:
         self.segment = segment
         self.nbytes = nbytes
         self.mode = mode
-        fd = _open(segment, os.O_RDWR if mode == "w" else os.O_RDONLY)
-        try:
+        with _opened(segment, os.O_RDWR if mode == "w" else os.O_RDONLY) as fd:
             self.size = _checked_size(fd, segment, nbytes)
             self.inode = os.fstat(fd).st_ino
             # First only addresses, and who gives them back; then pages. A Ctrl-C can come in
@@ -123,8 +125,6 @@ class Mapping:
             self.address = _reserve(self.size)
             self.end = self._watched(owner, ended, ring)
             _map(fd, self.size, mode, self.address)
-        finally:
-            os.close(fd)
         _libc.madvise(self.address, self.size, _MADV_DONTDUMP)
 
     def _watched(
@@ -163,24 +163,31 @@ class Mapping:
         Vanished
             Somebody removed the segment's name, or put another file there.
         """
-        fd = _open(self.segment, os.O_RDONLY)
-        try:
+        with _opened(self.segment, os.O_RDONLY) as fd:
             if os.fstat(fd).st_ino != self.inode:
                 raise Vanished(f"another file stands under the name {self.segment}")
             _map(fd, self.size, "c", self.address)
-        finally:
-            os.close(fd)
         self.mode = "s"
 
 
-def _open(segment: str, flags: int) -> int:
+@contextlib.contextmanager
+def _opened(segment: str, flags: int) -> Iterator[int]:
+    opened: list[int] = []
+    closing = map(os.close, opened)
+    try:
+        yield _open(segment, flags, opened)
+    finally:
+        deque(closing, 0)  # one call, in C
+
+
+def _open(segment: str, flags: int, opened: list[int]) -> int:
     """Open a segment, sitting out the daemon's lease test."""
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     deadline = time.monotonic() + _LEASE_WAIT
     while True:
         try:
             failpoints.hit("client.opening_segment")
-            return os.open(f"{layout.SHM}/{segment}", flags)
+            return open_into(opened, os.open, f"{layout.SHM}/{segment}", flags)
         except FileNotFoundError:
             raise Vanished(f"{segment} is not in {layout.SHM}") from None
         except BlockingIOError:

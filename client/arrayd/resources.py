@@ -6,11 +6,15 @@ somebody closes its descriptors. So we look first, and raise what can be caught.
 
 from __future__ import annotations
 
+import _thread
 import os
 import resource
 import threading
+from collections import deque
+from queue import SimpleQueue
 
 from arrayd.errors import NoRoom
+from arrayd.interrupts import open_into
 
 DESCRIPTORS = 16
 """Descriptors that must be free for a session: it takes 11, other threads a few meanwhile."""
@@ -28,15 +32,14 @@ def need_descriptors(count: int) -> None:
         They are not.
     """
     taken: list[int] = []
+    closing = map(os.close, taken)
     try:
-        taken.append(os.memfd_create("arrayd", os.MFD_CLOEXEC))
-        while len(taken) < count:
-            taken.append(os.dup(taken[0]))
+        first = open_into(taken, os.memfd_create, "arrayd", os.MFD_CLOEXEC)
+        taken.extend(map(os.dup, [first] * (count - 1)))
     except OSError as error:
         raise NoRoom(f"No session with the daemon: {no_descriptors(error)}") from None
     finally:
-        for fd in taken:
-            os.close(fd)
+        deque(closing, 0)  # one call, in C
 
 
 def no_descriptors(error: OSError) -> str:
@@ -63,19 +66,24 @@ def need_threads(count: int) -> None:
     NoRoom
         They cannot.
     """
-    done = threading.Event()
-    started: list[threading.Thread] = []
+    gate, ended = threading.Lock(), SimpleQueue[None]()
+
+    def wait() -> None:
+        with gate:
+            ended.put(None)
+
+    started = 0
+    gate.acquire()
     try:
-        for _ in range(count):
-            started.append(threading.Thread(target=done.wait, daemon=True))
-            started[-1].start()
+        while started < count:
+            _thread.start_new_thread(wait, ())
+            started += 1
     except RuntimeError as error:
-        started.pop()
         raise no_threads(count, error) from None
     finally:
-        done.set()
-        for thread in started:
-            thread.join()
+        gate.release()
+        for _ in range(started):
+            ended.get()
 
 
 def no_threads(count: int, error: RuntimeError) -> NoRoom:
@@ -96,7 +104,12 @@ class Canary:
     """
 
     def __init__(self) -> None:
-        self._fd = os.memfd_create("arrayd-canary", os.MFD_CLOEXEC)
+        self._inode: tuple[int, int] | None = None
+        opened: list[int] = []
+        try:
+            open_into(opened, os.memfd_create, "arrayd-canary", os.MFD_CLOEXEC)
+        finally:
+            self._fd = opened[0] if opened else -1
         self._inode = self._identity()
 
     def lives(self) -> bool:
@@ -105,9 +118,12 @@ class Canary:
 
     def close(self) -> None:
         """Close it, if it is still ours to close."""
-        if self.lives():
-            os.close(self._fd)
-        self._fd = -1
+        fd, self._fd, ours = self._fd, -1, self._inode is None or self.lives()
+        if fd >= 0 and ours:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
 
     def _identity(self) -> tuple[int, int] | None:
         try:

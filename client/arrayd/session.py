@@ -60,17 +60,20 @@ class Session:
 
     def close(self) -> None:
         """End the session: all its holds end. Arrays stay readable until they are dropped."""
+        try:
+            self._close()
+        except BaseException:  # a Ctrl-C; each step may be done twice
+            self._close()
+            raise
+
+    def _close(self) -> None:
         self._closed = True
         with self._opening:
             self._desert()
-            keeper, connection, canary = self._keeper, self._connection, self._canary
-            self._keeper = self._connection = self._canary = None
-        if keeper is not None:
-            keeper.close()
-        if connection is not None:
-            connection.close()
-        if canary is not None:
-            canary.close()
+        for part in (self._keeper, self._connection, self._canary):
+            if part is not None:
+                part.close()
+        self._keeper = self._connection = self._canary = None
 
     def __enter__(self) -> Self:
         return self
@@ -110,24 +113,31 @@ class Session:
         resources.need_descriptors(resources.DESCRIPTORS)
         resources.need_threads(resources.THREADS)
         nonce = secrets.token_bytes(16)
-        with contextlib.ExitStack() as undo:
-            canary = Canary()
-            undo.callback(canary.close)
-            connection = Connection(
-                self.endpoint,
+        canary = Canary()
+        connection = Connection(
+            self.endpoint,
+            nonce,
+            self._hello,
+            self._welcome,
+            self._granted,
+            lambda: launch.ensure(self.endpoint),
+        )
+        keeper = Keeper(connection, self.collect, canary.lives)
+        try:
+            keeper.start()
+            # In one step, for no call is in it.
+            self._nonce, self._keeper, self._connection, self._canary = (
                 nonce,
-                self._hello,
-                self._welcome,
-                self._granted,
-                lambda: launch.ensure(self.endpoint),
+                keeper,
+                connection,
+                canary,
             )
-            undo.callback(connection.close)
-            try:
-                self._keeper = Keeper(connection, self.collect, canary.lives)
-            except RuntimeError as error:  # libzmq's have just taken the memory for it
+        except BaseException as error:
+            for part in (keeper, connection, canary):
+                part.close()
+            if isinstance(error, RuntimeError):  # libzmq's have just taken the memory for it
                 raise resources.no_threads(1, error) from None
-            undo.pop_all()
-        self._canary, self._connection, self._nonce = canary, connection, nonce
+            raise
         for earlier in self._deserted:  # when it is heard the new session has stated its holds
             connection.post(protocol.request(earlier, 0, "bye"))
 

@@ -1,0 +1,161 @@
+"""A Ctrl-C at each of the moments of a call at which CPython lets one in.
+
+CPython looks for signals where a function begins, after a call, and where a loop goes back.
+The trial runs an act again and again, and has the interrupt pending at the first of these
+moments, then at the second, and so on: what a random Ctrl-C finds in hours is found in seconds.
+
+``python -m tests.faults.interrupts ACT STEP`` interrupts an act at every STEP-th moment. It
+needs a daemon at ``ARRAYD_ENDPOINT``, and ``a.npy`` and ``b.npy``, ``np.arange(1000)`` each, in
+its folder. It prints the moments tried and what stayed after which.
+"""
+
+from __future__ import annotations
+
+import _thread
+import dis
+import faulthandler
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+import arrayd
+from arrayd import keeper
+
+_LOOKS = {dis.opmap[name] for name in dis.opmap if name.startswith(("CALL", "JUMP_BACKWARD"))}
+_PATIENCE = 3.0  # seconds in which what an act left has gone
+
+_NOT_OURS = ("weakref.py", "zmq/sugar/context.py", __file__)
+"""Where a Ctrl-C costs a descriptor, until the process ends, and no client can help it: in a
+`finalize` that is being called, in pyzmq's constructor, and before ``with`` has called `close`."""
+
+Act = Callable[[], object]
+
+
+def get() -> None:
+    """Get, read, drop, and ask for something else."""
+    array = arrayd.get("a.npy")
+    assert array[7] == 7
+    del array
+    arrayd.info("a.npy")
+
+
+def get_many() -> None:
+    """Get two at once, in a mode of one's own."""
+    first, second = arrayd.get_many(["a.npy", "b.npy"], mode="c")
+    first[0] = 1
+    assert second[3] == 3
+
+
+def opening() -> None:
+    """Begin a session, use it, and end it."""
+    with arrayd.connect() as client:
+        assert client.get("a.npy")[7] == 7
+
+
+def put() -> None:
+    """Publish, read, and release."""
+    array = arrayd.put(np.arange(100), "put", replace=True)
+    assert array[9] == 9
+    arrayd.release(array)
+
+
+def create() -> None:
+    """Write in place and seal."""
+    with arrayd.create((100,), "i8", "made", replace=True) as array:
+        array[:] = 7
+    assert arrayd.get("name:made")[5] == 7
+
+
+def send() -> None:
+    """Send by reference, as a queue does, and receive."""
+    array = arrayd.put(np.arange(100))
+    received = pickle.loads(bytes(ForkingPickler.dumps(array)))  # our own
+    assert received[5] == 5
+
+
+ACTS: dict[str, Act] = {act.__name__: act for act in (get, get_many, opening, put, create, send)}
+
+
+def interrupted(moment: int, act: Act) -> str:
+    """Run the act with a Ctrl-C at that moment of it; say where, "" if it was over before."""
+    seen, where = 0, ""
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal seen, where
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        code = frame.f_code
+        if event == "call" or (event == "opcode" and code.co_code[frame.f_lasti] in _LOOKS):
+            seen += 1
+            if seen == moment:
+                sys.settrace(None)
+                where = f"{code.co_filename}:{frame.f_lineno} {code.co_name}"
+                # Called by the unpacking, not by a call of this code: the next moment at
+                # which a signal is looked for is one of the act's.
+                (_,) = map(_thread.interrupt_main, (signal.SIGINT,))
+                return None
+        return trace
+
+    try:
+        sys.settrace(trace)
+        act()
+        sys.settrace(None)
+    except KeyboardInterrupt:
+        sys.settrace(None)
+    return where
+
+
+def left(other: arrayd.Client, before: tuple[int, int]) -> str:
+    """Say what an act has left behind; "" once that is nothing, which may take a moment."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        held = [block.source for block in other.status().blocks if block.holders]
+        with open("/proc/self/maps") as maps:
+            mapped = [line.split()[-1] for line in maps if "/arrayd-" in line]
+        now = _descriptors_and_threads()
+        if not held and not mapped and now == before:
+            return ""
+        if time.monotonic() > deadline:
+            return f"held {held}, mapped {mapped}, descriptors and threads {before} -> {now}"
+
+
+def _descriptors_and_threads() -> tuple[int, int]:
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+
+def main(act: Act, step: int) -> None:
+    """Interrupt the act at every `step`-th moment."""
+    faulthandler.enable()
+    keeper.FLUSH_AFTER, keeper.LOOK_EVERY = 0.0005, 0.5  # sooner: more moments in a minute
+    sys.unraisablehook = lambda _: None  # a Ctrl-C within a finalizer: Python prints and forgets
+    other = arrayd.connect()
+    act()
+    other.status()
+    before = _descriptors_and_threads()
+    moment, found = 1, 0
+    while where := interrupted(moment, act):
+        faulthandler.dump_traceback_later(2 * _PATIENCE, exit=True)
+        if stays := left(other, before):
+            before = _descriptors_and_threads()
+            if not where.partition(":")[0].endswith(_NOT_OURS):
+                found += 1
+                _say(f"moment {moment}, {where}: {stays}")
+        faulthandler.cancel_dump_traceback_later()
+        moment += step
+    _say(f"{len(range(1, moment, step))} moments, {found} losses")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(ACTS[sys.argv[1]], int(sys.argv[2]))
