@@ -313,7 +313,7 @@ def test_an_idle_private_daemon_ends(start_daemon: Callable[..., Daemon], tmp_pa
     with arrayd.connect(daemon.endpoint) as session:
         assert session.get(tmp_path / "x.npy").sum() == 1000
         assert len(session.status().blocks) == 1
-    began = time.monotonic()
+        began = time.monotonic()
     assert ended(daemon) == 0
     assert time.monotonic() - began >= 1
     assert daemon.leftovers() == []

@@ -7,7 +7,7 @@ costs no switch of threads in the usual case, and nobody waits behind another's 
 Recovery is one mechanism: say hello again, and repeat what is unanswered. It is set off by
 the daemon's death (a pidfd), by an answer from a daemon that does not know us, and by silence:
 it may have dropped our answers, or be stopped. Repeating a request changes nothing. Until
-the daemon has welcomed us nothing but a hello is sent.
+the daemon has welcomed us nothing but a hello, and a goodbye, is sent.
 """
 
 from __future__ import annotations
@@ -183,7 +183,8 @@ class Connection:
             waiter.call.woken.set()
 
     def _shut(self) -> None:
-        if not self.lost_at and not self._socket.closed:
+        if not self._socket.closed:
+            self._outbox.clear()  # the session's end says it all, welcomed or not yet
             self._outbox.append(self.frame("bye"))
             self._send_outbox()
         self._socket.close()

@@ -39,7 +39,8 @@ class Keeper:
     connection
         To be nudged when the daemon dies.
     collect
-        Releases the holds that have ended.
+        Releases the holds that have ended. A method of the session, which is not kept alive:
+        when a program has dropped it unclosed, its connection is closed.
     intact
         Says whether our descriptors are still ours: nothing is written to another's file.
     """
@@ -48,7 +49,7 @@ class Keeper:
         self, connection: Connection, collect: Callable[[], None], intact: Callable[[], bool]
     ) -> None:
         self._connection = connection
-        self._collect = collect
+        self._collect = weakref.WeakMethod(collect)
         self._intact = intact
         # Closed with the last that may still ring it, for `close` may not have time to wait.
         opened: list[int] = []
@@ -112,10 +113,18 @@ class Keeper:
                 self._hurry.wait(FLUSH_AFTER)
             if self._closing or not self._intact():
                 return
-            self._collect()
-            self._connection.nudge()
-            if self._behind:
-                self._catch_up()
+            self._go_round()
+
+    def _go_round(self) -> None:
+        collect = self._collect()
+        if collect is None:
+            self._closing = True
+            self._connection.close()
+            return
+        collect()
+        self._connection.nudge()
+        if self._behind:
+            self._catch_up()
 
     def _catch_up(self) -> None:
         """Ask for an answer that comes after all that may be late, and so read those."""

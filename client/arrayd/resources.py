@@ -104,12 +104,14 @@ class Canary:
     """
 
     def __init__(self) -> None:
+        self._fd = -1
         self._inode: tuple[int, int] | None = None
         opened: list[int] = []
         try:
             open_into(opened, os.memfd_create, "arrayd-canary", os.MFD_CLOEXEC)
         finally:
-            self._fd = opened[0] if opened else -1
+            if opened:
+                self._fd = opened[0]
         self._inode = self._identity()
 
     def lives(self) -> bool:

@@ -113,14 +113,15 @@ class Session:
         resources.need_descriptors(resources.DESCRIPTORS)
         resources.need_threads(resources.THREADS)
         nonce = secrets.token_bytes(16)
+        me = weakref.proxy(self)  # a session that a program drops unclosed ends; see `Keeper`
         canary = Canary()
         connection = Connection(
             self.endpoint,
             nonce,
-            self._hello,
-            self._welcome,
-            self._granted,
-            lambda: launch.ensure(self.endpoint),
+            lambda: me._hello(),  # noqa: PLW0108  # the bound method would keep the session
+            lambda answer: me._welcome(answer),  # noqa: PLW0108  # the same
+            lambda answer: me._granted(answer),  # noqa: PLW0108  # the same
+            lambda: launch.ensure(me.endpoint),
         )
         keeper = Keeper(connection, self.collect, canary.lives)
         try:

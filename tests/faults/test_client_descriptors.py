@@ -158,6 +158,27 @@ def test_a_command_without_descriptors(daemon: Daemon, tmp_path: Path) -> None:
     assert "ulimit -n" in done.stderr
 
 
+def test_clients_that_are_not_closed(hog: Puppet, daemon: Daemon) -> None:
+    """A client that is dropped ends with its last array: sessions, descriptors, threads."""
+    hog("""
+from arrayd import keeper
+keeper.LOOK_EVERY = 0.05
+def taken():
+    return [len(os.listdir(f"/proc/self/{what}")) for what in ("fd", "task")]
+arrayd.get("a.npy")
+before = taken()
+arrays = [arrayd.connect().get("large.npy") for _ in range(5)]
+""")
+    with arrayd.connect(daemon.endpoint) as other:
+        assert len(held_block(other, "large.npy").holders) == 5
+        hog("arrays = arrays[:1] + [array[3:] for array in arrays[1:2]]")
+        wait_until(lambda: len(held_block(other, "large.npy").holders) == 2, "two holders")
+        assert hog("[int(arrays[0][5]), int(arrays[1][2])]") == [5, 5]
+        hog("del arrays[:]")
+        wait_until(lambda: hog("gc.collect(); taken() == before"), "nothing taken")
+        wait_until(lambda: len(other.status().sessions) == 2, "two sessions")
+
+
 # ---- memory, mappings, threads ---------------------------------------------------------------
 
 
