@@ -26,6 +26,8 @@ _clients: dict[str | None, Client] = {}  # endpoint -> client; None: the default
 def connect(endpoint: str | None = None, *, start: bool = True) -> Client:
     """Open a session of its own with a daemon.
 
+    Close it, or use it in a ``with``; dropped unclosed, it ends with its last array.
+
     Parameters
     ----------
     endpoint
