@@ -25,7 +25,7 @@ from tests import seclusion
 GRACE = 2.0
 """Seconds in which deaths, closes and unlinks that are under way may finish."""
 
-GRACE_IN_COMPANY = 60.0
+GRACE_IN_COMPANY = 180.0
 """Where another worker's tests use the same /dev/shm: seconds in which each of them ends."""
 
 MARK = f"ARRAYD_GUARD_{os.getpid()}"

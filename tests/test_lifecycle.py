@@ -272,7 +272,7 @@ def test_larger_than_the_budget(client: arrayd.Client, tmp_path: Path) -> None:
     )
     assert isinstance(error, arrayd.NoRoom)
     assert "80.0 MiB, more than the whole budget of 64.0 MiB" in str(error)
-    assert seconds < 2
+    assert seconds < 10
     leaves_nothing_behind(client)
 
 
