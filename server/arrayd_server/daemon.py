@@ -177,7 +177,8 @@ class Daemon:
         failpoints.hit("daemon.welcomed")
 
     def _handle(self, request: protocol.Request, now: float) -> None:
-        self._busy_at = now  # a goodbye as well: idle time counts from there
+        if request.nonce in self.registry.sessions:
+            self._busy_at = now  # its goodbye as well: idle time counts from there
         self.performer.act(HANDLERS[request.op](self, request, now))
 
     def _answer(self, to: Asker, effect: Reply | Progress) -> None:
