@@ -205,7 +205,7 @@ class Connection:
 
         If the connection was closed meanwhile, that was put off till the end.
         """
-        done = True
+        done = True  # if it raises, that was in the work
         try:
             done = self._pump.take(work, self._close_late)
             return done

@@ -7,12 +7,24 @@ so code without a call, as well as one call of a function in C, is done wholly o
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def descriptors() -> Iterator[list[int]]:
+    """Give a list for descriptors, which are closed at the end."""
+    opened: list[int] = []
+    closing = map(os.close, opened)  # made here, for one call in C is all that closes them
+    try:
+        yield opened
+    finally:
+        deque(closing, 0)
 
 
 def open_into(opened: list[int], function: Callable[..., int], *arguments: object) -> int:

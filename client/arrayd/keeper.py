@@ -1,7 +1,7 @@
 """The thread that gives holds back, and introduces us to a restarted daemon.
 
-It sleeps until a finalizer rings or the daemon dies, or for some seconds. It never touches
-the socket but through `Connection.nudge`.
+It sleeps until a finalizer rings or the daemon dies, or for some seconds. It touches the
+socket through `Connection` alone.
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ class Keeper:
         self._closing = False
         self._hurry = Wakeup()
         self._behind = False
-        self._running = threading.Lock()  # held by the thread
-        self._ident = 0
+        self._running = threading.RLock()  # held by the thread, which may close us itself
 
     def start(self) -> None:
         """Start the thread.
@@ -90,7 +89,7 @@ class Keeper:
         self._hurry.set()
         self.ring()
         # Not for ever: in a signal handler we may have what it waits for.
-        if self._ident != threading.get_ident() and self._running.acquire(timeout=_PARTING):
+        if self._running.acquire(timeout=_PARTING):
             self._running.release()
 
     def abandon(self) -> None:
@@ -104,7 +103,6 @@ class Keeper:
 
     def _run(self) -> None:
         with self._running:
-            self._ident = threading.get_ident()
             self._keep()
 
     def _keep(self) -> None:

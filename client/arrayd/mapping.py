@@ -7,20 +7,18 @@ it merely attached (below 3.13, gh-82300).
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import functools
 import os
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from arrayd import failpoints, layout
 from arrayd.errors import AccessDenied, DaemonError, NoRoom
-from arrayd.interrupts import open_into
+from arrayd.interrupts import descriptors, open_into
 from arrayd.resources import no_descriptors
 from arrayd.units import format_bytes
 
@@ -117,7 +115,8 @@ class Mapping:
         self.segment = segment
         self.nbytes = nbytes
         self.mode = mode
-        with _opened(segment, os.O_RDWR if mode == "w" else os.O_RDONLY) as fd:
+        with descriptors() as opened:
+            fd = _open(segment, os.O_RDWR if mode == "w" else os.O_RDONLY, opened)
             self.size = _checked_size(fd, segment, nbytes)
             self.inode = os.fstat(fd).st_ino
             # First only addresses, and who gives them back; then pages. A Ctrl-C can come in
@@ -163,21 +162,12 @@ class Mapping:
         Vanished
             Somebody removed the segment's name, or put another file there.
         """
-        with _opened(self.segment, os.O_RDONLY) as fd:
+        with descriptors() as opened:
+            fd = _open(self.segment, os.O_RDONLY, opened)
             if os.fstat(fd).st_ino != self.inode:
                 raise Vanished(f"another file stands under the name {self.segment}")
             _map(fd, self.size, "c", self.address)
         self.mode = "s"
-
-
-@contextlib.contextmanager
-def _opened(segment: str, flags: int) -> Iterator[int]:
-    opened: list[int] = []
-    closing = map(os.close, opened)
-    try:
-        yield _open(segment, flags, opened)
-    finally:
-        deque(closing, 0)  # one call, in C
 
 
 def _open(segment: str, flags: int, opened: list[int]) -> int:

@@ -10,11 +10,10 @@ import _thread
 import os
 import resource
 import threading
-from collections import deque
 from queue import SimpleQueue
 
 from arrayd.errors import NoRoom
-from arrayd.interrupts import open_into
+from arrayd.interrupts import descriptors, open_into
 
 DESCRIPTORS = 16
 """Descriptors that must be free for a session: it takes 11, other threads a few meanwhile."""
@@ -31,15 +30,12 @@ def need_descriptors(count: int) -> None:
     NoRoom
         They are not.
     """
-    taken: list[int] = []
-    closing = map(os.close, taken)
-    try:
-        first = open_into(taken, os.memfd_create, "arrayd", os.MFD_CLOEXEC)
-        taken.extend(map(os.dup, [first] * (count - 1)))
-    except OSError as error:
-        raise NoRoom(f"No session with the daemon: {no_descriptors(error)}") from None
-    finally:
-        deque(closing, 0)  # one call, in C
+    with descriptors() as taken:
+        try:
+            first = open_into(taken, os.memfd_create, "arrayd", os.MFD_CLOEXEC)
+            taken.extend(map(os.dup, [first] * (count - 1)))
+        except OSError as error:
+            raise NoRoom(f"No session with the daemon: {no_descriptors(error)}") from None
 
 
 def no_descriptors(error: OSError) -> str:

@@ -126,13 +126,9 @@ class Session:
         keeper = Keeper(connection, self.collect, canary.lives)
         try:
             keeper.start()
-            # In one step, for no call is in it.
-            self._nonce, self._keeper, self._connection, self._canary = (
-                nonce,
-                keeper,
-                connection,
-                canary,
-            )
+            # In one step, for no call is in these lines.
+            self._nonce, self._canary = nonce, canary
+            self._keeper, self._connection = keeper, connection
         except BaseException as error:
             for part in (keeper, connection, canary):
                 part.close()

@@ -78,7 +78,7 @@ def create() -> None:
 def send() -> None:
     """Send by reference, as a queue does, and receive."""
     array = arrayd.put(np.arange(100))
-    received = pickle.loads(bytes(ForkingPickler.dumps(array)))  # our own
+    received = pickle.loads(bytes(ForkingPickler.dumps(array)))
     assert received[5] == 5
 
 
