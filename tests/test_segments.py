@@ -15,7 +15,7 @@ import pytest
 
 from arrayd import layout
 from arrayd.errors import DaemonError
-from arrayd_server import leases
+from arrayd_server import census, leases
 from arrayd_server.adoption import read_footer, scan
 from arrayd_server.scope import Scope, ScopeTaken
 from arrayd_server.segments import Outcome, Segments
@@ -30,6 +30,18 @@ os.close(fd)
 print("mapped", flush=True)
 sys.stdin.readline()
 """
+
+BUSY = """
+import mmap, os, select, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+pages = mmap.mmap(fd, 4096, prot=mmap.PROT_READ)
+os.close(fd)
+print("mapped", flush=True)
+while not select.select([0], [], [], 0)[0]:
+    others = [os.dup(2) for _ in range(50)]
+    os.closerange(others[0], others[-1] + 1)
+"""
+"""Maps a segment, and opens and closes descriptors all the time."""
 
 
 @pytest.fixture
@@ -75,10 +87,12 @@ def mapper() -> Iterator[list[subprocess.Popen[str]]]:
         process.communicate("\n")
 
 
-def map_elsewhere(name: str, started: list[subprocess.Popen[str]]) -> subprocess.Popen[str]:
+def map_elsewhere(
+    name: str, started: list[subprocess.Popen[str]], program: str = HOLDER
+) -> subprocess.Popen[str]:
     """Have another process map a segment, with its descriptor closed."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, f"/dev/shm/{name}"],
+        [sys.executable, "-c", program, f"/dev/shm/{name}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -291,6 +305,20 @@ def test_what_has_no_name_is_known_by_proc(
     process.kill()
     process.wait()
     wait_until(lambda: segments.left(name) == -1, "it has left")
+
+
+def test_a_busy_process_is_seen_by_proc(
+    segments: Segments, scope: Scope, mapper: list[subprocess.Popen[str]]
+) -> None:
+    """A descriptor that goes while /proc is read hides nothing of what its process has mapped."""
+    name = make(segments, scope)
+    process = map_elsewhere(name, mapper, BUSY)
+    itself = Path(f"/proc/{process.pid}")
+    assert [name in census.segments(itself) for _ in range(300)] == [True] * 300
+    assert census.users(name) == [itself]
+    process.kill()
+    process.wait()
+    end(segments, name)
 
 
 def test_out_of_descriptors_nothing_is_given_up(segments: Segments, scope: Scope) -> None:

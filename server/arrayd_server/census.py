@@ -7,6 +7,7 @@ PID namespace) only; so it is the last resort.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -51,13 +52,21 @@ def users(segment: str) -> list[Path]:
 
 def segments(process: Path) -> set[str]:
     """Return the names of the segments that a process has open or mapped; none if it is gone."""
-    # The links in fd/ are read and not followed: a file behind them may be on a dead NFS.
+    # Descriptors first: what is mapped and closed in between is in the maps, then.
     try:
-        text = [(process / "maps").read_bytes().decode(errors="replace")]
-        text += [os.readlink(entry.path) for entry in os.scandir(process / "fd")]
+        words = "\n".join([*_links(process / "fd"), (process / "maps").read_text(errors="replace")])
     except (FileNotFoundError, PermissionError, ProcessLookupError):
         return set()
-    return {name for words in text for name in _NAME.findall(words)}
+    return set(_NAME.findall(words))
+
+
+def _links(directory: Path) -> Iterator[str]:
+    """Yield where a process's descriptors lead; one that it closes meanwhile is left out."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                # Read, not followed: a file behind a link may be on a dead NFS.
+                yield os.readlink(entry.path)
 
 
 def _processes() -> Iterator[Path]:

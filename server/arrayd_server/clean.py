@@ -81,11 +81,9 @@ def clean(endpoint: str | None = None) -> Report:
 
 def _scopes() -> set[str]:
     """Return the ids of the scopes that have anything of this user in /dev/shm."""
-    matches = (
-        _SEGMENT.fullmatch(entry.name) or _DIRECTORY.fullmatch(entry.name)
-        for entry in os.scandir(layout.SHM)
-        if _is_mine(entry.path)
-    )
+    with os.scandir(layout.SHM) as entries:
+        names = [entry.name for entry in entries if _is_mine(entry.path)]
+    matches = (_SEGMENT.fullmatch(name) or _DIRECTORY.fullmatch(name) for name in names)
     return {match[1] for match in matches if match}
 
 
