@@ -7,10 +7,10 @@ somebody closes its descriptors. So we look first, and raise what can be caught.
 from __future__ import annotations
 
 import _thread
+import operator
 import os
 import resource
-import threading
-from queue import SimpleQueue
+from collections.abc import Callable
 
 from arrayd.errors import NoRoom
 from arrayd.interrupts import descriptors, open_into
@@ -62,24 +62,30 @@ def need_threads(count: int) -> None:
     NoRoom
         They cannot.
     """
-    gate, ended = threading.Lock(), SimpleQueue[None]()
-
-    def wait() -> None:
-        with gate:
-            ended.put(None)
-
-    started = 0
+    gate, ends = _thread.allocate_lock(), list[_thread.LockType]()
     gate.acquire()
     try:
-        while started < count:
-            _thread.start_new_thread(wait, ())
-            started += 1
+        while len(ends) < count:
+            ends.append(_start(gate))
     except RuntimeError as error:
         raise no_threads(count, error) from None
     finally:
         gate.release()
-        for _ in range(started):
-            ended.get()
+        for end in ends:
+            end.acquire()
+
+
+def _start(gate: _thread.LockType) -> _thread.LockType:
+    """Start a thread that waits at a gate; return a lock that it releases at its end.
+
+    It runs no Python: a thread that has memory for its stack, and none for a frame of
+    Python's, would die without a word to whoever waits for it.
+    """
+    end = _thread.allocate_lock()
+    end.acquire()
+    steps: list[Callable[[], object]] = [gate.acquire, gate.release, end.release]
+    _thread.start_new_thread(operator.countOf, (map(operator.call, steps), None))
+    return end
 
 
 def no_threads(count: int, error: RuntimeError) -> NoRoom:

@@ -196,6 +196,24 @@ outcomes
     assert outcomes[-1] == 7
 
 
+def test_a_thread_with_a_stack_and_no_more(hog: Puppet) -> None:
+    """A thread that has no memory for Python dies as it begins: nobody waits for its word."""
+    outcomes = hog("""
+from arrayd import resources
+stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+stack = (8 << 20) if stack == -1 else stack
+outcomes = []
+for pages in range(16):
+    room(stack + pages * mmap.PAGESIZE)
+    outcomes.append(outcome(lambda: resources.need_threads(2) or 0))
+room(None)
+outcomes + [outcome(lambda: resources.need_threads(2) or 0)]
+""")
+    assert "ulimit -v" in outcomes[0]
+    assert all(one == 0 or "ulimit -v" in one for one in outcomes)  # the C library keeps stacks
+    assert outcomes[-1] == 0
+
+
 def test_no_address_space(hog: Puppet, client: arrayd.Client) -> None:
     """A block that does not fit into the address space is a NoRoom, and no hold is left."""
     hog('arrayd.status(); a = arrayd.get("a.npy")')
