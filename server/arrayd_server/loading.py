@@ -12,7 +12,8 @@ from arrayd.spec import Spec
 from arrayd_server import origin
 from arrayd_server.core.records import Asker
 from arrayd_server.origin import Origin
-from arrayd_server.workers import Pool, Task
+from arrayd_server.tasks import Task
+from arrayd_server.workers import Pool
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,17 +18,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
 
 from arrayd import failpoints
-from arrayd.errors import ArraydError, LoaderCrashed, LoadError, LoadTimeout, from_wire
+from arrayd.errors import LoaderCrashed, LoadError, LoadTimeout, from_wire
 from arrayd.packing import pack, stream
 from arrayd.units import format_bytes
+from arrayd_server.tasks import Queue, Task
 
 log = logging.getLogger(__name__)
 
@@ -53,34 +53,6 @@ _EXTRA_FOR_PROBES = 2  # so that a header is read at once while all others are b
 
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """A worker multiplies no matrices; OpenBLAS would reserve 40 MB for each CPU there is."""
-
-Result = Callable[[Mapping[str, Any] | ArraydError], None]
-
-
-@dataclass(eq=False)
-class Task:
-    """Something for a worker to do; it ends once, with a result, or is forgotten."""
-
-    job: int
-    label: str  # for the log and the error: what is being read
-    wire: dict[str, Any]
-    on_result: Result
-    on_rows: Callable[[int], None]
-    urgent: bool = False  # a header is to be read
-    over: bool = False
-    deadline: asyncio.TimerHandle | None = None
-
-    def finish(self, result: Mapping[str, Any] | ArraydError) -> None:
-        """Tell the result, unless another one was told or nobody wants it."""
-        if not self.over:
-            self.forget()
-            self.on_result(result)
-
-    def forget(self) -> None:
-        """Tell nothing any more."""
-        self.over = True
-        if self.deadline is not None:
-            self.deadline.cancel()
 
 
 @dataclass(eq=False)
@@ -149,15 +121,15 @@ class Pool:
         self._limit = limit
         self._timeout = timeout
         self._memory = memory
-        self._urgent: deque[Task] = deque()
-        self._parts: deque[Task] = deque()
+        self._urgent = Queue()
+        self._parts = Queue()
         self._numbers = iter(range(1, sys.maxsize))
 
     def submit(self, task: Task) -> None:
         """Do a task as soon as a worker is free; reading a header goes first."""
         task.wire["id"] = next(self._numbers)
         task.deadline = self._loop.call_later(self._timeout, self._overdue, task)
-        (self._urgent if task.urgent else self._parts).append(task)
+        (self._urgent if task.urgent else self._parts).add(task)
         self._dispatch()
 
     def warm(self) -> None:
@@ -173,16 +145,15 @@ class Pool:
                 if worker.timer is None and worker in self.workers:
                     self._send(worker, {"cancel": worker.task.wire["id"]})
                     worker.timer = self._loop.call_later(CANCEL_GRACE, self._replace, worker)
-        for task in (*self._urgent, *self._parts):
-            if task.job == job:
+        for queue in (self._urgent, self._parts):
+            for task in queue.of(job):
+                queue.discard(task)
                 task.forget()
-        self._sweep()
 
     def close(self) -> None:
         """End all workers: SIGKILL, for nothing of theirs is worth keeping."""
-        for task in (*self._urgent, *self._parts):
+        for task in self._take_all():
             task.forget()
-        self._sweep()
         for worker in list(self.workers):
             self._end(worker)
         until = time.monotonic() + PARTING
@@ -212,7 +183,7 @@ class Pool:
                     return
                 if worker is None:
                     break
-                self._give(worker, queue.popleft())
+                self._give(worker, queue.next())
 
     def _free_worker(self, *, urgent: bool) -> Worker | None:
         alike = sum(w.task is not None and w.task.urgent == urgent for w in self.workers)
@@ -236,10 +207,8 @@ class Pool:
             f"The daemon can start no loader process: {error.strerror}. Processes, descriptors "
             "or memory are exhausted there; ask again when some are free."
         )
-        for task in (*self._urgent, *self._parts):
+        for task in self._take_all():
             self._loop.call_soon(task.finish, told)
-        self._urgent.clear()
-        self._parts.clear()
 
     def _start(self) -> Worker:
         worker = Worker.start(self._memory)
@@ -279,16 +248,16 @@ class Pool:
                 "that read it is killed."
             )
         )
-        self._sweep()
+        for queue in (self._urgent, self._parts):
+            queue.discard(task)
         for worker in [w for w in self.workers if w.task is task]:
             self._replace(worker)
 
-    def _sweep(self) -> None:
-        """Take what is over out of the queues."""
-        for queue in (self._urgent, self._parts):
-            waiting = [task for task in queue if not task.over]
-            queue.clear()
-            queue.extend(waiting)
+    def _take_all(self) -> list[Task]:
+        """Take all that waits out of the queues."""
+        tasks = [*self._urgent, *self._parts]
+        self._urgent, self._parts = Queue(), Queue()
+        return tasks
 
     # ---- answers of workers --------------------------------------------------------------
 

@@ -65,6 +65,11 @@ class Flooder:
         """Wait for names that nobody will publish."""
         return self._session("get", lambda n: {**_get(), "items": [_named(n)], "wait": 1e300})
 
+    def name(self) -> Frames:
+        """Wait for one name that nobody will publish."""
+        fields = _get() | {"items": [_named(0)] * protocol.MAX_ITEMS, "wait": 1e300}
+        return self._session("get", lambda _: fields)
+
     def creates(self) -> Frames:
         """Make blocks and never seal them."""
         fields: dict[str, Any] = {"shape": [1], "descr": "<f8", "order": "C", "name": None}
@@ -257,6 +262,7 @@ KINDS: dict[str, tuple[Any, Callable[[Flooder], Frames], int]] = {
     "missing files": (_F.pour, _F.missing, 4),
     "prefetches": (_F.pour, _F.prefetches, 4),
     "names": (_F.pour, _F.names, 4),
+    "one name": (_F.pour, _F.name, 4),
     "creates": (_F.pour, _F.creates, 4),
     "lends": (_F.pour, _F.lends, 1),
     "hellos": (_F.pour, _F.hellos, 4),

@@ -15,7 +15,8 @@ import pytest
 
 from arrayd.errors import ArraydError
 from arrayd_server import workers
-from arrayd_server.workers import Pool, Task
+from arrayd_server.tasks import Task
+from arrayd_server.workers import Pool
 
 _PRELUDE = """
 import os, signal, socket, sys, time

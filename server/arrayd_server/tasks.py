@@ -1,0 +1,82 @@
+"""What workers are given to do, and the queue in which it waits for one of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from arrayd.errors import ArraydError
+
+Result = Callable[[Mapping[str, Any] | ArraydError], None]
+
+
+@dataclass(eq=False)
+class Task:
+    """Something for a worker to do; it ends once, with a result, or is forgotten."""
+
+    job: int
+    label: str  # for the log and the error: what is being read
+    wire: dict[str, Any]
+    on_result: Result
+    on_rows: Callable[[int], None]
+    urgent: bool = False  # a header is to be read
+    over: bool = False
+    deadline: asyncio.TimerHandle | None = None
+
+    def finish(self, result: Mapping[str, Any] | ArraydError) -> None:
+        """Tell the result, unless another one was told or nobody wants it."""
+        if not self.over:
+            self.forget()
+            self.on_result(result)
+
+    def forget(self) -> None:
+        """Tell nothing any more."""
+        self.over = True
+        if self.deadline is not None:
+            self.deadline.cancel()
+
+
+class Queue:
+    """Tasks in order of arrival; those of one job are found and taken out at once.
+
+    A hundred thousand may wait when the client that asked for them all is killed.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: OrderedDict[Task, None] = OrderedDict()
+        self._of: dict[int, dict[Task, None]] = {}
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return len(self._tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        """Go through them, the first to come first."""
+        return iter(list(self._tasks))
+
+    def add(self, task: Task) -> None:
+        """Let a task wait behind all others."""
+        self._tasks[task] = None
+        self._of.setdefault(task.job, {})[task] = None
+
+    def discard(self, task: Task) -> None:
+        """Let a task wait no longer, if it does."""
+        if task in self._tasks:
+            del self._tasks[task]
+            alike = self._of[task.job]
+            del alike[task]
+            if not alike:
+                del self._of[task.job]
+
+    def next(self) -> Task:
+        """Take out the task that came first."""
+        task = next(iter(self._tasks))
+        self.discard(task)
+        return task
+
+    def of(self, job: int) -> list[Task]:
+        """Return the tasks of a job."""
+        return list(self._of.get(job, ()))
