@@ -10,7 +10,10 @@ import pytest
 from arrayd.errors import DaemonError
 from arrayd.source import Source
 from arrayd_server import origin, requests
-from arrayd_server.core.records import Wanted
+from arrayd_server.core.records import Asker, Wanted
+
+ME = b"me"
+MAX, SHARE = requests.MAX_IN_FLIGHT, requests.SHARE
 
 
 class Shelf:
@@ -25,26 +28,47 @@ def _source(path: str) -> Any:
     return Source.from_wire({"path": path})
 
 
-def _daemon(jobs: int) -> Any:
-    registry = SimpleNamespace(shelf=Shelf(), jobs=SimpleNamespace(table=range(jobs)))
-    return SimpleNamespace(registry=registry)
+def _daemon(jobs: tuple[int, int], infos: tuple[int, int] = (0, 0)) -> Any:
+    """Return a daemon with so much of one session, and of all, in flight."""
+    counts = [SimpleNamespace(in_flight=lambda _, pair=pair: pair) for pair in (jobs, infos)]
+    registry = SimpleNamespace(shelf=Shelf(), jobs=counts[0])
+    return SimpleNamespace(registry=registry, performer=SimpleNamespace(loads=counts[1]))
+
+
+def _wanted(daemon: Any, path: object, **options: bool) -> Any:
+    item = {"source": {"path": path}, "stat": None}
+    return requests._wanted(daemon, Asker(ME, 1), item, **options)
 
 
 @pytest.mark.parametrize(
-    ("path", "jobs", "refused"),
+    ("jobs", "infos", "refused"),
     [
-        ("/new.npy", requests.MAX_JOBS - 1, False),
-        ("/new.npy", requests.MAX_JOBS, True),
-        ("/there.npy", requests.MAX_JOBS, False),
+        ((0, 0), (0, 0), False),
+        ((MAX // (SHARE + 1) - 1, MAX // (SHARE + 1) - 1), (0, 0), False),  # a hog alone
+        ((MAX // (SHARE + 1), MAX // (SHARE + 1)), (0, 0), True),
+        ((0, 0), (MAX // (SHARE + 1), MAX // (SHARE + 1)), True),
+        ((500, MAX - 2100), (0, 0), False),  # one who has little, among many
+        ((500, MAX - 2100), (0, 200), True),
+        ((0, MAX - 1), (0, 0), False),
+        ((0, MAX), (0, 0), True),
     ],
 )
-def test_one_load_too_many(path: str, jobs: int, refused: bool) -> None:
-    """With so many under way no more are begun; what is in memory is to be had all the same."""
-    wanted = requests._wanted(_daemon(jobs), {"source": {"path": path}, "stat": None})
-    assert isinstance(wanted, DaemonError if refused else Wanted)
+def test_one_request_too_many(jobs: tuple[int, int], infos: tuple[int, int], refused: bool) -> None:
+    """Of what is left a session has its share; what is in memory is to be had all the same."""
+    daemon = _daemon(jobs, infos)
+    assert isinstance(_wanted(daemon, "/new.npy"), DaemonError if refused else Wanted)
+    assert isinstance(_wanted(daemon, "/there.npy"), Wanted)
+
+
+def test_loads_that_nobody_waits_for() -> None:
+    """Prefetches, which are nobody's, leave half of all to those who wait."""
+    full = _daemon((0, MAX // 2))
+    assert isinstance(_wanted(_daemon((0, MAX // 2 - 1)), "/x.npy", detached=True), Wanted)
+    assert isinstance(_wanted(full, "/new.npy", detached=True), DaemonError)
+    assert isinstance(_wanted(full, "/there.npy", detached=True), Wanted)
+    assert isinstance(_wanted(full, "/new.npy"), Wanted)
 
 
 def test_nonsense_is_told_first() -> None:
     """A source that is none is an error of its own, however many loads there are."""
-    wanted = requests._wanted(_daemon(requests.MAX_JOBS), {"source": {"path": 7}, "stat": None})
-    assert "no source" in str(wanted)
+    assert "no source" in str(_wanted(_daemon((MAX, MAX)), 7))

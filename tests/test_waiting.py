@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import arrayd
+from arrayd import protocol
+from arrayd.waiter import WINDOW
 from tests.fixtures import PATIENCE, Daemon
 from tests.helpers import (
     SLOW,
@@ -145,6 +147,29 @@ def test_a_cancelled_load_can_be_asked_for_again(
     assert two.reply() == SUM
     assert two("a.block.name") != first
     assert client.status().counters["loads"] == 1
+
+
+def test_a_long_list_is_asked_for_bit_by_bit(client: arrayd.Client, daemon: Daemon) -> None:
+    """Of a long list a few hundred sources are under way at a time; each gets its answer."""
+    names = [f"name:{i}" for i in range(300)]
+    got: list[list[arrayd.SharedArray]] = []
+    waiter = threading.Thread(target=lambda: got.append(client.get_many(names, timeout=PATIENCE)))
+    waiter.start()
+
+    def awaited() -> int:
+        status = client.status()
+        return len(status.jobs) + status.jobs_more
+
+    window = WINDOW * protocol.MAX_ITEMS
+    with arrayd.connect(daemon.endpoint) as other:
+        wait_until(lambda: awaited() == window, "a window of them is under way")
+        kept = [other.put([i], name=str(i)) for i in range(window, 300)]
+        assert awaited() == window
+        kept += [other.put([i], name=str(i)) for i in range(window)]
+        waiter.join()
+    assert [int(array[0]) for array in got[0]] == list(range(300))
+    del kept, got[:]
+    leaves_nothing_behind(client)
 
 
 def test_threads_share_a_session(client: arrayd.Client, slow_file: Path, tmp_path: Path) -> None:

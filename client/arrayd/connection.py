@@ -28,7 +28,7 @@ from arrayd import launch, protocol
 from arrayd.errors import ArraydError, DaemonLost, NoDaemon, from_wire
 from arrayd.interrupts import Turns, open_into, work_off
 from arrayd.progress import Reporter
-from arrayd.waiter import Answer, Call, OutOfTime, Waiter, requests
+from arrayd.waiter import WINDOW, Answer, Call, Flight, OutOfTime, Waiter, requests
 
 AWAY = 10.0
 """Seconds that a daemon may be away before a call gives up."""
@@ -129,17 +129,19 @@ class Connection:
         NoDaemon, DaemonLost
             The daemon has been away for `AWAY` seconds.
         """
-        call = Call(revives)
-        waiters = list(requests(self._nonce, self._numbers, call, op, count, fields))
-        self._waiters.update((waiter.number, waiter) for waiter in waiters)
+        flight, waiters = Flight(Call(revives), deadline, report), list[Waiter]()
         try:
             if ahead is not None:
                 self._outbox.append(ahead)
-            self._outbox.extend(waiter.frame for waiter in waiters)
-            for waiter in waiters:
-                self._drive(waiter, deadline, report)
+            for waiter in requests(self._nonce, self._numbers, flight.call, op, count, fields):
+                self._drive(flight, WINDOW - 1)
+                self._waiters[waiter.number] = waiter
+                waiters.append(waiter)
+                flight.open.append(waiter)
+                self._outbox.append(waiter.frame)
+            self._drive(flight, 0)
         except BaseException:
-            for waiter in waiters:
+            for waiter in flight.open:
                 self.tell("cancel", request=waiter.number)
             raise
         finally:
@@ -217,26 +219,24 @@ class Connection:
         if self._closing:
             self._shut()
 
-    def _drive(self, waiter: Waiter, deadline: float | None, report: Reporter | None) -> None:
-        began, call = time.monotonic(), waiter.call
-        while not waiter.done:
-            self._check_health(began, deadline)
+    def _drive(self, flight: Flight, most: int) -> None:
+        """Wait until at most so many requests of a call are unanswered."""
+        began, call = time.monotonic(), flight.call
+        while flight.left() > most:
+            self._check_health(began, flight.deadline)
             if self._to_revive(call):
                 lost_at = self.lost_at
                 self._revive()  # if it fails, the next call tries again
                 self._revived = lost_at
-            if not self._pumped(lambda: self._lead(waiter, began, deadline)):
+            if not self._pumped(lambda: self._lead(flight, most, began)):
                 self.ring()  # there is something in the outbox
-                call.woken.wait(self._patience(deadline))
+                call.woken.wait(self._patience(flight.deadline))
             call.woken.clear()
-            while call.reports:
-                item, done, total = call.reports.popleft()
-                if report is not None:
-                    report(item, done, total)
+            flight.tell()
 
-    def _lead(self, waiter: Waiter, began: float, deadline: float | None) -> None:
-        call = waiter.call
-        while not (waiter.done or call.reports or self._to_revive(call)):
+    def _lead(self, flight: Flight, most: int, began: float) -> None:
+        call, deadline = flight.call, flight.deadline
+        while not (flight.left() <= most or call.reports or self._to_revive(call)):
             self._check_health(began, deadline)
             if not self._step(self._patience(deadline)):
                 silent = time.monotonic() - max(began, self._heard)

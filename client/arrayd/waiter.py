@@ -9,6 +9,14 @@ from typing import Any
 
 from arrayd import protocol
 from arrayd.interrupts import Wakeup
+from arrayd.progress import Reporter
+
+WINDOW = 4
+"""Requests of one call that are under way at a time.
+
+With `protocol.MAX_ITEMS` each they keep all loaders of a daemon busy, and a list of a million
+files takes no more of its memory than one of a few hundred.
+"""
 
 Answer = Mapping[str, Any]
 
@@ -61,6 +69,38 @@ class Waiter:
     def done(self) -> bool:
         """All answers are there."""
         return len(self.answers) >= self.count
+
+
+@dataclass
+class Flight:
+    """A call as its own thread sees it; its waiters do not, so they go with it.
+
+    Parameters
+    ----------
+    deadline
+        When it gives up (monotonic); None: never.
+    report
+        Is told of progress.
+    open
+        The waiters that had not all their answers when it last looked.
+    """
+
+    call: Call
+    deadline: float | None
+    report: Reporter | None
+    open: list[Waiter] = field(default_factory=list)
+
+    def left(self) -> int:
+        """Return how many of its requests are unanswered."""
+        self.open = [waiter for waiter in self.open if not waiter.done]
+        return len(self.open)
+
+    def tell(self) -> None:
+        """Pass on what progress there is."""
+        while self.call.reports:
+            item, done, total = self.call.reports.popleft()
+            if self.report is not None:
+                self.report(item, done, total)
 
 
 def requests(

@@ -52,7 +52,8 @@ class Loads:
         self._pool = pool
         self._on = callbacks
         self._loads: dict[int, Load] = {}
-        self._infos: dict[Asker, int] = {}
+        self._infos: dict[bytes, dict[Asker, int]] = {}  # session -> its questions
+        self._asked = 0  # how many these are
         self._numbers = itertools.count(-1, -1)  # the core's jobs have positive ones
 
     def info(
@@ -62,20 +63,35 @@ class Loads:
         on_result: Callable[[Mapping[str, Any] | ArraydError], None],
     ) -> None:
         """Ask what a file holds; no load comes of it. Who asks again gets one answer."""
-        if to in self._infos:
+        questions = self._infos.setdefault(to.nonce, {})
+        if to in questions:
             return
-        number = self._infos[to] = next(self._numbers)
+        number = questions[to] = next(self._numbers)
+        self._asked += 1
 
         def told(result: Mapping[str, Any] | ArraydError) -> None:
-            del self._infos[to]
+            self._drop(to)
             on_result(result)
 
         self._pool.submit(_task(number, "info", origin, told))
 
     def forget(self, nonce: bytes, request: int | None = None) -> None:
         """Let nobody work on a question of a session that is gone, or has stopped waiting."""
-        for to in [a for a in self._infos if a.nonce == nonce and request in (None, a.request)]:
-            self._pool.cancel(self._infos.pop(to))
+        for to in [a for a in self._infos.get(nonce, ()) if request in (None, a.request)]:
+            self._pool.cancel(self._drop(to))
+
+    def in_flight(self, nonce: bytes) -> tuple[int, int]:
+        """Return how many questions of a session wait for their answers, and how many of all."""
+        return len(self._infos.get(nonce, ())), self._asked
+
+    def _drop(self, to: Asker) -> int:
+        """Forget a question; return its number."""
+        questions = self._infos[to.nonce]
+        number = questions.pop(to)
+        self._asked -= 1
+        if not questions:
+            del self._infos[to.nonce]
+        return number
 
     def probe(self, job: int, origin: Origin) -> None:
         """Ask how big a source is."""

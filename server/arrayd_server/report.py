@@ -113,8 +113,7 @@ def _job(daemon: Daemon, job: Job, now: float) -> dict[str, Any]:
 
 
 def _waiters(daemon: Daemon, job: Job, now: float) -> list[dict[str, Any]]:
-    nonces = dict.fromkeys(to.nonce for to in job.waiters)
-    return [_person(daemon, nonce, now - job.since) for nonce in nonces]
+    return [_person(daemon, nonce, now - job.since) for nonce in job.sessions]
 
 
 def _person(daemon: Daemon, nonce: bytes, since: float) -> dict[str, Any]:

@@ -30,8 +30,14 @@ if TYPE_CHECKING:
 ROOM_PATIENCE = 1.0
 """Seconds that a request waits for room when it names no timeout."""
 
-MAX_JOBS = 100_000
-"""Loads and blocks to be written that may be under way; each costs some 2 KB."""
+MAX_IN_FLIGHT = 100_000
+"""Jobs, and items that wait for an answer, that are remembered; each costs 1 or 2 KB."""
+
+SHARE = 4
+"""A session may have a quarter of what others leave: a flood never takes it all.
+
+(Dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking, 1998.)
+"""
 
 
 def get(daemon: Daemon, request: Request, now: float) -> list[Effect]:
@@ -39,7 +45,7 @@ def get(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     effects: list[Effect] = []
     for index, item in enumerate(request.fields["items"]):
         to = Asker(request.nonce, request.id, index)
-        wanted = _wanted(daemon, item)
+        wanted = _wanted(daemon, to, item)
         if isinstance(wanted, ArraydError):
             effects.append(Reply(to, wanted))
         else:
@@ -52,7 +58,7 @@ def prefetch(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     effects: list[Effect] = []
     for index, item in enumerate(request.fields["items"]):
         to = Asker(request.nonce, request.id, index)
-        wanted = _wanted(daemon, item)
+        wanted = _wanted(daemon, to, item, detached=True)
         if isinstance(wanted, ArraydError):
             effects.append(Reply(to, wanted))
         else:
@@ -68,6 +74,8 @@ def info(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa:
         return [Reply(to, source)]
     if source.name is not None:
         return [Reply(to, _published(daemon, source.name))]
+    if _crowded(daemon, to):
+        return [Reply(to, _refusal(daemon, to))]
     asked = origin.of_source(source, request.fields["stat"])
     daemon.performer.loads.info(to, asked, lambda found: daemon.performer.act([Reply(to, found)]))
     return []
@@ -110,8 +118,8 @@ def create(daemon: Daemon, request: Request, now: float) -> list[Effect]:
         return [Reply(to, SpecMismatch(f"The dtype {fields['descr']!r} is none: {error}"))]
     if dtype.hasobject or np.iinfo(np.int64).max < dtype.itemsize * _product(fields["shape"]):
         return [Reply(to, SpecMismatch("An array of objects, or one beyond 2**63 bytes."))]
-    if len(daemon.registry.jobs.table) >= MAX_JOBS:
-        return [Reply(to, _crowded())]
+    if _crowded(daemon, to):
+        return [Reply(to, _refusal(daemon, to))]
     spec = Spec(tuple(fields["shape"]), fields["descr"], fields["order"], dtype.itemsize)
     name = fields["name"]
     pid = daemon.pid_of(request.nonce)
@@ -191,16 +199,34 @@ def _source(wire: Mapping[str, Any]) -> Source | ArraydError:
         return SpecMismatch(f"This is no source: {error}")
 
 
-def _crowded() -> ArraydError:
-    return DaemonError(f"The daemon has {MAX_JOBS} loads under way: ask again when some are done.")
+def _in_flight(daemon: Daemon, nonce: bytes) -> tuple[int, int]:
+    """Return how much a session waits for, and how much everybody."""
+    jobs, infos = daemon.registry.jobs.in_flight(nonce), daemon.performer.loads.in_flight(nonce)
+    return jobs[0] + infos[0], jobs[1] + infos[1]
 
 
-def _wanted(daemon: Daemon, item: Mapping[str, Any]) -> Wanted | ArraydError:
+def _crowded(daemon: Daemon, to: Asker, *, detached: bool = False) -> bool:
+    """Say whether one request more is too much: of this session, or (detached) of anybody."""
+    mine, every = _in_flight(daemon, to.nonce)
+    return every >= MAX_IN_FLIGHT // 2 if detached else mine >= (MAX_IN_FLIGHT - every) / SHARE
+
+
+def _refusal(daemon: Daemon, to: Asker) -> ArraydError:
+    mine, every = _in_flight(daemon, to.nonce)
+    return DaemonError(
+        f"The daemon has {every} loads and waiting requests, {mine} of them this client's, and "
+        f"remembers up to {MAX_IN_FLIGHT}: ask again when some are done."
+    )
+
+
+def _wanted(
+    daemon: Daemon, to: Asker, item: Mapping[str, Any], *, detached: bool = False
+) -> Wanted | ArraydError:
     """Return what is asked for; an error if it is nothing, or would be one load too many."""
     wanted = _meant(item)
-    if isinstance(wanted, ArraydError) or len(daemon.registry.jobs.table) < MAX_JOBS:
+    if isinstance(wanted, ArraydError) or not _crowded(daemon, to, detached=detached):
         return wanted
-    return wanted if wanted.served_by(daemon.registry.shelf.find)[0] else _crowded()
+    return wanted if wanted.served_by(daemon.registry.shelf.find)[0] else _refusal(daemon, to)
 
 
 def _meant(item: Mapping[str, Any]) -> Wanted | ArraydError:

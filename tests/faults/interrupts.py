@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 import arrayd
-from arrayd import keeper
+from arrayd import keeper, protocol
 
 _LOOKS = {dis.opmap[name] for name in dis.opmap if name.startswith(("CALL", "JUMP_BACKWARD"))}
 _PATIENCE = 3.0  # seconds in which what an act left has gone
@@ -49,10 +49,11 @@ def get() -> None:
 
 
 def get_many() -> None:
-    """Get two at once, in a mode of one's own."""
-    first, second = arrayd.get_many(["a.npy", "b.npy"], mode="c")
-    first[0] = 1
-    assert second[3] == 3
+    """Get a list that takes more than one window of requests, in a mode of one's own."""
+    protocol.MAX_ITEMS = 1
+    arrays = arrayd.get_many(["a.npy", "b.npy"] * 3, mode="c")
+    arrays[0][0] = 1
+    assert arrays[5][3] == 3
 
 
 def opening() -> None:

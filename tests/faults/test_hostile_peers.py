@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from arrayd import protocol
+from arrayd_server.requests import MAX_IN_FLIGHT, SHARE
+from tests.faults import zmtp
 from tests.faults.floods import KINDS
 from tests.faults.hostile_peers import FLAGS, Fuzzer, bystander
 from tests.faults.latency import UNCHECKED, flood, suffer
+from tests.faults.wild import hello
 from tests.fixtures import Daemon
 from tests.helpers import Puppet, Stage, wait_until
 
@@ -64,7 +69,7 @@ _SHORT = 0.4
 
 GROUPS = {
     "requests": ("statuses", "gets", "infos", "missing files", "prefetches"),
-    "states": ("names", "creates", "lends", "hellos"),
+    "states": ("names", "one name", "creates", "lends", "hellos"),
     "unread": ("unread statuses", "unread gets", "unread infos", "slow readers"),
     "large": ("large garbage", "large lists", "large releases", "large hellos"),
     "endless": ("endless message", "endless crumbs", "half frames", "pings"),
@@ -101,4 +106,26 @@ def test_three_thousand_connections(attacked: Daemon, honest: Puppet) -> None:
         assert honest("len(h.client.status().sessions)") > 100
     wait_until(lambda: not honest("h.strangers()"), "the sessions go")
     wait_until(lambda: len(list(descriptors.iterdir())) < before + 10, "the descriptors go")
+    assert honest("h.finish()") == []
+
+
+@pytest.mark.parametrize("name", ["one", "{}-{}"])
+def test_a_session_has_its_share(attacked: Daemon, honest: Puppet, name: str) -> None:
+    """What one session waits for is bounded, be it one name or many; others are served."""
+    nonce, items, cost = secrets.token_bytes(16), protocol.MAX_ITEMS, 1 if name == "one" else 2
+    most = MAX_IN_FLIGHT // (SHARE + 1) // cost  # for all that is in flight is its own
+    with zmtp.join(attacked.endpoint.removeprefix("ipc://")) as sock:
+        sock.sendall(zmtp.frame(protocol.request(nonce, 1, "hello", **hello())))
+        assert "ok" in protocol.decode(zmtp.read_message(sock), answer=True)
+        for number in range(most // items + 1):
+            wanted = [{"source": {"name": name.format(number, i)}} for i in range(items)]
+            fields = {"items": wanted, "pin": None, "wait": 1000.0, "progress": False}
+            sock.sendall(zmtp.frame(protocol.request(nonce, 2 + number, "get", **fields)))
+        answer = protocol.decode(zmtp.read_message(sock), answer=True)
+        taken = (answer["id"] - 2) * items + answer["i"]
+        assert most - 1 <= taken <= most
+        assert "ask again when some are done" in str(answer)
+        assert honest("h.look() + (h.renew() or h.serve())") == []
+        sock.sendall(zmtp.frame(protocol.request(nonce, 1 << 40, "bye")))
+        wait_until(lambda: not honest("h.strangers()"), "nothing of it is left")
     assert honest("h.finish()") == []

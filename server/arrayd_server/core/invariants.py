@@ -67,6 +67,7 @@ def _jobs(registry: Registry) -> None:
             assert job.waiters or job.detached, "rule 3: for nobody"
         for to in job.waiters:
             assert to.nonce in registry.sessions, "rule 8: a waiter of no session"
+        assert job.sessions == Counter(to.nonce for to in job.waiters), "whose waiters they are"
 
 
 def _stages(registry: Registry) -> None:
@@ -78,6 +79,9 @@ def _stages(registry: Registry) -> None:
     pairs = {(to.nonce, j.number) for j in table for to in (*j.waiters, *filter(None, [j.writer]))}
     known = {(nonce, number) for nonce, some in jobs._of.items() for number in some}
     assert pairs == known, "the jobs of a session"
+    waiting = Counter(to.nonce for job in table for to in job.waiters)
+    assert jobs._waiting == waiting, "what sessions wait for"
+    assert jobs._waited == waiting.total(), "what all wait for"
     names = [j.draft.name for j in table if j.draft is not None and j.draft.name is not None]
     assert jobs._drafts == Counter(names), "the names to be published"
     deadlines = [j.deadline for j in table if j.stage in (Stage.PROBING, Stage.FILLING)]

@@ -26,7 +26,7 @@ from arrayd_server.core.records import (
 from arrayd_server.core.shelf import Shelf
 
 PROGRESS_EVERY = 0.1
-"""Seconds between two progress messages of one load."""
+"""Seconds between two progress messages of one load to each of up to a thousand waiters."""
 
 MAX_QUEUE = 1000
 """Jobs that may wait for room: all are looked at whenever there may be some."""
@@ -48,6 +48,8 @@ class Jobs:
         self._queue: dict[int, Job] = {}  # those that wait for room
         self._at_work: dict[int, Job] = {}  # those that may hang, the first to be overdue first
         self._of: dict[Nonce, dict[int, Job]] = {}  # those that somebody waits for, or writes
+        self._waiting: Counter[Nonce] = Counter()  # items that each session waits for
+        self._waited = 0  # the sum
         self._drafts: Counter[str] = Counter()  # the names of blocks to be published
         self._shelf = shelf
         self._holds = holds
@@ -111,9 +113,24 @@ class Jobs:
 
     def join(self, job: Job, to: Asker, waiter: Waiter, now: float) -> None:
         """Let one more wait for a job; the most patient says how long it may wait for room."""
+        if to not in job.waiters:
+            self._count(job, to.nonce, 1)
         job.waiters[to] = waiter
         job.patient_until = max(job.patient_until, now + waiter.patience)
         self._of.setdefault(to.nonce, {})[job.number] = job
+
+    def _count(self, job: Job, nonce: Nonce, change: int) -> None:
+        """Let so many more (or fewer) of a session's items wait for a job."""
+        self._waited += change
+        for counter in (self._waiting, job.sessions):
+            counter[nonce] += change
+            if not counter[nonce]:
+                del counter[nonce]
+
+    def in_flight(self, nonce: Nonce) -> tuple[int, int]:
+        """Return what a session has asked for and not got, and what all have: jobs and waiters."""
+        mine = len(self._of.get(nonce, ())) + self._waiting[nonce]
+        return mine, len(self.table) + self._waited
 
     def of_session(self, nonce: Nonce) -> list[Job]:
         """Return the jobs that a session waits for, or writes."""
@@ -270,7 +287,8 @@ class Jobs:
         """Take a job off the table; its block, if it has one, lives on."""
         self._leave(job)
         del self.table[job.number]
-        for nonce in {to.nonce for to in job.waiters}:
+        for nonce, count in list(job.sessions.items()):
+            self._count(job, nonce, -count)
             self._part(nonce, job)
         if job.writer is not None:
             self._part(job.writer.nonce, job)
@@ -306,6 +324,7 @@ class Jobs:
             gone = [to for to in mine if request in (None, to.request)]
             for to in gone:
                 del job.waiters[to]
+                self._count(job, nonce, -1)
             writer = job.writer if job.writer and job.writer.nonce == nonce else None
             writer_left = writer is not None and request in (None, writer.request)
             if len(gone) == len(mine) and writer is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -137,6 +138,7 @@ class Job:
     source: Any
     since: float
     waiters: dict[Asker, Waiter] = field(default_factory=dict)
+    sessions: Counter[Nonce] = field(default_factory=Counter)  # how many of the waiters are whose
     aliases: list[Hashable] = field(default_factory=list)
     spec: Spec | None = None
     size: int = 0

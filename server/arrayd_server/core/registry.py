@@ -261,7 +261,8 @@ class Registry:
         if job is None:
             return []
         self.jobs.advance(job, rows)
-        if now - job.told < PROGRESS_EVERY and job.done < job.total:
+        pause = PROGRESS_EVERY * max(1.0, len(job.waiters) / 1000)
+        if now - job.told < pause and job.done < job.total:
             return []
         job.told = now
         curious = (to for to, waiter in job.waiters.items() if waiter.progress)

@@ -1,0 +1,50 @@
+"""The queue of tasks that wait for a loader process."""
+
+from __future__ import annotations
+
+from arrayd.errors import ArraydError
+from arrayd_server.tasks import Queue, Task
+
+
+def task(job: int) -> Task:
+    """Return something to do for a job."""
+    return Task(job, "x", {}, lambda result: None, lambda rows: None)
+
+
+def queue_of(*tasks: Task) -> Queue:
+    """Return a queue in which these wait."""
+    queue = Queue()
+    for one in tasks:
+        queue.add(one)
+    return queue
+
+
+def test_first_come_first_served() -> None:
+    """The order is that of arrival, whoever leaves from the middle."""
+    one, two, three, four = map(task, (7, 8, 7, 9))
+    queue = queue_of(one, two, three, four)
+    assert list(queue) == [one, two, three, four]
+    queue.discard(three)
+    queue.discard(three)  # it has left already
+    assert [queue.next() for _ in range(3)] == [one, two, four]
+    assert not queue
+    assert queue.of(7) == queue.of(9) == []
+
+
+def test_the_tasks_of_a_job() -> None:
+    """They are found in their order, less those that have been taken."""
+    one, two, three = map(task, (7, 8, 7))
+    queue = queue_of(one, two, three)
+    assert queue.of(7) == [one, three]
+    assert queue.next() is one
+    assert queue.of(7) == [three]
+    assert len(queue) == 2
+
+
+def test_a_task_ends_once() -> None:
+    """What comes after the result, or after nobody wants it, is told to nobody."""
+    told: list[object] = []
+    one = Task(1, "x", {}, told.append, lambda rows: None)
+    one.finish({"lost": 0})
+    one.finish(ArraydError("late"))
+    assert told == [{"lost": 0}]
