@@ -21,6 +21,7 @@ from pathlib import Path
 
 from arrayd import resources
 from arrayd.errors import NoDaemon
+from arrayd.interrupts import descriptors, open_into
 
 SYSTEM_ENDPOINT = "ipc:///run/arrayd/arrayd.sock"
 """Where a daemon for the whole machine listens."""
@@ -134,17 +135,15 @@ def why_silent(endpoint: str, seconds: float, pid: int | None = None) -> str:
 
 def ended(pid: int, timeout: float) -> bool:
     """Say whether a daemon, no child of this process, ends within `timeout` seconds."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
+    with descriptors() as opened:
+        try:
+            pidfd = open_into(opened, os.pidfd_open, pid)
+        except ProcessLookupError:
+            return True
         # poll, for select refuses descriptors from 1024 up
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         return bool(poll.poll(timeout * 1000))
-    finally:
-        os.close(pidfd)
 
 
 def private_endpoint() -> str:
@@ -235,8 +234,8 @@ def _is_ours(directory: Path) -> bool:
 @contextlib.contextmanager
 def _locked(path: Path, deadline: float) -> Iterator[None]:
     """Hold the launch lock; it goes with the process, however that ends."""
-    fd = _open(path, os.O_RDWR)
-    try:
+    with descriptors() as opened:
+        fd = _open(opened, path, os.O_RDWR)
         for wait in _waits(deadline):
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -248,14 +247,13 @@ def _locked(path: Path, deadline: float) -> Iterator[None]:
                 f"(`fuser {path}` names it). End it, or ask again."
             )
         yield
-    finally:
-        os.close(fd)
 
 
-def _open(path: Path, flags: int) -> int:
-    """Open a file in the private directory; make it if need be."""
+def _open(opened: list[int], path: Path, flags: int) -> int:
+    """Open a file in the private directory, and note it; make it if need be."""
+    flags |= os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return open_into(opened, os.open, path, flags, 0o600)
     except OSError as error:
         raise NoDaemon(f"{path} cannot be written for a daemon: {error.strerror}.") from None
 
@@ -317,23 +315,21 @@ def _spawn(command: list[str], errors: Path) -> int:
 
     A session of its own keeps it from the terminal's Ctrl-C and hang-up.
     """
-    fd = _open(errors, os.O_WRONLY | os.O_TRUNC)
-    try:
-        shell = subprocess.run(
-            ["/bin/sh", "-c", _DETACH, "sh", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=fd,
-            env=_environment(),
-            cwd="/",
-            umask=0o077,
-            start_new_session=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise NoDaemon(f"A private daemon could not be started: {error}.") from None
-    finally:
-        os.close(fd)
+    with descriptors() as opened:
+        try:
+            shell = subprocess.run(
+                ["/bin/sh", "-c", _DETACH, "sh", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=_open(opened, errors, os.O_WRONLY | os.O_TRUNC),
+                env=_environment(),
+                cwd="/",
+                umask=0o077,
+                start_new_session=True,
+                check=True,
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise NoDaemon(f"A private daemon could not be started: {error}.") from None
     return int(shell.stdout)
 
 

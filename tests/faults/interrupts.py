@@ -12,6 +12,7 @@ its folder. It prints the moments tried and what stayed after which.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import dis
 import faulthandler
 import gc
@@ -22,20 +23,22 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 
 import arrayd
-from arrayd import keeper, protocol
+from arrayd import keeper, launch, protocol
 
 _LOOKS = {dis.opmap[name] for name in dis.opmap if name.startswith(("CALL", "JUMP_BACKWARD"))}
 _PATIENCE = 3.0  # seconds in which what an act left has gone
 
-_ENDS = 2
-"""Descriptors that a Ctrl-C may cost as a session begins or ends, until the process ends: in
-pyzmq's constructor, or in a `finalize` that is being called. A session has eleven."""
+_SPARE = {"opening": 2, "start": 2}
+"""Descriptors that a Ctrl-C may cost until the process ends: as a session begins or ends (which
+has eleven) in pyzmq's constructor, or in a `finalize` that is being called; as a daemon is
+started in `subprocess`, between a pipe and its name."""
 
 Act = Callable[[], object]
 
@@ -83,7 +86,14 @@ def send() -> None:
     assert received[5] == 5
 
 
-ACTS: dict[str, Act] = {act.__name__: act for act in (get, get_many, opening, put, create, send)}
+def start() -> None:
+    """Have a private daemon started."""
+    os.environ["XDG_RUNTIME_DIR"] = os.getcwd()
+    assert launch.alive(launch.find(launch.PRIVATE))
+
+
+_ALL = (get, get_many, opening, put, create, send, start)
+ACTS: dict[str, Act] = {act.__name__: act for act in _ALL}
 
 
 def interrupted(moment: int, act: Act) -> str:
@@ -132,6 +142,17 @@ def left(other: arrayd.Client, before: tuple[int, int], spare: int) -> str:
             return f"held {held}, mapped {mapped}, descriptors and threads {before} -> {now}"
 
 
+def _end_private() -> None:
+    """End the private daemons, also those that have only just been started."""
+    endpoint = launch.private_endpoint().encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if endpoint in path.read_bytes().split(b"\0"):
+                pid = int(path.parent.name)
+                os.kill(pid, signal.SIGKILL)
+                launch.ended(pid, _PATIENCE)
+
+
 def _descriptors_and_threads() -> tuple[int, int]:
     return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
 
@@ -143,13 +164,17 @@ def main(act: Act, step: int) -> None:
     sys.unraisablehook = lambda _: None  # a Ctrl-C within a finalizer: Python prints and forgets
     other = arrayd.connect()
     act()
+    if act is start:
+        _end_private()
     other.status()
     _watch()
     moment, found = 1, 0
     before = _descriptors_and_threads()
     while where := interrupted(moment, act):
         _watch()
-        if stays := left(other, before, _ENDS if act is opening else 0):
+        if act is start:
+            _end_private()
+        if stays := left(other, before, _SPARE.get(act.__name__, 0)):
             found += 1
             _say(f"moment {moment}, {where}: {stays}")
         before = _descriptors_and_threads()
