@@ -85,8 +85,8 @@ class Kernel:
 class Shell:
     """The daemon around a registry, with a clock that stands still."""
 
-    def __init__(self, budget: int, capacity: int | None = None, timeout: float = 20.0) -> None:
-        self.registry = Registry("run", budget, timeout)
+    def __init__(self, budget: int, capacity: int | None = None) -> None:
+        self.registry = Registry("run", budget)
         self.kernel = Kernel(budget * 10 if capacity is None else capacity)
         self.naive = Naive(self)
         self.now = 100.0
@@ -206,7 +206,7 @@ class Shell:
         return [
             r.probed(job, ("f25", None), SPEC, 25, ROWS, now),
             r.progress(job, 1, now),
-            r.filled(job, 0, now),
+            r.filled(job, 0),
             r.sealed(job, now),
             r.made(job, now),
             r.failed(job, error, now),
@@ -240,7 +240,7 @@ class Shell:
             self.kernel.make(task.segment, self.naive.sizes[task.segment])
             return self.do(self.registry.made, job, now)
         self.kernel.fill(task.segment, self.naive.sizes[task.segment])
-        return self.do(self.registry.filled, job, 0, self.now)
+        return self.do(self.registry.filled, job, 0)
 
     def _progress(self, task: Fill) -> list[Reply]:
         size = self.naive.sizes[task.segment]

@@ -19,10 +19,8 @@ SMALL, MEDIUM, LARGE, HUGE = (File(f"f{size}", size) for size in (25, 40, 60, 10
 class World(Shell):
     """A shell with sessions ``a`` (pid 1) and ``b`` (pid 2), and every answer ever given."""
 
-    def __init__(
-        self, budget: int = 100, capacity: int | None = None, timeout: float = 20.0
-    ) -> None:
-        super().__init__(budget, capacity, timeout)
+    def __init__(self, budget: int = 100, capacity: int | None = None) -> None:
+        super().__init__(budget, capacity)
         self.answers: dict[Asker, list[Any]] = {}
         self._asked = 0
         for pid, nonce in enumerate((b"a", b"b"), 1):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import select
 import shutil
 import signal
@@ -71,7 +72,8 @@ class Daemon:
         """Start it (again), and wait until it serves."""
         assert self.process is None, "the daemon runs already"
         command = [sys.executable, "-m", "arrayd_server", "--check", "--endpoint", self.endpoint]
-        notify = self.directory / "notify"
+        # Not where an earlier one still tells its status.
+        notify = self.directory / f"notify-{secrets.token_hex(4)}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
             ready.bind(str(notify))
             with (self.directory / "log").open("ab") as log:

@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from arrayd.errors import LoadTimeout, NoRoom
+from arrayd.errors import NoRoom
 from arrayd.spec import Grant
 from arrayd_server.core import jobs
-from arrayd_server.core.effects import Cancel, Fill, Inspect, Unlink
+from arrayd_server.core.effects import Fill, Inspect, Unlink
 from arrayd_server.core.records import Block, State, name_alias
 from tests.core_naive import SPEC, File, wanted
 from tests.core_script import HUGE, LARGE, MEDIUM, SMALL, World
@@ -271,22 +271,6 @@ def test_an_idle_daemon_never_wakes(world: World) -> None:
     world.load(b"a", SMALL, pin=9.0)
     world.cache(MEDIUM, pin=9.0)
     assert world.registry.wake_at() == math.inf
-
-
-def test_a_hung_load_fails_at_its_timeout(world: World) -> None:
-    """Probing and filling have 20 s each here; then all are told, and the work is cancelled."""
-    to = world.get(b"a", SMALL)
-    world.sleep(19.0)
-    world.finish(1)
-    assert world.registry.wake_at() == world.now + 20.0
-    world.finish(1, "progress")
-    world.now += 20.0
-    world.tick()
-    error = world.answer(to)
-    assert isinstance(error, LoadTimeout)
-    assert "not finished after 20 s" in str(error)
-    assert "1 of 4 rows" in str(error)
-    assert Cancel(1) in world.seen
 
 
 def test_a_queued_job_wakes_when_its_patience_ends(world: World) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 from arrayd.errors import ArraydError
 from arrayd_server.tasks import Queue, Task
+from tests.faults.impostors import Errand, pool, program
 
 
 def task(job: int) -> Task:
@@ -48,3 +52,20 @@ def test_a_task_ends_once() -> None:
     one.finish({"lost": 0})
     one.finish(ArraydError("late"))
     assert told == [{"lost": 0}]
+
+
+def test_a_long_queue_is_not_a_hang() -> None:
+    """While workers get on, what waits its turn does so for longer than the limit of one task."""
+
+    async def run() -> None:
+        async with pool() as one:
+            with program("slow"):
+                await Errand(one).result()
+            one._timeout = 1.5
+            began = time.monotonic()
+            errands = [Errand(one) for _ in range(10)]
+            for errand in errands:
+                assert "pid" in await errand.result()
+            assert time.monotonic() - began > one._timeout
+
+    asyncio.run(run())

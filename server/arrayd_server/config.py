@@ -205,7 +205,8 @@ class Config:
         _seconds(0.001, "above 0"),
         "3600",
         "SECONDS",
-        "a load, or a look at a file, that takes longer fails",
+        "a look at a file, or the reading of it or of one part of a large one, that takes longer "
+        "fails",
     )
     loader_memory: int = _option(
         _memory,

@@ -57,7 +57,7 @@ class Daemon:
         self.scope = scope
         self.started = time.monotonic()
         self.segments = Segments(scope)
-        self.registry = Registry(scope.prefix, config.budget, config.load_timeout)
+        self.registry = Registry(scope.prefix, config.budget)
         self.performer: Performer
         self.wire: Wire
         self._peers: peers.Peers

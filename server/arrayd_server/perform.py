@@ -318,7 +318,7 @@ class Performer:
 
     def _on_filled(self, job: int, lost: int) -> None:
         failpoints.hit("daemon.filled")
-        self.act(self._registry.filled(job, lost, self.begin()))
+        self.act(self._registry.filled(job, lost))
 
     def _on_failed(self, job: int, error: ArraydError) -> None:
         self.measure()  # if it is for want of room, it may be tried again

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -109,7 +110,8 @@ class Pool:
         Parts filled at a time. All but one of the workers may be at headers, and all but two
         at parts: neither kind of task, if it hangs, keeps the other waiting.
     timeout, memory
-        Seconds after which a task fails and its worker is killed; bytes that each may use.
+        Seconds after which a task that a worker has fails and the worker is killed, and one that
+        waits fails if no worker has got on with anything; bytes that each may use.
     """
 
     def __init__(
@@ -124,11 +126,12 @@ class Pool:
         self._urgent = Queue()
         self._parts = Queue()
         self._numbers = iter(range(1, sys.maxsize))
+        self._moved = -math.inf  # when a worker last got on with something
 
     def submit(self, task: Task) -> None:
         """Do a task as soon as a worker is free; reading a header goes first."""
         task.wire["id"] = next(self._numbers)
-        task.deadline = self._loop.call_later(self._timeout, self._overdue, task)
+        self._limit_time(task, self._loop.time())
         (self._urgent if task.urgent else self._parts).add(task)
         self._dispatch()
 
@@ -219,6 +222,7 @@ class Pool:
     def _give(self, worker: Worker, task: Task) -> None:
         worker.stop_timer()
         worker.task = task
+        self._limit_time(task, self._loop.time())
         failpoints.hit("daemon.part")
         self._send(worker, task.wire)
 
@@ -240,17 +244,28 @@ class Pool:
         else:
             self._loop.remove_writer(worker.sock)
 
+    def _limit_time(self, task: Task, since: float) -> None:
+        """Let a task fail if it takes longer than `timeout` from then on."""
+        if task.deadline is not None:
+            task.deadline.cancel()
+        task.deadline = self._loop.call_at(since + self._timeout, self._overdue, task)
+
     def _overdue(self, task: Task) -> None:
+        """Fail a task that takes too long, or that waits while none of the workers gets on."""
+        busy = [worker for worker in self.workers if worker.task is task]
+        if not busy and self._moved + self._timeout > self._loop.time():
+            self._limit_time(task, self._moved)
+            return
+        what = "reading it takes longer than" if busy else "no loader has got on with anything for"
         task.finish(
             LoadTimeout(
-                f"{task.label}: nothing came of it in {self._timeout:g} s (the daemon's "
-                "--load-timeout). Its file system may hang, its file may be made to; the process "
-                "that read it is killed."
+                f"{task.label}: {what} {self._timeout:g} s (the daemon's --load-timeout). Its file "
+                "system may hang, its file may be made to; loaders that hang are killed."
             )
         )
         for queue in (self._urgent, self._parts):
             queue.discard(task)
-        for worker in [w for w in self.workers if w.task is task]:
+        for worker in busy:
             self._replace(worker)
 
     def _take_all(self) -> list[Task]:
@@ -286,6 +301,7 @@ class Pool:
         task = worker.task
         if task is None or message["id"] != task.wire["id"]:
             return
+        self._moved = self._loop.time()
         if "rows" in message:
             if not task.over:
                 task.on_rows(message["rows"])

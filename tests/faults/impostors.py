@@ -42,6 +42,7 @@ _END = "\nwhile True: good(task())"
 
 IMPOSTORS = {
     "honest": "",
+    "slow": "while True: wire = task(); time.sleep(0.2); good(wire)",
     "garbage": "task(); sock.sendall(bytes([0xC1]) * 1000); sleep()",
     "text": "task(); sock.sendall(b'Fatal error: heap corrupted'); sleep()",
     "half": "sock.sendall(pack({'id': task()['id'], 'ok': {'x': bytes(1000)}})[:500]); sleep()",

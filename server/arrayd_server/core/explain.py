@@ -8,7 +8,6 @@ from arrayd.errors import (
     ArraydError,
     InUse,
     LoadError,
-    LoadTimeout,
     NameTaken,
     NoRoom,
     NoSuchBlock,
@@ -70,14 +69,6 @@ def removed(block: Block) -> ArraydError:
         NoSuchBlock(f"{what} Write it again.")
         if block.published
         else LoadError(f"{what} Ask again.")
-    )
-
-
-def hung(job: Job, timeout: float) -> LoadTimeout:
-    """Explain that a load made no end within the daemon's limit."""
-    return LoadTimeout(
-        f"{job.source}: the load was not finished after {timeout:.0f} s (the daemon's "
-        f"load_timeout); {job.done} of {job.total or '?'} rows were done."
     )
 
 

@@ -32,7 +32,7 @@ MAX_QUEUE = 1000
 """Jobs that may wait for room: all are looked at whenever there may be some."""
 
 _AT_WORK = (Stage.PROBING, Stage.FILLING)
-"""The stages in which a worker may hang."""
+"""The stages in which workers have to do with a job."""
 
 RESERVED = (Stage.FILLING, Stage.MAKING)
 """The stages in which the pages of a block are being asked for."""
@@ -41,12 +41,10 @@ RESERVED = (Stage.FILLING, Stage.MAKING)
 class Jobs:
     """The jobs in flight, and the queue of those that wait for room."""
 
-    def __init__(self, shelf: Shelf, holds: Holds, load_timeout: float) -> None:
+    def __init__(self, shelf: Shelf, holds: Holds) -> None:
         self.table: dict[int, Job] = {}
-        self.load_timeout = load_timeout
         self.unfilled = 0  # bytes reserved that the kernel may not have given yet
         self._queue: dict[int, Job] = {}  # those that wait for room
-        self._at_work: dict[int, Job] = {}  # those that may hang, the first to be overdue first
         self._of: dict[Nonce, dict[int, Job]] = {}  # those that somebody waits for, or writes
         self._waiting: Counter[Nonce] = Counter()  # items that each session waits for
         self._waited = 0  # the sum
@@ -62,24 +60,20 @@ class Jobs:
         self.table[job.number] = job
         for alias in aliases:
             self.add_alias(job, alias)
-        self.enter(job, stage, now)
+        self.enter(job, stage)
         return job
 
-    def enter(self, job: Job, stage: Stage, now: float) -> None:
+    def enter(self, job: Job, stage: Stage) -> None:
         """Move a job to a stage, and keep in step what is known of all by looking at few."""
         self._leave(job)
         job.stage, job.deadline = stage, math.inf
         if stage is Stage.QUEUED:
             self._queue[job.number] = job
-        if stage in _AT_WORK:
-            job.deadline = now + self.load_timeout
-            self._at_work[job.number] = job
         if stage in RESERVED:
             self.unfilled += unfilled(job)
 
     def _leave(self, job: Job) -> None:
         self._queue.pop(job.number, None)
-        self._at_work.pop(job.number, None)
         if job.stage in RESERVED:
             self.unfilled -= unfilled(job)
 
@@ -90,15 +84,9 @@ class Jobs:
         if job.stage in RESERVED:
             self.unfilled += unfilled(job) - before
 
-    def overdue(self, now: float) -> list[Job]:
-        """Return the jobs whose workers have taken too long."""
-        return list(itertools.takewhile(lambda job: now >= job.deadline, self._at_work.values()))
-
     def wake_at(self) -> float:
-        """When the first job is overdue, or has to give up waiting for room; inf: never."""
-        first = itertools.islice(self._at_work.values(), 1)
-        waiting = (job.deadline for job in self._queue.values())
-        return min(itertools.chain((job.deadline for job in first), waiting), default=math.inf)
+        """When the first job has to give up waiting for room; inf: never."""
+        return min((job.deadline for job in self._queue.values()), default=math.inf)
 
     def add_alias(self, job: Job, alias: Hashable) -> None:
         """Let requests for `alias` join this job."""
@@ -159,7 +147,7 @@ class Jobs:
 
     def queue(self, job: Job, patience: float, now: float) -> list[Effect]:
         """Start the job as soon as there is room; fail when patience ends."""
-        self.enter(job, Stage.QUEUED, now)
+        self.enter(job, Stage.QUEUED)
         job.patient_until = max(job.patient_until, now + patience)
         if job.size > self._shelf.budget:
             return self._fail_for_room(job, now)  # no release can help
@@ -179,7 +167,7 @@ class Jobs:
         job.segment, job.refused = None, True
         if job.draft is not None:
             return effects + self.queue(job, 0.0, now)
-        self.enter(job, Stage.PROBING, now)
+        self.enter(job, Stage.PROBING)
         job.done = 0
         return [*effects, Probe(job.number, job.source)]
 
@@ -231,10 +219,10 @@ class Jobs:
     def _start(self, job: Job, now: float) -> list[Effect]:
         if job.writer is not None:
             block = self._shelf.reserve(job, State.WRITING, now)
-            self.enter(job, Stage.MAKING, now)
+            self.enter(job, Stage.MAKING)
             return [Make(job.number, block.segment)]
         block = self._shelf.reserve(job, State.LOADING, now)
-        self.enter(job, Stage.FILLING, now)
+        self.enter(job, Stage.FILLING)
         return [Fill(job.number, block.segment)]
 
     def _evict(self, victims: list[Block]) -> list[Effect]:

@@ -144,7 +144,7 @@ class Job:
     size: int = 0
     segment: str | None = None
     detached: bool = False  # goes on without waiters (prefetch)
-    #: when `tick` must look at it: its room or its patience is due, or it is hung
+    #: QUEUED: when `tick` must look at it, for its room or its patience is due
     deadline: float = math.inf
     patient_until: float = -math.inf  # QUEUED: when the most patient waiter gives up
     done: int = 0  # rows

@@ -20,7 +20,6 @@ come back as further events. The rules, asserted by `check` (see `invariants.py`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Iterable
 
 from arrayd.errors import ArraydError, NoRoom
@@ -56,15 +55,13 @@ class Registry:
         Of the segment names; unique to this run of the daemon.
     budget
         Bytes the daemon may keep in segments.
-    load_timeout
-        Seconds after which a load counts as hung.
     """
 
-    def __init__(self, prefix: str, budget: int, load_timeout: float = math.inf) -> None:
+    def __init__(self, prefix: str, budget: int) -> None:
         self.counters = Counters()
         self.shelf = Shelf(prefix, budget)
         self.holds = Holds(self.shelf, self.counters)
-        self.jobs = Jobs(self.shelf, self.holds, load_timeout)
+        self.jobs = Jobs(self.shelf, self.holds)
         self.evictions = Evictions(self.shelf, self.holds)
 
     @property
@@ -197,7 +194,7 @@ class Registry:
         job = self.jobs.table.get(number)
         if job is None or job.stage is not Stage.MAKING:
             return []
-        self.jobs.enter(job, Stage.WRITING, now)
+        self.jobs.enter(job, Stage.WRITING)
         return self._writable(job, now)
 
     def seal(self, to: Asker, segment: str, now: float) -> list[Effect]:
@@ -215,7 +212,7 @@ class Registry:
         if job.stage is not Stage.WRITING:
             return [] if to == job.writer else [Reply(to, explain.sealing(segment))]
         self.jobs.answer_to(job, to)
-        self.jobs.enter(job, Stage.SEALING, now)
+        self.jobs.enter(job, Stage.SEALING)
         return [Seal(job.number, segment)]
 
     def unsealable(self, number: int, error: ArraydError, now: float) -> list[Effect]:
@@ -225,7 +222,7 @@ class Registry:
             return []
         if job.writer is None:
             return self.failed(number, error, now)
-        self.jobs.enter(job, Stage.WRITING, now)
+        self.jobs.enter(job, Stage.WRITING)
         return [Reply(job.writer, error), *self.holds.settle(self.shelf.blocks[job.segment])]
 
     def abort(self, nonce: Nonce, segment: str, now: float) -> list[Effect]:
@@ -268,12 +265,12 @@ class Registry:
         curious = (to for to, waiter in job.waiters.items() if waiter.progress)
         return [Progress(to, job.done, job.total) for to in curious]
 
-    def filled(self, number: int, lost: int, now: float) -> list[Effect]:
+    def filled(self, number: int, lost: int) -> list[Effect]:
         """Take note that all parts are written: seal."""
         job = self.jobs.table.get(number)
         if job is None or job.segment is None or job.stage is not Stage.FILLING:
             return []
-        self.jobs.enter(job, Stage.SEALING, now)
+        self.jobs.enter(job, Stage.SEALING)
         self.shelf.blocks[job.segment].lost = lost
         return [Seal(job.number, job.segment)]
 
@@ -372,11 +369,8 @@ class Registry:
     # ---- time ----------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Effect]:
-        """Do what time demands: hung loads, the patience of the queue, lends and pins."""
-        effects: list[Effect] = []
-        for job in self.jobs.overdue(now):
-            effects += self.failed(job.number, explain.hung(job, self.jobs.load_timeout), now)
-        effects += self.holds.expire(now) + self.jobs.pump(now)
+        """Do what time demands: the patience of the queue, lends and pins."""
+        effects = self.holds.expire(now) + self.jobs.pump(now)
         # While something may still make room nobody gives up: the next tick is due at once.
         return effects or self.jobs.give_up(now)
 
