@@ -180,6 +180,20 @@ def test_progress_goes_to_all_who_want_it_ten_times_a_second(world: World) -> No
     assert told == [[(to, 1) for to in askers], [], *[[(to, n) for to in askers] for n in (3, 4)]]
 
 
+def test_progress_to_thousands_comes_less_often(world: World) -> None:
+    """Nobody has the daemon do nothing but tell him of progress."""
+    world.get(b"a", SMALL)
+    world.finish(1)
+    for number in range(5000):  # with the first 5001: more than 0.5 s apart
+        to = Asker(b"b", 1000 + number)
+        world.registry.get(to, wanted(SMALL), Waiter(progress=True), world.now)
+    told = []
+    for _ in range(3):
+        told.append(len(world.registry.progress(1, 1, world.now)))
+        world.now += 0.49
+    assert told == [5000, 0, 5000]
+
+
 def test_a_load_survives_its_first_asker(world: World) -> None:
     """It goes on for the others."""
     world.get(b"a", SMALL)
