@@ -31,6 +31,7 @@ import numpy as np
 
 import arrayd
 from arrayd import keeper, launch, protocol
+from arrayd_server import clean
 
 _LOOKS = {dis.opmap[name] for name in dis.opmap if name.startswith(("CALL", "JUMP_BACKWARD"))}
 _PATIENCE = 3.0  # seconds in which what an act left has gone
@@ -143,14 +144,15 @@ def left(other: arrayd.Client, before: tuple[int, int], spare: int) -> str:
 
 
 def _end_private() -> None:
-    """End the private daemons, also those that have only just been started."""
+    """End the private daemons, also one that has only just been started."""
     endpoint = launch.private_endpoint().encode()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             if endpoint in path.read_bytes().split(b"\0"):
                 pid = int(path.parent.name)
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGTERM)
                 launch.ended(pid, _PATIENCE)
+    clean.clean(launch.private_endpoint())  # what one left that could not do so itself
 
 
 def _descriptors_and_threads() -> tuple[int, int]:
@@ -163,22 +165,22 @@ def main(act: Act, step: int) -> None:
     keeper.FLUSH_AFTER, keeper.LOOK_EVERY = 0.0005, 0.5  # sooner: more moments in a minute
     sys.unraisablehook = lambda _: None  # a Ctrl-C within a finalizer: Python prints and forgets
     other = arrayd.connect()
+    after = _end_private if act is start else _watch
     act()
-    if act is start:
-        _end_private()
+    after()
     other.status()
     _watch()
     moment, found = 1, 0
     before = _descriptors_and_threads()
     while where := interrupted(moment, act):
         _watch()
-        if act is start:
-            _end_private()
+        after()
         if stays := left(other, before, _SPARE.get(act.__name__, 0)):
             found += 1
             _say(f"moment {moment}, {where}: {stays}")
         before = _descriptors_and_threads()
         moment += step
+    after()
     _say(f"{len(range(1, moment, step))} moments, {found} losses")
 
 
