@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 SEAL_PATIENCE = 2.0
 """Seconds that writers of a block to be sealed have to let go of it."""
 
+_CHECKED = 1000  # blocks whose names are looked at in one go: some 10 ms of the loop
 _SEAL_EVERY = 0.01
 
 Answer = Callable[[Asker, Reply | Progress], None]
@@ -86,6 +87,7 @@ class Performer:
         self._todo: deque[Effect] = deque()
         self._acting = False
         self._closed = False
+        self._unchecked: list[str] = []  # segments whose names are still to be looked at
         self._making: dict[str, bool] = {}  # segment -> it was given up meanwhile
         self._alarm: asyncio.TimerHandle | None = None
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="arrayd-pages")
@@ -124,14 +126,21 @@ class Performer:
         return time.monotonic()
 
     def recheck(self) -> None:
-        """Ask the kernel about every stray again, and look for names that somebody removed."""
+        """Ask the kernel about every stray again, and look for names that somebody removed.
+
+        For the names of many blocks it takes several calls, for each holds the loop up.
+        """
         for segment in list(self._watch.names):
             self._look(segment)
-        if self._segments.disturbed():
-            for block in list(self._registry.shelf.blocks.values()):
-                if block.state in (State.SEALED, State.WRITING):
-                    with contextlib.suppress(ArraydError):  # whoever asks for it is told
-                        self._find(block.segment)
+        blocks = self._registry.shelf.blocks
+        if not self._unchecked and self._segments.disturbed():
+            self._unchecked = list(blocks)
+        for segment in self._unchecked[-_CHECKED:]:
+            block = blocks.get(segment)
+            if block is not None and block.state in (State.SEALED, State.WRITING):
+                with contextlib.suppress(ArraydError):  # whoever asks for it is told
+                    self._find(segment)
+        del self._unchecked[-_CHECKED:]
 
     def close(self) -> None:
         """Stop; the threads finish what they have begun, which nobody will use."""

@@ -61,7 +61,7 @@ def summary(daemon: Daemon) -> str:
 
 
 def _sums(shelf: Shelf) -> dict[str, int]:
-    idle = sum(shelf.blocks[segment].size for segment in shelf.idle)
+    idle = shelf.idle_bytes
     return {"charged": shelf.charged, "idle": idle, "held": shelf.charged - idle}
 
 

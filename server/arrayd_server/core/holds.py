@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 from collections.abc import Iterable
@@ -37,7 +38,8 @@ class Holds:
         self.sessions: dict[Nonce, Session] = {}
         self._shelf = shelf
         self._counters = counters
-        self._timed: dict[str, None] = {}  # blocks that time may end: lent, or only pinned
+        self._alarms: list[tuple[float, str]] = []  # a heap: when time may end something of whom
+        self._alarm_of: dict[str, float] = {}  # the one that counts, where a block has several
 
     def holdable(self, segment: str) -> bool:
         """Say whether a block of this name can be held: sealed, or being written."""
@@ -52,7 +54,7 @@ class Holds:
             hold = session.holds[block.segment] = Hold(session.seq, now)
             block.holders[session.nonce] = hold
         hold.seq, hold.since = session.seq, now
-        self._shelf.idle.pop(block.segment, None)
+        self._shelf.rouse(block)
         block.used = now
         return session.seq
 
@@ -124,9 +126,8 @@ class Holds:
         """
         if block.published and not block.keep and block.pinned_until <= now:
             return self.unlink(block)
-        self._shelf.idle[block.segment] = None
-        if block.published and not block.keep:
-            self._timed[block.segment] = None
+        self._shelf.rest(block)
+        self._schedule(block)
         return []
 
     def unlink(self, block: Block, *, force: bool = False) -> list[Effect]:
@@ -136,7 +137,8 @@ class Holds:
             del self.sessions[nonce].holds[block.segment]
         block.holders.clear()
         block.lends.clear()
-        block.state, block.job, block.mapped = State.LEAVING, None, False
+        self._shelf.leave(block)
+        block.job, block.mapped = None, False
         return [Unlink(block.segment, force)]
 
     def lend(self, block: Block, token: bytes, now: float) -> None:
@@ -145,42 +147,49 @@ class Holds:
         if len(block.lends) >= MAX_LENDS:
             del block.lends[next(iter(block.lends))]  # any one of them keeps the block
         block.lends[token] = now + LEND_SECONDS  # the last one: the first ends first
-        self._timed[block.segment] = None
+        self._schedule(block)
 
     def expire(self, now: float) -> list[Effect]:
         """End the lends and the pins whose time has come."""
         effects: list[Effect] = []
-        for block in self._timed_blocks():
+        while self.wake_at() <= now:
+            block = self._shelf.blocks[self._alarms[0][1]]
             ends = itertools.takewhile(lambda lend: now >= lend[1], block.lends.items())
             late = [token for token, _ in ends]
             for token in late:
                 del block.lends[token]
             if late:
                 effects += self.settle(block)
-            elif self._lives_by_pin(block) and now >= block.pinned_until:
-                del self._shelf.idle[block.segment]
+            else:
+                self._shelf.rouse(block)
                 effects += self.rest(block, now)
         return effects
 
     def wake_at(self) -> float:
         """When `expire` next has something to do; inf: never."""
-        times: list[float] = []
-        for block in self._timed_blocks():
-            times.extend(itertools.islice(block.lends.values(), 1))
-            if self._lives_by_pin(block):
-                times.append(block.pinned_until)
-        return min(times, default=math.inf)
-
-    def _timed_blocks(self) -> list[Block]:
-        """Return the blocks that time may end, forgetting those it cannot any more."""
-        found: list[Block] = []
-        for segment in list(self._timed):
+        while self._alarms:
+            at, segment = self._alarms[0]
             block = self._shelf.blocks.get(segment)
-            if block is not None and (block.lends or self._lives_by_pin(block)):
-                found.append(block)
-            else:
-                del self._timed[segment]
-        return found
+            if block is not None and at == self._alarm_of.get(segment) == self._end_of(block):
+                return at
+            heapq.heappop(self._alarms)
+            if at == self._alarm_of.get(segment):
+                del self._alarm_of[segment]
+                if block is not None:
+                    self._schedule(block)
+        return math.inf
+
+    def _schedule(self, block: Block) -> None:
+        """See to it that `wake_at` knows when time may end something of a block."""
+        at = self._end_of(block)
+        if at < self._alarm_of.get(block.segment, math.inf):
+            self._alarm_of[block.segment] = at
+            heapq.heappush(self._alarms, (at, block.segment))
+
+    def _end_of(self, block: Block) -> float:
+        """When the first lend of a block ends, or the pin by which it lives; inf: never."""
+        lend = next(iter(block.lends.values()), math.inf)
+        return min(lend, block.pinned_until) if self._lives_by_pin(block) else lend
 
     def _lives_by_pin(self, block: Block) -> bool:
         return block.segment in self._shelf.idle and block.published and not block.keep

@@ -50,6 +50,11 @@ def _blocks(registry: Registry) -> None:
         resting = block.state is State.SEALED and not block.wanted and not block.mapped
         assert resting == (segment in shelf.idle), "rule 4: the idle list"
     assert set(shelf.idle) <= set(shelf.blocks), "rule 4: idle but gone"
+    assert shelf.idle_bytes == sum(shelf.blocks[s].size for s in shelf.idle), "the idle bytes"
+    leaving = {s for s, block in shelf.blocks.items() if block.state is State.LEAVING}
+    assert set(shelf.leaving) == leaving, "the leaving blocks"
+    ends = map(registry.holds._end_of, shelf.blocks.values())
+    assert registry.holds.wake_at() == min(ends, default=math.inf), "the alarm of lends and pins"
     numbers = [b.number for b in shelf.blocks.values()]
     assert len(numbers) == len(set(numbers)), "rule 6: a number used twice"
 

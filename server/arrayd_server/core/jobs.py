@@ -182,17 +182,15 @@ class Jobs:
             return []
         effects: list[Effect] = []
         promised = 0  # bytes on their way to jobs that asked earlier
-        coming, evictable = self._shelf.coming(), self._shelf.evictable(now)
+        coming = self._shelf.coming()
         stuck: list[Job] = []
         for job in queued:
             room = self._shelf.room(self.unfilled) - promised
             shortage = max(0, job.size - room - coming)
             if room >= job.size:
                 effects += self._start(job, now)
-            elif shortage <= evictable:
-                victims = self._shelf.victims(shortage, now)
-                leaving = sum(block.size for block in victims)
-                coming, evictable = coming + leaving, evictable - leaving
+            elif (victims := self._shelf.victims(shortage, now)) is not None:
+                coming += sum(block.size for block in victims)
                 promised += job.size
                 job.deadline = math.inf  # the kernel's word on what leaves comes back here
                 effects += self._evict(victims)
@@ -201,14 +199,15 @@ class Jobs:
         return effects + self._wait(stuck, now)
 
     def _wait(self, stuck: list[Job], now: float) -> list[Effect]:
-        """Let jobs that nothing makes room for wait: until patience ends, or a hold is stale."""
-        if not stuck:
-            return []
-        search, next_look = False, self._next_look(now)
+        """Let jobs that nothing makes room for wait, and look for stale holds now and then.
+
+        At once, every `STALE_AFTER` seconds, and before a job gives up.
+        """
+        search = False
         for job in stuck:
             if job.searched == -math.inf or job.searched < job.deadline <= now:
                 search, job.searched = True, now
-            job.deadline = min(job.patient_until, next_look)
+            job.deadline = min(job.patient_until, job.searched + STALE_AFTER)
         return self._search(now) if search else []
 
     def reconsider(self) -> None:
@@ -243,11 +242,6 @@ class Jobs:
             if now >= job.deadline:
                 effects += self._fail_for_room(job, now)
         return effects
-
-    def _next_look(self, now: float) -> float:
-        """When the next hold may be stale; inf: no hold is so young."""
-        ages = (h.since + STALE_AFTER for b in self._shelf.held(now) for h in b.holders.values())
-        return min((t for t in ages if t > now), default=math.inf)
 
     def _fail_for_room(self, job: Job, now: float) -> list[Effect]:
         sessions = self._holds.sessions
@@ -351,7 +345,7 @@ class Jobs:
         old.name, old.keep = None, False
         if old.segment not in self._shelf.idle:
             return []
-        del self._shelf.idle[old.segment]
+        self._shelf.rouse(old)
         return self._holds.rest(old, now)
 
     def adopt(self, block: Block, now: float) -> list[Effect]:

@@ -314,7 +314,7 @@ class Registry:
             return []
         block.mapped = mapped
         if mapped:
-            self.shelf.idle.pop(segment, None)
+            self.shelf.rouse(block)
             return self.jobs.pump(now)
         job = self.jobs.of_writer(block)
         if job is not None and job.stage is not Stage.WRITING:
@@ -327,7 +327,8 @@ class Registry:
         block = self.shelf.blocks.get(segment)
         if block is None or block.state is not State.LEAVING:
             return []
-        block.state, block.mapped = State.SEALED, True
+        self.shelf.stay(block)
+        block.mapped = True
         self.shelf.index(block)
         # Inspected, it is watched until its last mapper goes, and others must make room.
         return [Inspect(segment), *self.evictions.decided(block)]

@@ -33,6 +33,8 @@ class Shelf:
         self.floor = 0  # bytes adopted at the start: they may exceed the budget
         self.blocks: dict[str, Block] = {}
         self.idle: dict[str, None] = {}  # least recently used first
+        self.idle_bytes = 0
+        self.leaving: dict[str, Block] = {}
         self.aliases: dict[Hashable, str] = {}
         self._numbers = itertools.count(1)
 
@@ -69,7 +71,30 @@ class Shelf:
     def remove(self, block: Block) -> None:
         """Take a block off: the kernel has its pages back."""
         del self.blocks[block.segment]
+        self.leaving.pop(block.segment, None)
         self.charged -= block.size
+
+    def rest(self, block: Block) -> None:
+        """Put a block on the idle list, as the one used last, unless it is there."""
+        if block.segment not in self.idle:
+            self.idle[block.segment] = None
+            self.idle_bytes += block.size
+
+    def rouse(self, block: Block) -> None:
+        """Take a block off the idle list, if it is there."""
+        if block.segment in self.idle:
+            del self.idle[block.segment]
+            self.idle_bytes -= block.size
+
+    def leave(self, block: Block) -> None:
+        """Take note that a block's end was asked for."""
+        block.state = State.LEAVING
+        self.leaving[block.segment] = block
+
+    def stay(self, block: Block) -> None:
+        """Take note that its end was refused."""
+        block.state = State.SEALED
+        del self.leaving[block.segment]
 
     def index(self, block: Block) -> None:
         """Make a sealed block findable; what another block has taken meanwhile stays taken."""
@@ -92,7 +117,7 @@ class Shelf:
 
     def hide(self, block: Block) -> None:
         """Make a block unfindable and not idle."""
-        self.idle.pop(block.segment, None)
+        self.rouse(block)
         for alias in block.aliases:
             if self.aliases.get(alias) == block.segment:
                 del self.aliases[alias]
@@ -108,29 +133,24 @@ class Shelf:
 
     def coming(self) -> int:
         """Bytes that are on their way back to the kernel."""
-        return sum(
-            b.size for b in self.blocks.values() if b.state is State.LEAVING and not b.mapped
-        )
+        return sum(block.size for block in self.leaving.values() if not block.mapped)
 
-    def evictable(self, now: float) -> int:
-        """Bytes of the idle blocks that may make room."""
-        return sum(block.size for block in self._dispensable(now))
+    def victims(self, shortage: int, now: float) -> list[Block] | None:
+        """Return idle blocks, least recently used first, that cover `shortage`; None: none do.
 
-    def victims(self, shortage: int, now: float) -> list[Block]:
-        """Return idle blocks, least recently used first, that cover `shortage`."""
+        It looks at no more of them than it needs: there may be a hundred thousand.
+        """
         chosen: list[Block] = []
-        for block in self._dispensable(now):
+        if shortage > self.idle_bytes:
+            return None
+        for segment in self.idle:
             if shortage <= 0:
                 break
-            chosen.append(block)
-            shortage -= block.size
-        return chosen
-
-    def _dispensable(self, now: float) -> Iterator[Block]:
-        for segment in self.idle:
             block = self.blocks[segment]
             if not block.published and block.pinned_until <= now:
-                yield block
+                chosen.append(block)
+                shortage -= block.size
+        return chosen if shortage <= 0 else None
 
     def held(self, now: float) -> Iterator[Block]:
         """Yield the blocks that cannot make room: held, lent, mapped, kept or unfinished."""
