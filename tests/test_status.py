@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 
 from arrayd import table
 from arrayd.source import descr
+from arrayd.spec import Spec
 from arrayd.status import Block, Holder, Job, Status
+from arrayd_server import report
+from arrayd_server.core import records
+from arrayd_server.core.records import State
+from arrayd_server.core.shelf import Shelf
 
 G = 1 << 30
 NOBODY = 4_000_000_000
@@ -97,6 +102,7 @@ def status(*blocks: Block, jobs: tuple[Job, ...] = (), **changes: Any) -> Status
         counters={"loads": 3, "hits": 7},
         sessions=(),
         blocks=blocks,
+        blocks_more=0,
         jobs=jobs,
         jobs_more=0,
     )
@@ -318,3 +324,34 @@ def test_it_is_a_snapshot() -> None:
 def test_more_loads_than_are_told_of() -> None:
     """Those that are left out of the table are counted in its head."""
     assert "loads 100001" in str(status(LOADING, jobs_more=100_000))
+
+
+def test_more_blocks_than_are_told_of() -> None:
+    """A line below the table says how many are left out, and that they are not in use."""
+    many = status(block(), IDLE, blocks_more=290_000)
+    assert str(many).splitlines()[-1] == "and 290,000 more blocks (those in use are shown first)"
+    assert "<div>and 290,000 more blocks" in table.html(many)
+    assert "more blocks" not in str(TYPICAL) + table.html(TYPICAL)
+
+
+def test_which_blocks_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those in use, then the idle ones used last; the oldest first, as always."""
+    shelf = Shelf("run", 1 << 30)
+    for number in range(1, 7):
+        added = records.Block(
+            f"run-{number}", number, Spec((1,), "<f8", "C", 8), 9, "x", State.SEALED, 0.0, 0.0
+        )
+        shelf.add(added)
+        if number not in (2, 5):
+            shelf.rest(added)
+
+    def told(most: int) -> list[int]:
+        monkeypatch.setattr(report, "MAX_TOLD", most)
+        return [one.number for one in report._chosen(shelf)]
+
+    assert told(6) == [1, 2, 3, 4, 5, 6]
+    assert told(4) == [2, 4, 5, 6]
+    assert told(1) == [2]
+    shelf.blocks["run-5"].holders |= {bytes([i]): records.Hold(1, 0.0) for i in range(8)}
+    assert told(4) == [2, 5, 6]
+    assert told(2) == [2]

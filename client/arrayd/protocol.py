@@ -60,7 +60,7 @@ MAX_FRAME = 3 << 20
 """Bytes of the largest request: it states, or releases, the 65,530 blocks one process can map."""
 
 MAX_ANSWER = 64 << 20
-"""Bytes of the largest answer: a status with all that a daemon can have."""
+"""Bytes of the largest answer, which is a status: of ten thousand blocks it has some 3 MB."""
 
 MAX_ITEMS = 64
 """Items of one get or prefetch: some 5 ms of the daemon, then others have their turn."""

@@ -116,8 +116,10 @@ class Status:
         Messages that made no sense.
     counters
         What happened since the start: requests, hits, loads, …
-    jobs_more
-        How many jobs there are besides `jobs`, which has a hundred at most.
+    blocks_more, jobs_more
+        How many there are besides `blocks`, which has 10,000 at most and fewer where they have
+        many holders (those in use first, then the idle ones that were used last), and `jobs`,
+        which has a hundred at most.
     """
 
     version: str
@@ -138,6 +140,7 @@ class Status:
     counters: dict[str, int]
     sessions: tuple[Session, ...]
     blocks: tuple[Block, ...]
+    blocks_more: int
     jobs: tuple[Job, ...]
     jobs_more: int
 

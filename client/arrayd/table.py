@@ -47,7 +47,8 @@ def text(status: Status, width: int | None = None) -> str:
     """Return the table of `status`, in lines of at most `width` characters if that can be."""
     lines = [*_flow(_daemon(status), "  ", width), *_flow(_memory(status), "   ", width)]
     rows = _rows(status)
-    return "\n".join([*lines, *(_grid([HEAD, *rows], width) if rows else ["no blocks"])])
+    grid = _grid([HEAD, *rows], width) if rows else ["no blocks"]
+    return "\n".join([*lines, *grid, *_more(status)])
 
 
 def html(status: Status) -> str:
@@ -58,7 +59,8 @@ def html(status: Status) -> str:
     if not rows:
         return f"{head}<div>no blocks</div>"
     body = "".join(_html_row(row, "td") for row in rows)
-    return f"{head}<table><thead>{_html_row(HEAD, 'th')}</thead><tbody>{body}</tbody></table>"
+    table = f"<table><thead>{_html_row(HEAD, 'th')}</thead><tbody>{body}</tbody></table>"
+    return head + table + "".join(f"<div>{line}</div>" for line in _more(status))
 
 
 def _html_row(cells: Iterable[str], tag: str) -> str:
@@ -109,6 +111,11 @@ def _in_unit(count: int, unit: str) -> str:
 
 def _rows(status: Status) -> list[Row]:
     return [*map(_block, status.blocks), *map(_job, status.jobs)]
+
+
+def _more(status: Status) -> list[str]:
+    more = status.blocks_more
+    return [f"and {more:,} more blocks (those in use are shown first)"] if more else []
 
 
 def _block(block: Block) -> Row:
