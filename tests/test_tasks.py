@@ -61,9 +61,9 @@ def test_a_long_queue_is_not_a_hang() -> None:
         async with pool() as one:
             with program("slow"):
                 await Errand(one).result()
-            one._timeout = 1.5
+            one._timeout = 3.0
             began = time.monotonic()
-            errands = [Errand(one) for _ in range(10)]
+            errands = [Errand(one) for _ in range(20)]
             for errand in errands:
                 assert "pid" in await errand.result()
             assert time.monotonic() - began > one._timeout

@@ -153,7 +153,7 @@ def test_a_long_list_is_asked_for_bit_by_bit(client: arrayd.Client, daemon: Daem
     """Of a long list a few hundred sources are under way at a time; each gets its answer."""
     names = [f"name:{i}" for i in range(300)]
     got: list[list[arrayd.SharedArray]] = []
-    waiter = threading.Thread(target=lambda: got.append(client.get_many(names, timeout=PATIENCE)))
+    waiter = threading.Thread(target=lambda: got.append(client.get_many(names, timeout=120)))
     waiter.start()
 
     def awaited() -> int:
