@@ -131,12 +131,12 @@ def get(
 def get_many(
     sources: Iterable[SourceLike], *, return_errors: bool = False, **options: Any
 ) -> list[Any]:
-    """Return the arrays of many sources: one request, loaded in parallel, in this order.
+    """Return the arrays of many sources, loaded in parallel, in this order.
 
     Parameters
     ----------
     sources
-        As for `get`.
+        As for `get`. The daemon is asked for 256 at a time, however many there are.
     return_errors
         Put an `ArraydError` in the place of an array that cannot be had, instead of
         raising the first.
