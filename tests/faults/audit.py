@@ -87,6 +87,8 @@ class Audit:
             self._settle("lent", lambda status: str(_lent(status) or ""), LENT)
         if complaint := self._no_room() and self._no_room():
             self.violations.append(complaint)
+        # Once more: a lend that ended meanwhile may have given the room, but a stale hold has gone.
+        self._evict_kept()
         self._settle("free", lambda status: _published(status, reborn))
 
     def _no_room(self) -> str:
