@@ -165,7 +165,7 @@ def main(act: Act, step: int) -> None:
     keeper.FLUSH_AFTER, keeper.LOOK_EVERY = 0.0005, 0.5  # sooner: more moments in a minute
     sys.unraisablehook = lambda _: None  # a Ctrl-C within a finalizer: Python prints and forgets
     other = arrayd.connect()
-    after = _end_private if act is start else _watch
+    after: Act = _end_private if act is start else _nothing
     act()
     after()
     other.status()
@@ -182,6 +182,10 @@ def main(act: Act, step: int) -> None:
         moment += step
     after()
     _say(f"{len(range(1, moment, step))} moments, {found} losses")
+
+
+def _nothing() -> None:
+    """Leave it as it is."""
 
 
 def _watch() -> None:
