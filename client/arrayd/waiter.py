@@ -14,8 +14,8 @@ from arrayd.progress import Reporter
 WINDOW = 4
 """Requests of one call that are under way at a time.
 
-With `protocol.MAX_ITEMS` each they keep all loaders of a daemon busy, and a list of a million
-files takes no more of its memory than one of a few hundred.
+With `protocol.MAX_ITEMS` each they keep all loaders of a daemon busy, and it remembers no
+more of a list of a million files than of one of a few hundred.
 """
 
 Answer = Mapping[str, Any]

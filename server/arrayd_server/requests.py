@@ -31,10 +31,10 @@ ROOM_PATIENCE = 1.0
 """Seconds that a request waits for room when it names no timeout."""
 
 MAX_IN_FLIGHT = 100_000
-"""Jobs, and items that wait for an answer, that are remembered; each costs 1 or 2 KB."""
+"""Jobs, and items that wait for an answer, that are remembered; each costs 1 to 6 KB."""
 
 SHARE = 4
-"""A session may have a quarter of what others leave: a flood never takes it all.
+"""A session may have a quarter of what is left, so a fifth of what others leave, never all.
 
 (Dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking, 1998.)
 """
