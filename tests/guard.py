@@ -7,6 +7,7 @@ the two fixtures; `test_guard.py` plants each kind of leak.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import re
@@ -159,9 +160,8 @@ def _foreign(leak: str) -> bool:
 
 def _open_files(pid: int) -> Iterator[str]:
     """Yield the files that a process has open or mapped, as far as we may see."""
-    try:
+    with contextlib.suppress(OSError):  # gone, or another user's
         yield from Path(f"/proc/{pid}/maps").read_text().splitlines()
         for fd in os.listdir(f"/proc/{pid}/fd"):
-            yield os.readlink(f"/proc/{pid}/fd/{fd}")
-    except OSError:
-        return
+            with contextlib.suppress(OSError):  # closed meanwhile
+                yield os.readlink(f"/proc/{pid}/fd/{fd}")

@@ -7,9 +7,11 @@ somebody closes its descriptors. So we look first, and raise what can be caught.
 from __future__ import annotations
 
 import _thread
+import mmap
 import operator
 import os
 import resource
+import time
 from collections.abc import Callable
 
 from arrayd.errors import NoRoom
@@ -20,6 +22,13 @@ DESCRIPTORS = 16
 
 THREADS = 3
 """Threads that a session starts: two of libzmq's, and the keeper."""
+
+MARGIN = 4 << 20
+"""Bytes of address space for their first steps: the C library aborts a program in which a
+thread has a stack and no memory for its thread-local data."""
+
+_EXIT = 0.2
+"""Seconds in which a thread that has done its work is gone."""
 
 
 def need_descriptors(count: int) -> None:
@@ -64,15 +73,37 @@ def need_threads(count: int) -> None:
     """
     gate, ends = _thread.allocate_lock(), list[_thread.LockType]()
     gate.acquire()
+    others = _threads()
     try:
         while len(ends) < count:
             ends.append(_start(gate))
-    except RuntimeError as error:
+        trial = _threads() - others
+        mmap.mmap(-1, MARGIN, flags=mmap.MAP_PRIVATE).close()
+    except (RuntimeError, OSError) as error:
         raise no_threads(count, error) from None
     finally:
         gate.release()
         for end in ends:
             end.acquire()
+    _wait_until_gone(trial)
+
+
+def _threads() -> set[str]:
+    try:
+        return set(os.listdir("/proc/self/task"))
+    except OSError:  # no /proc
+        return set()
+
+
+def _wait_until_gone(threads: set[str]) -> None:
+    """Wait until they are the system's no more: so long their stacks and places are taken.
+
+    What another thread of this program has started meanwhile, and we took for ours, costs
+    `_EXIT`, and no more.
+    """
+    end = time.monotonic() + _EXIT
+    while threads & _threads() and time.monotonic() < end:
+        time.sleep(0.0001)
 
 
 def _start(gate: _thread.LockType) -> _thread.LockType:
@@ -88,7 +119,7 @@ def _start(gate: _thread.LockType) -> _thread.LockType:
     return end
 
 
-def no_threads(count: int, error: RuntimeError) -> NoRoom:
+def no_threads(count: int, error: Exception) -> NoRoom:
     """Return the error for so many threads that cannot be had."""
     return NoRoom(
         f"No session with the daemon: this process cannot have {count} more threads "

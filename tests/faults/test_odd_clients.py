@@ -18,8 +18,7 @@ from tests.helpers import SLOW, Stage, frozen_load, save, wait_until
 
 PROLOGUE = f"""
 import os, sys, time, signal, threading, gc
-import numpy as np
-import arrayd
+import arrayd, numpy as np
 SLOW = {SLOW!r}
 def outcome(what):
     try:
@@ -28,7 +27,10 @@ def outcome(what):
         return type(error).__name__
 def all_sleep():
     tasks = set(os.listdir("/proc/self/task")) - {{str(os.getpid())}}
-    stats = [open(f"/proc/self/task/{{task}}/stat").read().rpartition(")") for task in tasks]
+    try:
+        stats = [open(f"/proc/self/task/{{task}}/stat").read().rpartition(")") for task in tasks]
+    except OSError:  # one has ended meanwhile
+        return False
     return all(stat[2].split()[0] == "S" for stat in stats)
 def close_all():
     # libzmq's threads abort if they are awake at that moment: see the README's caveats
@@ -37,8 +39,7 @@ def close_all():
     os.closerange(3, 1000)
 def holds():
     for _ in range(500):
-        found = sum(len(block.holders) for block in arrayd.status().blocks)
-        if not found:
+        if not (found := sum(len(block.holders) for block in arrayd.status().blocks)):
             break
         time.sleep(0.01)
     return found
