@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import random
 import resource
 import select
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +45,29 @@ while not select.select([0], [], [], 0)[0]:
     os.closerange(others[0], others[-1] + 1)
 """
 """Maps a segment, and opens and closes descriptors all the time."""
+
+EAGER = """
+import os, sys, time
+print("mapped", flush=True)
+for line in sys.stdin:
+    name, seconds = line.split()
+    begin, fd, again = time.perf_counter(), -1, True
+    while time.perf_counter() < begin + float(seconds):
+        pass
+    while again:
+        again = False
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
+        except BlockingIOError:
+            again = True
+        except FileNotFoundError:
+            pass
+    print(fd >= 0, flush=True)
+    sys.stdin.readline()
+    fd >= 0 and os.close(fd)
+    print("closed", flush=True)
+"""
+"""Opens each segment that it is told of, so many seconds later."""
 
 
 @pytest.fixture
@@ -116,6 +142,33 @@ def test_the_kernel_knows_of_every_mapping(
     process.wait()
     assert not segments.mapped(name)
     end(segments, name)
+
+
+def test_who_opens_a_name_has_what_others_find(
+    segments: Segments, scope: Scope, mapper: list[subprocess.Popen[str]]
+) -> None:
+    """Whoever opens a segment as it is unlinked is seen, or finds no name; nothing in between."""
+    process = map_elsewhere("none", mapper, EAGER)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    chance, seen = random.Random(5), Counter[Outcome]()
+    for number in range(1000):
+        name = make(segments, scope, number, sealed=False)
+        print(segments.public(name), chance.uniform(0, 1e-4), file=process.stdin, flush=True)
+        end_of_pause = time.perf_counter() + chance.uniform(0, 2e-4)
+        while time.perf_counter() < end_of_pause:
+            pass
+        outcome, fd = segments.unlink(name, force=False)
+        opened = process.stdout.readline() == "True\n"
+        print(file=process.stdin, flush=True)
+        assert process.stdout.readline() == "closed\n"
+        assert outcome is (Outcome.REFUSED if opened else Outcome.GONE)
+        seen[outcome] += 1
+        if opened:
+            end(segments, name)
+        else:
+            os.close(fd)
+    assert len(seen) == 2
 
 
 def test_a_forced_unlink_keeps_the_pages_until_the_last_mapping_goes(

@@ -12,14 +12,18 @@ import errno
 import fcntl
 import os
 import signal
+from collections.abc import Callable
 
 _F_SETLEASE = 1024
 
 # PyDLL keeps the GIL across the call: no other thread of ours can sit between taking a
 # lease and giving it back, while an opener waits for it (fcntl.fcntl lets it go: 10 ms).
-_fcntl = ctypes.PyDLL(None, use_errno=True).fcntl
+_libc = ctypes.PyDLL(None, use_errno=True)
+_fcntl = _libc.fcntl
 _fcntl.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int)
 _fcntl.restype = ctypes.c_int
+_unlink = _libc.unlink
+_unlink.argtypes = (ctypes.c_char_p,)
 
 
 def ignore_sigio() -> None:
@@ -36,6 +40,21 @@ def alone(fd: int) -> bool:
         Leases are not to be had here (``fs.leases-enable``, another owner's file).
     """
     return _try_lease(fd, fcntl.F_WRLCK)
+
+
+def unlink_if_alone(fd: int, path: str) -> bool:
+    """Unlink `path`, a name of the inode of `fd`, if `fd` is `alone`; say whether it is.
+
+    In one step for whoever opens it with ``O_NONBLOCK``, as clients do: who comes before is
+    seen, who meets the lease has to come again, and finds no name.
+
+    Raises
+    ------
+    OSError
+        As `alone`.
+    """
+    name = os.fsencode(path)
+    return _try_lease(fd, fcntl.F_WRLCK, lambda: _unlink(name))
 
 
 def no_writer(fd: int) -> bool:
@@ -61,8 +80,10 @@ def available(path: str) -> bool:
     return True
 
 
-def _try_lease(fd: int, kind: int) -> bool:
+def _try_lease(fd: int, kind: int, meanwhile: Callable[[], object] | None = None) -> bool:
     if _fcntl(fd, _F_SETLEASE, kind) == 0:
+        if meanwhile is not None:
+            meanwhile()
         _fcntl(fd, _F_SETLEASE, fcntl.F_UNLCK)
         return True
     code = ctypes.get_errno()

@@ -199,12 +199,12 @@ class Segments:
         if name not in self._inodes:
             return Outcome.GONE, -1  # it could not be made
         fd = self._reach(name)
-        if not force and self._in_use(name, fd):
+        if not force and not self._withdraw(name, fd):
             if fd >= 0:
                 os.close(fd)
             return Outcome.REFUSED, -1
         self._remove_links(name)
-        # Asked again: between the test and the unlink somebody may have opened the name.
+        # Asked again, also where nobody was: an open that waited for our lease goes on now.
         if self._in_use(name, fd):
             self._leaving[name] = fd
             return Outcome.LEAVING, -1
@@ -237,6 +237,12 @@ class Segments:
             fd = self._leaving.popitem()[1]
             if fd >= 0:
                 os.close(fd)
+
+    def _withdraw(self, name: str, fd: int) -> bool:
+        """Take the public name of a segment away, unless somebody has it open or mapped."""
+        if fd >= 0 and self.leases and inode_of(self.public(name)) == self._inodes[name]:
+            return leases.unlink_if_alone(fd, self.public(name))
+        return not self._in_use(name, fd)
 
     def _remove_links(self, name: str) -> None:
         for path in (self.public(name), self.path(name)):
