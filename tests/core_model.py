@@ -96,7 +96,8 @@ class Shell:
         self.closed: list[str] = []  # watched segments whose last mapper went, not yet read
         self.closing: list[str] = []  # unlinked segments whose pages are being given back
         self.refused: set[int] = set()  # jobs for which the kernel had no pages
-        self.ambush = False  # a stranger maps the next segment between its test and its unlink
+        # A stranger maps the next segment just before its unlink, or, having waited, just after.
+        self.ambush: str | None = None
         self.replies: list[Reply] = []  # to the last event
         self.seen: list[Effect] = []  # all effects of the last event
         self._todo: deque[Effect] = deque()
@@ -164,13 +165,13 @@ class Shell:
             if not isinstance(task, Probe) and task.segment == segment:
                 self._stop(job)
         self.naive.unlinking(segment, force=force)
+        self._spring("before", segment)
         if self.kernel.mapped(segment) and not force:
             self.watched.add(segment)
             self.naive.leaving.discard(segment)
-            self._feed(self.registry.refused, segment)
+            self._feed(self.registry.refused, segment, self.now)
             return
-        if self.ambush and self.kernel.attach(segment, "ambush"):
-            self.ambush = False
+        self._spring("after", segment)
         self.kernel.named.discard(segment)
         if self.kernel.mapped(segment):
             self.watched.add(segment)
@@ -178,6 +179,10 @@ class Shell:
         else:
             self.watched.discard(segment)
             self.closing.append(segment)
+
+    def _spring(self, when: str, segment: str) -> None:
+        if self.ambush == when and self.kernel.attach(segment, "ambush"):
+            self.ambush = None
 
     def left(self, index: int, size: int, sealed: bool, published: bool, keep: bool) -> Block:
         """Return a block that an earlier run may have left behind."""

@@ -260,7 +260,7 @@ class Naive:
         assert segment in self.sizes, "unlinked twice"
         assert segment not in self.leaving, "unlinked twice"
         self.leaving.add(segment)
-        if force:
+        if force or segment not in self.final:
             gone = segment not in self._shell.kernel.named  # somebody removed it
             assert gone or segment not in self.final, "force is for unfinished blocks"
             self.holds = {k: v for k, v in self.holds.items() if k[1] != segment}

@@ -54,7 +54,7 @@ def test_events_of_unknown_segments_are_ignored(world: World) -> None:
     """The kernel's word on a segment that is not ours changes nothing."""
     r, now = world.registry, world.now
     assert r.tested("x", True, now) == r.tested("x", False, now) == []
-    assert r.refused("x") == r.leaving("x") == r.lost("x", now) == r.freed("x", now) == []
+    assert r.refused("x", now) == r.leaving("x") == r.lost("x", now) == r.freed("x", now) == []
 
 
 def test_a_session_belongs_to_its_process(world: World) -> None:

@@ -120,7 +120,7 @@ def test_a_refused_eviction_finds_another_victim(world: World) -> None:
 def test_a_victim_mapped_at_the_last_moment_is_made_up_for(world: World) -> None:
     """It stays charged as long as it is mapped, and another goes."""
     first, second = world.cache(MEDIUM), world.cache(LARGE)
-    world.ambush = True
+    world.ambush = "after"
     to = world.get(b"a", SMALL, patience=0.0)
     world.finish(3)
     assert world.block(first).mapped

@@ -310,10 +310,10 @@ class Walk(RuleBasedStateMachine):
             if who == nonce:
                 self.shell.unmap(segment, nonce)
 
-    @rule()
-    def ambush(self) -> None:
-        """Let a stranger map the next block between its test and its unlink."""
-        self.shell.ambush = True
+    @rule(when=st.sampled_from(["before", "after"]))
+    def ambush(self, when: str) -> None:
+        """Let a stranger map the next block between its test and its unlink, or after that."""
+        self.shell.ambush = when
 
     @rule(pick=picks, keeps=st.sampled_from([0, 20, 60, 1000]))
     def crowd(self, pick: int, keeps: int) -> None:
@@ -356,7 +356,7 @@ class Walk(RuleBasedStateMachine):
         """Expect everybody to be answered and, when all are gone, nothing to be left."""
         if not hasattr(self, "shell"):
             return
-        self.shell.ambush = False
+        self.shell.ambush = None
         self.shell.kernel.pages.pop(OTHERS, None)
         self.shell.drain()
         asked = self.naive.asked

@@ -8,7 +8,7 @@ from arrayd.errors import NameTaken, NoSuchBlock, NotOwner, NotSealed
 from arrayd.spec import Grant
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.records import Draft, State
-from tests.core_naive import SPEC, File
+from tests.core_naive import NAMES, SPEC, File
 from tests.core_script import World
 
 
@@ -146,6 +146,36 @@ def test_a_name_is_awaited(world: World) -> None:
     also = world.get(b"a", "n", patience=1.0)
     grant = world.publish(b"a", "n")
     assert world.answer(waits).segment == world.answer(also).segment == grant.segment
+
+
+def test_a_writer_that_maps_in_the_last_moment_keeps_its_block(world: World) -> None:
+    """Its block, adopted and not yet mapped, was to go: it stays, is sealed, and has its name."""
+    left = world.left(0, 25, sealed=False, published=True, keep=True)
+    world.ambush = "before"
+    world.adopt(left)
+    assert world.state(left.segment) is State.WRITING
+    assert world.registry.jobs.name_taken(NAMES[0])
+    world.hello(b"a", 1, [left.segment])
+    to = world.seal(b"a", left.segment)
+    world.work_off()
+    assert world.answer(to).sealed
+    assert world.answer(world.get(b"b", NAMES[0])).segment == left.segment
+    assert world.block(left.segment).keep
+
+
+def test_an_unfinished_block_that_nobody_maps_goes(world: World) -> None:
+    """Also if somebody mapped it for a while, and no session wrote it."""
+    world.ambush = "before"
+    first, second = (world.left(i, 25, sealed=False, published=True, keep=False) for i in (0, 1))
+    world.adopt(first)
+    world.adopt(second)
+    assert world.state(second.segment) is State.LEAVING
+    world.unmap(first.segment, "ambush")
+    world.read_closed()
+    assert world.state(first.segment) is State.LEAVING
+    world.free_all()
+    assert not world.registry.jobs.table
+    assert not world.registry.jobs.name_taken(NAMES[0])
 
 
 def test_a_stale_writer_makes_room(world: World) -> None:

@@ -225,7 +225,7 @@ class Performer:
         outcome, fd = self._segments.unlink(segment, force=force)
         if outcome is Outcome.REFUSED:
             self._watch.add(segment)
-            self.act(self._registry.refused(segment))
+            self.act(self._registry.refused(segment, self.begin()))
         elif outcome is Outcome.LEAVING:
             self._watch.add(segment)
             self.act(self._registry.leaving(segment))

@@ -255,14 +255,19 @@ class Jobs:
         replies: list[Effect] = [Reply(to, error) for to in askers]
         return replies + self.end(job)
 
-    def end(self, job: Job) -> list[Effect]:
-        """Take a job off the table, and its unfinished block out of the world."""
+    def end(self, job: Job, *, force: bool = True) -> list[Effect]:
+        """Take a job off the table, and its unfinished block out of the world.
+
+        Without `force` not if somebody maps that: `resume` then goes on with it.
+        """
         self.remove(job)
         effects: list[Effect] = []
         if job.stage in (*_AT_WORK, Stage.QUEUED) and job.draft is None:
             effects.append(Cancel(job.number))
         if job.segment is not None:
-            effects += self._holds.unlink(self._shelf.blocks[job.segment], force=True)
+            block = self._shelf.blocks[job.segment]
+            block.draft = None if force else job.draft
+            effects += self._holds.unlink(block, force=force)
         return effects
 
     def remove(self, job: Job) -> None:
@@ -354,11 +359,17 @@ class Jobs:
             displaced = [] if block.name is None else self._displace(name_alias(block.name), now)
             self._shelf.index(block)
             return displaced
+        block.draft = Draft(block.spec, block.size, block.source, block.name, block.keep)
+        self.resume(block, now)
+        return []
+
+    def resume(self, block: Block, now: float) -> None:
+        """Go on with the draft of a block that some session still writes."""
+        assert block.draft is not None
         job = self.new(Stage.WRITING, block.source, now, [])
         job.segment = block.segment
-        self.write(job, Draft(block.spec, block.size, block.source, block.name, block.keep), None)
-        block.name, block.job = None, job.number
-        return []
+        self.write(job, block.draft, None)
+        block.state, block.job, block.name, block.draft = State.WRITING, job.number, None, None
 
     def name_taken(self, name: str) -> bool:
         """Say whether a block has this name, or is being written to have it."""

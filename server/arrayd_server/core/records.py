@@ -79,6 +79,7 @@ class Block:
     keep: bool = False
     pinned_until: float = -math.inf
     lost: int = 0  # values that the cast changed
+    draft: Draft | None = None  # of one that leaves unfinished, unless that is refused
 
     @property
     def wanted(self) -> bool:

@@ -319,16 +319,18 @@ class Registry:
         job = self.jobs.of_writer(block)
         if job is not None and job.stage is not Stage.WRITING:
             return []  # a request is under way, whose end decides
-        ending = self.holds.rest(block, now) if job is None else self.jobs.end(job)
+        ending = self.holds.rest(block, now) if job is None else self.jobs.end(job, force=False)
         return ending + self.jobs.pump(now)
 
-    def refused(self, segment: str) -> list[Effect]:
+    def refused(self, segment: str, now: float) -> list[Effect]:
         """Take note that an unlink was refused: somebody maps the block, so it stays."""
         block = self.shelf.blocks.get(segment)
         if block is None or block.state is not State.LEAVING:
             return []
         self.shelf.stay(block)
         block.mapped = True
+        if block.draft is not None:
+            self.jobs.resume(block, now)
         self.shelf.index(block)
         # Inspected, it is watched until its last mapper goes, and others must make room.
         return [Inspect(segment), *self.evictions.decided(block)]
