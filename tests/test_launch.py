@@ -24,6 +24,7 @@ from arrayd import connection, launch
 from arrayd.errors import DaemonLost, NoDaemon
 from arrayd_server.scope import Scope
 from tests.fixtures import PATIENCE
+from tests.helpers import wait_until
 
 
 @pytest.fixture
@@ -221,6 +222,8 @@ def test_a_daemon_that_died_is_started_again(home: Path) -> None:
     endpoint = launch.find()
     first = pid_at(endpoint)
     end(endpoint, signal.SIGKILL)
+    # A loader that it was starting has its socket until it becomes another program.
+    wait_until(lambda: not launch.alive(endpoint), "nobody listens")
     launch.ensure("ipc:///somewhere/else")
     assert not launch.alive(endpoint)
     launch.ensure(endpoint)
@@ -347,6 +350,20 @@ def test_a_killed_private_daemon_is_started_again(home: Path, tmp_path: Path) ->
         assert client.status().counters["adopted"] == 1
         np.testing.assert_array_equal(held, other)
         del held, other
+
+
+def test_a_dead_daemon_that_seems_to_listen_is_looked_for_again(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket may outlive it for a moment: a call that waits has another look at it."""
+    np.save(tmp_path / "x.npy", np.arange(1000))
+    alive, looks = launch.alive, [True]
+    with arrayd.connect() as client:
+        client.status()
+        os.kill(pid_at(client.endpoint), signal.SIGKILL)
+        monkeypatch.setattr(launch, "alive", lambda at: looks.pop() if looks else alive(at))
+        assert client.get(tmp_path / "x.npy")[7] == 7
+        assert not looks
 
 
 def test_status_starts_no_daemon(

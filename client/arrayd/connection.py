@@ -37,6 +37,7 @@ _POLLIN, _POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)  # arithmetic on zmq's enu
 _SILENCE = 2.0  # seconds without an answer before a daemon without a pidfd may be gone
 _STILLNESS = 5.0  # the same for one that lives
 _GREET_EVERY = 0.5
+_REVIVE_EVERY = 2.0  # a daemon that just dies may seem to listen still
 
 
 class Connection:
@@ -53,7 +54,8 @@ class Connection:
     granted
         Called with every answer, as it comes: a grant that nobody attaches must be undone.
     revive
-        Called in a thread that waits, once for each loss of the daemon: it may start one.
+        Called in a thread that waits, at a loss of the daemon and now and then until it is back:
+        it may start one.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Connection:
         self._nonce = nonce
         self._hello, self._welcome, self._granted = hello, welcome, granted
         self._revive = revive
-        self._revived = 0.0  # for which loss that was done
+        self._revive_after = 0.0
         self._numbers = itertools.count(1)
         self._greeting = 0  # number of the hello that is under way
         self._greet_after = 0.0
@@ -225,9 +227,8 @@ class Connection:
         while flight.left() > most:
             self._check_health(began, flight.deadline)
             if self._to_revive(call):
-                lost_at = self.lost_at
                 self._revive()  # if it fails, the next call tries again
-                self._revived = lost_at
+                self._revive_after = time.monotonic() + _REVIVE_EVERY
             if not self._pumped(lambda: self._lead(flight, most, began)):
                 self.ring()  # there is something in the outbox
                 call.woken.wait(self._patience(flight.deadline))
@@ -244,7 +245,7 @@ class Connection:
                     self._lose()
 
     def _to_revive(self, call: Call) -> bool:
-        return call.revives and self.lost_at not in (0.0, self._revived)
+        return call.revives and self.lost_at > 0.0 and time.monotonic() >= self._revive_after
 
     def _waiting(self) -> list[Waiter]:  # `values` would stumble over other threads' changes
         return [one for ref in self._waiters.valuerefs() if (one := ref()) is not None]
@@ -346,7 +347,7 @@ class Connection:
         """Take note that the daemon may not know us any more."""
         if not self.lost_at:
             self.lost_at = time.monotonic()
-            self._greet_after = 0.0
+            self._greet_after = self._revive_after = 0.0
 
     def _greet(self) -> bool:
         """Introduce ourselves where we are not known; False: there is no connection yet."""
