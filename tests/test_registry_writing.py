@@ -8,7 +8,7 @@ from arrayd.errors import NameTaken, NoSuchBlock, NotOwner, NotSealed
 from arrayd.spec import Grant
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.records import Draft, State
-from tests.core_naive import NAMES, SPEC, File
+from tests.core_naive import NAMES, SPEC, File, wanted
 from tests.core_script import World
 
 
@@ -161,6 +161,19 @@ def test_a_writer_that_maps_in_the_last_moment_keeps_its_block(world: World) -> 
     assert world.answer(to).sealed
     assert world.answer(world.get(b"b", NAMES[0])).segment == left.segment
     assert world.block(left.segment).keep
+
+
+def test_an_unfinished_block_that_stays_is_not_found(world: World) -> None:
+    """What a crash left of a load knows its aliases; mapped though it is, nobody is granted it."""
+    left, file = world.left(0, 25, sealed=False, published=True, keep=False), File("f25", 25)
+    left.aliases.append(wanted(file).alias)
+    world.ambush = "before"
+    world.adopt(left)
+    assert world.state(left.segment) is State.WRITING
+    to = world.get(b"a", file)
+    assert world.answer(to) is None
+    world.work_off()
+    assert world.answer(to).segment != left.segment
 
 
 def test_an_unfinished_block_that_nobody_maps_goes(world: World) -> None:

@@ -331,7 +331,8 @@ class Registry:
         block.mapped = True
         if block.draft is not None:
             self.jobs.resume(block, now)
-        self.shelf.index(block)
+        else:
+            self.shelf.index(block)
         # Inspected, it is watched until its last mapper goes, and others must make room.
         return [Inspect(segment), *self.evictions.decided(block)]
 
