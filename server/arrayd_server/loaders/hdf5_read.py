@@ -1,0 +1,120 @@
+"""HDF5 values: read rows of a dataset in blocks of whole chunks.
+
+A compressed chunk is decoded as a whole, so rows are read in blocks that begin and end
+at chunk boundaries of axis 0, and no chunk is decoded twice.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from arrayd.units import format_bytes
+
+BLOCK_BYTES = 1 << 20
+"""Aim for one read: libhdf5 takes some 50 µs for each, however small."""
+
+LARGE_BYTES = 64 << 20
+"""A row larger than this is read in pieces."""
+
+TALL_BYTES = 128 << 20
+"""Of chunks with so many rows that more is held at a time, some are decoded more than once."""
+
+GAP = 16 << 10
+"""Bytes of a dataset without chunks that are rather read along than skipped."""
+
+Array = np.ndarray[Any, Any]
+
+
+def chunk_shape(dataset: Any) -> tuple[int, ...]:
+    """Return the shape in which storage is read at no waste: its chunks, or `GAP` bytes."""
+    if dataset.chunks:
+        return tuple(dataset.chunks)
+    row_bytes = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
+    return (max(1, GAP // max(row_bytes, 1)), *(1 for _ in dataset.shape[1:]))
+
+
+def whole_chunks(chunk: int, size: int, aim: int) -> int:
+    """Return the multiple of `chunk` rows of `size` each that comes near `aim`."""
+    return chunk * max(1, aim // (chunk * size))
+
+
+def aligned(rows: range, unit: int) -> Iterator[tuple[int, int]]:
+    """Divide `rows` where they cross a multiple of `unit`; yields start and stop within `rows`."""
+    start = 0
+    while start < len(rows):
+        low = rows[start] - rows[start] % unit
+        edge = low + unit if rows.step > 0 else low - 1
+        stop = min(start + len(range(rows[start], edge, rows.step)), len(rows))
+        yield start, stop
+        start = stop
+
+
+def blocks(dataset: Any, rows: range) -> Iterator[Array]:
+    """Yield `rows` of the dataset, decoding every chunk they touch once and no other.
+
+    Once, that is, up to `TALL_BYTES`: a worker has no memory for any number of chunks.
+    """
+    chunks, shape = chunk_shape(dataset), dataset.shape
+    row_bytes = math.prod(shape[1:]) * dataset.dtype.itemsize
+    sparse = abs(rows.step) > chunks[0]  # whole chunk rows may lie between two rows
+    unit = chunks[0] if sparse else whole_chunks(chunks[0], row_bytes, BLOCK_BYTES)
+    unit = min(unit, max(1, TALL_BYTES // row_bytes))
+    reader = Reader(dataset)
+    for start, stop in aligned(rows, unit):
+        first, last = sorted((rows[start], rows[stop - 1]))
+        cap = LARGE_BYTES // dataset.dtype.itemsize if first == last else sys.maxsize
+        for rest in cuts(shape[1:], chunks[1:], cap):
+            yield reader.read((slice(first, last + 1), *rest))[:: rows.step]
+
+
+def cuts(shape: tuple[int, ...], chunks: tuple[int, ...], cap: int) -> Iterator[tuple[slice, ...]]:
+    """Cover an array in C order by selections of about `cap` values, none across a chunk."""
+    whole = tuple(slice(0, n) for n in shape)
+    if math.prod(shape) <= cap:
+        yield whole
+        return
+    unit = whole_chunks(chunks[0], math.prod(shape[1:]), cap)
+    for start in range(0, shape[0], unit):
+        some = slice(start, min(start + unit, shape[0]))
+        inner = cuts(shape[1:], chunks[1:], cap) if unit == 1 else (whole[1:],)
+        yield from ((some, *rest) for rest in inner)
+
+
+class Reader:
+    """Reads selections of a dataset into one buffer that grows to the largest."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._buffer = np.empty(0, np.uint8)
+
+    def read(self, selection: tuple[slice, ...]) -> Array:
+        """Return the values of a selection that keeps all axes; valid until the next call."""
+        shape = tuple(cut.stop - cut.start for cut in selection)
+        dtype = self._dataset.dtype  # with h5py's notes: they say how to convert enums
+        size = math.prod(shape) * dtype.itemsize
+        if size > self._buffer.size:
+            self._buffer = np.empty(size, np.uint8)
+        out: Array = self._buffer[:size].view(dtype).reshape(shape)
+        try:
+            self._dataset.read_direct(out, selection)
+        except OSError:
+            self._blame_chunk()
+            raise
+        return out
+
+    def _blame_chunk(self) -> None:
+        """Raise MemoryError where a chunk may be too large for us; libhdf5 does not say why.
+
+        It says ``filter returned failure`` and drops the filter's own error. To decode a chunk
+        takes its size twice (deflate doubles its buffer) and what it was decoded from.
+        """
+        dataset, (limit, _) = self._dataset, resource.getrlimit(resource.RLIMIT_DATA)
+        size = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
+        if 3 * size > limit != resource.RLIM_INFINITY:
+            raise MemoryError(f"a single chunk has {format_bytes(size)}") from None
