@@ -19,7 +19,7 @@ from numpy.lib import format as npformat
 
 from arrayd.source import Source
 from arrayd_server import leases
-from arrayd_server.loaders import base, engine, flat, hdf5, npz, probe
+from arrayd_server.loaders import base, engine, flat, hdf5_read, npz, probe
 from arrayd_server.loaders.base import Part, Plan
 
 Array = np.ndarray[Any, Any]
@@ -37,9 +37,9 @@ def make_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "CHUNK_BYTES", 48)
     monkeypatch.setattr(flat, "GAP", 24)
     monkeypatch.setattr(npz, "BACKWARD_BYTES", 64)
-    monkeypatch.setattr(hdf5, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(hdf5, "LARGE_BYTES", 80)
-    monkeypatch.setattr(hdf5, "GAP", 24)
+    monkeypatch.setattr(hdf5_read, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(hdf5_read, "LARGE_BYTES", 80)
+    monkeypatch.setattr(hdf5_read, "GAP", 24)
 
 
 def make_segment() -> Iterator[Path]:
