@@ -19,7 +19,7 @@ def test_a_path_becomes_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert Source.of(Path("a.npy")) == Source.of("a.npy")
 
 
-def test_the_last_colon_divides_file_and_member() -> None:
+def test_a_colon_divides_file_and_member() -> None:
     """``file.h5:/x`` and ``dataset=`` are the same wish."""
     assert Source.of("/d/f.h5:/g/x").member == "/g/x"
     assert Source.of("/d/f.h5:/g/x") == Source.of("/d/f.h5", dataset="/g/x")

@@ -68,7 +68,8 @@ def get(
     Parameters
     ----------
     source
-        A path, ``file.h5:/group/x``, ``file.npz:member``, ``name:NAME``, or a `Source`.
+        A path, ``file.h5:/group/x``, ``file.npz:member``, ``name:NAME``, or a `Source`. Names
+        of files and members may hold colons: the longest part that is a file is the file.
     dataset
         HDF5 dataset or npz member, as an alternative to the ``:``; not needed where the
         file holds one array.

@@ -16,6 +16,7 @@ from arrayd.array import SharedArray
 from arrayd.errors import (
     ArraydError,
     DaemonLost,
+    NoSuchBlock,
     SourceChanged,
     SourceNotFound,
     SpecMismatch,
@@ -246,7 +247,16 @@ class Client(Session):
         self, source: SourceLike | None = None, *, block: int | str | None = None, **options: Any
     ) -> dict[str, int]:
         """Free the blocks of a source; see `arrayd.evict`."""
-        wire = None if source is None else Source.of(source, **options).to_wire()
+        if source is None:
+            return self._evict(None, block)
+        meanings = Source.meanings(source, **options)
+        for meant in meanings[:-1]:
+            with contextlib.suppress(NoSuchBlock):
+                return self._evict(meant, block)
+        return self._evict(meanings[-1], block)
+
+    def _evict(self, source: Source | None, block: int | str | None) -> dict[str, int]:
+        wire = None if source is None else source.to_wire()
         answer: dict[str, int] = good(self._ask("evict", None, source=wire, block=block)[0])
         return answer
 

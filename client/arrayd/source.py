@@ -15,7 +15,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from arrayd.errors import SourceNotFound, SpecMismatch
+from arrayd.errors import SpecMismatch
+from arrayd.locate import locate, places
 
 Rows = tuple[int | None, int | None, int | None]
 """A slice along axis 0: start, stop, step, as in ``a[start:stop:step]``."""
@@ -100,8 +101,8 @@ class Source:
     ) -> Source:
         """Return the canonical source for the arguments of `arrayd.get`.
 
-        A `Source` is returned as it is. A string that exists as a path is a path;
-        otherwise it is split at its last ``:`` into file and member.
+        A `Source` is returned as it is. Of a string the longest part that is a file is the
+        file, and what follows its ``:`` the member; see `arrayd.locate`.
 
         Raises
         ------
@@ -110,7 +111,7 @@ class Source:
         """
         if isinstance(what, Source):
             return what
-        path, member, name = _locate(what, dataset)
+        path, member, name = locate(what, dataset)
         return cls(
             path=path,
             member=member,
@@ -123,6 +124,20 @@ class Source:
             order=_one_of("order", order, ("C", "F")),
             options=tuple(sorted((k, _frozen(k, v)) for k, v in options.items())),
         )
+
+    @classmethod
+    def meanings(cls, what: str | os.PathLike[str] | Source, **options: Any) -> list[Source]:
+        """Return the sources that a text may mean; one, unless its file is gone.
+
+        Raises
+        ------
+        SpecMismatch
+            As `of`.
+        """
+        source = cls.of(what, **options)
+        if not isinstance(what, str) or source.name is not None or "dataset" in options:
+            return [source]
+        return [replace(source, path=path, member=member) for path, member in places(what)]
 
     def _key(self) -> tuple[Any, ...]:
         # numpy says that np.dtype("f8") == None: so say first which are None.
@@ -258,25 +273,6 @@ def _descr_field(field: Any) -> tuple[Any, ...]:
     name = tuple(field[0]) if isinstance(field[0], (list, tuple)) else field[0]
     shape = (tuple(field[2]),) if len(field) > 2 else ()
     return (name, _descr_form(field[1]), *shape)
-
-
-def _locate(
-    what: str | os.PathLike[str], dataset: str | None
-) -> tuple[str, str | None, str | None]:
-    """Return path, member and published name for what the caller wrote."""
-    text = os.fspath(what)
-    if not isinstance(text, str):
-        raise SpecMismatch(f"A source is a str or a path, not {type(what).__name__}.")
-    if isinstance(what, str) and text.startswith("name:") and not os.path.exists(text):
-        return "", None, text.removeprefix("name:")
-    member = dataset
-    if isinstance(what, str) and dataset is None and ":" in text and not os.path.exists(text):
-        head, _, tail = text.rpartition(":")
-        if head and tail:
-            text, member = head, tail
-    if not text:
-        raise SourceNotFound("The source is an empty path.")
-    return os.path.abspath(text), member, None
 
 
 def _one_of(key: str, value: str | None, allowed: tuple[str, ...]) -> str | None:

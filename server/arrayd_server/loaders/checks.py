@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from arrayd.errors import AccessDenied, ArraydError, BadFile, SourceNotFound, SpecMismatch
+from arrayd.locate import locate
 from arrayd.packing import pack
 from arrayd.source import Source, descr, from_descr
 
@@ -181,9 +182,15 @@ def only_member(source: Source, names: Sequence[str], kind: str) -> str:
     if len(names) > 1:
         raise SpecMismatch(
             f"{source.path} holds {len(names)} {kind}s: {listed(names)}. "
-            f"Say which: '{source.path}:{names[0]}' or dataset={names[0]!r}."
+            f"Say which: {_spelled(source.path, names[0])}dataset={names[0]!r}."
         )
     return names[0]
+
+
+def _spelled(path: str, name: str) -> str:
+    """Return ``'FILE:MEMBER' or``; nothing where that would mean another file."""
+    text = f"{path}:{name}"
+    return f"{text!r} or " if name and locate(text, None) == (path, name, None) else ""
 
 
 def no_member(source: Source, names: Sequence[str], kind: str) -> SourceNotFound:
