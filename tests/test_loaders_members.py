@@ -6,10 +6,10 @@ import fcntl
 import io
 import itertools
 import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -333,11 +333,13 @@ def test_cuts_cover_in_order_and_bounded(
 
 
 def test_a_missing_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A filter that is not there is said before reading, with what to install."""
+    """A filter that is not there is said before reading, with what to install, and where."""
     source = as_chunked(tmp_path, np.arange(9))
-    monkeypatch.setattr(h5py, "h5z", SimpleNamespace(filter_avail=lambda code: False))
-    with pytest.raises(MissingDependency, match=r"filter 1 \(deflate\).*pip install hdf5plugin"):
+    monkeypatch.setattr(h5py.h5z, "filter_avail", lambda code: False)
+    with pytest.raises(MissingDependency, match=r"filter 1 \(deflate\)") as caught:
         probe(source)
+    assert f"`{sys.executable} -m pip install hdf5plugin`" in str(caught.value)
+    assert "`arrayd stop`" in str(caught.value)
 
 
 def test_a_dataset_that_changed_shape(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from arrayd.errors import BadFile, MissingDependency, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders.base import Container, Format, Member, Plan
 from arrayd_server.loaders.cast import check_cast
-from arrayd_server.loaders.checks import open_regular, os_errors
+from arrayd_server.loaders.checks import install, open_regular, os_errors
 
 __all__ = ["load_format", "members", "probe"]
 
@@ -31,8 +31,7 @@ def load_format(name: str) -> Format:
     except ImportError as error:
         package = error.name or str(error)
         raise MissingDependency(
-            f"Format {name} needs {package}, which cannot be imported: {error}. "
-            f"pip install {package} where the daemon runs, and ask again."
+            f"Format {name} needs {package}, which cannot be imported: {error}. {install(package)}"
         ) from None
     loader: Format = module
     return loader

@@ -6,7 +6,9 @@ import difflib
 import errno
 import os
 import re
+import shlex
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
@@ -95,6 +97,15 @@ def open_regular(path: str) -> FileIO:
         file.close()
         raise BadFile(f"{path} is no regular file (a pipe, socket or device): copy it to one.")
     return file
+
+
+def install(package: str) -> str:
+    """Say how a package comes to where a loader finds it: not always the asker's environment."""
+    return (
+        f"It is the daemon's Python that needs it: `{shlex.quote(sys.executable)} -m pip install "
+        f"{package}`. Or, if the Python that you run has it: `arrayd stop`, and the next get "
+        "starts a private daemon of that one."
+    )
 
 
 def check_options(source: Source, known: Sequence[str] = ()) -> None:

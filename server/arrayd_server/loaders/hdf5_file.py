@@ -13,7 +13,13 @@ import h5py
 from arrayd.errors import ArraydError, BadFile, MissingDependency, SourceNotFound, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders import base
-from arrayd_server.loaders.checks import blame_memory, listed, no_member, open_regular
+from arrayd_server.loaders.checks import (
+    blame_memory,
+    install,
+    listed,
+    no_member,
+    open_regular,
+)
 
 
 @contextmanager
@@ -100,5 +106,5 @@ def need_filters(source: Source, dataset: Any) -> None:
         if not h5py.h5z.filter_avail(code):
             raise MissingDependency(
                 f"{source} is compressed by HDF5 filter {code} ({name.decode() or 'unnamed'}), "
-                "which is not installed here. pip install hdf5plugin brings most."
+                f"which is not installed. hdf5plugin brings most. {install('hdf5plugin')}"
             )
