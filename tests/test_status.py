@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arrayd import table
-from arrayd.source import descr
+from arrayd.dtypes import descr
 from arrayd.spec import Spec
 from arrayd.status import Block, Holder, Job, Status
 from arrayd_server import report

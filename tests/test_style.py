@@ -19,8 +19,8 @@ TESTS = ROOT / "tests"
 CORE = SERVER / "core"
 
 SHARED = {
-    *("errors", "failpoints", "layout", "locate", "packing", "process", "protocol", "source"),
-    *("spec", "units"),
+    *("dtypes", "errors", "failpoints", "layout", "locate", "packing", "process", "protocol"),
+    *("source", "spec", "units"),
 }
 """The modules of `arrayd` that the server may import."""
 

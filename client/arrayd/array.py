@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 import numpy as np
 import numpy.typing as npt
 
+from arrayd.dtypes import from_descr
 from arrayd.mapping import End, Mapping
 from arrayd.protocol import Stat
-from arrayd.source import from_descr
 from arrayd.spec import Grant
 
 if TYPE_CHECKING:

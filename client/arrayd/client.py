@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import failpoints, protocol
+from arrayd import dtypes, failpoints, protocol
 from arrayd.array import SharedArray
 from arrayd.errors import (
     ArraydError,
@@ -26,7 +26,7 @@ from arrayd.info import Info
 from arrayd.mapping import Vanished
 from arrayd.progress import Progress, Reporter, reporter
 from arrayd.session import Session, good
-from arrayd.source import Source, descr
+from arrayd.source import Source
 from arrayd.spec import Grant
 from arrayd.status import Status
 from arrayd.waiter import Answer
@@ -140,16 +140,16 @@ class Client(Session):
         timeout: float | None = None,
     ) -> Iterator[SharedArray]:
         """Write a new block in place; see `arrayd.create`."""
-        kind = np.dtype(dtype)
-        if kind.hasobject or kind.itemsize == 0:
-            raise SpecMismatch(f"dtype={kind}: only types of a fixed size can be shared.")
+        kind = dtypes.parsed("dtype", dtype)
+        if kind.itemsize == 0:
+            raise SpecMismatch(f"dtype={kind}: a value of no bytes. Say the length, such as S10.")
         if name is not None and len(name) > protocol.MAX_NAME:
             raise SpecMismatch(f"A name has at most {protocol.MAX_NAME} characters: {name[:40]!r}…")
         out = self._draft(
             timeout,
             label=f"name:{name}" if name else "a block to write",
-            shape=[shape] if isinstance(shape, int) else [int(n) for n in shape],
-            descr=descr(kind),
+            shape=[*([shape] if isinstance(shape, int) else map(int, shape)), *kind.shape],
+            descr=dtypes.descr(kind.base),
             order=order,
             name=name,
             keep=keep,

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from arrayd import failpoints
 from arrayd.client import Client
+from arrayd.dtypes import descr
 from arrayd.errors import (
     AccessDenied,
     ArraydError,
@@ -33,7 +34,7 @@ from arrayd.errors import (
 from arrayd.info import Info
 from arrayd.naming import dataset_names
 from arrayd.protocol import PACKAGE_VERSION, Stat
-from arrayd.source import Source, descr
+from arrayd.source import Source
 from arrayd.wish import SourceLike, Wish
 
 if TYPE_CHECKING:

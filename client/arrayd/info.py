@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from arrayd.source import from_descr
+from arrayd.dtypes import from_descr
 
 
 @dataclass(frozen=True, slots=True)

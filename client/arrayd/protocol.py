@@ -89,6 +89,9 @@ _MAX_NODES = 10_000
 _MAX_TEXT = 64 << 10
 """Characters in a source or dtype: a path has at most 4,096 bytes, a field some."""
 
+MAX_DESCR_NODES, MAX_DESCR_TEXT = 9_000, 56 << 10
+"""The same of a dtype that a client asks with: a path and options stand beside it."""
+
 Stat = tuple[int, int, int, int, int]
 """dev, ino, size, mtime_ns, ctime_ns of a file as its asker sees it."""
 
@@ -174,14 +177,19 @@ def parse_request(message: Mapping[str, Any]) -> Request:
     return Request(number, nonce, op, fields)
 
 
-def _modest(value: Any) -> bool:
+def describable(descr: Any) -> bool:
+    """Say whether a request can hold this description of a dtype."""
+    return _modest(descr, MAX_DESCR_NODES, MAX_DESCR_TEXT)
+
+
+def _modest(value: Any, max_nodes: int = _MAX_NODES, max_text: int = _MAX_TEXT) -> bool:
     """Say whether a free-form value is as small as the real ones are; without recursion."""
     depth = nodes = text = 0
     level = [value]
     while level:
         depth, nodes = depth + 1, nodes + len(level)
         text += sum(len(node) for node in level if isinstance(node, (str, bytes)))
-        if depth > _MAX_DEPTH or nodes > _MAX_NODES or text > _MAX_TEXT:
+        if depth > _MAX_DEPTH or nodes > max_nodes or text > max_text:
             return False
         level = [child for node in level for child in _children(node)]
     return True
@@ -190,7 +198,7 @@ def _modest(value: Any) -> bool:
 def _children(node: Any) -> Iterable[Any]:
     if isinstance(node, dict):
         return itertools.chain(node.keys(), node.values())
-    return node if isinstance(node, list) else ()
+    return node if isinstance(node, (list, tuple)) else ()
 
 
 Check = Callable[[Any], bool]
@@ -238,7 +246,7 @@ def _source(value: Any) -> bool:
 
 
 def _descr(value: Any) -> bool:
-    return type(value) in (str, list) and _modest(value)
+    return type(value) in (str, list, dict) and _modest(value)
 
 
 def _token(value: Any) -> bool:

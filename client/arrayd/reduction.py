@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class View(NamedTuple):
     """What of a block is meant; offset and strides in bytes from the start of its data.
 
-    The dtype travels as it is: a description (`arrayd.source.descr`) cannot express all
+    The dtype travels as it is: a description (`arrayd.dtypes.descr`) cannot express all
     that a view may have, such as fields in another order than they lie in memory.
     """
 

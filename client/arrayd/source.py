@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from arrayd import dtypes
 from arrayd.errors import SpecMismatch
 from arrayd.locate import locate, places
 
@@ -117,8 +118,8 @@ class Source:
             member=member,
             name=name,
             format=_one_of("format", format, FORMATS),
-            dtype=_dtype("dtype", dtype),
-            cast=_dtype("cast", cast),
+            dtype=None if dtype is None else dtypes.parsed("dtype", dtype),
+            cast=None if cast is None else dtypes.parsed("cast", cast),
             overflow=_one_of("overflow", overflow, ("error", "clip")) or "error",
             rows=_rows(rows),
             order=_one_of("order", order, ("C", "F")),
@@ -212,7 +213,7 @@ class Source:
             value = getattr(self, name)
             # By type first: numpy says that np.dtype("f8") == None.
             if type(value) is not type(default) or value != default:
-                wire[name] = descr(value) if isinstance(value, np.dtype) else value
+                wire[name] = dtypes.descr(value) if isinstance(value, np.dtype) else value
         return wire
 
     @classmethod
@@ -223,13 +224,15 @@ class Source:
         ------
         ValueError, TypeError
             `wire` is no source: the peer is at fault.
+        MissingDependency
+            A dtype of it is one of ml_dtypes, which is not installed here.
         """
         if not wire.keys() <= _KNOWN:
             raise ValueError(f"unknown fields {sorted(wire.keys() - _KNOWN)}")
         values = {key: _thawed(value) for key, value in wire.items()}
         for key in ("dtype", "cast"):
             if values.get(key) is not None:
-                values[key] = from_descr(values[key])
+                values[key] = dtypes.from_descr(values[key])
         _check_wire(values)
         return cls(**values)
 
@@ -238,62 +241,10 @@ _DEFAULTS = tuple((field.name, field.default) for field in fields(Source))
 _KNOWN = frozenset(name for name, _ in _DEFAULTS)
 
 
-def descr(dtype: np.dtype[Any]) -> Any:
-    """Return `dtype` as plain data; ``dtype.str`` would lose the fields of a structure.
-
-    Uses `numpy.lib.format.dtype_to_descr`, the form in which ``.npy`` headers hold it.
-    """
-    return np.lib.format.dtype_to_descr(dtype)
-
-
-def from_descr(value: Any) -> np.dtype[Any]:
-    """Return the dtype `descr` described (lists from the wire count as tuples)."""
-    try:
-        return np.lib.format.descr_to_dtype(_descr_form(value))
-    except SyntaxError as error:  # numpy reads "i4,f8" with a parser of Python's
-        raise ValueError(f"{value!r} describes no dtype: {error}") from None
-
-
-def _descr_form(value: Any) -> Any:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, (list, tuple)) or not value:
-        raise ValueError(f"{value!r} describes no dtype")
-    if len(value) == 2 and (
-        isinstance(value[0], str)
-        or (isinstance(value[1], (list, tuple)) and all(isinstance(n, int) for n in value[1]))
-    ):
-        return (_descr_form(value[0]), tuple(value[1]))  # a subarray: (base, shape)
-    return [_descr_field(field) for field in value]
-
-
-def _descr_field(field: Any) -> tuple[Any, ...]:
-    if not isinstance(field, (list, tuple)) or len(field) not in (2, 3):
-        raise ValueError(f"{field!r} describes no field")
-    name = tuple(field[0]) if isinstance(field[0], (list, tuple)) else field[0]
-    shape = (tuple(field[2]),) if len(field) > 2 else ()
-    return (name, _descr_form(field[1]), *shape)
-
-
 def _one_of(key: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
     if value is not None and value not in allowed:
         raise SpecMismatch(f"{key}={value!r}: it can be {', '.join(map(repr, allowed))}.")
     return value
-
-
-def _dtype(key: str, value: npt.DTypeLike | None) -> np.dtype[Any] | None:
-    if value is None:
-        return None
-    try:
-        dtype = np.dtype(value)
-    except (TypeError, ValueError) as error:
-        raise SpecMismatch(f"{key}={value!r} is no dtype: {error}") from None
-    if dtype.hasobject:
-        raise SpecMismatch(
-            f"{key}={value!r} holds Python objects: they cannot live in shared memory. "
-            "Use a fixed-size type (numbers, S10, U10, a structure of these)."
-        )
-    return dtype
 
 
 def _rows(value: slice | None) -> Rows | None:

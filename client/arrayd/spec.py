@@ -20,7 +20,7 @@ class Spec:
     shape
         Of the array; ``()`` for 0-d.
     descr
-        The dtype as `arrayd.source.descr` gives it.
+        The dtype as `arrayd.dtypes.descr` gives it.
     order
         ``"C"`` or ``"F"``.
     itemsize

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from arrayd import table
-from arrayd.source import descr, from_descr
+from arrayd.dtypes import descr, from_descr
 
 _T = TypeVar("_T")
 
@@ -179,7 +179,7 @@ def _build(cls: type[_T], wire: Mapping[str, Any]) -> _T:
     values: dict[str, Any] = {}
     for field in fields(cls):  # type: ignore[arg-type]  # mypy has no bound for dataclasses
         if field.name == "dtype":
-            values["dtype"] = from_descr(wire["descr"])
+            values["dtype"] = from_descr(wire["descr"], stand_in=True)
         else:
             values[field.name] = _READ.get(field.name, lambda v: v)(wire[field.name])
     return cls(**values)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from arrayd import layout
-from arrayd.source import Source, from_descr
+from arrayd.dtypes import from_descr
+from arrayd.source import Source
 from arrayd.spec import Spec
 from arrayd_server.adoption import Found
 from arrayd_server.core.records import Block, Job, State, name_alias
@@ -80,7 +81,7 @@ def _block(found: Found, number: int, now: float) -> Block:
 
 def _check(block: Block, found: Found) -> None:
     """Raise ValueError where a block cannot have been written by arrayd."""
-    spec, dtype = block.spec, from_descr(block.spec.descr)
+    spec, dtype = block.spec, from_descr(block.spec.descr, stand_in=True)
     name, lost, flags = block.name, block.lost, (block.published, block.keep)
     facts = {
         "the shape": all(type(n) is int and n >= 0 for n in spec.shape),

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arrayd import failpoints
+from arrayd.dtypes import from_descr
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SpecMismatch
 from arrayd.protocol import Request
-from arrayd.source import Source, from_descr
+from arrayd.source import Source
 from arrayd.spec import Spec
 from arrayd_server import origin, report
 from arrayd_server.core.effects import Effect, Reply
@@ -113,7 +114,7 @@ def create(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     fields = request.fields
     to = Asker(request.nonce, request.id)
     try:
-        dtype = from_descr(fields["descr"])
+        dtype = from_descr(fields["descr"], stand_in=True)
     except (ValueError, TypeError) as error:
         return [Reply(to, SpecMismatch(f"The dtype {fields['descr']!r} is none: {error}"))]
     if dtype.hasobject or np.iinfo(np.int64).max < dtype.itemsize * _product(fields["shape"]):
@@ -195,6 +196,8 @@ WITHOUT_ANSWER = frozenset({"cancel", "release", "lend", "abort", "bye"})
 def _source(wire: Mapping[str, Any]) -> Source | ArraydError:
     try:
         return Source.from_wire(wire)
+    except ArraydError as error:
+        return error
     except (ValueError, TypeError) as error:
         return SpecMismatch(f"This is no source: {error}")
 

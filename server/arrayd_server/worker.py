@@ -30,9 +30,10 @@ import numpy as np
 
 import arrayd_server.loaders.engine as engine
 from arrayd import failpoints
+from arrayd.dtypes import descr, from_descr
 from arrayd.errors import ArraydError, LoadError, SourceChanged, SourceNotFound, to_wire
 from arrayd.packing import pack, stream
-from arrayd.source import Source, descr, from_descr
+from arrayd.source import Source
 from arrayd.units import format_bytes
 from arrayd_server import leases, loaders
 from arrayd_server.loaders import cast, checks

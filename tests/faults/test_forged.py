@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arrayd import layout
-from arrayd.source import from_descr
+from arrayd.dtypes import from_descr
 from arrayd_server import adoption, describe, leases
 from arrayd_server.core.records import Block
 from arrayd_server.core.registry import Registry

@@ -22,8 +22,8 @@ from arrayd.cli.common import (
     print_json,
     source_options,
 )
+from arrayd.dtypes import descr
 from arrayd.errors import to_wire
-from arrayd.source import descr
 from arrayd.units import format_bytes
 
 ATTACH_PIN = 60.0

@@ -15,7 +15,7 @@ from arrayd.cli.common import (
     print_json,
     source_options,
 )
-from arrayd.source import descr
+from arrayd.dtypes import descr
 from arrayd.units import format_bytes
 
 
