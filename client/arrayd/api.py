@@ -140,7 +140,7 @@ def get_many(
         As for `get`. The daemon is asked for 256 at a time, however many there are.
     return_errors
         Put an `ArraydError` in the place of an array that cannot be had, instead of
-        raising the first.
+        raising the first: `LoadTimeout` in that of one that is not there in time.
     options
         Those of `get`, for all of them.
 
@@ -152,15 +152,26 @@ def get_many(
     return _default().get_many(sources, return_errors=return_errors, **options)
 
 
-def info(source: SourceLike, **options: Any) -> Info:
+def info(source: SourceLike, *, timeout: float | None = None, **options: Any) -> Info:
     """Return shape, dtype, members and size of a source without loading it.
+
+    Parameters
+    ----------
+    source
+        As for `get`.
+    timeout
+        Seconds to wait; None: as long as it takes. Text is read whole, to count its rows.
+    options
+        Those of `get` that say how a file is read: ``dataset``, ``dtype``, ``format``, …
 
     Raises
     ------
     SourceError
         The request or the file is wrong.
+    LoadTimeout
+        It takes too long: whatever reads the file is stopped.
     """
-    return _default().info(source, **options)
+    return _default().info(source, timeout=timeout, **options)
 
 
 def prefetch(*sources: SourceLike, **options: Any) -> None:

@@ -17,22 +17,17 @@ from arrayd.errors import (
     ArraydError,
     DaemonLost,
     NoSuchBlock,
-    SourceChanged,
-    SourceNotFound,
     SpecMismatch,
-    from_wire,
 )
+from arrayd.fetching import TRIES, Fetching, Terms, bare
 from arrayd.info import Info
 from arrayd.mapping import Vanished
-from arrayd.progress import Progress, Reporter, reporter
+from arrayd.progress import Progress, reporter
 from arrayd.session import Session, good
 from arrayd.source import Source
 from arrayd.spec import Grant
 from arrayd.status import Status
-from arrayd.waiter import Answer
-from arrayd.wish import SourceLike, Wish, cut
-
-_TRIES = 5  # times that a block may vanish, or a file change, between two looks at it
+from arrayd.wish import SourceLike, Wish
 
 
 class Client(Session):
@@ -81,7 +76,8 @@ class Client(Session):
             wishes = list(missing.values())
             deadline = None if timeout is None else time.monotonic() + timeout
             with reporter(progress, [wish.source for wish in wishes]) as report:
-                found = self._fetch_current(wishes, mode, pin, deadline, report)
+                terms = Terms(mode, -1 if pin is True else float(pin), timeout, deadline, report)
+                found = Fetching(self, terms).current(wishes)
             for index, result in zip(missing, found, strict=True):
                 results[index] = result
         if not return_errors:
@@ -106,12 +102,14 @@ class Client(Session):
         for answer in self._ask("prefetch", None, count=len(items), items=items):
             good(answer)
 
-    def info(self, source: SourceLike, **options: Any) -> Info:
+    def info(self, source: SourceLike, *, timeout: float | None = None, **options: Any) -> Info:
         """Return what a source holds, without loading it; see `arrayd.info`."""
-        wish = Wish.of(source, options)
-        answer = self._ask("info", None, **wish.to_wire())[0]
+        began, wish = time.monotonic(), Wish.of(source, options)
+        label = f"what {wish.source} holds"
+        answer = self._ask("info", timeout, label=label, **wish.to_wire())[0]
         if "err" in answer and (current := wish.anew()) != wish:  # the file changed meanwhile
-            answer = self._ask("info", None, **current.to_wire())[0]
+            left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+            answer = self._ask("info", left, label=label, **current.to_wire())[0]
         return Info.from_wire(str(wish.source), good(answer))
 
     # ---- writing -------------------------------------------------------------------------
@@ -166,7 +164,7 @@ class Client(Session):
 
     def _draft(self, timeout: float | None, **fields: Any) -> SharedArray:
         """Return a new block, to be written."""
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             with self.holdings.attaching():
                 grant = Grant.from_wire(
                     good(self._ask("create", timeout, wait=timeout, **fields)[0])
@@ -175,7 +173,7 @@ class Client(Session):
                     return self.holdings.attach(grant, "w")
                 except Vanished:  # with the daemon that made it, which was stopped just then
                     self._tell("abort", segment=grant.segment)
-        raise DaemonLost(f"The block vanished {_TRIES} times before it could be mapped.")
+        raise DaemonLost(f"The block vanished {TRIES} times before it could be mapped.")
 
     def _seal(self, out: SharedArray) -> None:
         held, pages = out._held, out._mapping
@@ -219,7 +217,7 @@ class Client(Session):
         NoSuchBlock
             It is gone.
         """
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             with self.holdings.attaching():
                 answer = self._ask("redeem", None, segment=segment, token=token)[0]
                 grant = Grant.from_wire(good(answer))
@@ -231,7 +229,7 @@ class Client(Session):
             # From now on our own mapping bars the seal; it may have come just before.
             if mode == "r" or grant.sealed or not self._renew(segment).sealed:
                 return shared
-        raise DaemonLost(f"{segment} vanished {_TRIES} times before it could be mapped.")
+        raise DaemonLost(f"{segment} vanished {TRIES} times before it could be mapped.")
 
     def _renew(self, segment: str) -> Grant:
         """Have the daemon answer for a block we hold, after all that we told it before."""
@@ -281,101 +279,13 @@ class Client(Session):
                 if known is not None:
                     return known
         except ArraydError as error:
-            return _bare(error)
+            return bare(error)
         return wish
-
-    def _fetch_current(
-        self,
-        wishes: list[Wish],
-        mode: str,
-        pin: bool | float,
-        deadline: float | None,
-        report: Reporter | None,
-    ) -> list[SharedArray | ArraydError]:
-        """Ask for the wishes; again for files that change between our look and the daemon's."""
-        results = self._fetch(wishes, mode, pin, deadline, report)
-        for _ in range(_TRIES):
-            failed = [i for i, one in enumerate(results) if _is_other_file(one)]
-            changed = {i: wish for i in failed if (wish := wishes[i].anew()) != wishes[i]}
-            if not changed:
-                break
-            found = self._fetch(list(changed.values()), mode, pin, deadline, report)
-            for i, result in zip(changed, found, strict=True):
-                wishes[i], results[i] = changed[i], result
-        return results
-
-    def _fetch(
-        self,
-        wishes: list[Wish],
-        mode: str,
-        pin: bool | float,
-        deadline: float | None,
-        report: Reporter | None,
-    ) -> list[SharedArray | ArraydError]:
-        """Ask for the wishes; ask again for those that vanish before they are attached."""
-        results: dict[int, SharedArray | ArraydError] = {}
-        for _ in range(_TRIES):
-            left = [i for i in range(len(wishes)) if i not in results]
-            if not left:
-                break
-            with self.holdings.attaching():
-                answers = self._ask_for([wishes[i] for i in left], pin, deadline, report)
-                for i, answer in zip(left, answers, strict=True):
-                    with contextlib.suppress(Vanished):
-                        results[i] = self._take(wishes[i], answer, mode)
-        lost = DaemonLost(f"The block vanished {_TRIES} times before it could be mapped.")
-        return [results.get(i, lost) for i in range(len(wishes))]
-
-    def _ask_for(
-        self,
-        wishes: list[Wish],
-        pin: bool | float,
-        deadline: float | None,
-        report: Reporter | None,
-    ) -> list[Answer]:
-        wait = None if deadline is None else max(0.0, deadline - time.monotonic())
-        return self._ask(
-            "get",
-            wait,
-            label=", ".join(str(wish.source) for wish in wishes[:3]),
-            count=len(wishes),
-            report=report,
-            items=[wish.to_wire() for wish in wishes],
-            pin=-1 if pin is True else float(pin),
-            wait=wait,
-            progress=report is not None,
-        )
-
-    def _take(self, wish: Wish, answer: Answer, mode: str) -> SharedArray | ArraydError:
-        """Attach what was granted."""
-        if "err" in answer:
-            return from_wire(answer["err"])
-        grant = Grant.from_wire(answer["ok"])
-        request = None if wish.stat is None else (wish.source, wish.stat)
-        failpoints.hit("client.granted")
-        whole = self.holdings.attach(grant, mode, request)
-        try:
-            return cut(whole, grant, wish.source)
-        except SpecMismatch as error:
-            return _bare(error)
 
 
 def _segment(shared: SharedArray) -> str:
     assert shared._mapping is not None
     return shared._mapping.segment
-
-
-def _is_other_file(result: SharedArray | ArraydError) -> bool:
-    """Say whether the daemon saw another file than we, and so read nothing."""
-    if isinstance(result, SourceChanged):
-        return result.details.get("read") is False
-    return isinstance(result, SourceNotFound)
-
-
-def _bare(error: ArraydError) -> ArraydError:
-    """Return an error that is a result: its traceback would keep the other arrays alive."""
-    error.__traceback__ = error.__context__ = error.__cause__ = None
-    return error
 
 
 def _raise_first(results: list[Any]) -> None:

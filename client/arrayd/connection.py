@@ -118,16 +118,19 @@ class Connection:
         ahead: bytes | None = None,
         report: Reporter | None = None,
         **fields: Any,
-    ) -> list[Answer]:
-        """Send a request and wait for its `count` answers.
+    ) -> dict[int, Answer]:
+        """Send a request and wait for its `count` answers, until `deadline` (monotonic).
 
-        Whatever ends the wait early (a timeout, Ctrl-C, an exception in `report`) cancels
+        Whatever ends the wait early (the deadline, Ctrl-C, an exception in `report`) cancels
         the request in the daemon.
+
+        Returns
+        -------
+        dict
+            The answers that came in time, by their number.
 
         Raises
         ------
-        OutOfTime
-            `deadline` (monotonic) has come.
         NoDaemon, DaemonLost
             The daemon has been away for `AWAY` seconds.
         """
@@ -142,14 +145,15 @@ class Connection:
                 flight.open.append(waiter)
                 self._outbox.append(waiter.frame)
             self._drive(flight, 0)
-        except BaseException:
+        except BaseException as error:
             for waiter in flight.open:
                 self.tell("cancel", request=waiter.number)
-            raise
+            if not isinstance(error, OutOfTime):
+                raise
         finally:
             for waiter in waiters:
                 self._waiters.pop(waiter.number, None)
-        return [waiter.answers[i] for waiter in waiters for i in range(waiter.count)]
+        return {one.first + i: answer for one in waiters for i, answer in one.answers.items()}
 
     def tell(self, op: str, **fields: Any) -> None:
         """Send a request that has no answer."""

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from arrayd.connection import Connection
 from arrayd.errors import DaemonError
 from arrayd.interrupts import Wakeup, open_into
-from arrayd.waiter import OutOfTime
 
 FLUSH_AFTER = 0.03
 """Seconds to gather releases before they are sent: a re-get in that time revives the hold."""
@@ -126,11 +125,11 @@ class Keeper:
 
     def _catch_up(self) -> None:
         """Ask for an answer that comes after all that may be late, and so read those."""
-        with contextlib.suppress(OutOfTime, DaemonError):
+        with contextlib.suppress(DaemonError):
             soon = time.monotonic() + _RETRY
             self._behind = False
-            self._connection.ask("redeem", soon, segment="-", token=b"")
-            return
+            if self._connection.ask("redeem", soon, segment="-", token=b""):
+                return
         self._behind = True
 
     def _wait(self) -> bool:

@@ -26,6 +26,7 @@ from arrayd import api, failpoints
 from arrayd.array import Held, SharedArray, offset_of, view_at
 from arrayd.client import Client
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SourceChanged
+from arrayd.fetching import Fetching, Terms
 from arrayd.mapping import Mapping
 from arrayd.protocol import Stat
 from arrayd.source import Source
@@ -155,7 +156,7 @@ def redeem(reference: Reference) -> npt.NDArray[Any]:
 def _reloaded(client: Client, origin: Origin) -> SharedArray:
     """Load a block again, from the file in the very state that it had."""
     wish = Wish(Source.from_wire(origin.source), origin.stat)
-    found = client._fetch([wish], "r", False, None, None)[0]
+    found = Fetching(client, Terms()).once([wish])[0]
     if isinstance(found, ArraydError):
         if Wish.of(wish.source, {}).stat != origin.stat:
             raise SourceChanged(

@@ -21,7 +21,7 @@ from arrayd.keeper import Keeper
 from arrayd.progress import Reporter
 from arrayd.resources import Canary
 from arrayd.spec import Grant
-from arrayd.waiter import Answer, OutOfTime
+from arrayd.waiter import Answer
 
 _NEVER_START = frozenset({"status", "evict", "stop"})  # these ask about a daemon that is there
 _GRACE = 0.1  # seconds that the daemon's own, better worded timeout has to arrive
@@ -150,20 +150,35 @@ class Session:
         self._connection = self._keeper = self._canary = None
 
     def _ask(
+        self, op: str, timeout: float | None, *, label: str = "", count: int = 1, **fields: Any
+    ) -> list[Answer]:
+        """Send a request and wait for all its answers.
+
+        Raises
+        ------
+        LoadTimeout
+            They are not there in `timeout` seconds.
+        """
+        answers = self._ask_until(op, timeout, count=count, **fields)
+        if len(answers) < count:
+            raise late(label or op, timeout)
+        return [answers[i] for i in range(count)]
+
+    def _ask_until(
         self,
         op: str,
         timeout: float | None,
         *,
-        label: str = "",
-        count: int = 1,
+        count: int,
         report: Reporter | None = None,
         **fields: Any,
-    ) -> list[Answer]:
-        """Send a request, the pending releases ahead of it, and wait for its answers."""
+    ) -> dict[int, Answer]:
+        """Send a request, the pending releases ahead of it; return what answers come in time."""
         connection = self._session()
         releases: list[Release] = self.holdings.finished()
         ahead = connection.frame("release", holds=releases) if releases else None
         deadline = None if timeout is None else time.monotonic() + timeout + _GRACE
+        answers: dict[int, Answer] = {}
         try:
             answers = connection.ask(
                 op,
@@ -174,15 +189,12 @@ class Session:
                 report=report,
                 **fields,
             )
+        finally:
+            if len(answers) < count:
+                self._fall_behind()
+        if len(answers) == count:
             self.holdings.told(releases)
-            return answers
-        except BaseException as error:
-            self._fall_behind()
-            if not isinstance(error, OutOfTime):
-                raise
-            raise LoadTimeout(
-                f"{label or op}: not there in time (timeout={timeout:.3g} s)."
-            ) from None
+        return answers
 
     def _fall_behind(self) -> None:
         """Have the keeper read what is granted late: a hold that nobody knows would stay."""
@@ -235,6 +247,11 @@ class Session:
         self._deserted.clear()
         self.holdings.forked()
         failpoints.hit("client.forked")
+
+
+def late(what: object, timeout: float | None) -> LoadTimeout:
+    """Return the error for what is not there in time."""
+    return LoadTimeout(f"{what}: not there in time (timeout={timeout or 0:.3g} s).")
 
 
 def good(answer: Answer) -> Any:

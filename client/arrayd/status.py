@@ -89,7 +89,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A request that has no block yet: the file is probed, or room or a name is waited for."""
+    """A request without a block: a file is looked at, or room or a name is waited for.
+
+    `stage` is ``probing``, ``awaiting``, ``waiting for room``, or ``info``.
+    """
 
     stage: str
     source: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,15 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What a file holds, asked by a session and not yet answered."""
+
+    number: int
+    origin: Origin
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class Callbacks:
     """Where results go; each takes the job's number first."""
 
@@ -52,8 +62,8 @@ class Loads:
         self._pool = pool
         self._on = callbacks
         self._loads: dict[int, Load] = {}
-        self._infos: dict[bytes, dict[Asker, int]] = {}  # session -> its questions
-        self._asked = 0  # how many these are
+        self._infos: dict[bytes, dict[Asker, Question]] = {}  # session -> its questions
+        self.asked = 0  # how many these are
         self._numbers = itertools.count(-1, -1)  # the core's jobs have positive ones
 
     def info(
@@ -66,8 +76,9 @@ class Loads:
         questions = self._infos.setdefault(to.nonce, {})
         if to in questions:
             return
-        number = questions[to] = next(self._numbers)
-        self._asked += 1
+        number = next(self._numbers)
+        questions[to] = Question(number, origin, time.monotonic())
+        self.asked += 1
 
         def told(result: Mapping[str, Any] | ArraydError) -> None:
             self._drop(to)
@@ -82,13 +93,18 @@ class Loads:
 
     def in_flight(self, nonce: bytes) -> tuple[int, int]:
         """Return how many questions of a session wait for their answers, and how many of all."""
-        return len(self._infos.get(nonce, ())), self._asked
+        return len(self._infos.get(nonce, ())), self.asked
+
+    def questions(self) -> Iterator[tuple[Asker, Question]]:
+        """Yield the questions that wait for their answers, and who waits."""
+        for asked in self._infos.values():
+            yield from asked.items()
 
     def _drop(self, to: Asker) -> int:
         """Forget a question; return its number."""
         questions = self._infos[to.nonce]
-        number = questions.pop(to)
-        self._asked -= 1
+        number = questions.pop(to).number
+        self.asked -= 1
         if not questions:
             del self._infos[to.nonce]
         return number

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from arrayd import protocol
-from arrayd_server.core.records import Block, Job, State
+from arrayd_server.core.records import Asker, Block, Job, State
 from arrayd_server.core.shelf import Shelf
+from arrayd_server.loading import Question
 
 if TYPE_CHECKING:
     from arrayd_server.daemon import Daemon
@@ -18,7 +19,7 @@ MAX_TOLD = 10_000
 """Blocks that are told of, or fewer with many holders: some 0.1 s of the daemon, and 3 MB."""
 
 MAX_JOBS = 100
-"""Jobs without a block that are told of in full."""
+"""Jobs without a block, and questions about files, that are told of in full."""
 
 
 def build(daemon: Daemon, now: float) -> dict[str, Any]:
@@ -26,6 +27,8 @@ def build(daemon: Daemon, now: float) -> dict[str, Any]:
     registry = daemon.registry
     shm = os.statvfs("/dev/shm")
     bare = [job for job in registry.jobs.table.values() if job.segment is None]
+    loads = daemon.performer.loads
+    asked = list(itertools.islice(loads.questions(), max(0, MAX_JOBS - len(bare))))
     blocks = _chosen(registry.shelf)
     return {
         "version": protocol.PACKAGE_VERSION,
@@ -48,8 +51,11 @@ def build(daemon: Daemon, now: float) -> dict[str, Any]:
         ],
         "blocks": [_block(daemon, block, now) for block in blocks],
         "blocks_more": len(registry.shelf.blocks) - len(blocks),
-        "jobs": [_job(daemon, job, now) for job in bare[:MAX_JOBS]],
-        "jobs_more": max(0, len(bare) - MAX_JOBS),
+        "jobs": [
+            *(_job(daemon, job, now) for job in bare[:MAX_JOBS]),
+            *(_question(daemon, to, question, now) for to, question in asked),
+        ],
+        "jobs_more": max(0, len(bare) - MAX_JOBS) + loads.asked - len(asked),
     }
 
 
@@ -125,6 +131,17 @@ def _job(daemon: Daemon, job: Job, now: float) -> dict[str, Any]:
         "size": job.size,
         "waiters": _waiters(daemon, job, now),
         "age": now - job.since,
+    }
+
+
+def _question(daemon: Daemon, to: Asker, question: Question, now: float) -> dict[str, Any]:
+    age = now - question.since
+    return {
+        "stage": "info",
+        "source": str(question.origin),
+        "size": 0,
+        "waiters": [_person(daemon, to.nonce, age)],
+        "age": age,
     }
 
 

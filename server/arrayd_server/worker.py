@@ -134,6 +134,7 @@ def probe(wire: Mapping[str, Any]) -> dict[str, Any]:
 
 def info(wire: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a file holds: its members, and the array asked for if that is clear."""
+    failpoints.hit("worker.probing")
     source = Source.from_wire(wire["source"])
     members = loaders.members(source)
     result: dict[str, Any] = {

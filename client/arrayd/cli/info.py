@@ -24,13 +24,16 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_command(subparsers, "info", "tell what files hold, without loading", json=True)
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="as for `arrayd get`")
     add_source_options(parser)
+    parser.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="give up after so long, for each file"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Describe each source."""
     options = source_options(args)
     with arrayd.connect(args.endpoint) as client:
-        infos = [client.info(source, **options) for source in args.sources]
+        infos = [client.info(source, timeout=args.timeout, **options) for source in args.sources]
     if args.json:
         print_json([_plain(info) for info in infos])
     else:
