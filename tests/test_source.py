@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from arrayd.errors import SourceNotFound, SpecMismatch
+from arrayd.errors import ProtocolMismatch, SourceNotFound, SpecMismatch
 from arrayd.source import Source
 
 
@@ -131,7 +132,6 @@ def test_an_unknown_suffix_asks_for_a_format() -> None:
         {"path": "/a", "options": [["k"]]},
         {"path": "/a", "dtype": 7},
         {"path": "/a", "dtype": [["x"]]},
-        {"path": "/a", "unknown": 1},
         {"path": "/a", "options": [["k", {"a": 1}]]},
     ],
 )
@@ -139,3 +139,20 @@ def test_a_dishonest_source_raises_only_what_is_said(wire: dict[str, object]) ->
     """Whatever a peer sends as a source, it is a ValueError or TypeError."""
     with pytest.raises((ValueError, TypeError)):
         Source.from_wire(wire)
+
+
+NEWER = {"path": "/a.npy", "missing": 0, "_speed": {"fast": 1}}
+
+
+def test_what_a_newer_version_asks_for_is_carried_and_not_done() -> None:
+    """Unknown fields are kept; who is to act on them refuses, but for hints."""
+    source = Source.from_wire(NEWER)
+    assert source.to_wire() == NEWER
+    assert source != Source.of("/a.npy")
+    assert source.wish() == {"path": "/a.npy", "missing": 0}
+    with pytest.raises(ProtocolMismatch, match=r"missing.*newer.*arrayd stop"):
+        source.understand()
+    hinted = Source.from_wire({"path": "/a.npy", "_speed": 2})
+    assert hinted.understand() == Source.of("/a.npy")
+    assert hash(hinted) == hash(Source.of("/a.npy"))
+    assert replace(source, rows=(1, 2, None)).to_wire() == {**NEWER, "rows": (1, 2, None)}

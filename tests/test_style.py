@@ -20,7 +20,7 @@ CORE = SERVER / "core"
 
 SHARED = {
     *("dtypes", "errors", "failpoints", "layout", "locate", "packing", "process", "protocol"),
-    *("source", "spec", "units"),
+    *("records", "source", "spec", "units"),
 }
 """The modules of `arrayd` that the server may import."""
 

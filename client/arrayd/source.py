@@ -8,9 +8,8 @@ every option that decides which values come out. Options are canonical once a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +17,15 @@ import numpy.typing as npt
 from arrayd import dtypes
 from arrayd.errors import SpecMismatch
 from arrayd.locate import locate, places
+from arrayd.packing import pack
+from arrayd.records import Record, is_hint
 
 Rows = tuple[int | None, int | None, int | None]
 """A slice along axis 0: start, stop, step, as in ``a[start:stop:step]``."""
+
+OVERFLOWS = ("error", "clip")
+
+ORDERS = ("C", "F")
 
 FORMATS = ("npy", "npz", "hdf5", "text", "raw")
 
@@ -46,8 +51,28 @@ _SUFFIXES = {
 }
 
 
+def _read_dtype(wire: Any) -> np.dtype[Any] | None:
+    return None if wire is None else dtypes.from_descr(_thawed(wire))
+
+
+def _write_dtype(dtype: np.dtype[Any] | None) -> Any:
+    return None if dtype is None else dtypes.descr(dtype)
+
+
+def _read_options(wire: Any) -> Any:
+    options = _thawed(wire)
+    if not isinstance(options, tuple) or not all(
+        isinstance(o, tuple) and len(o) == 2 and isinstance(o[0], str) for o in options
+    ):
+        raise TypeError("they are no pairs")
+    return options
+
+
+_DTYPE = {"read": _read_dtype, "write": _write_dtype}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Source:
+class Source(Record):
     """One array as a file (or a published name) holds it, and how it is wanted.
 
     Parameters
@@ -79,12 +104,12 @@ class Source:
     member: str | None = None
     name: str | None = None
     format: str | None = None
-    dtype: np.dtype[Any] | None = None
-    cast: np.dtype[Any] | None = None
+    dtype: np.dtype[Any] | None = field(default=None, metadata=_DTYPE)
+    cast: np.dtype[Any] | None = field(default=None, metadata=_DTYPE)
     overflow: str = "error"
     rows: Rows | None = None
     order: str | None = None
-    options: tuple[tuple[str, Any], ...] = ()
+    options: tuple[tuple[str, Any], ...] = field(default=(), metadata={"read": _read_options})
 
     @classmethod
     def of(
@@ -120,9 +145,9 @@ class Source:
             format=_one_of("format", format, FORMATS),
             dtype=None if dtype is None else dtypes.parsed("dtype", dtype),
             cast=None if cast is None else dtypes.parsed("cast", cast),
-            overflow=_one_of("overflow", overflow, ("error", "clip")) or "error",
+            overflow=_one_of("overflow", overflow, OVERFLOWS) or "error",
             rows=_rows(rows),
-            order=_one_of("order", order, ("C", "F")),
+            order=_one_of("order", order, ORDERS),
             options=tuple(sorted((k, _frozen(k, v)) for k, v in options.items())),
         )
 
@@ -155,7 +180,12 @@ class Source:
             self.rows,
             self.order,
             self.options,
+            pack(self._unknown()),
         )
+
+    def _unknown(self) -> dict[Any, Any]:
+        """Return what a newer version has asked for besides, without its hints."""
+        return {key: value for key, value in self.extra.items() if not is_hint(key)}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Source) and self._key() == other._key()
@@ -208,37 +238,29 @@ class Source:
 
     def to_wire(self) -> dict[str, Any]:
         """Return a msgpack-able map of the fields that differ from their defaults."""
-        wire: dict[str, Any] = {}
-        for name, default in _DEFAULTS:
-            value = getattr(self, name)
-            # By type first: numpy says that np.dtype("f8") == None.
-            if type(value) is not type(default) or value != default:
-                wire[name] = dtypes.descr(value) if isinstance(value, np.dtype) else value
-        return wire
+        wire = Record.to_wire(self)
+        return {key: value for key, value in wire.items() if not _is_default(key, value)}
 
-    @classmethod
-    def from_wire(cls, wire: Mapping[str, Any]) -> Self:
-        """Return the source `to_wire` described.
+    def wish(self) -> dict[str, Any]:
+        """Return what of `to_wire` says which values are wanted: all but hints."""
+        return {key: value for key, value in self.to_wire().items() if not is_hint(key)}
 
-        Raises
-        ------
-        ValueError, TypeError
-            `wire` is no source: the peer is at fault.
-        MissingDependency
-            A dtype of it is one of ml_dtypes, which is not installed here.
-        """
-        if not wire.keys() <= _KNOWN:
-            raise ValueError(f"unknown fields {sorted(wire.keys() - _KNOWN)}")
-        values = {key: _thawed(value) for key, value in wire.items()}
-        for key in ("dtype", "cast"):
-            if values.get(key) is not None:
-                values[key] = dtypes.from_descr(values[key])
-        _check_wire(values)
-        return cls(**values)
+    def _check(self) -> None:
+        """Refuse what no honest client sends; whether the file has it is seen by the loaders."""
+        _one_of("format", self.format, FORMATS)
+        _one_of("overflow", self.overflow, OVERFLOWS)
+        _one_of("order", self.order, ORDERS)
+        if bool(self.path) == (self.name is not None):
+            raise ValueError("a source is a path or a name")
+        hash(self.options)
 
 
-_DEFAULTS = tuple((field.name, field.default) for field in fields(Source))
-_KNOWN = frozenset(name for name, _ in _DEFAULTS)
+_DEFAULTS = {one.name: one.default for one in fields(Source) if one.name != "extra"}
+
+
+def _is_default(key: Any, value: Any) -> bool:
+    default = _DEFAULTS.get(key, ...)
+    return type(value) is type(default) and bool(value == default)
 
 
 def _one_of(key: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
@@ -277,28 +299,3 @@ def _frozen(key: str, value: Any) -> Any:
 
 def _thawed(value: Any) -> Any:
     return tuple(_thawed(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
-def _check_wire(values: Mapping[str, Any]) -> None:
-    """Refuse what no honest client sends; types only, meanings are checked by the loaders."""
-    for key in ("path", "overflow"):
-        if not isinstance(values.get(key, ""), str):
-            raise TypeError(f"{key} is not a string")
-    for key in ("member", "name", "format", "order"):
-        if not isinstance(values.get(key), (str, type(None))):
-            raise TypeError(f"{key} is not a string")
-    rows = values.get("rows")
-    if rows is not None and not (
-        isinstance(rows, tuple)
-        and len(rows) == 3
-        and all(v is None or type(v) is int for v in rows)
-    ):
-        raise TypeError("rows is not a slice")
-    options = values.get("options", ())
-    if not isinstance(options, tuple) or not all(
-        isinstance(o, tuple) and len(o) == 2 and isinstance(o[0], str) for o in options
-    ):
-        raise TypeError("options are not pairs")
-    if bool(values.get("path")) == (values.get("name") is not None):
-        raise ValueError("a source is a path or a name")
-    hash(tuple(values.values()))

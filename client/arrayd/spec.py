@@ -6,13 +6,14 @@ No numpy here: the daemon's core decides over these without ever touching an arr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
+
+from arrayd.records import Record
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(Record):
     """The array in a block.
 
     Parameters
@@ -39,7 +40,7 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Record):
     """The daemon's answer to a request for an array: what to attach, and as what.
 
     Parameters
@@ -67,27 +68,3 @@ class Grant:
     sealed: bool = True
     window: bool = False
     lost: int = 0
-
-    def to_wire(self) -> dict[str, Any]:
-        """Return the msgpack-able form."""
-        spec = self.spec
-        return {
-            "segment": self.segment,
-            "spec": {
-                "shape": spec.shape,
-                "descr": spec.descr,
-                "order": spec.order,
-                "itemsize": spec.itemsize,
-            },
-            "seq": self.seq,
-            "source": self.source,
-            "sealed": self.sealed,
-            "window": self.window,
-            "lost": self.lost,
-        }
-
-    @classmethod
-    def from_wire(cls, wire: Mapping[str, Any]) -> Self:
-        """Return the grant `to_wire` described."""
-        spec = dict(wire["spec"])
-        return cls(**{**wire, "spec": Spec(**{**spec, "shape": tuple(spec["shape"])})})

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from arrayd.packing import pack
+from arrayd.records import Record
 from arrayd.source import Source
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Record):
     """What a block holds: a source, or what a client wrote.
 
     Parameters
@@ -48,7 +49,7 @@ def of_source(source: Source, stat: Sequence[int] | None) -> Origin:
 
 def alias(source: Source, stat: Sequence[int] | None) -> bytes:
     """Return the alias of a request."""
-    return _digest(["alias", source.to_wire(), stat])
+    return _digest(["alias", source.wish(), stat])
 
 
 def key(source: Source, probed: Mapping[str, Any]) -> bytes:
@@ -79,7 +80,7 @@ def matches(origin: Any, pattern: Source) -> bool:
     """
     if not isinstance(origin, Origin) or origin.source is None:
         return False
-    wire, wanted = origin.source.to_wire(), pattern.to_wire()
+    wire, wanted = origin.source.wish(), pattern.wish()
     return all(wire.get(field) == value for field, value in wanted.items())
 
 

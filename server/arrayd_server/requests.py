@@ -195,7 +195,7 @@ WITHOUT_ANSWER = frozenset({"cancel", "release", "lend", "abort", "bye"})
 
 def _source(wire: Mapping[str, Any]) -> Source | ArraydError:
     try:
-        return Source.from_wire(wire)
+        return Source.from_wire(wire).understand()
     except ArraydError as error:
         return error
     except (ValueError, TypeError) as error:

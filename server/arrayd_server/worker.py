@@ -110,7 +110,7 @@ class Task:
 def probe(wire: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a source holds, how its rows divide, and which file it is now."""
     failpoints.hit("worker.probing")
-    source = Source.from_wire(wire["source"])
+    source = Source.from_wire(wire["source"]).understand()
     identity = engine.settled(source.path)
     if wire["stat"] is not None:
         _same_file(source, identity, wire["stat"])
@@ -135,7 +135,7 @@ def probe(wire: Mapping[str, Any]) -> dict[str, Any]:
 def info(wire: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a file holds: its members, and the array asked for if that is clear."""
     failpoints.hit("worker.probing")
-    source = Source.from_wire(wire["source"])
+    source = Source.from_wire(wire["source"]).understand()
     members = loaders.members(source)
     result: dict[str, Any] = {
         "members": [(m.name, m.shape, descr(_plain(m.dtype))) for m in members],
@@ -150,7 +150,7 @@ def info(wire: Mapping[str, Any]) -> dict[str, Any]:
 
 def fill(wire: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """Load one part into the segment; return how many values the cast changed."""
-    source = Source.from_wire(wire["source"])
+    source = Source.from_wire(wire["source"]).understand()
     start, stop, hint = wire["part"]
     shape, dtype, order, detail = wire["plan"]
     plan = Plan(tuple(shape), from_descr(dtype), order, (), _tuples(detail))

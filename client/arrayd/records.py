@@ -1,0 +1,265 @@
+"""What one process writes for another to read, and what two versions do with each other's.
+
+A daemon outlives the environment it was started from, clients of several environments share
+one daemon, and a daemon adopts the blocks of its predecessor. So whatever crosses from process
+to process (requests, answers, the metadata of segments, loader messages) may have been written
+by an arrayd that is newer or older than its reader. Each kind is a `Record`: a dataclass whose
+fields are the keys of a map. One policy holds for all of them:
+
+* a key that the reader does not know is ignored and **carried along**: it is in `Record.extra`,
+  and `Record.to_wire` writes it back;
+* a key that is missing has its field's default. The fields without a default are those of the
+  first version; a field that is added later must have one, which means *as it was before*;
+* a key that is known has a value of its field's type, else the writer is at fault (TypeError);
+* ``v`` decides. A record without it is of version 1. `Record.VERSION` is raised only when a
+  reader that ignores what is new would go wrong; a record of a higher version than the reader
+  knows is not read at all (ProtocolMismatch), and what it describes is left alone.
+
+Ignoring has one danger. Who ignores a key of an *account* (an answer, metadata) knows less than
+there is to know. Who ignores a key of a *wish* does something else than was asked for: a daemon
+that does not know ``missing=0`` would answer with other values. So a reader that is to act on a
+record calls `Record.understand`: keys that it does not know are a ProtocolMismatch, but for
+those that begin with ``_``. Give that mark to a key that only says how (a hint), never what.
+
+pydantic and msgspec read maps into classes too, but drop what they do not know.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, NamedTuple, Self
+
+from arrayd.errors import ProtocolMismatch
+
+Read = Callable[[Any], Any]
+
+REMEDY = (
+    "Install one version of arrayd for both, or end the daemon with `arrayd stop` and ask again."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Base of all that is written for another process.
+
+    Parameters
+    ----------
+    extra
+        What a newer version has written, unknown here; written back by `to_wire`. It has no
+        part in comparisons.
+
+    Notes
+    -----
+    A field's type is what is checked: ``str``, ``int``, ``float`` (an int will do), ``bool``,
+    ``bytes``, ``Any``, a `Record`, ``X | None``, ``tuple[X, ...]``, ``tuple[X, Y]`` and
+    ``dict[str, X]``; ``metadata["read"]`` and ``["write"]`` go before that. Its key is its name,
+    or ``metadata["key"]``. What a type cannot say, `_check` does.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    extra: Mapping[str, Any] = field(
+        default_factory=dict, kw_only=True, compare=False, repr=False, hash=False
+    )
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Self:
+        """Return the record that a map describes.
+
+        Raises
+        ------
+        ProtocolMismatch
+            A newer version wrote it, in a way that this one would misread.
+        TypeError, ValueError
+            It is none.
+        """
+        if not isinstance(wire, Mapping):
+            raise TypeError(f"{_short(wire)} is no map")
+        check_version(wire, cls.VERSION, cls.__name__)
+        table = _table(cls)
+        values, extra = {}, {}
+        for key, value in wire.items():
+            known = table.get(key)
+            if known is None:
+                extra[key] = value
+                continue
+            try:
+                values[known.name] = known.read(value)
+            except TypeError as error:
+                raise TypeError(f"{key}: {error}") from None
+        extra.pop("v", None)
+        record = cls(**values, extra=extra)
+        record._check()
+        return record
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the msgpack-able map."""
+        wire: dict[str, Any] = {} if self.VERSION == 1 else {"v": self.VERSION}
+        for key, known in _table(type(self)).items():
+            value = getattr(self, known.name)
+            wire[key] = value if type(value) in _PLAIN else known.write(value)
+        return wire | dict(self.extra) if self.extra else wire
+
+    def _check(self) -> None:
+        """Raise ValueError where a field that was read has a value of no meaning."""
+
+    def understand(self) -> Self:
+        """Return the record, if there is nothing in it that must be understood and is not.
+
+        Raises
+        ------
+        ProtocolMismatch
+            A newer version has asked for what this one does not know.
+        """
+        understand(self.extra, type(self).__name__)
+        return self
+
+
+def check_version(wire: Mapping[str, Any], known: int, what: str) -> None:
+    """Refuse a map of a version above `known`.
+
+    Raises
+    ------
+    ProtocolMismatch
+        It is newer.
+    TypeError
+        Its version is no number.
+    """
+    version = wire.get("v", 1)
+    if type(version) is not int or version < 1:
+        raise TypeError(f"{_short(version)} is no version")
+    if version > known:
+        raise ProtocolMismatch(
+            f"{what}: version {version} comes from a newer arrayd; this one knows {known}. {REMEDY}"
+        )
+
+
+def understand(unknown: Iterable[Any], what: str) -> None:
+    """Refuse unknown keys of a wish, but for hints (``_``).
+
+    Raises
+    ------
+    ProtocolMismatch
+        There are such.
+    """
+    keys = sorted(str(key) for key in unknown if not is_hint(key))
+    if keys:
+        raise ProtocolMismatch(
+            f"{what}: {_short(', '.join(keys))} comes from a newer arrayd, and this one does not "
+            f"know what it means. {REMEDY}"
+        )
+
+
+def is_hint(key: Any) -> bool:
+    """Say whether a key is one that a reader may ignore whatever it does with the rest."""
+    return isinstance(key, str) and key.startswith("_")
+
+
+_PLAIN = (str, int, bool, float, bytes, types.NoneType)
+
+
+# ---- from the types of the fields to how they are read ----------------------------------------
+
+
+class _Known(NamedTuple):
+    """A field whose key is known."""
+
+    name: str
+    read: Read
+    write: Callable[[Any], Any]
+
+
+_tables: dict[type[Record], dict[Any, _Known]] = {}
+
+
+def _table(cls: type[Record]) -> dict[Any, _Known]:
+    """Return the fields of a class by their keys."""
+    if cls not in _tables:
+        _tables[cls] = _made_table(cls)
+    return _tables[cls]
+
+
+def _made_table(cls: type[Record]) -> dict[Any, _Known]:
+    hints = typing.get_type_hints(cls)
+    table = {}
+    for one in fields(cls):
+        if one.name != "extra":
+            own = one.metadata
+            read = own["read"] if "read" in own else _reader(hints[one.name])
+            table[own.get("key", one.name)] = _Known(one.name, read, own.get("write", _plain))
+    return table
+
+
+def _reader(hint: Any) -> Read:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return _same
+    if origin in (typing.Union, types.UnionType):
+        (inner,) = (one for one in arguments if one is not types.NoneType)
+        read = _reader(inner)
+        return lambda value: None if value is None else read(value)
+    if origin is tuple:
+        return _tuple_reader(arguments)
+    if origin is dict:
+        return _dict_reader(_reader(arguments[1]))
+    if issubclass(hint, Record):
+        record: Read = hint.from_wire
+        return record
+    return _exact(hint)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _exact(kind: type) -> Read:
+    kinds = (int, float) if kind is float else (kind,)
+
+    def read(value: Any) -> Any:
+        if type(value) not in kinds:
+            raise TypeError(f"{_short(value)} is no {kind.__name__}")
+        return value
+
+    return read
+
+
+def _tuple_reader(arguments: tuple[Any, ...]) -> Read:
+    if arguments[-1] is Ellipsis:
+        each, count = [_reader(arguments[0])], None
+    else:
+        each, count = [_reader(one) for one in arguments], len(arguments)
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, (list, tuple)) or count not in (None, len(value)):
+            raise TypeError(f"{_short(value)} is no list of {'any' if count is None else count}")
+        readers = each * len(value) if count is None else each
+        return tuple(reader(item) for reader, item in zip(readers, value, strict=True))
+
+    return read
+
+
+def _dict_reader(reader: Read) -> Read:
+    def read(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{_short(value)} is no map")
+        return {str(key): reader(item) for key, item in value.items()}
+
+    return read
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_wire()
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,116 @@
+"""Records: one policy for what a newer or an older arrayd has written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pytest
+
+from arrayd.errors import ProtocolMismatch
+from arrayd.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Inner(Record):
+    """A record in a record."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Old(Record):
+    """What this version knows; one field was added after the first."""
+
+    name: str
+    inner: Inner
+    many: tuple[Inner, ...] = ()
+    pair: tuple[int, float] | None = None
+    by: dict[str, int] = field(default_factory=dict)
+    free: Any = field(default=None, metadata={"key": "anything"})
+    flag: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class New(Old):
+    """The same, of a version that the old one would misread."""
+
+    VERSION: ClassVar[int] = 2
+
+
+WIRE = {"name": "x", "inner": {"n": 1}}
+
+
+def test_unknown_keys_are_ignored_and_carried_along() -> None:
+    """At every level, and written back as they came; they make no record another."""
+    wire = {"name": "x", "inner": {"n": 1, "m": [2]}, "many": [{"n": 2, "o": {"p": 3}}], "q": b"4"}
+    old = Old.from_wire(wire)
+    assert old == Old("x", Inner(1), (Inner(2),))
+    back = old.to_wire()
+    assert back["inner"] == {"n": 1, "m": [2]}
+    assert back["many"] == ({"n": 2, "o": {"p": 3}},)
+    assert back["q"] == b"4"
+    assert Old.from_wire(back).to_wire() == back
+    assert hash(Inner.from_wire({"n": 1, "m": 2})) == hash(Inner(1))
+
+
+def test_missing_keys_have_their_defaults() -> None:
+    """But those of the first version are required."""
+    assert Old.from_wire(WIRE) == Old("x", Inner(1))
+    with pytest.raises(TypeError, match="inner"):
+        Old.from_wire({"name": "x"})
+
+
+def test_fields_read_as_they_are_written() -> None:
+    """Of each type there is; a list from the wire is a tuple."""
+    old = Old("x", Inner(1), (Inner(2), Inner(3)), (1, 2.5), {"a": 1}, [1, {"b": 2}], flag=True)
+    wire = old.to_wire()
+    assert wire["anything"] == [1, {"b": 2}]
+    assert Old.from_wire({**wire, "many": list(wire["many"]), "pair": [1, 2.5]}) == old
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": 5},
+        {"name": None},
+        {"inner": 5},
+        {"inner": {"n": True}},
+        {"inner": {"n": 1.0}},
+        {"inner": {"n": "1"}},
+        {"many": 5},
+        {"many": "ab"},
+        {"many": [5]},
+        {"pair": [1]},
+        {"pair": [1, 2, 3]},
+        {"by": [1]},
+        {"by": {"a": "b"}},
+        {"flag": 1},
+        {"v": "2"},
+        {"v": 0},
+        {"v": True},
+    ],
+)
+def test_a_wrong_type_is_an_error(wrong: dict[str, Any]) -> None:
+    """A key that is known has a value of its type, whoever wrote it."""
+    with pytest.raises(TypeError):
+        Old.from_wire({**WIRE, **wrong})
+
+
+def test_the_version_decides() -> None:
+    """A newer one is not read, whatever else is in it; an older one is."""
+    new = New("x", Inner(1)).to_wire()
+    assert new["v"] == 2
+    assert "v" not in Old("x", Inner(1)).to_wire()
+    with pytest.raises(ProtocolMismatch, match=r"Old: version 2 .* newer .* knows 1.*arrayd stop"):
+        Old.from_wire(new)
+    assert New.from_wire(WIRE) == New("x", Inner(1))
+    assert New.from_wire(new) == New("x", Inner(1))
+
+
+def test_who_acts_on_a_wish_understands_it() -> None:
+    """An unknown key may change what is wanted; one that is marked as a hint does not."""
+    hinted = Old.from_wire({**WIRE, "_soon": 1})
+    assert hinted.understand() is hinted
+    with pytest.raises(ProtocolMismatch, match=r"Old: missing, swmr comes from a newer"):
+        Old.from_wire({**WIRE, "swmr": True, "missing": 0, "_soon": 1}).understand()
