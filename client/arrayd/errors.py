@@ -51,8 +51,9 @@ class ArraydError(Exception):
     """
 
     def __init__(self, message: str, **details: Any) -> None:
-        super().__init__(message)
-        self.message = message
+        # A file, or a name in it, may be no UTF-8; what says so is to be printed nevertheless.
+        self.message = message.encode("utf-8", "backslashreplace").decode()
+        super().__init__(self.message)
         self.details = details
 
     def __str__(self) -> str:

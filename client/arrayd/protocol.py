@@ -83,10 +83,10 @@ _MAX_DEPTH = 24
 
 _MAX_DIMENSIONS = 64  # numpy's own limit since 2.0
 
-_MAX_NODES = 10_000
+MAX_NODES = 10_000
 """Values in a source or dtype."""
 
-_MAX_TEXT = 64 << 10
+MAX_TEXT = 64 << 10
 """Characters in a source or dtype: a path has at most 4,096 bytes, a field some."""
 
 MAX_DESCR_NODES, MAX_DESCR_TEXT = 9_000, 56 << 10
@@ -179,10 +179,10 @@ def parse_request(message: Mapping[str, Any]) -> Request:
 
 def describable(descr: Any) -> bool:
     """Say whether a request can hold this description of a dtype."""
-    return _modest(descr, MAX_DESCR_NODES, MAX_DESCR_TEXT)
+    return modest(descr, MAX_DESCR_NODES, MAX_DESCR_TEXT)
 
 
-def _modest(value: Any, max_nodes: int = _MAX_NODES, max_text: int = _MAX_TEXT) -> bool:
+def modest(value: Any, max_nodes: int = MAX_NODES, max_text: int = MAX_TEXT) -> bool:
     """Say whether a free-form value is as small as the real ones are; without recursion."""
     depth = nodes = text = 0
     level = [value]
@@ -242,11 +242,11 @@ def _item(value: Any) -> bool:
 
 
 def _source(value: Any) -> bool:
-    return type(value) is dict and _modest(value)
+    return type(value) is dict and modest(value)
 
 
 def _descr(value: Any) -> bool:
-    return type(value) in (str, list, dict) and _modest(value)
+    return type(value) in (str, list, dict) and modest(value)
 
 
 def _token(value: Any) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from arrayd import protocol
 from arrayd.array import SharedArray
 from arrayd.errors import (
     AccessDenied,
@@ -19,6 +20,7 @@ from arrayd.errors import (
     SourceNotFound,
     SpecMismatch,
 )
+from arrayd.packing import pack
 from arrayd.protocol import Stat
 from arrayd.source import Source
 from arrayd.spec import Grant
@@ -46,6 +48,7 @@ class Wish:
             An option is wrong.
         """
         canonical = Source.of(source, **options)
+        _check_words(canonical)
         if canonical.name is not None:
             _check_name(canonical)
             return cls(canonical, None)
@@ -105,6 +108,20 @@ def _stat(path: str) -> Stat:
     except (OSError, ValueError) as error:
         raise BadFile(f"{path!r}: {error}") from None
     return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def _check_words(source: Source) -> None:
+    """Refuse what no request can hold."""
+    wire = source.to_wire()
+    try:
+        pack(wire)
+    except (ValueError, OverflowError) as error:  # a lone surrogate, an integer beyond 64 bits
+        raise SpecMismatch(f"{source}: this cannot be sent to another process: {error}.") from None
+    if not protocol.modest(wire):
+        raise SpecMismatch(
+            f"{str(source)[:200]}: path, member and all options together may have "
+            f"{protocol.MAX_TEXT} characters and {protocol.MAX_NODES} values; these have more."
+        )
 
 
 def _check_name(source: Source) -> None:

@@ -19,13 +19,8 @@ from arrayd_server.loaders import base
 from arrayd_server.loaders.base import Chunks, Member, Part, Plan
 from arrayd_server.loaders.checks import check_options, only_member, selected
 from arrayd_server.loaders.flat import check_size
-from arrayd_server.loaders.hdf5_file import (
-    canonical,
-    dataset_names,
-    find_dataset,
-    need_filters,
-    opened,
-)
+from arrayd_server.loaders.hdf5_file import find_dataset, need_filters, opened
+from arrayd_server.loaders.hdf5_names import canonical, dataset_names, encoded
 from arrayd_server.loaders.hdf5_read import Reader, aligned, blocks, chunk_shape, whole_chunks
 from arrayd_server.loaders.hdf5_types import shareable_dtype
 
@@ -90,7 +85,7 @@ def fill(source: Source, plan: Plan, part: Part) -> Chunks:
 def members(source: Source) -> list[Member]:
     """Return name, shape and dtype of the datasets; a dtype that numpy lacks counts as object."""
     with opened(source) as file:
-        return [_member(name, file[name]) for name in dataset_names(file)]
+        return [_member(name, file[encoded(name)]) for name in dataset_names(file)]
 
 
 def _member(name: str, dataset: Any) -> Member:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -12,7 +11,6 @@ import h5py
 
 from arrayd.errors import ArraydError, BadFile, MissingDependency, SourceNotFound, SpecMismatch
 from arrayd.source import Source
-from arrayd_server.loaders import base
 from arrayd_server.loaders.checks import (
     blame_memory,
     install,
@@ -20,6 +18,7 @@ from arrayd_server.loaders.checks import (
     no_member,
     open_regular,
 )
+from arrayd_server.loaders.hdf5_names import FAILURES, dataset_names, encoded
 
 
 @contextmanager
@@ -36,25 +35,6 @@ def opened(source: Source) -> Iterator[Any]:
         raise BadFile(f"{source} cannot be read by libhdf5: {error}.") from None
 
 
-def canonical(member: str | None) -> str:
-    """Return the one spelling of a path in the file: HDF5 ignores ``.`` and extra slashes."""
-    return "/".join(step for step in (member or "").split("/") if step not in ("", "."))
-
-
-def dataset_names(group: Any) -> list[str]:
-    """Return the datasets below `group` without following links; of `MAX_MEMBERS` objects."""
-    found: list[str] = []
-    seen = itertools.count(1)
-
-    def visit(name: str, thing: Any) -> bool | None:
-        if isinstance(thing, h5py.Dataset):
-            found.append(name)
-        return True if next(seen) >= base.MAX_MEMBERS else None  # True ends the visit
-
-    group.visititems(visit)
-    return found
-
-
 def find_dataset(source: Source, file: Any, name: str) -> Any:
     """Return the dataset of a canonical name.
 
@@ -66,8 +46,8 @@ def find_dataset(source: Source, file: Any, name: str) -> Any:
         The name is a group's or a datatype's.
     """
     try:
-        thing = file[name]
-    except (KeyError, ValueError, OSError, RuntimeError) as error:
+        thing = file[encoded(name)]
+    except FAILURES as error:
         blame_memory(error)
         raise _missing(source, file, name) from None
     if isinstance(thing, h5py.Group):
@@ -80,8 +60,8 @@ def find_dataset(source: Source, file: Any, name: str) -> Any:
 
 def _missing(source: Source, file: Any, name: str) -> SourceNotFound:
     try:
-        link = file.get(name, getlink=True)
-    except (KeyError, ValueError, OSError, RuntimeError):
+        link = file.get(encoded(name), getlink=True)
+    except FAILURES:
         link = None
     if isinstance(link, (h5py.SoftLink, h5py.ExternalLink)):
         target = f"{getattr(link, 'filename', source.path)}:{link.path}"
