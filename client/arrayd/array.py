@@ -122,12 +122,11 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 def wrap(held: Held, mapping: Mapping) -> SharedArray:
     """Return the array of a whole block over its mapping."""
     spec = held.grant.spec
-    flat = np.asarray(cast(npt.ArrayLike, mapping))
     array = np.ndarray.__new__(
         SharedArray,
         spec.shape,
         held.block.dtype,
-        buffer=flat,
+        buffer=_base(held, mapping),
         order="F" if spec.order == "F" else "C",
     )
     return adorn(array, held, mapping)
@@ -142,11 +141,22 @@ def view_at(
     dtype: np.dtype[Any],
 ) -> SharedArray:
     """Return a view of a block: `offset` and `strides` in bytes from the start of its data."""
-    flat = np.asarray(cast(npt.ArrayLike, mapping))
     array = np.ndarray.__new__(
-        SharedArray, shape, dtype, buffer=flat, offset=offset, strides=strides
+        SharedArray, shape, dtype, buffer=_base(held, mapping), offset=offset, strides=strides
     )
     return adorn(array, held, mapping)
+
+
+def _base(held: Held, mapping: Mapping) -> npt.NDArray[Any]:
+    """Return the flat array at the base of every array of a block.
+
+    It has as many elements as the block, and is a `SharedArray`. scipy and others take an array
+    for a small part of something large, and copy it, if its ``base`` has many more elements. So
+    the base is counted in the same elements, and the base of ``np.asarray(a)`` is ``a`` itself,
+    as with `numpy.memmap`: numpy goes down to the last base of its own type, and no further.
+    """
+    flat = np.asarray(cast(npt.ArrayLike, mapping))
+    return flat.view(held.block.dtype, SharedArray)
 
 
 def adorn(array: SharedArray, held: Held, mapping: Mapping) -> SharedArray:
