@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from arrayd.errors import CastError, SpecMismatch
+from arrayd_server.loaders.padding import clear_padding
 
 Array = np.ndarray[Any, Any]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -96,13 +97,22 @@ def cast_chunk(chunk: Array, target: DType, overflow: str) -> tuple[Array, int]:
     -----
     Fractions are cut towards zero, as `astype` does; bool counts as an integer from 0 to 1.
     NaN has no integer and non-ASCII text no S: errors even with ``"clip"``.
-    Temporaries are a few times the size of `chunk`.
+    Temporaries are a few times the size of `chunk`. Bytes of the result that hold no value are
+    zero, unless nothing is cast.
 
     Raises
     ------
     CastError
         With the index of the value in the flat `chunk` as ``details["at"]``.
     """
+    if chunk.dtype == target:
+        return chunk, 0
+    result, changed = _convert(chunk, target, overflow)
+    return clear_padding(result), changed
+
+
+def _convert(chunk: Array, target: DType, overflow: str) -> tuple[Array, int]:
+    """Do what `cast_chunk` says, but for the bytes that hold no value."""
     if _holds_all(chunk.dtype, target):
         return chunk.astype(target, copy=False), 0
     if target.names is not None:
@@ -127,12 +137,11 @@ def _holds_all(origin: DType, target: DType) -> bool:
 
 
 def _fields(chunk: Array, target: DType, overflow: str) -> tuple[Array, int]:
-    # Zeros, not empty: padding goes to other processes too.
-    result = np.zeros(chunk.shape, target)
+    result = np.empty(chunk.shape, target)
     changed = 0
     for name in target.names or ():
         try:
-            values, count = cast_chunk(chunk[name], target[name].base, overflow)
+            values, count = _convert(chunk[name], target[name].base, overflow)
         except CastError as error:
             per_record = math.prod(target[name].shape)
             details = {**error.details, "at": error.details["at"] // per_record}

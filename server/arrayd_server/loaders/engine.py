@@ -28,6 +28,7 @@ from arrayd_server.loaders import base, load_format
 from arrayd_server.loaders.base import Chunks, Part, Plan, storage_shape
 from arrayd_server.loaders.cast import cast_chunk
 from arrayd_server.loaders.checks import os_errors
+from arrayd_server.loaders.padding import as_items
 
 TICK = 20_000_000
 """Nanoseconds in which two writes may leave one time stamp: two ticks of 10 ms (HZ=100)."""
@@ -169,7 +170,7 @@ def _chunks(source: Source, plan: Plan, part: Part, dtype: np.dtype[Any]) -> Chu
         for chunk in chunks:
             assert chunk.dtype == plan.dtype
             failpoints.hit("worker.reading")
-            values = chunk.reshape(-1)
+            values = as_items(chunk).reshape(-1).view(chunk.dtype)
             for start in range(0, values.size, size):
                 yield values[start : start + size]
 
@@ -253,7 +254,7 @@ class _Straight:
 
     def put(self, position: int, values: Array) -> None:
         offset = position * self._itemsize
-        data = np.ascontiguousarray(values).view(np.uint8).data
+        data = np.ascontiguousarray(as_items(values)).view(np.uint8).data
         while data:
             done = os.pwrite(self._fd, data, offset)
             data, offset = data[done:], offset + done
@@ -265,7 +266,7 @@ class _Transposed:
     def __init__(self, fd: int, shape: tuple[int, ...], target: Target) -> None:
         self._map = mmap.mmap(fd, target.data_bytes)
         # frombuffer, unlike ndarray(buffer=), lets no mapping go that an array still sees.
-        flat = np.frombuffer(self._map, target.dtype, math.prod(shape))
+        flat = as_items(np.frombuffer(self._map, target.dtype, math.prod(shape)))
         self._view: Array | None = flat.reshape(storage_shape(shape, target.order)).T
 
     def __enter__(self) -> Self:
@@ -273,7 +274,7 @@ class _Transposed:
 
     def put(self, position: int, values: Array) -> None:
         assert self._view is not None
-        scatter(self._view, position, values)
+        scatter(self._view, position, as_items(values))
 
     def __exit__(
         self,

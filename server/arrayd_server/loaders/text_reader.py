@@ -20,6 +20,7 @@ import numpy as np
 from arrayd.errors import BadFile, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders.checks import check_options
+from arrayd_server.loaders.padding import clear_padding
 from arrayd_server.loaders.text_open import Lines
 from arrayd_server.loaders.text_scan import Rule
 
@@ -139,7 +140,7 @@ class Reader:
         )
         if columns is not None and self.finds_columns and len(rows) and rows.shape[1] != columns:
             raise ValueError("the number of columns changed")
-        return rows
+        return clear_padding(rows)
 
     def count(self, lines: Iterable[str], max_rows: int) -> int:
         """Return how many rows, at most `max_rows`, `numpy.loadtxt` finds in `lines`."""
