@@ -240,7 +240,7 @@ def test_the_footer_describes_the_segment(segments: Segments, scope: Scope) -> N
     name = make(segments, scope)
     fd = os.open(f"/dev/shm/{name}", os.O_RDONLY)
     size = os.fstat(fd).st_size
-    footer = read_footer(fd, size)
+    footer = read_footer(fd, size, name)
     os.close(fd)
     assert (footer.name, footer.data_bytes, footer.sealed) == (name, 10_000, True)
     assert size % layout.PAGE == 0

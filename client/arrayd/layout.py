@@ -13,6 +13,12 @@ belongs to: a file under another name is never taken for a block.
 Footer, little-endian: magic 8s, version u32, flags u32 (1: sealed), data bytes u64,
 metadata offset u64, metadata bytes u64, metadata crc32 u32, name length u32,
 name 128s, crc32 of all before u32.
+
+What holds in every version, for an older arrayd to tell a newer one's segment from a damaged
+one: the data begin at 0, the footer is the last page, and in it stand magic, version, name
+length, name and crc32 where they stand now. What else a newer footer says is not read: the
+daemon leaves such a segment alone (`NewerSegment`), under both its names. An addition to the
+metadata needs no new version of the footer (see `arrayd.records`).
 """
 
 from __future__ import annotations
@@ -39,7 +45,11 @@ _META_SLACK = 256  # the metadata written at the seal may be a little longer tha
 
 
 class NotASegment(ValueError):
-    """The bytes are no footer of this version, or of another segment."""
+    """The bytes are no footer, or that of another segment."""
+
+
+class NewerSegment(Exception):
+    """It is a segment, of a layout that only a newer arrayd knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +86,39 @@ def unpack_footer(page: bytes) -> Footer:
     Raises
     ------
     NotASegment
-        The bytes are no footer of this version.
+        The bytes are no footer.
+    NewerSegment
+        They are one of a newer version.
+    """
+    name = unpack_name(page)
+    fixed = _FIXED.unpack_from(page)
+    _, version, flags, data, offset, length, meta_crc, _, _ = fixed
+    if version > VERSION:
+        raise NewerSegment(f"its layout has version {version}, and this arrayd knows {VERSION}")
+    return Footer(name, data, offset, length, meta_crc, bool(flags & _SEALED))
+
+
+def unpack_name(page: bytes) -> str:
+    """Return the name in the footer of a segment of any version from this one on.
+
+    Raises
+    ------
+    NotASegment
+        The bytes are no footer.
     """
     if len(page) < _FIXED.size + _CRC.size:
         raise NotASegment(f"{len(page)} bytes are too few for a footer")
-    body = page[: _FIXED.size]
-    magic, version, flags, data, offset, length, meta_crc, name_len, name = _FIXED.unpack(body)
-    if magic != MAGIC or version != VERSION:
-        raise NotASegment("the last page holds no arrayd footer of this version")
-    if _CRC.unpack_from(page, _FIXED.size)[0] != zlib.crc32(body) or name_len > len(name):
+    magic, version, _, _, _, _, _, length, name = _FIXED.unpack_from(page)
+    if magic != MAGIC or version < VERSION:
+        raise NotASegment("the last page holds no arrayd footer")
+    crc = zlib.crc32(page[: _FIXED.size])
+    if _CRC.unpack_from(page, _FIXED.size)[0] != crc or length > len(name):
         raise NotASegment("the footer is damaged")
     try:
-        text = name[:name_len].decode()
+        text: str = name[:length].decode()
     except UnicodeDecodeError:
         raise NotASegment("the footer's name is damaged") from None
-    return Footer(text, data, offset, length, meta_crc, bool(flags & _SEALED))
+    return text
 
 
 def pack_meta(meta: Mapping[str, Any]) -> bytes:
@@ -132,6 +160,11 @@ def plan(data_bytes: int, meta_bytes: int) -> Plan:
     """Return the layout of a segment for that much data and metadata."""
     offset = _pages(data_bytes)
     return Plan(data_bytes, offset, offset + _pages(meta_bytes + _META_SLACK) + FOOTER_BYTES)
+
+
+def of_size(data_bytes: int, size: int) -> Plan:
+    """Return the layout of a segment that has `size` bytes, whoever planned it."""
+    return Plan(data_bytes, _pages(data_bytes), size)
 
 
 def _pages(nbytes: int) -> int:

@@ -206,11 +206,11 @@ def _checked_size(fd: int, segment: str, nbytes: int) -> int:
     if offset < nbytes:
         raise Vanished(f"{segment} has {size} bytes, too few for {nbytes} of data")
     try:
-        footer = layout.unpack_footer(os.pread(fd, layout.FOOTER_BYTES, offset))
+        name = layout.unpack_name(os.pread(fd, layout.FOOTER_BYTES, offset))
     except layout.NotASegment as error:
         raise Vanished(f"{segment}: {error}") from None
-    if footer.name != segment:
-        raise Vanished(f"{segment} says that it is {footer.name}")
+    if name != segment:
+        raise Vanished(f"{segment} says that it is {name}")
     return size
 
 

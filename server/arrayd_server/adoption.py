@@ -1,7 +1,8 @@
 """What an earlier run of the scope left: find its segments, and tell them from forgeries.
 
-What is not read (no descriptor, no permission) is left alone, for the next start; what is read
-and is no segment is removed, if it is a file of this user. A directory is left where it is.
+What is not read (no descriptor, no permission) is left alone, for the next start, and so is what
+a newer arrayd has written in a way that this one does not know; what is read and is no segment
+is removed, if it is a file of this user. A directory is left where it is.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from arrayd_server.segments import Segments
 
 log = logging.getLogger(__name__)
 
-_MAX_META = 1 << 20
+MAX_META = 1 << 20
 """Bytes of metadata that are read: a structured dtype with thousands of fields needs 100 KiB."""
 
 
@@ -56,9 +57,12 @@ def _examine(segments: Segments, name: str) -> Found | None:
     """Return the segment of a name, by whichever of its links is whole."""
     for path in (segments.path(name), segments.public(name)):
         try:
-            return _read(path, name)
+            return read(path, name)
         except FileNotFoundError:
             continue
+        except layout.NewerSegment as error:
+            log.warning("%s is left alone: %s", name, error)
+            return None
         except OSError as error:
             log.warning("%s is left alone: %s", path, error.strerror)
             return None
@@ -67,13 +71,15 @@ def _examine(segments: Segments, name: str) -> Found | None:
     return None
 
 
-def _read(path: str, name: str) -> Found:
+def read(path: str, name: str) -> Found:
     """Return the segment that a file is.
 
     Raises
     ------
     NotASegment
         It is none, or of another name.
+    NewerSegment
+        A newer arrayd has made it.
     OSError
         It cannot be read.
     """
@@ -86,10 +92,8 @@ def _read(path: str, name: str) -> Found:
     failpoints.hit("daemon.examining")
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        footer = read_footer(fd, info.st_size)
-        if footer.name != name:
-            raise layout.NotASegment(f"it says that it is {footer.name!r}")
-        if footer.meta_bytes > _MAX_META:
+        footer = read_footer(fd, info.st_size, name)
+        if footer.meta_bytes > MAX_META:
             raise layout.NotASegment(f"{footer.meta_bytes} bytes of metadata")
         raw = os.pread(fd, footer.meta_bytes, footer.meta_offset)
     finally:
@@ -107,20 +111,30 @@ def _unpacked(footer: layout.Footer, raw: bytes) -> dict[str, Any]:
         raise layout.NotASegment(f"its metadata is no msgpack: {error}") from None
 
 
-def read_footer(fd: int, size: int) -> layout.Footer:
-    """Return the footer of an open segment of `size` bytes.
+def read_footer(fd: int, size: int, name: str) -> layout.Footer:
+    """Return the footer of the open segment of a name, of `size` bytes.
 
     Raises
     ------
     NotASegment
-        There is none, or it describes another size.
+        There is none, or it is of another name or size.
+    NewerSegment
+        It is one of a newer version.
     """
     if size < layout.FOOTER_BYTES or size % layout.PAGE:
         raise layout.NotASegment(f"{size} bytes are no segment")
-    footer = layout.unpack_footer(os.pread(fd, layout.FOOTER_BYTES, size - layout.FOOTER_BYTES))
-    end = footer.meta_offset + footer.meta_bytes
-    if footer.data_bytes > footer.meta_offset or end > size - layout.FOOTER_BYTES:
+    page = os.pread(fd, layout.FOOTER_BYTES, size - layout.FOOTER_BYTES)
+    says = layout.unpack_name(page)
+    if says != name:
+        raise layout.NotASegment(f"it says that it is {says!r}")
+    footer = layout.unpack_footer(page)
+    plan = layout.of_size(footer.data_bytes, size)
+    if footer.meta_offset != plan.meta_offset:
+        raise layout.NotASegment("the metadata do not come after the data")
+    if footer.meta_bytes > plan.meta_room:
         raise layout.NotASegment("the footer describes more than the file holds")
+    if plan.meta_room > MAX_META + layout.PAGE:
+        raise layout.NotASegment("it is larger than any that is made")
     return footer
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from arrayd import layout
 from arrayd.errors import ArraydError
 from arrayd.units import format_bytes
-from arrayd_server import census, leases
+from arrayd_server import adoption, census, describe, leases
 from arrayd_server.config import private_directory
 from arrayd_server.scope import Scope, ScopeTaken
 
@@ -112,6 +112,9 @@ def _free(path: str, report: Report) -> None:
     if not (_is_mine(path) and stat.S_ISREG(os.lstat(path).st_mode)):
         report.left[name] = "not a file of this user"
         return
+    if (newer := _newer(path, name)) is not None:
+        report.left[name] = f"{newer} (`arrayd clean` of the arrayd that made it removes it)"
+        return
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not leases.alone(fd):
@@ -125,6 +128,17 @@ def _free(path: str, report: Report) -> None:
         report.left[name] = f"the kernel does not tell whether anybody maps it ({error.strerror})"
     finally:
         os.close(fd)
+
+
+def _newer(path: str, name: str) -> str | None:
+    """Return why a segment is a newer arrayd's affair; None: it is ours, or none at all."""
+    try:
+        describe.read(adoption.read(path, name))
+    except layout.NewerSegment as error:
+        return str(error)
+    except Exception:  # whoever wrote it may have written anything: it is removed unread
+        return None
+    return None
 
 
 def _users(name: str) -> str:

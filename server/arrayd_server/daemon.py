@@ -14,7 +14,7 @@ import resource
 import signal
 import time
 
-from arrayd import failpoints, process, protocol
+from arrayd import failpoints, layout, process, protocol
 from arrayd.errors import AccessDenied, ArraydError, DaemonError
 from arrayd.spec import Grant
 from arrayd_server import adoption, describe, leases, peers, report, systemd
@@ -238,6 +238,10 @@ class Daemon:
         for found in adoption.scan(self.segments):
             try:
                 block = describe.adopted(found, self.registry.shelf.new_number(), now)
+            except layout.NewerSegment as error:
+                log.warning("%s is left alone: %s", found.name, error)
+                self.segments.disown(found.name)
+                continue
             except ValueError as error:
                 log.warning("%s is not usable (%s): removed", found.name, error)
                 self.segments.discard(found.name)

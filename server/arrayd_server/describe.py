@@ -1,13 +1,21 @@
-"""Blocks as metadata in their segment, and back: what a restarted daemon adopts."""
+"""Blocks as metadata in their segment, and back: what a restarted daemon adopts.
+
+What an older or a newer arrayd has written is adopted as well (see `arrayd.records`): what it
+says more is kept, in the block, and is there again when the metadata are written anew. What is
+checked is what each known field means, not how it is written. So an addition may say more of a
+block; it must not change what the known fields say, nor how they go together. What does raises
+`Metadata.VERSION` (or that of the `Spec` or `Origin` in it), and an older arrayd leaves it alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from arrayd import layout
 from arrayd.dtypes import from_descr
-from arrayd.source import Source
+from arrayd.errors import MissingDependency, ProtocolMismatch
+from arrayd.records import Record
 from arrayd.spec import Spec
 from arrayd_server.adoption import Found
 from arrayd_server.core.records import Block, Job, State, name_alias
@@ -21,25 +29,54 @@ _ALIAS_ROOM = _KEPT_ALIASES * 20
 _MAX_DIMENSIONS = 64  # numpy's limit
 
 
+@dataclass(frozen=True, slots=True)
+class Metadata(Record):
+    """What a segment says of itself.
+
+    Parameters
+    ----------
+    spec, origin
+        The array in it, and where that came from.
+    aliases
+        Requests that it answers.
+    name, published, keep, lost
+        As in `Block`.
+    """
+
+    spec: Spec
+    origin: Origin
+    aliases: tuple[bytes, ...] = ()
+    name: str | None = None
+    published: bool = False
+    keep: bool = False
+    lost: int = 0
+
+
 def planned(spec: Spec, origin: Origin) -> layout.Plan:
-    """Return the layout of the segment for an array, with room for its metadata."""
-    fixed = {"spec": _spec(spec), "origin": _origin(origin), "name": origin.words}
+    """Return the layout of the segment to be made for an array, with room for its metadata."""
+    fixed = {"spec": spec.to_wire(), "origin": origin.to_wire(), "name": origin.words}
     return layout.plan(spec.nbytes, len(layout.pack_meta(fixed)) + _ALIAS_ROOM)
+
+
+def placed(block: Block) -> layout.Plan:
+    """Return the layout of the segment that a block has, whichever version planned it."""
+    return layout.of_size(block.spec.nbytes, block.size)
 
 
 def metadata(block: Block, job: Job | None = None) -> dict[str, Any]:
     """Return what a segment says of itself; `job` knows the aliases until the seal."""
     aliases = job.aliases if job is not None else block.aliases
     draft = job.draft if job is not None else None
-    return {
-        "spec": _spec(block.spec),
-        "origin": _origin(block.source),
-        "aliases": [a for a in aliases if isinstance(a, bytes)][:_KEPT_ALIASES],
-        "name": draft.name if draft is not None else block.name,
-        "published": block.published,
-        "keep": block.keep,
-        "lost": block.lost,
-    }
+    return Metadata(
+        spec=block.spec,
+        origin=block.source,
+        aliases=tuple(a for a in aliases if isinstance(a, bytes))[:_KEPT_ALIASES],
+        name=draft.name if draft is not None else block.name,
+        published=block.published,
+        keep=block.keep,
+        lost=block.lost,
+        extra=block.extra,
+    ).to_wire()
 
 
 def adopted(found: Found, number: int, now: float) -> Block:
@@ -47,12 +84,18 @@ def adopted(found: Found, number: int, now: float) -> Block:
 
     Raises
     ------
+    NewerSegment
+        Only a newer arrayd, or one with another package, knows what it says.
     ValueError
         The metadata is not what `metadata` writes, or is not of this segment.
     """
     try:
-        block = _block(found, number, now)
+        block = _block(read(found), found, number, now)
         _check(block, found)
+    except MissingDependency as error:
+        raise layout.NewerSegment(str(error)) from None
+    except (layout.NewerSegment, MemoryError):
+        raise
     except Exception as error:  # whoever wrote it may have written anything
         raise ValueError(f"{type(error).__name__}: {error}") from None
     if block.name is not None and found.sealed:
@@ -60,72 +103,59 @@ def adopted(found: Found, number: int, now: float) -> Block:
     return block
 
 
-def _block(found: Found, number: int, now: float) -> Block:
-    meta = found.meta
+def read(found: Found) -> Metadata:
+    """Return the metadata of a segment.
+
+    Raises
+    ------
+    NewerSegment
+        They have a version that only a newer arrayd knows.
+    TypeError, ValueError
+        They are none.
+    """
+    try:
+        return Metadata.from_wire(found.meta)
+    except ProtocolMismatch as error:
+        raise layout.NewerSegment(str(error)) from None
+
+
+def _block(meta: Metadata, found: Found, number: int, now: float) -> Block:
     return Block(
         segment=found.name,
         number=number,
-        spec=_spec_of(meta["spec"]),
+        spec=meta.spec,
         size=found.size,
-        source=_origin_of(meta["origin"]),
+        source=meta.origin,
         state=State.SEALED if found.sealed else State.WRITING,
         since=now,
         used=now,
-        aliases=list(meta["aliases"]),
-        name=meta["name"],
-        published=meta["published"],
-        keep=meta["keep"],
-        lost=meta["lost"],
+        aliases=list(meta.aliases),
+        name=meta.name,
+        published=meta.published,
+        keep=meta.keep,
+        lost=meta.lost,
+        extra=meta.extra,
     )
 
 
 def _check(block: Block, found: Found) -> None:
-    """Raise ValueError where a block cannot have been written by arrayd."""
-    spec, dtype = block.spec, from_descr(block.spec.descr, stand_in=True)
-    name, lost, flags = block.name, block.lost, (block.published, block.keep)
+    """Raise ValueError where a block cannot be what its segment says."""
+    spec, origin = block.spec, block.source
+    if len(spec.shape) > _MAX_DIMENSIONS:  # their product may take for ever
+        raise ValueError(f"{len(spec.shape)} dimensions")
+    dtype = from_descr(spec.descr, stand_in=True)
     facts = {
-        "the shape": all(type(n) is int and n >= 0 for n in spec.shape),
+        "the shape": all(n >= 0 for n in spec.shape),
         "the order": spec.order in ("C", "F"),
         "the dtype": dtype.itemsize == spec.itemsize > 0 and not dtype.hasobject,
         "the data's size": spec.nbytes == found.data_bytes,
-        "the segment's size": planned(spec, block.source).size == found.size,
-        "a flag": all(type(flag) is bool for flag in flags) and block.keep <= block.published,
-        "the loss": type(lost) is int and lost >= 0,
-        "the name": name is None or (type(name) is str and block.published),
-        "the source": block.published == (block.source.source is None),
-        # Whatever else there is: it reads as it was written.
-        "something": layout.pack_meta(metadata(block)) == layout.pack_meta(found.meta),
+        "a flag": block.keep <= block.published,
+        "the loss": block.lost >= 0,
+        "the name": block.name is None or block.published,
+        "the source": block.published == (origin.source is None),
+        # It is written again: at the seal, and when another block takes its name.
+        "the metadata's size": len(layout.pack_meta(metadata(block))) <= placed(block).meta_room,
     }
     wrong = [what for what, right in facts.items() if not right]
     if wrong:
         raise ValueError(f"not as arrayd writes it: {', '.join(wrong)}")
-
-
-def _spec_of(wire: Mapping[str, Any]) -> Spec:
-    shape = tuple(wire["shape"])
-    if len(shape) > _MAX_DIMENSIONS:  # their product may take for ever
-        raise ValueError(f"{len(shape)} dimensions")
-    return Spec(**{**wire, "shape": shape})
-
-
-def _origin_of(wire: Mapping[str, Any]) -> Origin:
-    source, seen = wire["source"], wire["stat"]
-    return Origin(
-        None if source is None else Source.from_wire(source),
-        str(wire["words"]),
-        None if seen is None else tuple(int(n) for n in seen),
-    )
-
-
-def _spec(spec: Spec) -> dict[str, Any]:
-    return {
-        "shape": spec.shape,
-        "descr": spec.descr,
-        "order": spec.order,
-        "itemsize": spec.itemsize,
-    }
-
-
-def _origin(origin: Origin) -> dict[str, Any]:
-    source = None if origin.source is None else origin.source.to_wire()
-    return {"source": source, "words": origin.words, "stat": origin.stat}

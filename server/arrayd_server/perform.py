@@ -33,7 +33,7 @@ from arrayd_server.core.effects import (
 )
 from arrayd_server.core.records import Asker, Block, State, name_alias
 from arrayd_server.core.registry import Registry
-from arrayd_server.describe import metadata, planned
+from arrayd_server.describe import metadata, placed, planned
 from arrayd_server.loading import Callbacks, Loads, Probed
 from arrayd_server.segments import Outcome, Segments
 from arrayd_server.watch import Watch
@@ -270,7 +270,7 @@ class Performer:
         segment goes on with the job.
         """
         block, task = self._registry.shelf.blocks[segment], self._registry.jobs.table[job]
-        return segment, planned(block.spec, block.source), metadata(block, task)
+        return segment, placed(block), metadata(block, task)
 
     def _seal(self, job: int, segment: str, deadline: float) -> None:
         block = self._registry.shelf.blocks.get(segment)
@@ -304,8 +304,7 @@ class Performer:
         self.act(self._registry.sealed(job, self.begin()))
         if older is not None:  # it has lost its name, which must not come back with a restart
             with contextlib.suppress(OSError, ArraydError):
-                plan = planned(older.spec, older.source)
-                self._segments.describe(older.segment, plan, metadata(older))
+                self._segments.describe(older.segment, placed(older), metadata(older))
 
     # ---- results -------------------------------------------------------------------------
 

@@ -260,6 +260,10 @@ class Segments:
         with contextlib.suppress(ArraydError):
             self._mend(name)
 
+    def disown(self, name: str) -> None:
+        """Leave a segment that was adopted alone after all."""
+        self._inodes.pop(name, None)
+
     def public(self, name: str) -> str:
         """Return the path by which clients open a segment."""
         return f"{layout.SHM}/{name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
@@ -80,6 +80,8 @@ class Block:
     pinned_until: float = -math.inf
     lost: int = 0  # values that the cast changed
     draft: Draft | None = None  # of one that leaves unfinished, unless that is refused
+    #: what a newer arrayd has written of it besides, to be kept
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def wanted(self) -> bool:
