@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import date
 from fractions import Fraction
 from typing import Any
 
@@ -209,6 +210,42 @@ def test_dates_to_a_coarser_unit_are_counted() -> None:
     result, changed = cast_chunk(values, np.dtype("M8[D]"), "error")
     assert changed == 1
     np.testing.assert_array_equal(result, np.array(["2001-01-01", "2001-01-01", "NaT"], "M8[D]"))
+
+
+@pytest.mark.parametrize(
+    ("origin", "count", "target", "expected"),
+    [
+        # Products on the way leave 64 bits; numpy 2.4 wraps at the first two, 2.5 at the third.
+        ("M8[1000s]", 2**62, "M8[h]", 2**62 * 1000 // 3600),
+        ("m8[1000s]", -(2**62), "m8[h]", -(2**62) * 1000 // 3600),
+        ("M8[12Y]", -35, "M8[5ns]", (date(1550, 1, 1) - date(1970, 1, 1)).days * 86400 * 2 * 10**8),
+        ("M8[Y]", 400 * 10**14, "M8[W]", 146_097 * 10**14 // 7),
+        ("M8[W]", -146_097 * 10**13, "M8[Y]", -400 * 7 * 10**13),
+        ("m8[7s]", -7, "m8[5s]", -10),
+        ("M8[D]", -(2**63) + 1, "M8[W]", (-(2**63) + 1) // 7),
+        ("M8[as]", -(2**63) + 1, "M8[D]", -1),
+    ],
+)
+def test_times_are_exact(origin: str, count: int, target: str, expected: int) -> None:
+    """Between all units, rounded down, up to the ends of 64 bits; NaT and other axes stay."""
+    values = np.array([[count, np.iinfo("i8").min, 0]]).view(origin)
+    result, changed = cast_chunk(values, np.dtype(target).newbyteorder(">"), "error")
+    assert result.dtype == np.dtype(target).newbyteorder(">")
+    assert result.astype(target).view("i8").tolist() == [[expected, np.iinfo("i8").min, 0]]
+    back, beyond = cast_chunk(result, values.dtype, "clip")
+    assert changed == (beyond or int(back.view("i8")[0, 0]) != count)
+
+
+def test_days_and_months_are_the_calendars() -> None:
+    """Every month from the year 1 on begins with the day that Python's calendar says."""
+    starts = [date(year, month, 1) for year in range(1, 3001) for month in range(1, 13)]
+    days = np.array([start.toordinal() - date(1970, 1, 1).toordinal() for start in starts])
+    months = np.arange(len(starts)) - 1969 * 12
+    into_days, _ = cast_chunk(months.view("M8[M]"), np.dtype("M8[D]"), "error")
+    np.testing.assert_array_equal(into_days.view("i8"), days)
+    for day, month in ((days, months), (days - 1, months - 1)):
+        result, _ = cast_chunk(day.view("M8[D]"), np.dtype("M8[M]"), "error")
+        np.testing.assert_array_equal(result.view("i8"), month)
 
 
 def test_structures_go_field_by_field() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from arrayd.errors import CastError, SpecMismatch
+from arrayd_server.loaders.cast_time import rescale
 from arrayd_server.loaders.padding import clear_padding
 
 Array = np.ndarray[Any, Any]
@@ -289,13 +290,16 @@ def _not_ascii(values: Array) -> Mask:
 
 
 def _time(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
-    """Convert between units; to a finer one, numpy wraps what 64 bits cannot hold."""
-    result = values.astype(target)
-    changed = (result.astype(values.dtype) != values) & ~np.isnat(values)
-    if np.can_cast(values.dtype, target, "safe") and changed.any():
-        if not clip:
-            _refuse(values, changed, _does_not_fit(target))
-        most = np.iinfo(np.int64).max  # the least is NaT
-        late = values.astype(np.int64) > 0
-        result[changed] = np.where(late, most, -most)[changed].astype(target)
-    return result, changed
+    """Convert between units. NaT stays NaT."""
+    missing = np.isnat(values)
+    counts = np.where(missing, 0, values.astype(np.int64)).reshape(-1)
+    exact = rescale(counts, values.dtype, target)
+    most = np.iinfo(np.int64).max  # the least is NaT
+    beyond = np.asarray((exact > most) | (exact < -most))
+    if not clip:
+        _refuse(values, beyond, _does_not_fit(target))
+    changed = np.asarray(rescale(exact, target, values.dtype) != counts) | beyond
+    fitting = np.clip(exact, -most, most).astype(np.int64)
+    result = fitting.view(target.newbyteorder("=")).astype(target).reshape(values.shape)
+    result[missing] = "NaT"
+    return result, changed.reshape(values.shape)
