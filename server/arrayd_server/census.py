@@ -70,4 +70,5 @@ def _links(directory: Path) -> Iterator[str]:
 
 
 def _processes() -> Iterator[Path]:
-    return _PROC.glob("[0-9]*")
+    # Not `glob`: from Python 3.12 on it finds nothing, without a word, where it cannot look.
+    return (_PROC / name for name in os.listdir(_PROC) if name.isdigit())
