@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import secrets
+import sys
 import threading
 import time
 import weakref
@@ -272,7 +273,16 @@ def _never_end(connection: Connection) -> None:
 
 
 def _close_all() -> None:
-    """At exit: say goodbye. Pages stay mapped, for views of them may still be alive."""
+    """At exit: say goodbye. Pages stay mapped, for views of them may still be alive.
+
+    Only when all is sent: what a program put into a queue a thread of multiprocessing pickles,
+    even now, and each array in it has to be lent. Its own exit function, which waits for that
+    (and for the children), runs after us where multiprocessing was imported first: in children
+    that were spawned always, from Python 3.13 on. Called twice, it does nothing.
+    """
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util._exit_function()
     for client in list(_clients):
         client.close()
 
