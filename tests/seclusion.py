@@ -1,8 +1,9 @@
-"""A /dev/shm of its own for each process that runs tests at the same time as another.
+"""A /dev/shm of its own for each process that runs tests.
 
-Under ``pytest -n 2`` the leak guard of one worker would see the segments of the other's
-tests. Root gives each worker a mount namespace with a tmpfs there, which its tests' processes
-inherit; for others the guard waits longer for what may be somebody else's (`tests/guard.py`).
+The leak guard would see the segments of other daemons on this machine, and under
+``pytest -n 2`` those of the other worker's tests. Root gives each process a mount namespace
+with a tmpfs there, which its tests' processes inherit; for others the guard waits longer for
+what may be somebody else's (`tests/guard.py`).
 """
 
 from __future__ import annotations
@@ -17,17 +18,16 @@ _CLONE_NEWNS = 0x00020000  # linux/sched.h; os.unshare came with Python 3.12
 _MS_REC, _MS_PRIVATE = 0x4000, 1 << 18  # linux/mount.h
 
 in_company = False
-"""Whether other tests run in this /dev/shm at the same time."""
+"""Whether tests of another worker run in this /dev/shm at the same time."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Seclude a worker of pytest-xdist, if that is possible."""
+    """Seclude this process, pytest-xdist's worker or the only one, if that is possible."""
     global in_company  # noqa: PLW0603 - what pytest calls gets no object of ours
-    if hasattr(config, "workerinput"):
-        in_company = True
-        with contextlib.suppress(PermissionError):
-            seclude()
-            in_company = False
+    in_company = hasattr(config, "workerinput")
+    with contextlib.suppress(PermissionError):
+        seclude()
+        in_company = False
 
 
 def seclude() -> None:
