@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import dtypes, failpoints, protocol
+from arrayd import arguments, dtypes, failpoints, protocol
 from arrayd.array import SharedArray
 from arrayd.errors import (
     ArraydError,
@@ -67,16 +67,19 @@ class Client(Session):
         **options: Any,
     ) -> list[Any]:
         """Return the arrays of many sources, loaded in parallel; see `arrayd.get_many`."""
-        if mode not in ("r", "c"):
-            raise SpecMismatch(f"mode={mode!r}: it can be 'r' (read-only) or 'c' (copy-on-write).")
+        mode = arguments.one_of("mode", mode, ("r", "c"))
+        seconds, timeout = arguments.pin(pin), arguments.seconds("timeout", timeout)
+        progress = arguments.progress(progress)
+        return_errors = arguments.flag("return_errors", return_errors)
+        wanted = arguments.sources(sources)
         self._session()
-        results = [self._local(source, options, mode, ask=bool(pin)) for source in sources]
+        results = [self._local(source, options, mode, ask=seconds != 0) for source in wanted]
         missing = {i: result for i, result in enumerate(results) if isinstance(result, Wish)}
         if missing:
             wishes = list(missing.values())
             deadline = None if timeout is None else time.monotonic() + timeout
             with reporter(progress, [wish.source for wish in wishes]) as report:
-                terms = Terms(mode, -1 if pin is True else float(pin), timeout, deadline, report)
+                terms = Terms(mode, seconds, timeout, deadline, report)
                 found = Fetching(self, terms).current(wishes)
             for index, result in zip(missing, found, strict=True):
                 results[index] = result
@@ -86,6 +89,11 @@ class Client(Session):
 
     def release(self, shared: SharedArray) -> None:
         """End the hold of an array's block now; see `arrayd.release`."""
+        if not isinstance(shared, SharedArray):
+            raise SpecMismatch(
+                f"release takes an array that arrayd returned, not {type(shared).__name__}: a view "
+                "that is a plain ndarray ends its hold when it is dropped."
+            )
         held = shared._held
         if held is None:
             return
@@ -104,6 +112,7 @@ class Client(Session):
 
     def info(self, source: SourceLike, *, timeout: float | None = None, **options: Any) -> Info:
         """Return what a source holds, without loading it; see `arrayd.info`."""
+        timeout = arguments.seconds("timeout", timeout)
         began, wish = time.monotonic(), Wish.of(source, options)
         label = f"what {wish.source} holds"
         answer = self._ask("info", timeout, label=label, **wish.to_wire())[0]
@@ -116,7 +125,7 @@ class Client(Session):
 
     def put(self, values: npt.ArrayLike, name: str | None = None, **options: Any) -> SharedArray:
         """Publish a copy of an array; see `arrayd.put`."""
-        source = np.asarray(values)
+        source = arguments.array(values)
         order = "F" if source.flags.f_contiguous and not source.flags.c_contiguous else "C"
         with self.create(source.shape, source.dtype, name, order=order, **options) as out:
             out[...] = source
@@ -141,17 +150,16 @@ class Client(Session):
         kind = dtypes.parsed("dtype", dtype)
         if kind.itemsize == 0:
             raise SpecMismatch(f"dtype={kind}: a value of no bytes. Say the length, such as S10.")
-        if name is not None and len(name) > protocol.MAX_NAME:
-            raise SpecMismatch(f"A name has at most {protocol.MAX_NAME} characters: {name[:40]!r}…")
+        name = arguments.name(name)
         out = self._draft(
-            timeout,
+            arguments.seconds("timeout", timeout),
             label=f"name:{name}" if name else "a block to write",
-            shape=[*([shape] if isinstance(shape, int) else map(int, shape)), *kind.shape],
+            shape=arguments.shape(shape, kind),
             descr=dtypes.descr(kind.base),
-            order=order,
+            order=arguments.one_of("order", order, ("C", "F")),
             name=name,
-            keep=keep,
-            replace=replace,
+            keep=arguments.flag("keep", keep),
+            replace=arguments.flag("replace", replace),
         )
         try:
             yield out
@@ -245,8 +253,14 @@ class Client(Session):
         self, source: SourceLike | None = None, *, block: int | str | None = None, **options: Any
     ) -> dict[str, int]:
         """Free the blocks of a source; see `arrayd.evict`."""
+        if (source is None) == (block is None) or (options and source is None):
+            raise SpecMismatch(
+                "evict takes a source, and options of get that narrow it down; or block= (a "
+                "number or a segment's name) alone."
+            )
         if source is None:
-            return self._evict(None, block)
+            known = str(block) if isinstance(block, str) else arguments.whole("block", block)
+            return self._evict(None, known)
         meanings = Source.meanings(source, **options)
         for meant in meanings[:-1]:
             with contextlib.suppress(NoSuchBlock):

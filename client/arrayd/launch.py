@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from arrayd import resources
-from arrayd.errors import NoDaemon
+from arrayd.errors import NoDaemon, SpecMismatch
 from arrayd.interrupts import descriptors, open_into
 
 SYSTEM_ENDPOINT = "ipc:///run/arrayd/arrayd.sock"
@@ -70,7 +70,10 @@ def find(endpoint: str | None = None, *, start: bool = True, timeout: float = 10
     NoRoom
         This process has no descriptors left to look for it.
     """
-    wanted = endpoint or os.environ.get("ARRAYD_ENDPOINT") or ""
+    if endpoint is not None and not isinstance(endpoint, (str, os.PathLike)):
+        kind = type(endpoint).__name__
+        raise SpecMismatch(f"An endpoint is 'ipc:///path', a path, or 'private', not {kind}.")
+    wanted = os.fsdecode(endpoint or b"") or os.environ.get("ARRAYD_ENDPOINT") or ""
     if wanted and wanted != PRIVATE:
         return normal(wanted)
     resources.need_descriptors(resources.DESCRIPTORS)
@@ -166,8 +169,8 @@ def normal(endpoint: str) -> str:
     scheme, separator, path = endpoint.rpartition("://")
     if separator and scheme != "ipc":
         raise NoDaemon(f"{endpoint}: arrayd speaks over Unix sockets only; write ipc:///path.")
-    if not path:
-        raise NoDaemon(f"{endpoint}: the path of the socket is missing; write ipc:///path.")
+    if not path or "\0" in path:
+        raise NoDaemon(f"{endpoint!r}: no socket can have this path; write ipc:///path.")
     path = "/" + os.path.abspath(path).lstrip("/")
     if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
         raise NoDaemon(

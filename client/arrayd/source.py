@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import dtypes
+from arrayd import arguments, dtypes
 from arrayd.errors import SpecMismatch
 from arrayd.locate import locate, places
 from arrayd.packing import pack
@@ -135,19 +135,28 @@ class Source(Record):
         SpecMismatch
             An option has a value that no source can have.
         """
+        arguments.refuse_foreign(options)
         if isinstance(what, Source):
+            given: dict[str, Any] = {
+                "dataset": dataset,
+                "dtype": dtype,
+                "cast": cast,
+                "overflow": overflow,
+            }
+            given |= {"rows": rows, "order": order, "format": format, **options}
+            arguments.refuse_beside_source(given)
             return what
         path, member, name = locate(what, dataset)
         return cls(
             path=path,
             member=member,
             name=name,
-            format=_one_of("format", format, FORMATS),
+            format=arguments.choice("format", format, FORMATS),
             dtype=None if dtype is None else dtypes.parsed("dtype", dtype),
             cast=None if cast is None else dtypes.parsed("cast", cast),
-            overflow=_one_of("overflow", overflow, OVERFLOWS) or "error",
+            overflow=arguments.one_of("overflow", overflow, OVERFLOWS),
             rows=_rows(rows),
-            order=_one_of("order", order, ORDERS),
+            order=arguments.choice("order", order, ORDERS),
             options=tuple(sorted((k, _frozen(k, v)) for k, v in options.items())),
         )
 
@@ -247,9 +256,9 @@ class Source(Record):
 
     def _check(self) -> None:
         """Refuse what no honest client sends; whether the file has it is seen by the loaders."""
-        _one_of("format", self.format, FORMATS)
-        _one_of("overflow", self.overflow, OVERFLOWS)
-        _one_of("order", self.order, ORDERS)
+        arguments.choice("format", self.format, FORMATS)
+        arguments.choice("overflow", self.overflow, OVERFLOWS)
+        arguments.choice("order", self.order, ORDERS)
         if bool(self.path) == (self.name is not None):
             raise ValueError("a source is a path or a name")
         hash(self.options)
@@ -263,18 +272,13 @@ def _is_default(key: Any, value: Any) -> bool:
     return type(value) is type(default) and bool(value == default)
 
 
-def _one_of(key: str, value: str | None, allowed: tuple[str, ...]) -> str | None:
-    if value is not None and value not in allowed:
-        raise SpecMismatch(f"{key}={value!r}: it can be {', '.join(map(repr, allowed))}.")
-    return value
-
-
 def _rows(value: slice | None) -> Rows | None:
     if value is None:
         return None
     if not isinstance(value, slice):
         raise SpecMismatch(f"rows={value!r}: it is a slice of axis 0, such as slice(0, 1000).")
-    parts = [None if v is None else int(v) for v in (value.start, value.stop, value.step)]
+    ends = (value.start, value.stop, value.step)
+    parts = [None if v is None else arguments.whole("rows", v) for v in ends]
     if parts[2] == 0:
         raise SpecMismatch("rows=: the step of a slice cannot be 0.")
     start, stop, step = parts
@@ -289,8 +293,13 @@ def _frozen(key: str, value: Any) -> Any:
         return tuple(_frozen(key, v) for v in value)
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+    if type(value) is int and not -(2**63) <= value < 2**64:
+        raise SpecMismatch(f"{key}={value}: a number of at most 64 bits is wanted.")
+    if value is None or type(value) in (bool, int, float, str, bytes):
         return value
+    for kind in (int, float, str):  # an IntEnum, a StrEnum
+        if isinstance(value, kind):
+            return _frozen(key, kind(value))
     raise SpecMismatch(
         f"{key}={value!r}: an option travels to another process, so it must be a number, "
         "a string or a sequence of these (no functions, no open files)."

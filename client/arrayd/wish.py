@@ -126,7 +126,8 @@ def _check_words(source: Source) -> None:
 
 def _check_name(source: Source) -> None:
     if source != Source(name=source.name, rows=source.rows):
+        told = source.to_wire().keys() - {"name", "rows", "options"} | dict(source.options).keys()
         raise SpecMismatch(
-            f"{source}: a published block is taken as it is; only rows= may be given. "
-            "Cast or reorder the array that you get."
+            f"{source}: {', '.join(sorted(told))}= means nothing to a published block, which is "
+            "taken as it is: only rows= may be given. Cast or reorder the array that you get."
         )

@@ -163,6 +163,23 @@ def parse_rows(text: str) -> slice:
     return slice(*parts)
 
 
+def parse_seconds(text: str) -> float:
+    """Return a time to wait.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It is none.
+    """
+    try:
+        seconds = float(text)
+        if seconds >= 0:  # NaN is not
+            return seconds
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 on")
+
+
 def parse_option(text: str) -> tuple[str, Any]:
     """Return key and value of ``key=value``: a Python literal, else the text itself.
 

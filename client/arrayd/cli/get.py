@@ -19,6 +19,7 @@ from arrayd.cli.common import (
     complain,
     dtype_words,
     exit_code,
+    parse_seconds,
     print_json,
     source_options,
 )
@@ -50,7 +51,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--pin", type=_pin, default=0.0, metavar="SECONDS", help="keep them so long, or `forever`"
     )
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up after so long")
+    parser.add_argument(
+        "--timeout", type=parse_seconds, metavar="SECONDS", help="give up after so long"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pin(text: str) -> float | bool:
-    return True if text == "forever" else float(text)
+    return True if text == "forever" else parse_seconds(text)
 
 
 def _report(args: argparse.Namespace, results: list[Result], seconds: float) -> None:

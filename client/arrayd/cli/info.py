@@ -12,6 +12,7 @@ from arrayd.cli.common import (
     add_command,
     add_source_options,
     dtype_words,
+    parse_seconds,
     print_json,
     source_options,
 )
@@ -25,7 +26,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="as for `arrayd get`")
     add_source_options(parser)
     parser.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="give up after so long, for each file"
+        "--timeout",
+        type=parse_seconds,
+        metavar="SECONDS",
+        help="give up after so long, for each file",
     )
 
 

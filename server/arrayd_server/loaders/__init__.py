@@ -15,6 +15,7 @@ from arrayd_server.loaders.checks import install, open_regular, os_errors
 __all__ = ["load_format", "members", "probe"]
 
 _MAY_BE_EMPTY = ("text", "raw")
+_OF_MEMBERS = ("npz", "hdf5")
 
 
 def load_format(name: str) -> Format:
@@ -76,4 +77,18 @@ def _checked_format(source: Source) -> str:
     name = source.resolved_format()
     if size == 0 and name not in _MAY_BE_EMPTY:
         raise BadFile(f"{source.path} is empty (0 bytes): no {name} file. Is it still written?")
+    _check_meaning(source, name)
     return name
+
+
+def _check_meaning(source: Source, name: str) -> None:
+    """Refuse what means nothing to a format; its own options it knows best itself."""
+    if source.member is not None and name not in _OF_MEMBERS:
+        raise SpecMismatch(
+            f"{source.path}: a {name} file holds one array, so dataset={source.member!r} (or what "
+            "follows the ':') means nothing. Leave it out."
+        )
+    if source.overflow != "error" and source.cast is None and name != "text":
+        raise SpecMismatch(
+            f"{source}: overflow={source.overflow!r} says what a cast does, and there is no cast=."
+        )

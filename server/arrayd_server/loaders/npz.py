@@ -90,6 +90,7 @@ def fill(source: Source, plan: Plan, part: Part) -> Chunks:
 
 def members(source: Source) -> list[Member]:
     """Return name, shape and dtype of each ``.npy`` in the archive, in its order."""
+    check_options(source)
     with open_regular(source.path) as file, _archive(source, file) as archive:
         return [_member(source, archive, name) for name in _names(archive)[: base.MAX_MEMBERS]]
 

@@ -1,0 +1,175 @@
+"""What a caller passed, checked before anything is done: each fault is named with its remedy.
+
+Every function returns the canonical value, or raises SpecMismatch.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from arrayd.errors import SpecMismatch
+from arrayd.protocol import MAX_NAME
+
+_LARGEST = 2**63 - 1
+
+_CALLS = {
+    "mode": "get and get_many",
+    "pin": "get and get_many",
+    "timeout": "get, get_many, info, put and create",
+    "progress": "get and get_many",
+    "return_errors": "get_many",
+    "name": "put and create",
+    "keep": "put and create",
+    "replace": "put and create",
+    "block": "evict",
+}
+"""Keywords that say nothing about a file, and the calls that take them."""
+
+
+def refuse_foreign(options: Mapping[str, Any]) -> None:
+    """Refuse keywords of other calls, which would pass for options of a format."""
+    for key in options:
+        if key in _CALLS:
+            raise SpecMismatch(f"{key}= means nothing to this call: {_CALLS[key]} take it.")
+
+
+def refuse_beside_source(options: Mapping[str, Any]) -> None:
+    """Refuse options beside a `Source`, which has its own; None says nothing."""
+    words = {key: value for key, value in options.items() if value is not None}
+    given = [key for key in words if (key, str(words[key])) != ("overflow", "error")]
+    if given:
+        raise SpecMismatch(
+            f"{', '.join(given)}= beside a Source, which says already how it is wanted: make it "
+            "with Source.of(path, …) and all its options."
+        )
+
+
+def seconds(key: str, value: Any) -> float | None:
+    """Return a time to wait; None: as the call has it."""
+    if value is None:
+        return None
+    number = _number(value)
+    if number is None or not number >= 0:  # NaN is neither
+        raise SpecMismatch(f"{key}={value!r}: it is a number of seconds from 0 on, or None.")
+    return number
+
+
+def pin(value: Any) -> float:
+    """Return for how long to keep a block warm; -1: for good."""
+    if value is None or isinstance(value, (bool, np.bool_)):
+        return -1.0 if value else 0.0
+    number = _number(value)
+    if number is None or not number >= 0:
+        raise SpecMismatch(f"pin={value!r}: it is a number of seconds from 0 on, or True.")
+    return -1.0 if number == math.inf else number
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
+    return None
+
+
+def flag(key: str, value: Any) -> bool:
+    """Return a switch."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise SpecMismatch(f"{key}={value!r}: it is True or False.")
+
+
+def one_of(key: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """Return one of a few words."""
+    if isinstance(value, str) and value in allowed:
+        return str(value)
+    raise SpecMismatch(f"{key}={value!r}: it can be {', '.join(map(repr, allowed))}.")
+
+
+def choice(key: str, value: Any, allowed: tuple[str, ...]) -> str | None:
+    """Return one of a few words, or None."""
+    return None if value is None else one_of(key, value, allowed)
+
+
+def progress(value: Any) -> Any:
+    """Return what is to be told of progress."""
+    if value is None or isinstance(value, bool) or callable(value):
+        return value
+    raise SpecMismatch(f"progress={value!r}: it is True (a bar) or a function of one argument.")
+
+
+def sources(value: Any) -> list[Any]:
+    """Return the sources of `get_many`."""
+    if isinstance(value, (str, bytes, os.PathLike)) or not isinstance(value, Iterable):
+        raise SpecMismatch(
+            f"get_many takes several sources, a list say, and not {value!r}: for one there is get."
+        )
+    return list(value)
+
+
+def name(value: Any) -> str | None:
+    """Return the name of a block to be published."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise SpecMismatch(f"name={value!r}: a name is a str, not {type(value).__name__}.")
+    if not value or "\0" in value:
+        raise SpecMismatch(f"name={value!r}: a name has characters, and no NUL among them.")
+    if len(value) > MAX_NAME:
+        raise SpecMismatch(f"A name has at most {MAX_NAME} characters: {value[:40]!r}…")
+    return str(value)
+
+
+def whole(key: str, value: Any) -> int:
+    """Return a whole number; one of more than 64 bits is as good as the largest."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise SpecMismatch(f"{key}={value!r}: it is a whole number.") from None
+    return max(-_LARGEST, min(number, _LARGEST))
+
+
+def shape(value: Any, kind: np.dtype[Any]) -> list[int]:
+    """Return the shape of an array of `kind`, which says more dimensions if it is a subarray."""
+    lengths = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    result = [whole("shape", length) for length in lengths]
+    if min(result, default=0) < 0:
+        raise SpecMismatch(f"shape={value!r}: a length cannot be negative.")
+    result += kind.shape
+    if math.prod(max(1, n) for n in result) * max(1, kind.base.itemsize) > _LARGEST:
+        raise SpecMismatch(f"shape={value!r}: an array has less than 2**63 bytes.")
+    try:
+        np.broadcast_to(np.empty((), "u1"), result)  # costs nothing: numpy's own limits
+    except ValueError as error:
+        raise SpecMismatch(f"shape={value!r}: no array can have it ({error}).") from None
+    return result
+
+
+def array(values: Any) -> np.ndarray[Any, Any]:
+    """Return the values to be published as the array they are."""
+    if np.ma.is_masked(values):
+        raise SpecMismatch(
+            "put would drop the mask of this array: publish array.filled(value), or data and "
+            "mask as two arrays."
+        )
+    try:
+        found = np.asarray(values)
+    except Exception as error:  # whatever `__array__`, or a list that is no rectangle, raises
+        raise SpecMismatch(
+            f"put takes an array, and {type(values).__name__} is not one to numpy: {error} Rows of "
+            "different lengths cannot be one array: pad them, or put each."
+        ) from error
+    if found.dtype.hasobject:
+        raise SpecMismatch(
+            f"{type(values).__name__} holds Python objects to numpy (dtype {found.dtype}): they "
+            "cannot live in shared memory. Convert it, np.asarray(values, dtype=…), to a type of "
+            "fixed size: numbers, S10, U10."
+        )
+    return found
