@@ -111,12 +111,20 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         return self.copy("K")
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        # A saved pickle holds the values: a file must never be a pointer. References
-        # travel through ForkingPickler alone (see reduction.py).
-        return self.view(np.ndarray).__reduce_ex__(protocol)
+        # A saved pickle holds the values: a file must never be a pointer. References travel
+        # through the picklers of messages alone (see reduction.py), but for what is written yet.
+        return self._unsealed() or self.view(np.ndarray).__reduce_ex__(protocol)
 
     def __reduce__(self) -> Any:
-        return self.view(np.ndarray).__reduce__()
+        return self._unsealed() or self.view(np.ndarray).__reduce__()
+
+    def _unsealed(self) -> Any:
+        """Return a reference if the receiver could write to the block as well; else None."""
+        if self._mapping is None or self._mapping.mode != "w" or not self.flags.writeable:
+            return None
+        from arrayd.reduction import reduce  # that module needs this one
+
+        return reduce(self)
 
 
 def wrap(held: Held, mapping: Mapping) -> SharedArray:

@@ -231,11 +231,12 @@ class Client(Session):
                 grant = Grant.from_wire(good(answer))
                 failpoints.hit("client.redeemed")
                 try:
-                    shared = self.holdings.attach(grant, "r" if grant.sealed else mode)
+                    final = grant.sealed and mode == "w"
+                    shared = self.holdings.attach(grant, "r" if final else mode)
                 except Vanished:
                     continue
             # From now on our own mapping bars the seal; it may have come just before.
-            if mode == "r" or grant.sealed or not self._renew(segment).sealed:
+            if mode != "w" or grant.sealed or not self._renew(segment).sealed:
                 return shared
         raise DaemonLost(f"{segment} vanished {TRIES} times before it could be mapped.")
 

@@ -1,53 +1,50 @@
 """Arrays by reference through multiprocessing and its relatives; values everywhere else.
 
-A `SharedArray` that goes through a Pool, Queue, Pipe or ProcessPoolExecutor, or through
-joblib's loky, is a few hundred bytes that say where its block is. The daemon lends the
-block to the message until it is redeemed, at most 60 s. Whoever redeems it later has a
-source loaded again, if the file is still the same; what a client published is an error by
-then. Never other data.
+A `SharedArray` that goes through a Pool, Queue, Pipe or ProcessPoolExecutor, or through the
+picklers that joblib, pathos and Dask have for messages (`picklers.py`), is a few hundred bytes
+that say where its block is. The daemon lends the block to the message until it is redeemed, or
+nobody is left who may redeem it; see `arrayd_server.core.lends`. Whoever finds it gone has a source
+loaded again, if the file is still the same; what a client published is an error by then, which
+is raised by what arrives (`lost.py`). Never other data.
 
 Plain ``pickle.dump``, ``joblib.dump`` and ``copy.deepcopy`` know nothing of this: what may
-be kept holds the values.
+be kept holds the values. There is one exception, an array that is still being written: as a copy
+it would be filled in vain, so it goes by reference through every pickler, or is an error.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec, PathFinder
-from multiprocessing.reduction import ForkingPickler
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import api, failpoints
+from arrayd import api, failpoints, pagemap
 from arrayd.array import Held, SharedArray, offset_of, view_at
 from arrayd.client import Client
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SourceChanged
 from arrayd.fetching import Fetching, Terms
+from arrayd.lost import LostArray
 from arrayd.mapping import Mapping
+from arrayd.picklers import register
 from arrayd.protocol import Stat
 from arrayd.source import Source
 from arrayd.wish import Wish
-
-if TYPE_CHECKING:
-    from importlib.abc import Loader  # slow to import, and these classes are not looked into
 
 
 class View(NamedTuple):
     """What of a block is meant; offset and strides in bytes from the start of its data.
 
-    The dtype travels as it is: a description (`arrayd.dtypes.descr`) cannot express all
-    that a view may have, such as fields in another order than they lie in memory.
+    It is to be mapped in `mode`, as `arrayd.mapping.Mapping` has it. The dtype travels as it is: a
+    description (`arrayd.dtypes.descr`) cannot express all that a view may have, such as fields in
+    another order than they lie in memory.
     """
 
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: np.dtype[Any]
-    writeable: bool
+    mode: str
 
 
 class Origin(NamedTuple):
@@ -82,9 +79,11 @@ def reduce(shared: SharedArray) -> tuple[Any, ...]:
         The block is being written and cannot be lent: a copy would be written in vain.
     """
     held, pages = shared._held, shared._mapping
-    if held is not None and pages is not None and _shows_the_block(shared, held, pages):
+    if held is not None and pages is not None and shared.size:
         try:
-            return redeem, (_lent(shared, held, pages),)
+            mode = _mode(shared, held, pages)
+            if mode is not None:
+                return redeem, (_lent(shared, held, pages, mode),)
         except (NoSuchBlock, DaemonError):
             if pages.mode == "w":
                 raise
@@ -92,26 +91,36 @@ def reduce(shared: SharedArray) -> tuple[Any, ...]:
     return np.asanyarray, (shared.view(np.ndarray),)
 
 
-def _shows_the_block(shared: SharedArray, held: Held, pages: Mapping) -> bool:
-    """Say whether the block has, and will have, exactly what is seen through an array.
+def _mode(shared: SharedArray, held: Held, pages: Mapping) -> str | None:
+    """Return how a block must be mapped to show exactly what is seen through an array.
 
-    ``"c"`` is private; so is ``"s"``, sealed pages, to a view that could still be written to.
+    None: it does not show that. ``"c"`` is private as soon as something was written; so is
+    ``"s"``, sealed pages, to a view that could still be written to.
+
+    Raises
+    ------
+    NoSuchBlock
+        It is being written, and was released.
     """
     low, high = np.lib.array_utils.byte_bounds(shared)
-    if held.released or shared.size == 0 or not pages.contains(low, high - low):
-        return False
-    return pages.mode == "w" or (pages.mode in ("r", "s") and not shared.flags.writeable)
+    writeable = shared.flags.writeable
+    if pages.mode == "w":
+        if held.released:
+            raise NoSuchBlock(
+                f"{pages.segment} is not sealed and was released: what the receiver writes would "
+                "reach nobody. Send the array before arrayd.release."
+            )
+        return "w" if writeable else "r"
+    if held.released or not pages.contains(low, high - low):
+        return None
+    if pages.mode == "c" and not pagemap.written(low, high - low):
+        return "c" if writeable else "r"
+    return "r" if pages.mode in ("r", "s") and not writeable else None
 
 
-def _lent(shared: SharedArray, held: Held, pages: Mapping) -> Reference:
+def _lent(shared: SharedArray, held: Held, pages: Mapping, mode: str) -> Reference:
     """Return a reference, once the daemon keeps the block for it."""
-    view = View(
-        offset_of(shared, pages),
-        shared.shape,
-        shared.strides,
-        shared.dtype,
-        shared.flags.writeable,
-    )
+    view = View(offset_of(shared, pages), shared.shape, shared.strides, shared.dtype, mode)
     origin = None
     if held.request is not None:
         source, stat = held.request
@@ -126,7 +135,16 @@ def _lent(shared: SharedArray, held: Held, pages: Mapping) -> Reference:
 # ---- receiving -------------------------------------------------------------------------------
 
 
-def redeem(reference: Reference) -> npt.NDArray[Any]:
+def redeem(reference: Reference) -> npt.NDArray[Any] | LostArray:
+    """Return the array that a reference means; what raises the error if it cannot be had."""
+    try:
+        return _redeemed(reference)
+    except ArraydError as error:
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        return LostArray(error)
+
+
+def _redeemed(reference: Reference) -> npt.NDArray[Any]:
     """Return the array that a reference means.
 
     Raises
@@ -140,23 +158,22 @@ def redeem(reference: Reference) -> npt.NDArray[Any]:
     """
     client = api.client_of(reference.endpoint)
     view, origin = reference.view, reference.origin
-    mode = "w" if view.writeable else "r"
     try:
-        whole = client.redeem(reference.segment, reference.token, mode)
+        whole = client.redeem(reference.segment, reference.token, view.mode)
     except NoSuchBlock as gone:
         if origin is None:
             raise _gone(reference) from gone
-        return _of_reloaded(_reloaded(client, origin), origin, view)
+        return _of_reloaded(_reloaded(client, origin, view.mode), origin, view)
     assert whole._held is not None
     if whole._held.request is None and origin is not None:
         whole._held.request = (origin.source, origin.stat)  # so that it can be sent on
     return _placed(whole, 0, view)
 
 
-def _reloaded(client: Client, origin: Origin) -> SharedArray:
+def _reloaded(client: Client, origin: Origin, mode: str) -> SharedArray:
     """Load a block again, from the file in the very state that it had."""
     wish = Wish(Source.from_wire(origin.source), origin.stat)
-    found = Fetching(client, Terms()).once([wish])[0]
+    found = Fetching(client, Terms(mode=mode)).once([wish])[0]
     if isinstance(found, ArraydError):
         if Wish.of(wish.source, {}).stat != origin.stat:
             raise SourceChanged(
@@ -180,7 +197,7 @@ def _of_reloaded(found: SharedArray, origin: Origin, view: View) -> npt.NDArray[
         return _placed(found, offset_of(found, found._mapping), view)
     order: Any = origin.order
     flat = np.array(found, order=order, subok=False).ravel("K").view(np.uint8)
-    flat.flags.writeable = False
+    flat.flags.writeable = view.mode == "c"
     return np.ndarray(view.shape, view.dtype, flat, view.offset, view.strides)
 
 
@@ -193,58 +210,10 @@ def _placed(shared: SharedArray, start: int, view: View) -> SharedArray:
 
 def _gone(reference: Reference) -> NoSuchBlock:
     return NoSuchBlock(
-        f"{reference.segment}, an array that was published and sent by reference, is gone. A "
-        "reference keeps it for 60 s; after that somebody must hold it: keep the array until "
-        "it has arrived, or publish it with keep=True."
+        f"{reference.segment}, an array that was published and sent by reference, is gone: its "
+        "room was needed more than a minute after it was sent, the daemon was restarted, or its "
+        "sender ended long ago. Keep the array until it has arrived, or publish it with keep=True."
     )
 
 
-# ---- registering -----------------------------------------------------------------------------
-
-
-class _Registering:
-    """Runs a module's own loader, then registers the reducer with the module."""
-
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        assert module.__spec__ is not None
-        module.__loader__ = module.__spec__.loader = self._loader
-        self._loader.exec_module(module)
-        module.register(SharedArray, reduce)
-
-
-class _LokyFinder:
-    """Finds loky's pickler, joblib's own or the package, when it is imported after us.
-
-    Loky has a registry of its own and no way to be in it beforehand; importing joblib from
-    here would cost everybody half a second. A hook on the import is what is left: the other
-    events, such as the first array, may all lie before ``import joblib``.
-    """
-
-    names = ("joblib.externals.loky.backend.reduction", "loky.backend.reduction")
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname not in self.names:
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Registering(spec.loader)  # type: ignore[assignment]  # see Loader
-        return spec
-
-
-def _register() -> None:
-    ForkingPickler.register(SharedArray, reduce)
-    for name in _LokyFinder.names:
-        if name in sys.modules:
-            sys.modules[name].register(SharedArray, reduce)
-    sys.meta_path.insert(0, _LokyFinder())
-
-
-_register()
+register(SharedArray, reduce)
