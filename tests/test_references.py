@@ -22,10 +22,6 @@ from hypothesis import strategies as st
 
 import arrayd
 from arrayd import api
-from arrayd.spec import Spec
-from arrayd_server.core.effects import Inspect, Make, Unlink
-from arrayd_server.core.records import Asker, Draft, Peer
-from arrayd_server.core.registry import Registry
 from tests.fixtures import Daemon
 from tests.helpers import (
     SLOW,
@@ -278,23 +274,6 @@ def test_sending_does_not_wait_for_a_load(
         assert thread.is_alive()
     thread.join()
     del x, got
-
-
-def test_a_message_that_nobody_reads() -> None:
-    """It keeps its block for 60 s (in the core alone, where time is a number)."""
-    core, nonce, spec = Registry("arrayd-test", 1 << 20), b"n" * 16, Spec((10,), "<i8", "C", 8)
-    core.hello(Asker(nonce, 1), Peer(0, 1), [], 0, 0.0)
-    (make,) = core.create(Asker(nonce, 2), Draft(spec, 4096, "put"), 1.0, 0.0)
-    assert isinstance(make, Make)
-    core.made(make.job, 0.0)
-    core.seal(Asker(nonce, 3), make.segment, 0.0)
-    core.sealed(make.job, 0.0)
-    core.lend(nonce, make.segment, b"token", 10.0)
-    assert core.ended(nonce, 11.0) == []
-    assert core.wake_at() == 70.0
-    assert core.tick(69.9) == []
-    assert core.tick(70.0) == [Inspect(make.segment)]
-    assert core.tested(make.segment, False, 70.0) == [Unlink(make.segment)]
 
 
 # ---- redeemed too late -----------------------------------------------------------------------
