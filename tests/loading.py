@@ -51,7 +51,7 @@ def make_segment() -> Iterator[Path]:
 
 def target_of(source: Source, plan: Plan, path: Path) -> engine.Target:
     """Make the segment that `plan` needs."""
-    dtype = source.cast or plan.dtype
+    dtype = plan.target or plan.dtype
     size = int(np.prod(plan.shape, dtype=object)) * dtype.itemsize
     with open(path, "wb") as file:
         file.truncate(size)

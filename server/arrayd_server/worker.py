@@ -36,7 +36,7 @@ from arrayd.packing import pack, stream
 from arrayd.source import Source
 from arrayd.units import format_bytes
 from arrayd_server import leases, loaders
-from arrayd_server.loaders import cast, checks
+from arrayd_server.loaders import checks
 from arrayd_server.loaders.base import Part, Plan
 
 MAX_ANSWER = 8 << 20
@@ -115,8 +115,7 @@ def probe(wire: Mapping[str, Any]) -> dict[str, Any]:
     if wire["stat"] is not None:
         _same_file(source, identity, wire["stat"])
     plan = loaders.probe(source)
-    target = plan.dtype if source.cast is None else source.cast
-    cast.check_cast(plan.dtype, target)
+    target = plan.target or plan.dtype
     return {
         "shape": plan.shape,
         "file": descr(plan.dtype),
@@ -143,7 +142,7 @@ def info(wire: Mapping[str, Any]) -> dict[str, Any]:
         "format": source.resolved_format(),
     }
     if source.member is not None or len(members) <= 1:
-        plan = loaders.probe(source)
+        plan = loaders.look(source)
         result |= {"shape": plan.shape, "descr": descr(plan.dtype), "order": plan.order}
     return result
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from arrayd.errors import BadFile, MissingDependency, SpecMismatch
 from arrayd.source import Source
-from arrayd_server.loaders.base import Container, Format, Member, Plan
-from arrayd_server.loaders.cast import check_cast
+from arrayd_server.loaders.base import Container, Format, LongText, Member, Plan
+from arrayd_server.loaders.cast import check_cast, resolved
 from arrayd_server.loaders.checks import install, open_regular, os_errors
 
 __all__ = ["load_format", "members", "probe"]
@@ -38,7 +41,7 @@ def load_format(name: str) -> Format:
     return loader
 
 
-def probe(source: Source) -> Plan:
+def look(source: Source) -> Plan:
     """Return what `source` holds, from its header; its values are not read (text: are counted).
 
     Raises
@@ -47,14 +50,34 @@ def probe(source: Source) -> Plan:
         What is cheap to see is checked first: the file, its size, the request, its header.
     """
     with os_errors(source.path):
-        name = _checked_format(source)
-        plan = load_format(name).probe(source)
-    if source.cast is not None:
-        try:
-            check_cast(plan.dtype, source.cast)
-        except SpecMismatch as error:
-            raise SpecMismatch(f"{source}: {error.message}") from None
-    return plan
+        plan = load_format(_checked_format(source)).probe(source)
+        if source.cast is not None:
+            _check_cast(source, plan.dtype, resolved(plan.dtype, source.cast))
+        return plan
+
+
+def probe(source: Source) -> Plan:
+    """Return the same with ``Plan.target``, which takes a scan where text has no fixed size.
+
+    Raises
+    ------
+    SourceNotFound, AccessDenied, BadFile, SpecMismatch, MissingDependency, CastError
+    """
+    plan = look(source)
+    target = plan.dtype if source.cast is None else resolved(plan.dtype, source.cast)
+    if plan.dtype.hasobject and not (source.cast is not None and source.cast.itemsize):
+        with os_errors(source.path):
+            module = load_format(source.resolved_format())
+            assert isinstance(module, LongText)
+            target = module.text_dtype(source, plan)
+    return replace(plan, target=target)
+
+
+def _check_cast(source: Source, origin: np.dtype[Any], target: np.dtype[Any]) -> None:
+    try:
+        check_cast(origin, target)
+    except SpecMismatch as error:
+        raise SpecMismatch(f"{source}: {error.message}") from None
 
 
 def members(source: Source) -> list[Member]:

@@ -71,6 +71,8 @@ class Plan:
         The format's own findings that `fill` needs, msgpack-able (offsets, counts).
     member
         The member's canonical name, however it was asked for; None where there is none.
+    target
+        The dtype of the result; None: not known yet.
     """
 
     shape: tuple[int, ...]
@@ -79,6 +81,7 @@ class Plan:
     parts: tuple[Part, ...]
     detail: tuple[Any, ...] = ()
     member: str | None = None
+    target: np.dtype[Any] | None = None
 
     @property
     def storage_shape(self) -> tuple[int, ...]:
@@ -127,6 +130,14 @@ class Format(Protocol):
 
     def fill(self, source: Source, plan: Plan, part: Part) -> Chunks:
         """Yield the storage rows of `part`, in order, in bounded chunks."""
+
+
+@runtime_checkable
+class LongText(Format, Protocol):
+    """The type of a format module whose text may have no fixed size: the dtype object."""
+
+    def text_dtype(self, source: Source, plan: Plan) -> np.dtype[Any]:
+        """Return the type of fixed size that holds all the text of `plan`, by reading it."""
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ import numpy as np
 
 from arrayd.errors import CastError, SpecMismatch
 from arrayd_server.loaders.cast_time import rescale
+from arrayd_server.loaders.long_text import fixed
 from arrayd_server.loaders.padding import clear_padding
 
 Array = np.ndarray[Any, Any]
@@ -41,6 +42,13 @@ def check_cast(origin: DType, target: DType) -> None:
         raise SpecMismatch(f"{origin} cannot be cast to {target}: {reason}.")
 
 
+def resolved(origin: DType, target: DType) -> DType:
+    """Return `target`; for text of no length (S, U), with as many characters as `origin` has."""
+    if target.itemsize or target.kind not in _TEXT or origin.kind not in _TEXT:
+        return target
+    return np.dtype(f"{target.kind}{max(_length(origin), 1)}")
+
+
 def _obstacle(origin: DType, target: DType) -> str:
     """Return why the cast cannot work, or ""."""
     if target.hasobject or target.subdtype is not None:
@@ -49,6 +57,8 @@ def _obstacle(origin: DType, target: DType) -> str:
         return _structure_obstacle(origin, target)
     if origin == target:
         return ""
+    if origin.hasobject:
+        return "" if target.kind in _TEXT else "variable-length text goes to text, such as S10"
     pair = (origin.kind, target.kind)
     if all(kind in _NUMBER for kind in pair):
         return ""
@@ -118,6 +128,9 @@ def _convert(chunk: Array, target: DType, overflow: str) -> tuple[Array, int]:
         return chunk.astype(target, copy=False), 0
     if target.names is not None:
         return _fields(chunk, target, overflow)
+    if chunk.dtype.hasobject:
+        result, changed = fixed(chunk, target, overflow == "clip")
+        return result, int(np.count_nonzero(changed))
     convert = {"S": _text, "U": _text, "m": _time, "M": _time, "c": _complex}.get(
         target.kind, _real
     )

@@ -23,6 +23,7 @@ from arrayd.packing import pack
 from arrayd.source import Source
 
 _MAX_DEPTH = 8  # levels of structures in a dtype; each is three in a message
+_MAX_DESCR = 256 << 10  # bytes of the description of a dtype: it is remembered with each block
 
 SHOWN = 20
 """Names an error lists before it says how many more there are."""
@@ -125,37 +126,46 @@ def check_options(source: Source, known: Sequence[str] = ()) -> None:
         )
 
 
-def check_dtype(source: Source, found: np.dtype[Any]) -> None:
-    """Refuse a dtype that cannot be shared, and one that is not what ``dtype=`` claims.
+def check_dtype(source: Source, found: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype as which values are shared: the file's, or the claim's for mere bytes.
 
     Raises
     ------
     SpecMismatch
+        The dtype cannot be shared, or is not what ``dtype=`` claims.
     """
     if found.hasobject:
         raise SpecMismatch(
-            f"{source} holds Python objects or variable-length values ({found}): they cannot live "
-            "in shared memory, and unpickling a file runs its code. Write it again with a "
-            "fixed-size type, such as numbers or S10."
+            f"{source} holds Python objects ({found}): they cannot live in shared memory, and "
+            "unpickling a file runs its code. Write it again with a fixed-size type, such as "
+            "numbers or S10."
         )
     if not travels(found):
         raise SpecMismatch(
-            f"{source} holds structures that cannot be described to other processes: fields that "
-            f"overlap or are out of order, names that are no text, more than {_MAX_DEPTH} levels. "
-            "Write it again with a plainer dtype."
+            f"{source} holds structures that cannot be described to other processes: names that "
+            f"are no text, more than {_MAX_DEPTH} levels, or a description of more than "
+            f"{_MAX_DESCR >> 10} KiB. Write it again with a plainer dtype."
         )
-    if source.dtype is not None and source.dtype != found:
-        raise SpecMismatch(
-            f"{source} holds {found}, not {source.dtype}. dtype= says what is in the file; "
-            f"to convert, pass cast={str(source.dtype)!r} instead."
-        )
+    claim = source.dtype
+    if claim is None or claim == found:
+        return found
+    if found.type is np.void and found.names is None and found.itemsize == claim.itemsize:
+        return claim  # np.save writes V2 for bfloat16; HDF5 has opaque types
+    raise SpecMismatch(
+        f"{source} holds {found}, not {claim}. dtype= says what is in the file; "
+        f"to convert, pass cast={str(claim)!r} instead."
+    )
 
 
 def travels(dtype: np.dtype[Any]) -> bool:
     """Say whether a dtype is the same at the other end of the wire."""
     try:
-        pack(descr(dtype))
-        return _depth(dtype) <= _MAX_DEPTH and from_descr(descr(dtype)) == dtype
+        form = descr(dtype)
+        return (
+            len(pack(form)) <= _MAX_DESCR
+            and _depth(dtype) <= _MAX_DEPTH
+            and from_descr(form) == dtype
+        )
     except (ValueError, TypeError):
         return False
 

@@ -8,6 +8,7 @@ reader must not make the user's writer fail.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from arrayd_server.loaders.flat import check_size
 from arrayd_server.loaders.hdf5_file import find_dataset, need_filters, opened
 from arrayd_server.loaders.hdf5_names import canonical, dataset_names, encoded
 from arrayd_server.loaders.hdf5_read import Reader, aligned, blocks, chunk_shape, whole_chunks
-from arrayd_server.loaders.hdf5_types import shareable_dtype
+from arrayd_server.loaders.hdf5_types import TEXT, shareable
+from arrayd_server.loaders.long_text import check_padding, measured
 
 
 def probe(source: Source) -> Plan:
@@ -43,18 +45,45 @@ def probe(source: Source) -> Plan:
     with opened(source) as file:
         name = canonical(source.member) or only_member(source, dataset_names(file), "dataset")
         dataset = find_dataset(source, file, name)
-        dtype = shareable_dtype(source, dataset)
+        shape, dtype = shareable(source, dataset)
         need_filters(source, dataset)
-        shape, chunks = dataset.shape, chunk_shape(dataset)
-    rows = selected(source, shape)
-    if not shape:
-        return Plan((), dtype, "C", (Part(0, 1),), (name, shape), name)
-    parts: tuple[Part, ...] = ()
+        rows, single = selected(source, shape), not dataset.shape
+        parts = () if single else _parts(source, shape, dtype, rows, chunk_shape(dataset)[0])
+    if single:  # whose value may be an array
+        parts = (Part(0, len(rows)),) if len(rows) else ()
+    result = (len(rows), *shape[1:]) if shape else ()
+    return Plan(result, dtype, "C", parts, (name, shape), name)
+
+
+def _parts(
+    source: Source, shape: tuple[int, ...], dtype: np.dtype[Any], rows: range, chunk: int
+) -> tuple[Part, ...]:
     size = check_size(source, shape, dtype)
-    if row_bytes := math.prod(shape[1:]) * dtype.itemsize:
-        unit = whole_chunks(chunks[0], row_bytes, base.part_size(size) * abs(rows.step))
-        parts = tuple(Part(*ends) for ends in aligned(rows, unit))
-    return Plan((len(rows), *shape[1:]), dtype, "C", parts, (name, shape), name)
+    if not (row_bytes := math.prod(shape[1:]) * dtype.itemsize):
+        return ()
+    unit = whole_chunks(chunk, row_bytes, base.part_size(size) * abs(rows.step))
+    return tuple(Part(*ends) for ends in aligned(rows, unit))
+
+
+def text_dtype(source: Source, plan: Plan) -> np.dtype[Any]:
+    """Return the type of fixed size that holds all text of a dataset, whatever ``rows=`` says.
+
+    Raises
+    ------
+    SpecMismatch
+        It would take many times the memory of the text, and nobody asked for it.
+    CastError
+        A value is no UTF-8, and characters are asked for.
+    """
+    kind = "S" if source.cast is None else source.cast.kind
+    name, shape = plan.detail
+    with opened(source) as file:
+        dataset = find_dataset(source, file, name)
+        values = blocks(dataset, range(shape[0])) if dataset.shape else [Reader(dataset).read(())]
+        found = measured(source, values if math.prod(shape) else (), kind)
+    if source.cast is None:
+        check_padding(source, found)
+    return np.dtype(f"{kind}{found.longest}")
 
 
 def fill(source: Source, plan: Plan, part: Part) -> Chunks:
@@ -70,16 +99,25 @@ def fill(source: Source, plan: Plan, part: Part) -> Chunks:
     name, shape = plan.detail
     with opened(source) as file:
         dataset = find_dataset(source, file, name)
-        if dataset.shape != tuple(shape) or shareable_dtype(source, dataset) != plan.dtype:
+        if (found := shareable(source, dataset)) != (tuple(shape), plan.dtype):
             raise SourceChanged(
-                f"{source} changed while it was read: it has shape {dataset.shape}, "
+                f"{source} changed while it was read: it has shape {found[0]}, "
                 f"no longer {tuple(shape)} of {plan.dtype}. Ask again."
             )
         need_filters(source, dataset)
-        if not shape:
-            yield Reader(dataset).read(())
-            return
-        yield from blocks(dataset, selected(source, tuple(shape))[part.start : part.stop])
+        rows = selected(source, tuple(shape))[part.start : part.stop]
+        if not dataset.shape:
+            value = Reader(dataset).read(())
+            chunks: Iterable[np.ndarray[Any, Any]] = [value[list(rows)] if shape else value]
+        else:
+            chunks = blocks(dataset, rows)
+        for chunk in chunks:
+            yield chunk if chunk.dtype == plan.dtype else _as(plan.dtype, chunk)
+
+
+def _as(dtype: np.dtype[Any], chunk: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return what was read as what it is claimed to be; text as `bytes` objects."""
+    return chunk.astype(TEXT) if dtype == TEXT else chunk.view(dtype)
 
 
 def members(source: Source) -> list[Member]:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import h5py
 import numpy as np
 
 from arrayd.units import format_bytes
@@ -99,20 +100,41 @@ class Reader:
         self._buffer = np.empty(0, np.uint8)
 
     def read(self, selection: tuple[slice, ...]) -> Array:
-        """Return the values of a selection that keeps all axes; valid until the next call."""
-        shape = tuple(cut.stop - cut.start for cut in selection)
-        dtype = self._dataset.dtype  # with h5py's notes: they say how to convert enums
-        size = math.prod(shape) * dtype.itemsize
+        """Return the values of a selection that keeps all axes; valid until the next call.
+
+        Where each value is an array, its axes follow; text of no fixed size is `bytes` objects.
+        """
+        counts = tuple(cut.stop - cut.start for cut in selection)
+        dtype = self._dataset.dtype
+        shape = (*counts, *dtype.shape)
+        if dtype.hasobject:
+            return self._into(np.empty(shape, dtype.base), selection, counts)
+        size = math.prod(counts) * dtype.itemsize
         if size > self._buffer.size:
             self._buffer = np.empty(size, np.uint8)
         self._buffer[:size].fill(0)
-        out: Array = self._buffer[:size].view(dtype).reshape(shape)
+        out: Array = self._buffer[:size].view(dtype.base).reshape(shape)
+        return self._into(out, selection, counts)
+
+    def _into(self, out: Array, selection: tuple[slice, ...], counts: tuple[int, ...]) -> Array:
+        """Fill `out`; `h5py.Dataset.read_direct` has no way to say that values are arrays."""
+        there = self._dataset.id.get_space()
+        here = h5py.h5s.create_simple(counts) if counts else h5py.h5s.create(h5py.h5s.SCALAR)
+        if counts:
+            there.select_hyperslab(tuple(cut.start for cut in selection), counts)
         try:
-            self._dataset.read_direct(out, selection)
+            self._dataset.id.read(here, there, out, self._type())
         except OSError:
             self._blame_chunk()
             raise
         return out
+
+    def _type(self) -> Any:
+        """Return the type in memory: h5py's, with its notes on how to convert."""
+        stored = self._dataset.id.get_type()
+        # An opaque type has a tag, by which libhdf5 refuses what h5py makes of it.
+        opaque = stored.get_class() == h5py.h5t.OPAQUE
+        return stored if opaque else h5py.h5t.py_create(self._dataset.dtype)
 
     def _blame_chunk(self) -> None:
         """Raise MemoryError where a chunk may be too large for us; libhdf5 does not say why.

@@ -17,8 +17,11 @@ from arrayd_server.loaders import flat
 from arrayd_server.loaders.base import Plan
 from arrayd_server.loaders.checks import check_dtype, check_options, open_regular
 
-HEADER_LIMIT = 10_000
-"""Characters of a header that are parsed at most; the limit of `numpy.load`."""
+HEADER_LIMIT = 256 << 10
+"""Characters of a header that are parsed at most, in some seconds and 125 MB: thousands of fields.
+
+The limit of `numpy.load` is 10,000, for its parser can crash: here that costs a loader process.
+"""
 
 Header = tuple[tuple[int, ...], str, np.dtype[Any]]
 """Shape, order (``"C"``, ``"F"``) and dtype."""
@@ -42,7 +45,7 @@ def probe(source: Source) -> Plan:
     with open_regular(source.path) as file:
         shape, order, dtype = read_header(file, source)
         offset, size = file.tell(), os.fstat(file.fileno()).st_size
-    check_dtype(source, dtype)
+    dtype = check_dtype(source, dtype)
     check_complete(source, offset + flat.check_size(source, shape, dtype), size)
     return flat.plan(source, shape, dtype, order=order, offset=offset)
 

@@ -60,7 +60,7 @@ def probe(source: Source) -> Plan:
         with _stream(source, archive, info) as stream:
             shape, order, dtype = npy.read_header(stream, source)
             offset = stream.tell()
-        check_dtype(source, dtype)
+        dtype = check_dtype(source, dtype)
         size = offset + flat.check_size(source, shape, dtype)
         npy.check_complete(source, size, info.file_size)
         if info.compress_type != zipfile.ZIP_STORED:

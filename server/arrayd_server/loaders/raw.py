@@ -55,8 +55,7 @@ def _dtype(source: Source) -> np.dtype[Any]:
         )
     if dtype.itemsize == 0 or dtype.subdtype is not None:
         raise SpecMismatch(f"{source}: dtype={dtype} has no fixed size of its own; use shape=.")
-    check_dtype(source, dtype)
-    return dtype
+    return check_dtype(source, dtype)
 
 
 def _shape(source: Source) -> tuple[int, ...]:
