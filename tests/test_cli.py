@@ -231,11 +231,12 @@ def test_the_lines_to_paste(
     code, out, _ = call("get", path, "--attach")
     lines = out.partition("\n\n")[2].splitlines()
     assert code == 0
-    assert "60 s" in lines[3]
-    show = "print(a.tolist()); del a"
-    script = "\n".join([lines[0], lines[1], show, lines[2], show])
+    assert "60 s" in lines[2]
+    assert len(lines) == 3
+    script = "\n".join([*lines, "print(a.tolist())"])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout == f"{array.tolist()}\n" * 2, done.stderr
+    assert (done.stdout, done.stderr) == (f"{array.tolist()}\n", "")
+    assert len(served.segments) == 1, "its end has taken no name away"
 
 
 def test_the_lines_to_paste_of_some_rows(served: Daemon, tmp_path: Path, call: Call) -> None:
@@ -244,7 +245,7 @@ def test_the_lines_to_paste_of_some_rows(served: Daemon, tmp_path: Path, call: C
     with arrayd.connect(served.endpoint) as client:
         whole = client.get(path)
         _, out, _ = call("get", path, "--attach", "--rows", "::-3")
-        script = "\n".join(out.partition("\n\n")[2].splitlines()[::2][:2]) + "\nprint(a.tolist())"
+        script = out.partition("\n\n")[2] + "\nprint(a.tolist())"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
         assert done.stdout == f"{whole[::-3].tolist()}\n", done.stderr
 

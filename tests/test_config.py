@@ -139,6 +139,26 @@ def test_a_budget_is_a_size_or_a_share_of_the_smallest(monkeypatch: pytest.Monke
     assert Config.load().budget == 1000
 
 
+@pytest.mark.parametrize(
+    ("sizes", "says", "remedy"),
+    [
+        ((4000, 64, None), "50% of /dev/shm (64 B)", "--shm-size=…"),
+        ((4000, 3000, 64), "50% of the memory limit of the daemon's cgroup (64 B)", "--memory=…"),
+        ((64, 3000, None), "50% of RAM (64 B)", "--budget"),
+    ],
+)
+def test_a_share_says_of_what(
+    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int, int | None], says: str, remedy: str
+) -> None:
+    """Whoever has no room is told what the budget is a part of, and how that grows."""
+    monkeypatch.setattr(limits, "capacity", lambda: limits.Capacity(*sizes))
+    bound = Config.load().budget.bound
+    assert says in bound.words
+    assert remedy in bound.remedy
+    assert "`arrayd stop`" in bound.remedy
+    assert Config.load(["--budget", "1M"]).budget.bound.remedy == "raise the daemon's --budget"
+
+
 def test_workers_default_to_the_cpus_but_eight(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPUs this process may run on count, and no more than eight."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(3)))

@@ -8,7 +8,7 @@ import pytest
 
 from arrayd.errors import NoRoom
 from arrayd.spec import Grant
-from arrayd_server.core import jobs
+from arrayd_server.core import bounds, jobs
 from arrayd_server.core.effects import Fill, Inspect, Unlink
 from arrayd_server.core.records import Block, State, name_alias
 from tests.core_naive import SPEC, File, wanted
@@ -185,12 +185,16 @@ def test_no_room_names_what_else_is_in_the_way(world: World) -> None:
 
 
 def test_no_room_in_the_machine(world: World) -> None:
-    """If /dev/shm or the cgroup is the limit, the error says so."""
-    world = World(capacity=30)
-    to = world.get(b"a", MEDIUM, patience=0.0)
-    world.finish(1)
-    world.tick()
-    assert "/dev/shm and the memory limit of the daemon's cgroup give 30 B" in str(world.answer(to))
+    """If /dev/shm or the cgroup is the limit, the error says which, and what to do."""
+    for bound, remedy in ((bounds.SHM, "--shm-size=…"), (bounds.CGROUP, "MemoryMax=")):
+        world = World(capacity=30)
+        world.registry.shelf.tightest = bound
+        to = world.get(b"a", MEDIUM, patience=0.0)
+        world.finish(1)
+        world.tick()
+        assert f"f40 needs 40 B; {bound.words} gives 30 B" in str(world.answer(to))
+        assert remedy in str(world.answer(to))
+        assert "--budget" not in str(world.answer(to))
 
 
 def test_unfilled_bytes_are_not_given_twice() -> None:

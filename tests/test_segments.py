@@ -185,7 +185,7 @@ def test_a_forced_unlink_keeps_the_pages_until_the_last_mapping_goes(
     process.kill()
     process.wait()
     assert select.select([watch], [], [], 10)[0]
-    assert watch.closed() == {name}
+    assert watch.heard().closed == {name}
     fd = segments.left(name)
     assert fd is not None
     os.close(fd)
@@ -320,27 +320,6 @@ def test_a_lease_lets_no_open_be_lost(segments: Segments, scope: Scope) -> None:
     assert process.returncode == 0
     assert seen <= {True, False}
     end(segments, name)
-
-
-def test_without_a_watch_its_names_are_asked_about(tmp_path: Path) -> None:
-    """The kernel gives no watch (here: no directory): who rechecks by the clock knows whom."""
-    watch = Watch(str(tmp_path / "gone"))
-    watch.add("a")
-    assert watch.names == {"a"}
-    assert watch.closed() == set()
-    watch.discard("a")
-    watch.close()
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="user namespaces may be forbidden to others")
-def test_without_inotify_the_error_says_so() -> None:
-    """A user with as many inotify instances as it may have is told, with the setting to raise."""
-    code = "from arrayd_server.watch import Watch; Watch('/dev/shm')"
-    limit = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
-    command = ["unshare", "-Ur", "sh", "-c", limit, "sh", sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert "DaemonError" in done.stderr
-    assert "fs.inotify.max_user_instances" in done.stderr
 
 
 def test_what_has_no_name_is_known_by_proc(

@@ -19,8 +19,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from arrayd.units import parse_bytes
+from arrayd.units import format_bytes, parse_bytes
 from arrayd_server import limits
+from arrayd_server.core import bounds
+from arrayd_server.core.bounds import Bound
 
 _SOCKET_PATH_BYTES = 107
 """The longest path a Unix socket can have (unix(7): 108 with the final NUL)."""
@@ -57,16 +59,25 @@ def _endpoint(text: str) -> str:
     return f"ipc://{path}"
 
 
-def _budget(text: str) -> int:
+class Budget(int):
+    """Bytes to keep in shared memory, and what sets this limit."""
+
+    bound: Bound = bounds.GIVEN
+
+
+def _budget(text: str) -> Budget:
     if not text.endswith("%"):
-        return _positive(_bytes(text))
+        return Budget(_positive(_bytes(text)))
     try:
         percent = float(text[:-1])
     except ValueError:
         percent = math.nan
     if not 0 < percent <= 100:
         raise ValueError("write a percentage above 0% and up to 100%")
-    return _positive(int(limits.capacity().smallest * percent / 100))
+    capacity = limits.capacity()
+    budget = Budget(_positive(int(capacity.smallest * percent / 100)))
+    budget.bound = bounds.share(capacity.tightest, text, format_bytes(capacity.smallest))
+    return budget
 
 
 def _bytes(text: str) -> int:
@@ -191,7 +202,7 @@ class Config:
         "socket to listen on; `private`: `$XDG_RUNTIME_DIR/arrayd/sock`, "
         "without that variable `/tmp/arrayd-<uid>/sock`",
     )
-    budget: int = _option(
+    budget: Budget = _option(  # noqa: RUF009  it is a dataclasses.field
         _budget,
         "50%",
         "SIZE",

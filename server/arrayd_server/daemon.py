@@ -57,7 +57,7 @@ class Daemon:
         self.scope = scope
         self.started = time.monotonic()
         self.segments = Segments(scope)
-        self.registry = Registry(scope.prefix, config.budget)
+        self.registry = Registry(scope.prefix, config.budget, config.budget.bound)
         self.performer: Performer
         self.wire: Wire
         self._peers: peers.Peers

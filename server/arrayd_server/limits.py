@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from arrayd_server.core import bounds
+from arrayd_server.core.bounds import Bound
+
 SHM = Path("/dev/shm")
 PROC = Path("/proc")
 
@@ -45,6 +48,11 @@ class Headroom:
         """The smaller of the two."""
         return self.shm_free if self.cgroup_free is None else min(self.shm_free, self.cgroup_free)
 
+    @property
+    def tightest(self) -> Bound:
+        """Which of the two it is."""
+        return bounds.SHM if self.free == self.shm_free else bounds.CGROUP
+
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
@@ -59,6 +67,13 @@ class Capacity:
         """The one that is met first."""
         sizes = (self.ram, self.shm)
         return min(sizes) if self.cgroup is None else min(*sizes, self.cgroup)
+
+    @property
+    def tightest(self) -> Bound:
+        """Which one that is."""
+        if self.smallest == self.shm:
+            return bounds.SHM
+        return bounds.CGROUP if self.smallest == self.cgroup else bounds.RAM
 
 
 def headroom(shm: Path = SHM, proc: Path = PROC) -> Headroom:

@@ -92,7 +92,7 @@ class Performer:
         self._alarm: asyncio.TimerHandle | None = None
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="arrayd-pages")
         self._watch = Watch(layout.SHM)
-        loop.add_reader(self._watch.fileno(), self._on_closed)
+        loop.add_reader(self._watch.fileno(), self._on_heard)
         self.loads = Loads(
             pool, Callbacks(self._on_probed, self._on_progress, self._on_filled, self._on_failed)
         )
@@ -114,7 +114,8 @@ class Performer:
 
     def measure(self) -> None:
         """Tell the core what /dev/shm and the cgroup still give; before it may reserve."""
-        self._registry.shelf.headroom = limits.headroom().free
+        headroom, shelf = limits.headroom(), self._registry.shelf
+        shelf.headroom, shelf.tightest = headroom.free, headroom.tightest
 
     def begin(self) -> float:
         """Return the time of an event that begins; while jobs wait for room, measure first.
@@ -136,11 +137,15 @@ class Performer:
         if not self._unchecked and self._segments.disturbed():
             self._unchecked = list(blocks)
         for segment in self._unchecked[-_CHECKED:]:
-            block = blocks.get(segment)
-            if block is not None and block.state in (State.SEALED, State.WRITING):
-                with contextlib.suppress(ArraydError):  # whoever asks for it is told
-                    self._find(segment)
+            self._see_to_names(segment)
         del self._unchecked[-_CHECKED:]
+
+    def _see_to_names(self, segment: str) -> None:
+        """Link a segment back under the name that somebody removed."""
+        block = self._registry.shelf.blocks.get(segment)
+        if block is not None and block.state in (State.SEALED, State.WRITING):
+            with contextlib.suppress(ArraydError):  # whoever asks for it is told
+                self._find(segment)
 
     def close(self) -> None:
         """Stop; the threads finish what they have begun, which nobody will use."""
@@ -341,9 +346,12 @@ class Performer:
             assert error is None
             self.act(self._registry.made(job, self.begin()))
 
-    def _on_closed(self) -> None:
-        for segment in self._watch.closed():
+    def _on_heard(self) -> None:
+        heard = self._watch.heard()
+        for segment in heard.closed:
             self._look(segment)
+        for segment in heard.gone.intersection(self._registry.shelf.blocks):
+            self._see_to_names(segment)
 
     # ---- the loop ------------------------------------------------------------------------
 

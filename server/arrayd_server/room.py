@@ -26,8 +26,9 @@ def refusal(what: str, nbytes: int, error: OSError) -> ArraydError:
     return NoRoom(
         f"{layout.SHM} gave no room for {what} ({format_bytes(nbytes)}, {name}): "
         f"{format_bytes(free)} of {format_bytes(total)}{files} are free. Something else fills "
-        "it (`df /dev/shm`, `df -i /dev/shm`), or it is to be enlarged (`mount -o "
-        "remount,size=…,nr_inodes=… /dev/shm`); if all is free there, the memory cgroup is full.",
+        "it (`df /dev/shm`, `df -i /dev/shm`), or it is to be enlarged (docker run "
+        "--shm-size=…, `mount -o remount,size=…,nr_inodes=… /dev/shm`); if all is free there, the "
+        "memory cgroup is full.",
         needed=nbytes,
         free=free,
         total=total,

@@ -1,9 +1,11 @@
-"""Hear of it when the last mapping of a segment goes, without polling.
+"""Hear of it when the last mapping of a segment goes, or its name, without polling.
 
 An inotify watch on the *directory* /dev/shm: the kernel reports IN_CLOSE for the name
 under which a file was opened when its last descriptor and mapping are gone, even after
 that name was unlinked. The daemon itself opens through its own directory, so it never
-wakes itself. The watch stands only while somebody is waited for.
+wakes itself by that. Closes are heard of only while somebody is waited for. Names that go
+are heard of always, ours among them: what the resource tracker of Python < 3.13 unlinks when
+a process ends that merely attached is there again before the next one looks.
 """
 
 from __future__ import annotations
@@ -12,26 +14,38 @@ import ctypes
 import logging
 import os
 import struct
+from dataclasses import dataclass, field
 
 from arrayd.errors import DaemonError
 
 log = logging.getLogger(__name__)
 
 _IN_CLOSE = 0x8 | 0x10
+_IN_GONE = 0x200 | 0x40  # deleted, or renamed
 _IN_Q_OVERFLOW = 0x4000
 _EVENT = struct.Struct("iIII")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+@dataclass
+class Heard:
+    """Names in the directory that were closed, and others that are gone."""
+
+    closed: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+    missed: bool = False  # some more were dropped: ask about all
+
+
 class Watch:
-    """The names in a directory whose last close is waited for."""
+    """The names in a directory whose last close is waited for, and those that go."""
 
     def __init__(self, directory: str) -> None:
         self.names: set[str] = set()
         self._directory = os.fsencode(directory)
         self._fd = _opened()
-        self._wd: int | None = None
+        self._hears_closes = False
+        self._listen(_IN_GONE)
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable."""
@@ -40,35 +54,43 @@ class Watch:
     def add(self, name: str) -> None:
         """Wait for the last close of `name`; without a watch `names` is to be asked about."""
         self.names.add(name)
-        if self._wd is None:
-            wd = _libc.inotify_add_watch(self._fd, self._directory, _IN_CLOSE)
-            if wd >= 0:
-                self._wd = wd
-            else:
-                log.warning("no watch on %s: %s", self._directory, os.strerror(ctypes.get_errno()))
+        if not self._hears_closes:
+            self._hears_closes = self._listen(_IN_GONE | _IN_CLOSE)
 
     def discard(self, name: str) -> None:
         """Wait for it no more."""
         self.names.discard(name)
-        if not self.names and self._wd is not None:
-            _libc.inotify_rm_watch(self._fd, self._wd)
-            self._wd = None
+        if not self.names and self._hears_closes:
+            self._hears_closes = False
+            self._listen(_IN_GONE)
 
-    def closed(self) -> set[str]:
-        """Return the awaited names that were closed since the last call: ask the kernel."""
+    def heard(self) -> Heard:
+        """Return what happened since the last call: ask the kernel about these."""
+        heard = Heard()
         try:
             events = os.read(self._fd, 1 << 16)
         except BlockingIOError:
-            return set()
-        names: set[str] = set()
+            return heard
         offset = 0
         while offset < len(events):
             _, mask, _, length = _EVENT.unpack_from(events, offset)
-            if mask & _IN_Q_OVERFLOW:
-                return set(self.names)  # some events were dropped: ask about all
             offset += _EVENT.size + length
-            names.add(os.fsdecode(events[offset - length : offset].rstrip(b"\0")))
-        return names & self.names
+            name = os.fsdecode(events[offset - length : offset].rstrip(b"\0"))
+            if mask & _IN_Q_OVERFLOW:
+                heard.missed = True
+            elif mask & _IN_GONE:
+                heard.gone.add(name)
+            else:
+                heard.closed.add(name)
+        heard.closed = set(self.names) if heard.missed else heard.closed & self.names
+        return heard
+
+    def _listen(self, mask: int) -> bool:
+        """Set what of the directory is heard of; say whether it can be."""
+        if _libc.inotify_add_watch(self._fd, self._directory, mask) >= 0:
+            return True
+        log.warning("no watch on %s: %s", self._directory, os.strerror(ctypes.get_errno()))
+        return False
 
     def close(self) -> None:
         """Close the descriptor."""

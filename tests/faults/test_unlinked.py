@@ -62,14 +62,14 @@ def other(daemon: Daemon) -> Iterator[arrayd.Client]:
 
 
 def links(daemon: Daemon, segment: str, which: str = "both") -> list[str]:
-    """Return the names of a segment."""
+    """Return the names of a segment, the public one last: its end is heard of at once."""
     public, spare = f"/dev/shm/{segment}", f"{Scope(daemon.endpoint).directory}/{segment}"
-    return {"public": [public], "spare": [spare], "both": [public, spare]}[which]
+    return {"public": [public], "spare": [spare], "both": [spare, public]}[which]
 
 
 def remove(daemon: Daemon, segment: str, which: str) -> int:
     """Remove names of a segment; return its inode."""
-    inode = os.stat(links(daemon, segment)[0]).st_ino
+    inode = os.stat(links(daemon, segment)[-1]).st_ino
     for name in links(daemon, segment, which):
         os.unlink(name)
     return inode

@@ -32,7 +32,7 @@ ATTACH_PIN = 60.0
 
 Result = SharedArray | ArraydError
 
-_IMPORTS = "import numpy as np; from multiprocessing.shared_memory import SharedMemory"
+_IMPORTS = "import numpy as np"
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -46,7 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_source_options(parser)
     parser.add_argument(
-        "--attach", action="store_true", help="print lines that attach without arrayd"
+        "--attach", action="store_true", help="print lines that attach with numpy alone"
     )
     parser.add_argument(
         "--pin", type=_pin, default=0.0, metavar="SECONDS", help="keep them so long, or `forever`"
@@ -135,26 +135,26 @@ def _block(array: SharedArray) -> Block:
 def _print_attach(arrays: list[SharedArray], args: argparse.Namespace) -> None:
     print(f"\n{_IMPORTS}")
     for array in arrays:
-        print("\n".join(_attach(array, args.rows)))
+        print(_attach(array, args.rows))
     kept = "until `arrayd evict`" if args.pin is True else f"for {_pinned(args):.0f} s from now"
-    print(f"# Paste either line of an array; its block is kept {kept}, and while it is mapped.")
+    print(f"# The block of an array is kept {kept}, and while it is mapped.")
 
 
 def _pinned(args: argparse.Namespace) -> float | bool:
     return args.pin if args.pin is True else max(args.pin, ATTACH_PIN * args.attach)
 
 
-def _attach(array: SharedArray, rows: slice | None) -> list[str]:
-    """Return a line of the standard library's and one of numpy's that attach `array`."""
+def _attach(array: SharedArray, rows: slice | None) -> str:
+    """Return a line by which a program with numpy alone attaches `array`, in any Python.
+
+    Not one with the standard library's `SharedMemory`: before Python 3.13 its resource tracker
+    removes the block's name at the end of a process that merely attached (gh-82300).
+    """
     block = _block(array)
     shape, dtype = block.shape, _dtype(block.dtype)
     order = ", order='F'" if block.order == "F" else ""
     cut = "" if _is_whole(array) else _brackets(rows)
-    return [
-        f"shm = SharedMemory(name={block.name!r}); "
-        f"a = np.ndarray({shape}, {dtype}, shm.buf{order}){cut}",
-        f"a = np.memmap('{layout.SHM}/{block.name}', {dtype}, 'r', shape={shape}{order}){cut}",
-    ]
+    return f"a = np.memmap('{layout.SHM}/{block.name}', {dtype}, 'r', shape={shape}{order}){cut}"
 
 
 def _dtype(dtype: np.dtype[Any]) -> str:

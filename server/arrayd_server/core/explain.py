@@ -90,24 +90,26 @@ def _reason(
     job: Job, shelf: Shelf, sessions: Mapping[Nonce, Session], unfilled: int, now: float
 ) -> str:
     need = f"{job.source} needs {format_bytes(job.size)}"
+    budget = format_bytes(shelf.budget)
     if job.size > shelf.budget:
         return (
-            f"{need}, more than the whole budget of {format_bytes(shelf.budget)}. Ask for a "
-            "part (rows=), for fewer bits (cast=), or raise the daemon's --budget."
+            f"{need}, more than the whole budget of {budget}{shelf.bound.words}. Ask for a part "
+            f"(rows=), for fewer bits (cast=), or {shelf.bound.remedy}."
         )
     free = max(0, shelf.budget - shelf.charged)
     system = max(0, shelf.headroom - unfilled)
-    limit = (
-        f"the budget of {format_bytes(shelf.budget)} has {format_bytes(free)} free"
-        if free <= system
-        else f"/dev/shm and the memory limit of the daemon's cgroup give {format_bytes(system)}"
-    )
+    if free <= system:
+        bound = shelf.bound
+        limit = f"the budget of {budget}{bound.words} has {format_bytes(free)} free"
+    else:
+        bound = shelf.tightest
+        limit = f"{bound.words} gives {format_bytes(system)}"
     users = [
         f"{b.source} {format_bytes(b.size)} ({_user(b, sessions)})"
         for b in sorted(shelf.held(now), key=lambda b: -b.size)
     ]
     held = f" Not to be evicted: {_shorten(users)}." if users else ""
-    return f"{need}; {limit}.{held} Release arrays, or raise the limit."
+    return f"{need}; {limit}.{held} Release arrays, or {bound.remedy}."
 
 
 def _user(block: Block, sessions: Mapping[Nonce, Session]) -> str:

@@ -24,7 +24,8 @@ from collections.abc import Callable, Hashable, Iterable
 
 from arrayd.errors import ArraydError, NoRoom
 from arrayd.spec import Spec
-from arrayd_server.core import explain, invariants
+from arrayd_server.core import bounds, explain, invariants
+from arrayd_server.core.bounds import Bound
 from arrayd_server.core.effects import Effect, Inspect, Probe, Progress, Reply, Seal
 from arrayd_server.core.evictions import Evictions
 from arrayd_server.core.holds import Holds
@@ -53,13 +54,13 @@ class Registry:
     ----------
     prefix
         Of the segment names; unique to this run of the daemon.
-    budget
-        Bytes the daemon may keep in segments.
+    budget, bound
+        Bytes the daemon may keep in segments, and what sets that limit.
     """
 
-    def __init__(self, prefix: str, budget: int) -> None:
+    def __init__(self, prefix: str, budget: int, bound: Bound = bounds.GIVEN) -> None:
         self.counters = Counters()
-        self.shelf = Shelf(prefix, budget)
+        self.shelf = Shelf(prefix, budget, bound)
         self.holds = Holds(self.shelf, self.counters)
         self.jobs = Jobs(self.shelf, self.holds)
         self.evictions = Evictions(self.shelf, self.holds)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Hashable, Iterator
 
+from arrayd_server.core import bounds
+from arrayd_server.core.bounds import Bound
 from arrayd_server.core.records import Block, Job, State
 
 MAX_ALIASES = 64
@@ -21,14 +23,16 @@ class Shelf:
     ----------
     prefix
         Of the segment names: ``arrayd-<scope>-<run>``. Names count up, none comes twice.
-    budget
-        Bytes the daemon may keep in segments.
+    budget, bound
+        Bytes the daemon may keep in segments, and what sets that limit.
     """
 
-    def __init__(self, prefix: str, budget: int) -> None:
+    def __init__(self, prefix: str, budget: int, bound: Bound = bounds.GIVEN) -> None:
         self.prefix = prefix
         self.budget = budget
+        self.bound = bound
         self.headroom = budget  # what /dev/shm and the cgroup still give, as last measured
+        self.tightest = bounds.SHM  # which of them gives no more
         self.charged = 0
         self.floor = 0  # bytes adopted at the start: they may exceed the budget
         self.blocks: dict[str, Block] = {}
