@@ -141,6 +141,7 @@ class Loads:
             "identity": found["identity"],
         }
         task.on_rows = lambda rows: self._on.progress(job, rows)
+        task.apart = bool(found.get("apart", True))
         return task
 
     def _on_probed(

@@ -23,6 +23,7 @@ class Task:
     on_result: Result
     on_rows: Callable[[int], None]
     urgent: bool = False  # a header is to be read
+    apart: bool = False  # in a process that has read no other file
     over: bool = False
     deadline: asyncio.TimerHandle | None = None
 
@@ -71,9 +72,13 @@ class Queue:
             if not alike:
                 del self._of[task.job]
 
+    def first(self) -> Task:
+        """Return the task that came first."""
+        return next(iter(self._tasks))
+
     def next(self) -> Task:
         """Take out the task that came first."""
-        task = next(iter(self._tasks))
+        task = self.first()
         self.discard(task)
         return task
 

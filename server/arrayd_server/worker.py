@@ -7,13 +7,13 @@ one load; one that asks for more memory than a loader may have, gets none. Run a
 
 Tasks: ``{id, op, …}`` with op ``probe``, ``info`` or ``fill``; ``{cancel: id}`` may come in
 between. Answers: ``{id, rows}`` (progress), then ``{id, ok}`` or ``{id, err}``, with ``spent``
-if the process has so much memory that it should be the last.
+if the process has so much memory that it should be the last. A task with ``apart`` is done in
+a child: the process itself reads nothing then.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 import select
@@ -36,6 +36,7 @@ from arrayd.packing import pack, stream
 from arrayd.source import Source
 from arrayd.units import format_bytes
 from arrayd_server import leases, loaders
+from arrayd_server.apart import apart, die_with_parent
 from arrayd_server.loaders import checks
 from arrayd_server.loaders.base import Part, Plan
 
@@ -45,14 +46,16 @@ MAX_ANSWER = 8 << 20
 MAX_WORDS = 4000
 """Characters of the longest error: a hostile file would fill the log with its names."""
 
-_PR_SET_PDEATHSIG = 1
 _TELL_EVERY = 0.05  # seconds between two progress messages
 
 
 class Task:
     """The task at hand: its answers, and whether it was cancelled."""
 
-    def __init__(self, sock: socket.socket, inbox: msgpack.Unpacker, number: int) -> None:
+    def __init__(
+        self, sock: socket.socket, inbox: msgpack.Unpacker, number: int, *, apart: bool = False
+    ) -> None:
+        self.apart = apart  # in a child
         self._sock = sock
         self._inbox = inbox
         self._number = number
@@ -80,7 +83,17 @@ class Task:
     def fail(self, error: ArraydError) -> None:
         """Send an error."""
         error.message = error.message[:MAX_WORDS]
-        self.answer(err=to_wire(error), spent=_spent())
+        self.answer(err=to_wire(error), spent=self.spent())
+
+    def spent(self) -> bool:
+        """Say whether what is left of earlier tasks may be in the way of the next one.
+
+        libhdf5 leaks where it meets corrupt data, and the heap of a process never shrinks for sure.
+        """
+        limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            data = int(statm.read().split()[5]) * resource.getpagesize()  # with the stack, proc(5)
+        return not self.apart and data > limit // 2
 
     def rows(self, done: int) -> None:
         """Tell of progress, but not for every chunk."""
@@ -127,6 +140,7 @@ def probe(wire: Mapping[str, Any]) -> dict[str, Any]:
         "parts": [(p.start, p.stop, p.hint) for p in plan.parts],
         "detail": plan.detail,
         "member": plan.member,
+        "apart": plan.apart,
         "identity": identity,
     }
 
@@ -177,17 +191,30 @@ def run(sock: socket.socket) -> None:
         inbox.feed(data)
         for wire in inbox:
             if "cancel" not in wire:  # a cancel that came after the answer
-                _do(wire, Task(sock, inbox, wire["id"]))
+                _do(wire, Task(sock, inbox, wire["id"], apart=wire.get("apart", False)))
 
 
 def _do(wire: Mapping[str, Any], task: Task) -> None:
+    if not task.apart:
+        _answer(wire, task)
+        return
+    with contextlib.suppress(ArraydError):  # the child says it
+        loaders.load_format(Source.from_wire(wire["source"]).resolved_format())
+    try:
+        apart(lambda: _answer(wire, task))
+    except OSError as error:
+        path = wire["source"].get("path")
+        task.fail(LoadError(f"{path}: no process can be had to read it: {error.strerror}."))
+
+
+def _answer(wire: Mapping[str, Any], task: Task) -> None:
     try:
         if wire["op"] == "fill":
-            task.answer(ok=fill(wire, task), spent=_spent())
+            task.answer(ok=fill(wire, task), spent=task.spent())
             failpoints.hit("worker.answered")
         else:
             found = probe(wire) if wire["op"] == "probe" else info(wire)
-            task.answer(ok=found, spent=_spent())
+            task.answer(ok=found, spent=task.spent())
     except engine.Cancelled:  # nobody reads the answer, unless the segment was not there
         path = wire["source"].get("path")
         task.fail(LoadError(f"{path}: somebody removed its file from /dev/shm. Ask again."))
@@ -209,17 +236,6 @@ def _out_of_memory(wire: Mapping[str, Any], error: MemoryError) -> LoadError:
         "start the daemon with a larger --loader-memory; it is as likely corrupt, or made so.",
         limit=limit,
     )
-
-
-def _spent() -> bool:
-    """Say whether what is left of earlier tasks may be in the way of the next one.
-
-    libhdf5 leaks where it meets corrupt data, and the heap of a process never shrinks for sure.
-    """
-    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        data = int(statm.read().split()[5]) * resource.getpagesize()  # data and stack, proc(5)
-    return data > limit // 2
 
 
 def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -246,12 +262,6 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _die_with_parent(parent: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise SystemExit(0)
-
-
 def _limit_memory(size: int) -> None:
     """Let a bomb in a file meet a limit of its own before the machine's, or the daemon's cgroup's.
 
@@ -270,7 +280,7 @@ def _limit_memory(size: int) -> None:
 
 def main() -> None:
     """Run on the descriptor, for the parent and in the memory named on the command line."""
-    _die_with_parent(int(sys.argv[2]))
+    die_with_parent(int(sys.argv[2]))
     _limit_memory(int(sys.argv[3]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the daemon's terminal is its affair
     leases.ignore_sigio()

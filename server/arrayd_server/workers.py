@@ -66,6 +66,7 @@ class Worker:
     inbox: msgpack.Unpacker = field(default_factory=lambda: stream(MAX_INBOX))
     outbox: bytearray = field(default_factory=bytearray)
     task: Task | None = None
+    clean: bool = True  # it has read no file, or only in children
     timer: asyncio.TimerHandle | None = None  # retires it, or kills it when it ignores a cancel
 
     @classmethod
@@ -104,6 +105,9 @@ class Worker:
 class Pool:
     """Up to `limit` workers that fill, and some for headers, started as they are needed.
 
+    What is to be done apart is given to a worker that has read no file itself, which does it in a
+    child (`apart.py`); an idle one that has read files makes room for it.
+
     Parameters
     ----------
     limit
@@ -121,6 +125,7 @@ class Pool:
         self._ending: list[Worker] = []  # no longer in use, and not dead yet
         self._loop = loop
         self._limit = limit
+        self._most = limit + _EXTRA_FOR_PROBES
         self._timeout = timeout
         self._memory = memory
         self._urgent = Queue()
@@ -180,7 +185,7 @@ class Pool:
         for queue in (self._urgent, self._parts):
             while queue:
                 try:
-                    worker = self._free_worker(urgent=queue is self._urgent)
+                    worker = self._free_worker(queue.first())
                 except OSError as error:
                     self._cannot_start(error)
                     return
@@ -188,23 +193,30 @@ class Pool:
                     break
                 self._give(worker, queue.next())
 
-    def _free_worker(self, *, urgent: bool) -> Worker | None:
-        alike = sum(w.task is not None and w.task.urgent == urgent for w in self.workers)
-        if alike >= self._limit + urgent:
+    def _free_worker(self, task: Task) -> Worker | None:
+        alike = sum(w.task is not None and w.task.urgent == task.urgent for w in self.workers)
+        if alike >= self._limit + task.urgent:
             return None
-        for worker in self.workers:
-            if worker.task is None:
+        idle = [worker for worker in self.workers if worker.task is None]
+        # Clean ones are the last to be given what makes them unfit for what is to be done apart.
+        for worker in sorted(idle, key=lambda worker: worker.clean):
+            if worker.clean or not task.apart:
                 return worker
-        limit = self._limit + _EXTRA_FOR_PROBES
+        if idle and not self._has_room() and len(self._ending) < self._most:
+            self._end(idle[0])
+        return self._start() if self._has_room() else None
+
+    def _has_room(self) -> bool:
+        """Say whether one more worker may be started."""
         # As many again may be dying; beyond that there is no end to it.
-        if len(self.workers) + max(0, len(self._ending) - limit) < limit:
-            return self._start()
-        return None
+        return len(self.workers) + max(0, len(self._ending) - self._most) < self._most
 
     def _cannot_start(self, error: OSError) -> None:
         """Wait for the workers there are; without any, fail what waits."""
         log.warning("no loader process can be started: %s", error.strerror)
         if self.workers:
+            if all(worker.task is None for worker in self.workers):  # unfit, and in the way
+                self._end(self.workers[0])
             return
         told = LoadError(
             f"The daemon can start no loader process: {error.strerror}. Processes, descriptors "
@@ -222,9 +234,12 @@ class Pool:
     def _give(self, worker: Worker, task: Task) -> None:
         worker.stop_timer()
         worker.task = task
+        # A header is read apart where that keeps a worker clean.
+        apart = task.apart or (task.urgent and worker.clean)
+        worker.clean = worker.clean and apart
         self._limit_time(task, self._loop.time())
         failpoints.hit("daemon.part")
-        self._send(worker, task.wire)
+        self._send(worker, {**task.wire, "apart": apart})
 
     def _send(self, worker: Worker, message: Mapping[str, Any]) -> None:
         """Send now, or as soon as it reads: the loop must not wait for one that is stopped."""

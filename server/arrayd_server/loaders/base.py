@@ -73,6 +73,8 @@ class Plan:
         The member's canonical name, however it was asked for; None where there is none.
     target
         The dtype of the result; None: not known yet.
+    apart
+        Its values are to be read by a process that has read no other file; see `apart.py`.
     """
 
     shape: tuple[int, ...]
@@ -82,6 +84,7 @@ class Plan:
     detail: tuple[Any, ...] = ()
     member: str | None = None
     target: np.dtype[Any] | None = None
+    apart: bool = False
 
     @property
     def storage_shape(self) -> tuple[int, ...]:

@@ -22,7 +22,14 @@ from arrayd_server.loaders.checks import check_options, only_member, selected
 from arrayd_server.loaders.flat import check_size
 from arrayd_server.loaders.hdf5_file import find_dataset, need_filters, opened
 from arrayd_server.loaders.hdf5_names import canonical, dataset_names, encoded
-from arrayd_server.loaders.hdf5_read import Reader, aligned, blocks, chunk_shape, whole_chunks
+from arrayd_server.loaders.hdf5_read import (
+    Reader,
+    aligned,
+    blocks,
+    chunk_shape,
+    is_decoded,
+    whole_chunks,
+)
 from arrayd_server.loaders.hdf5_types import TEXT, shareable
 from arrayd_server.loaders.long_text import check_padding, measured
 
@@ -47,12 +54,13 @@ def probe(source: Source) -> Plan:
         dataset = find_dataset(source, file, name)
         shape, dtype = shareable(source, dataset)
         need_filters(source, dataset)
+        apart = is_decoded(dataset)
         rows, single = selected(source, shape), not dataset.shape
         parts = () if single else _parts(source, shape, dtype, rows, chunk_shape(dataset)[0])
     if single:  # whose value may be an array
         parts = (Part(0, len(rows)),) if len(rows) else ()
     result = (len(rows), *shape[1:]) if shape else ()
-    return Plan(result, dtype, "C", parts, (name, shape), name)
+    return Plan(result, dtype, "C", parts, (name, shape), name, apart=apart)
 
 
 def _parts(

@@ -40,6 +40,12 @@ def chunk_shape(dataset: Any) -> tuple[int, ...]:
     return (max(1, GAP // max(row_bytes, 1)), *(1 for _ in dataset.shape[1:]))
 
 
+def is_decoded(dataset: Any) -> bool:
+    """Say whether a filter, of this dataset or of one that it is made of, makes its values."""
+    created = dataset.id.get_create_plist()
+    return bool(created.get_nfilters() or created.get_layout() == h5py.h5d.VIRTUAL)
+
+
 def whole_chunks(chunk: int, size: int, aim: int) -> int:
     """Return the multiple of `chunk` rows of `size` each that comes near `aim`."""
     return chunk * max(1, aim // (chunk * size))
