@@ -22,6 +22,7 @@ from arrayd_server.core.effects import (
     Probe,
     Reply,
     Seal,
+    Trace,
     Unlink,
 )
 from arrayd_server.core.records import Block, State, name_alias
@@ -49,6 +50,7 @@ class Kernel:
     ever: set[str] = field(default_factory=set)
     pages: dict[str, int] = field(default_factory=dict)
     mappers: set[tuple[str, Hashable]] = field(default_factory=set)
+    groups: set[int] = field(default_factory=set)  # of processes, those with any left
 
     @property
     def free(self) -> int:
@@ -131,6 +133,9 @@ class Shell:
                 self._unlink(segment, force=force)
             case Cancel(job):
                 self._stop(job)
+            case Trace(segment, groups):
+                lives = {group: group in self.kernel.groups for group in groups}
+                self._feed(self.registry.traced, segment, lives, self.now)
             case Probe() | Fill() | Make() | Seal():
                 self.naive.began(effect)
                 self.work[effect.job] = effect

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from arrayd.errors import InUse, NoRoom
 from arrayd.spec import Grant, Spec
 from arrayd_server.core.effects import Fill, Make, Probe, Reply, Seal
-from arrayd_server.core.holds import LEND_SECONDS, STALE_AFTER
+from arrayd_server.core.holds import STALE_AFTER
+from arrayd_server.core.lends import LEND_SECONDS
 from arrayd_server.core.records import (
     Asker,
     Block,
@@ -69,7 +70,8 @@ class Naive:
         self._shell = shell
         self.sessions: dict[bytes, int] = {}
         self.holds: dict[tuple[bytes, str], tuple[int, float]] = {}
-        self.lends: dict[tuple[str, bytes], float] = {}
+        self.lends: dict[tuple[str, bytes], tuple[bytes, float]] = {}  # by whom, and when
+        self.orphans: dict[tuple[str, bytes], tuple[int, float]] = {}  # whose, and until when
         self.sizes: dict[str, int] = {}  # everything charged
         self.holding: dict[str, Hashable] = {}  # segment -> key of the contents, or its Draft
         self.final: set[str] = set()
@@ -111,8 +113,11 @@ class Naive:
         self.seqs[nonce] = max(self.seqs.get(nonce, 0), latest)
 
     def end(self, nonce: bytes) -> None:
-        """Note that a session ends."""
-        self.sessions.pop(nonce, None)
+        """Note that a session ends; what it sent may be with others of its process group."""
+        pid = self.sessions.pop(nonce, None)
+        for lend, (sender, _) in self.lends.items():
+            if sender == nonce and lend not in self.orphans and pid is not None:
+                self.orphans[lend] = (pid, self._shell.now + LEND_SECONDS)
         self.seqs.pop(nonce, None)
         self.holds = {k: v for k, v in self.holds.items() if k[0] != nonce}
         self.excuse(lambda to: to.nonce == nonce)
@@ -125,11 +130,22 @@ class Naive:
     def lend(self, nonce: bytes, segment: str, token: bytes) -> None:
         """Note a reference in flight, if its sender has the block."""
         if (nonce, segment) in self.holds:
-            self.lends[segment, token] = self._shell.now + LEND_SECONDS
+            self.arrive(segment, token)
+            self.lends[segment, token] = (nonce, self._shell.now)
+
+    def arrive(self, segment: str, token: bytes) -> None:
+        """Note that a reference is in flight no more."""
+        self.lends.pop((segment, token), None)
+        self.orphans.pop((segment, token), None)
 
     def expire(self) -> None:
-        """Note that references in flight are too late."""
-        self.lends = {k: v for k, v in self.lends.items() if v > self._shell.now}
+        """Note which references nobody is left to redeem, a minute after their sender ended."""
+        now = self._shell.now
+        for lend, (group, due) in list(self.orphans.items()):
+            if due <= now and group in self._shell.kernel.groups:
+                self.orphans[lend] = (group, now + LEND_SECONDS)
+            elif due <= now:
+                self.arrive(*lend)
 
     def adopt(self, block: Block, mapped: bool) -> None:
         """Note a segment that an earlier run left."""
@@ -220,8 +236,16 @@ class Naive:
             return
         idle = self.idle() - set(shell.closed)
         spare = {s for s in idle if not self.published(s) and not self.is_pinned(s)}
+        spare |= {s for s in self._only_lent() if not self.is_pinned(s) and s not in self.kept}
         room = self._room_without(spare | self._coming())
         assert room < needed, f"refused {needed} bytes though {room} could be had"
+
+    def _only_lent(self) -> set[str]:
+        """Return the final blocks that nobody has but references of long ago."""
+        mapped = {segment for segment, _ in self._shell.kernel.mappers}
+        held = {segment for _, segment in self.holds}
+        lent = {segment for segment, _ in self.lends} & self.final
+        return {s for s in lent - mapped - held - self.leaving if self._old(s)}
 
     def _coming(self) -> set[str]:
         """Return what is on its way back to the kernel, as far as the core was told."""
@@ -264,17 +288,29 @@ class Naive:
             gone = segment not in self._shell.kernel.named  # somebody removed it
             assert gone or segment not in self.final, "force is for unfinished blocks"
             self.holds = {k: v for k, v in self.holds.items() if k[1] != segment}
-            self.lends = {k: v for k, v in self.lends.items() if k[0] != segment}
+            self._give_up(segment)
             return
         assert segment in self.final
         assert not self.holders(segment), "rule 2: unlinked though held"
-        assert not self.lent(segment), "rule 2: unlinked though a reference is in flight"
+        lent = self.lent(segment)
+        assert not lent or self._old(segment), "unlinked though a reference is in flight"
+        self._give_up(segment)
         if not self.evicting:
             assert segment not in self.kept, "a kept block was evicted for room"
             assert not self.is_pinned(segment), "a pinned block was evicted for room"
             queue = sum(job.size for job in self._shell.registry.jobs.queued())
             needed = queue > self._room_without(self._coming() - {segment})
-            assert needed or self.published(segment), "evicted without need"
+            assert needed or (self.published(segment) and not lent), "evicted without need"
+
+    def _give_up(self, segment: str) -> None:
+        """Note that the references to a segment mean nothing any more."""
+        for lend in [lend for lend in self.lends if lend[0] == segment]:
+            self.arrive(*lend)
+
+    def _old(self, segment: str) -> bool:
+        """Say whether all references to a segment were sent long ago."""
+        times = [when for (held, _), (_, when) in self.lends.items() if held == segment]
+        return all(self._shell.now - when >= LEND_SECONDS for when in times)
 
     def forget(self, segment: str) -> None:
         """Note that the kernel has the pages of a segment."""
@@ -332,8 +368,11 @@ class Naive:
             for segment, hold in session.holds.items()
         }
         assert holds == self.holds, "rules 2, 5, 7: the holds"
-        lends = {(b.segment, t): u for b in shelf.blocks.values() for t, u in b.lends.items()}
+        blocks = shelf.blocks.values()
+        lends = {(b.segment, t): (u.sender, u.since) for b in blocks for t, u in b.lends.items()}
         assert lends == self.lends, "the references in flight"
+        orphans = {(b.segment, t): due for b in blocks for t, due in b.orphans.items()}
+        assert orphans == {k: due for k, (_, due) in self.orphans.items()}, "and their ends"
         assert {b.segment: b.size for b in shelf.blocks.values()} == self.sizes, "rule 1"
         assert shelf.charged == sum(self.sizes.values()), "rule 1: the charge"
         assert shelf.charged <= max(shelf.budget, self.floor), "rule 1: over budget"

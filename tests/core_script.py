@@ -44,7 +44,7 @@ class World(Shell):
         """Open a session, or restate its holds; return the answer."""
         to = self.asker(nonce)
         self.naive.sessions.setdefault(nonce, pid)
-        self.do(self.registry.hello, to, Peer(7, pid, "py"), holds, latest, self.now)
+        self.do(self.registry.hello, to, Peer(7, pid, "py", pid), holds, latest, self.now)
         return self.answer(to)
 
     def answer(self, to: Asker) -> Any:

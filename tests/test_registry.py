@@ -289,7 +289,7 @@ def test_a_reference_in_flight_keeps_its_block(world: World) -> None:
     world.end(b"a")
     assert not world.registry.shelf.idle
     to = world.asker(b"b")
-    world.naive.lends.clear()
+    world.naive.arrive(grant.segment, b"t")
     world.do(world.registry.redeem, to, grant.segment, b"t", world.now)
     assert world.answer(to).segment == grant.segment
     assert not world.block(grant.segment).lends

@@ -285,19 +285,6 @@ def test_a_queued_job_wakes_when_its_patience_ends(world: World) -> None:
     assert world.registry.wake_at() == world.now + 3.0
 
 
-def test_a_reference_expires_after_60_s(world: World) -> None:
-    """Then its block is idle if nobody else has it; the core wakes exactly for that."""
-    grant = world.load(b"a", SMALL)
-    world.naive.lend(b"a", grant.segment, b"t")
-    world.do(world.registry.lend, b"a", grant.segment, b"t", world.now)
-    world.release(b"a", grant)
-    assert world.registry.wake_at() == world.now + 60.0
-    world.sleep(59.9)
-    assert not world.registry.shelf.idle
-    world.sleep(0.1)
-    assert list(world.registry.shelf.idle) == [grant.segment]
-
-
 def test_a_pinned_published_block_goes_when_the_pin_ends(world: World) -> None:
     """Without a holder a pin keeps it, and the core wakes exactly at its end."""
     grant = world.publish(b"a", "n")

@@ -74,7 +74,7 @@ class Walk(RuleBasedStateMachine):
         if known == pid:
             self.naive.come(nonce, pid, latest)
         [reply, *_] = self.shell.do(
-            self.registry.hello, to, Peer(7, pid, "walk"), holds, latest, self.shell.now
+            self.registry.hello, to, Peer(7, pid, "walk", pid), holds, latest, self.shell.now
         )
         assert isinstance(reply.body, NotOwner) == (known != pid)
         if isinstance(reply.body, dict):
@@ -183,7 +183,7 @@ class Walk(RuleBasedStateMachine):
         segment, to = one([*flying, *self.segments], pick), self._ask(nonce)
         alive = segment in self.naive.sizes.keys() - self.naive.leaving
         if nonce in self.naive.sessions and alive:
-            self.naive.lends.pop((segment, token), None)
+            self.naive.arrive(segment, token)
         [reply, *_] = self.shell.do(self.registry.redeem, to, segment, token, self.shell.now)
         self._read()
         assert alive or not isinstance(reply.body, Grant)
@@ -300,6 +300,11 @@ class Walk(RuleBasedStateMachine):
         if held:
             self.shell.unmap(*one(held, pick))
 
+    @rule(group=st.sampled_from([*PIDS.values()]))
+    def groups(self, group: int) -> None:
+        """Let the last of a process group end, or somebody else be left of it after all."""
+        self.shell.kernel.groups ^= {group}
+
     @rule(nonce=sessions)
     def exec(self, nonce: bytes) -> None:
         """Let a process call exec: its mappings go, its session stays."""
@@ -366,6 +371,7 @@ class Walk(RuleBasedStateMachine):
             assert what.name is not None, f"{to} was never answered"
         for nonce in PIDS:
             self.ended(nonce, unmaps=True)
+        self.shell.kernel.groups.clear()
         for segment, who in sorted(self.shell.kernel.mappers, key=str):
             self.shell.unmap(segment, who)
         self.shell.drain()

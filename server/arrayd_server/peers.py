@@ -48,6 +48,27 @@ def of(sock: socket.socket) -> Address:
     return Address(uid, gid, pid)
 
 
+def group_of(pid: int) -> int:
+    """Return the process group of a peer: what was started as one job; 0: there is no telling."""
+    try:
+        return os.getpgid(pid) if pid > 0 else 0
+    except OSError:
+        return 0
+
+
+def group_lives(group: int) -> bool:
+    """Say whether any process of a group is left, be it one that nobody has waited for."""
+    if group <= 0:
+        return False
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's by now, but there
+    return True
+
+
 class Peers:
     """The processes that have sessions, each with one pidfd.
 

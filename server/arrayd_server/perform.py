@@ -17,7 +17,7 @@ from arrayd import failpoints, layout
 from arrayd.errors import ArraydError, NotSealed
 from arrayd.spec import Grant
 from arrayd.units import format_bytes
-from arrayd_server import limits
+from arrayd_server import limits, peers
 from arrayd_server.core import explain
 from arrayd_server.core.effects import (
     Cancel,
@@ -29,6 +29,7 @@ from arrayd_server.core.effects import (
     Progress,
     Reply,
     Seal,
+    Trace,
     Unlink,
 )
 from arrayd_server.core.records import Asker, Block, State, name_alias
@@ -169,6 +170,9 @@ class Performer:
                 self._answer(effect.to, effect)
             case Inspect(segment):
                 self._look(segment)
+            case Trace(segment, groups):
+                lives = {group: peers.group_lives(group) for group in groups}
+                self.act(self._registry.traced(segment, lives, self.begin()))
             case Unlink(segment, force):
                 self._unlink(segment, force=force)
             case Probe(job, source):

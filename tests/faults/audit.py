@@ -22,7 +22,7 @@ SETTLED = 12.0
 """Seconds in which deaths are noticed, orphans end, releases arrive and pages are freed."""
 
 LENT = 65.0
-"""Seconds after which nothing is lent any more."""
+"""Seconds after which what is only lent makes room."""
 
 _OWN_PAGES = 1 << 14  # bytes of a segment besides its data, at most
 
@@ -84,21 +84,21 @@ class Audit:
         """See that the whole budget can be had again: nothing is charged that nobody has."""
         reborn = _reborn(answers)
         if wait_for_lent:
-            self._settle("lent", lambda status: str(_lent(status) or ""), LENT)
+            self._settle("lent", lambda _: self._no_room(besides=0), LENT)
         if complaint := self._no_room() and self._no_room():
             self.violations.append(complaint)
         # Once more: a lend that ended meanwhile may have given the room, but a stale hold has gone.
         self._evict_kept()
         self._settle("free", lambda status: _published(status, reborn))
 
-    def _no_room(self) -> str:
-        """Take all room there is, or say why not.
+    def _no_room(self, besides: int | None = None) -> str:
+        """Take all room there is `besides` what is lent, or say why not.
 
         What is kept, but held by a program that is no more, can be evicted after the first try.
         """
         self._evict_kept()
         status = self.client.status()
-        room = status.budget - _lent(status) - _OWN_PAGES
+        room = status.budget - (_lent(status) if besides is None else besides) - _OWN_PAGES
         try:
             self.client.put(np.zeros(room, np.uint8), timeout=8)
         except arrayd.NoRoom as error:

@@ -75,6 +75,14 @@ class Inspect:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """Ask the kernel whether anybody of these process groups lives; answer with `traced`."""
+
+    segment: str
+    groups: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Unlink:
     """Remove the segment.
 
@@ -86,4 +94,4 @@ class Unlink:
     force: bool = False
 
 
-Effect = Reply | Progress | Probe | Fill | Make | Seal | Cancel | Inspect | Unlink
+Effect = Reply | Progress | Probe | Fill | Make | Seal | Cancel | Inspect | Trace | Unlink

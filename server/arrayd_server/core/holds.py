@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from arrayd.spec import Grant
+from arrayd_server.core import lends
 from arrayd_server.core.effects import Effect, Inspect, Reply, Unlink
 from arrayd_server.core.records import (
     Asker,
     Block,
     Counters,
     Hold,
+    Lend,
     Nonce,
     Session,
     State,
@@ -23,13 +24,6 @@ from arrayd_server.core.shelf import Shelf
 
 STALE_AFTER = 5.0
 """Seconds after which a hold whose block nobody maps may be dropped for room (rule 2)."""
-
-LEND_SECONDS = 60.0
-"""How long a reference in flight keeps its block."""
-
-MAX_LENDS = 1024
-"""References in flight that are remembered of one block."""
-
 
 class Holds:
     """The relation *session holds block*, kept at both ends (rule 5)."""
@@ -103,13 +97,15 @@ class Holds:
         block.used = now
         return self.settle(block)
 
-    def drop_stale(self, block: Block, now: float) -> None:
-        """End the old holds of a block that the kernel says nobody maps (rule 2)."""
+    def drop_stale(self, block: Block, now: float) -> bool:
+        """End the old holds of a block that nobody maps (rule 2); say whether there were any."""
+        before = len(block.holders)
         for nonce, hold in list(block.holders.items()):
             if now - hold.since >= STALE_AFTER:
                 del block.holders[nonce]
                 del self.sessions[nonce].holds[block.segment]
                 self._counters.stale_holds += 1
+        return len(block.holders) < before
 
     def settle(self, block: Block) -> list[Effect]:
         """Ask the kernel about a block that nobody has a claim on any more."""
@@ -136,30 +132,55 @@ class Holds:
         for nonce in list(block.holders):
             del self.sessions[nonce].holds[block.segment]
         block.holders.clear()
-        block.lends.clear()
+        for token in list(block.lends):
+            self.redeem(block, token)
         self._shelf.leave(block)
         block.job, block.mapped = None, False
         return [Unlink(block.segment, force)]
 
-    def lend(self, block: Block, token: bytes, now: float) -> None:
+    def lend(self, session: Session, block: Block, token: bytes, now: float) -> None:
         """Keep a block while a reference to it travels."""
-        block.lends.pop(token, None)
-        if len(block.lends) >= MAX_LENDS:
-            del block.lends[next(iter(block.lends))]  # any one of them keeps the block
-        block.lends[token] = now + LEND_SECONDS  # the last one: the first ends first
+        for lend, ended in lends.lend(session, block, token, now):
+            self._part(lend, block, ended)
+        session.lends.add((block.segment, token))
+
+    def redeem(self, block: Block, token: bytes) -> None:
+        """Take note that a reference has arrived, or that its block has gone."""
+        lend = block.lends.pop(token, None)
+        if lend is not None:
+            block.orphans.pop(token, None)
+            self._part(lend, block, token)
+
+    def _part(self, lend: Lend, block: Block, token: bytes) -> None:
+        """Let the sender of a reference forget it, if it is there."""
+        sender = self.sessions.get(lend.sender)
+        if sender is not None:
+            sender.lends.discard((block.segment, token))
+
+    def orphan(self, session: Session, now: float) -> None:
+        """Take note that the sender of references ends: others may still have them."""
+        for segment, token in sorted(session.lends):
+            block = self._shelf.blocks[segment]
+            block.orphans[token] = now + lends.LEND_SECONDS  # the last one: the first is due first
+            self._schedule(block)
+        session.lends.clear()
+
+    def traced(self, block: Block, groups: Mapping[int, bool], now: float) -> list[Effect]:
+        """End the references whose senders are gone, and everybody who may have them."""
+        over = lends.answer(block, groups, now)
+        for token in over:
+            self.redeem(block, token)
         self._schedule(block)
+        return self.settle(block) if over else []
 
     def expire(self, now: float) -> list[Effect]:
-        """End the lends and the pins whose time has come."""
+        """Ask who is left of the senders of references; end the pins whose time has come."""
         effects: list[Effect] = []
         while self.wake_at() <= now:
             block = self._shelf.blocks[self._alarms[0][1]]
-            ends = itertools.takewhile(lambda lend: now >= lend[1], block.lends.items())
-            late = [token for token, _ in ends]
-            for token in late:
-                del block.lends[token]
-            if late:
-                effects += self.settle(block)
+            questions = [] if block.asking else lends.ask(block, now)
+            if questions:
+                effects += questions
             else:
                 self._shelf.rouse(block)
                 effects += self.rest(block, now)
@@ -187,9 +208,9 @@ class Holds:
             heapq.heappush(self._alarms, (at, block.segment))
 
     def _end_of(self, block: Block) -> float:
-        """When the first lend of a block ends, or the pin by which it lives; inf: never."""
-        lend = next(iter(block.lends.values()), math.inf)
-        return min(lend, block.pinned_until) if self._lives_by_pin(block) else lend
+        """When a block's lends are to be looked at, or the pin by which it lives ends; or inf."""
+        question = lends.next_question(block)
+        return min(question, block.pinned_until) if self._lives_by_pin(block) else question
 
     def _lives_by_pin(self, block: Block) -> bool:
         return block.segment in self._shelf.idle and block.published and not block.keep

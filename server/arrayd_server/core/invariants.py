@@ -25,6 +25,7 @@ def check(registry: Registry) -> None:
     _jobs(registry)
     _stages(registry)
     _holds(registry)
+    _lends(registry)
     _index(registry)
 
 
@@ -103,6 +104,21 @@ def _holds(registry: Registry) -> None:
             assert nonce in registry.sessions, "rule 5: a holder without a session"
             held = registry.sessions[nonce].holds.get(block.segment)
             assert held is hold, "rule 5: holder known at one end"
+
+
+def _lends(registry: Registry) -> None:
+    sent = {(nonce, *lend) for nonce, s in registry.sessions.items() for lend in s.lends}
+    known = set()
+    for segment, block in registry.shelf.blocks.items():
+        assert not block.asking, "a question without an answer"
+        assert block.orphans.keys() <= block.lends.keys(), "an orphan that was not lent"
+        dues = list(block.orphans.values())
+        assert dues == sorted(dues), "the orphans in order"
+        times = [lend.since for lend in block.lends.values()]
+        assert times == sorted(times), "the lends in order"
+        for token in block.lends.keys() - block.orphans.keys():
+            known.add((block.lends[token].sender, segment, token))
+    assert known == sent, "rule 5: a reference known at one end"
 
 
 def _index(registry: Registry) -> None:

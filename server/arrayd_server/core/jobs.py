@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from arrayd.errors import ArraydError
-from arrayd_server.core import explain
+from arrayd_server.core import explain, lends
 from arrayd_server.core.effects import Cancel, Effect, Fill, Inspect, Make, Probe, Reply
 from arrayd_server.core.holds import STALE_AFTER, Holds
 from arrayd_server.core.records import (
@@ -189,7 +189,7 @@ class Jobs:
             shortage = max(0, job.size - room - coming)
             if room >= job.size:
                 effects += self._start(job, now)
-            elif (victims := self._shelf.victims(shortage, now)) is not None:
+            elif (victims := self._victims(job, shortage, now)) is not None:
                 coming += sum(block.size for block in victims)
                 promised += job.size
                 job.deadline = math.inf  # the kernel's word on what leaves comes back here
@@ -198,6 +198,16 @@ class Jobs:
                 stuck.append(job)
         return effects + self._wait(stuck, now)
 
+    def _victims(self, job: Job, shortage: int, now: float) -> list[Block] | None:
+        """Return blocks that make room: idle ones and, as the last resort, those only lent."""
+        victims = self._shelf.victims(shortage, now)
+        if victims is None and _searches(job, now):
+            lent = [block for block in self._shelf.held(now) if _only_lent(block, now)]
+            # What can be loaded again first, then what was sent longest ago.
+            lent.sort(key=lambda block: (block.published, lends.latest(block)))
+            victims = self._shelf.victims(shortage, now, lent)
+        return victims
+
     def _wait(self, stuck: list[Job], now: float) -> list[Effect]:
         """Let jobs that nothing makes room for wait, and look for stale holds now and then.
 
@@ -205,10 +215,15 @@ class Jobs:
         """
         search = False
         for job in stuck:
-            if job.searched == -math.inf or job.searched < job.deadline <= now:
+            if _searches(job, now):
                 search, job.searched = True, now
             job.deadline = min(job.patient_until, job.searched + STALE_AFTER)
         return self._search(now) if search else []
+
+    def search_again(self) -> None:
+        """Let the next look at the queue be a thorough one: what is needed no more has changed."""
+        for job in self._queue.values():
+            job.searched = -math.inf
 
     def reconsider(self) -> None:
         """Let a tick, due at once, look at the queue: room it counted on does not come."""
@@ -379,6 +394,23 @@ class Jobs:
 def unfilled(job: Job) -> int:
     """Return how many bytes of a job's block the kernel may not have given yet."""
     return job.size - (job.size * job.done // job.total if job.total else 0)
+
+
+def _searches(job: Job, now: float) -> bool:
+    """Say whether it is time to look for the last resorts."""
+    return job.searched == -math.inf or job.searched < job.deadline <= now
+
+
+def _only_lent(block: Block, now: float) -> bool:
+    """Say whether only references keep a block, all sent long ago."""
+    return (
+        block.state is State.SEALED
+        and bool(block.lends)
+        and not block.holders
+        and not block.keep
+        and block.pinned_until <= now
+        and now - lends.latest(block) >= lends.LEND_SECONDS
+    )
 
 
 def _may_be_stale(block: Block, now: float) -> bool:

@@ -24,6 +24,7 @@ class Peer:
     uid: int
     pid: int
     program: str = ""
+    group: int = 0  # its process group: what was started as one job; 0: there is no telling
 
 
 @dataclass(slots=True)
@@ -31,6 +32,15 @@ class Hold:
     """The relation *session holds block*: the latest grant's number, and since when."""
 
     seq: int
+    since: float
+
+
+@dataclass(slots=True)
+class Lend:
+    """A reference in flight: who sent it, and when."""
+
+    sender: Nonce
+    group: int  # the sender's process group: who may redeem it when the sender is gone
     since: float
 
 
@@ -44,6 +54,8 @@ class Session:
     seq: int = 0  # of its latest grant; also those of earlier runs of the daemon count
     #: segment -> the very `Hold` that stands in that block's `holders`
     holds: dict[str, Hold] = field(default_factory=dict)
+    #: segment and token of the references it has sent, as the blocks' `lends` have them
+    lends: set[tuple[str, bytes]] = field(default_factory=set)
 
 
 class State(Enum):
@@ -69,8 +81,11 @@ class Block:
     used: float
     job: int | None = None
     holders: dict[Nonce, Hold] = field(default_factory=dict)
-    #: token of a reference in flight -> when it expires
-    lends: dict[bytes, float] = field(default_factory=dict)
+    #: token of a reference in flight -> who sent it; the one sent last is the last
+    lends: dict[bytes, Lend] = field(default_factory=dict)
+    #: token of one whose sender is gone -> when to ask who is left; the first is due first
+    orphans: dict[bytes, float] = field(default_factory=dict)
+    asking: bool = False  # the kernel is being asked who is left
     #: what the kernel said last; only meaningful without holders, True until asked
     mapped: bool = False
     aliases: list[Hashable] = field(default_factory=list)

@@ -20,7 +20,7 @@ come back as further events. The rules, asserted by `check` (see `invariants.py`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from arrayd.errors import ArraydError, NoRoom
 from arrayd.spec import Spec
@@ -96,6 +96,7 @@ class Registry:
         effects = self.jobs.forget(nonce)
         for segment in list(session.holds):
             effects += self.holds.drop(session, segment, now)
+        self.holds.orphan(session, now)
         del self.sessions[nonce]
         return effects + self.jobs.pump(now)
 
@@ -158,7 +159,7 @@ class Registry:
         """Keep a held block for a reference that is on its way to another process."""
         session = self.sessions.get(nonce)
         if session is not None and segment in session.holds:
-            self.holds.lend(self.shelf.blocks[segment], token, now)
+            self.holds.lend(session, self.shelf.blocks[segment], token, now)
         return []
 
     def redeem(self, to: Asker, segment: str, token: bytes, now: float) -> list[Effect]:
@@ -168,7 +169,7 @@ class Registry:
         if not self.holds.holdable(segment):
             return [Reply(to, explain.no_block(segment))]
         block = self.shelf.blocks[segment]
-        block.lends.pop(token, None)
+        self.holds.redeem(block, token)
         return [self.holds.grant(block, to, Waiter(), now)]
 
     def evict(self, to: Asker, matches: Callable[[Block], bool]) -> list[Effect]:
@@ -309,10 +310,12 @@ class Registry:
         block = self.shelf.blocks.get(segment)
         if block is None or block.state not in (State.SEALED, State.WRITING):
             return []
-        if not mapped and self.jobs.queued():
-            self.holds.drop_stale(block, now)
+        dropped = not mapped and self.jobs.queued() and self.holds.drop_stale(block, now)
         if block.wanted:
-            return []
+            if not dropped or block.holders:
+                return []
+            self.jobs.search_again()  # it is only lent now
+            return self.jobs.pump(now)
         block.mapped = mapped
         if mapped:
             self.shelf.rouse(block)
@@ -322,6 +325,11 @@ class Registry:
             return []  # a request is under way, whose end decides
         ending = self.holds.rest(block, now) if job is None else self.jobs.end(job, force=False)
         return ending + self.jobs.pump(now)
+
+    def traced(self, segment: str, groups: Mapping[int, bool], now: float) -> list[Effect]:
+        """Take the kernel's word on whether anybody of some process groups lives."""
+        block = self.shelf.blocks.get(segment)
+        return [] if block is None else self.holds.traced(block, groups, now)
 
     def refused(self, segment: str, now: float) -> list[Effect]:
         """Take note that an unlink was refused: somebody maps the block, so it stays."""

@@ -6,7 +6,7 @@ Part of the pure core. It keeps books and decides nothing: `registry.py` has the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 
 from arrayd_server.core import bounds
 from arrayd_server.core.bounds import Bound
@@ -139,21 +139,24 @@ class Shelf:
         """Bytes that are on their way back to the kernel."""
         return sum(block.size for block in self.leaving.values() if not block.mapped)
 
-    def victims(self, shortage: int, now: float) -> list[Block] | None:
-        """Return idle blocks, least recently used first, that cover `shortage`; None: none do.
+    def victims(
+        self, shortage: int, now: float, others: Sequence[Block] = ()
+    ) -> list[Block] | None:
+        """Return blocks that cover `shortage`: idle ones, least recently used first, then others.
 
-        It looks at no more of them than it needs: there may be a hundred thousand.
+        None: they do not. It looks at no more of the idle ones than it needs: there may be a
+        hundred thousand.
         """
         chosen: list[Block] = []
-        if shortage > self.idle_bytes:
+        if shortage > self.idle_bytes + sum(block.size for block in others):
             return None
-        for segment in self.idle:
+        idle = (self.blocks[segment] for segment in self.idle)
+        spare = (b for b in idle if not b.published and b.pinned_until <= now)
+        for block in itertools.chain(spare, others):
             if shortage <= 0:
                 break
-            block = self.blocks[segment]
-            if not block.published and block.pinned_until <= now:
-                chosen.append(block)
-                shortage -= block.size
+            chosen.append(block)
+            shortage -= block.size
         return chosen if shortage <= 0 else None
 
     def held(self, now: float) -> Iterator[Block]:
