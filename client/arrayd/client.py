@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import arguments, dtypes, failpoints, protocol
+from arrayd import arguments, dtypes, failpoints, protocol, sealing
 from arrayd.array import SharedArray
 from arrayd.errors import (
     ArraydError,
@@ -151,20 +151,20 @@ class Client(Session):
         if kind.itemsize == 0:
             raise SpecMismatch(f"dtype={kind}: a value of no bytes. Say the length, such as S10.")
         name = arguments.name(name)
-        out = self._draft(
-            arguments.seconds("timeout", timeout),
-            label=f"name:{name}" if name else "a block to write",
-            shape=arguments.shape(shape, kind),
-            descr=dtypes.descr(kind.base),
-            order=arguments.one_of("order", order, ("C", "F")),
-            name=name,
-            keep=arguments.flag("keep", keep),
-            replace=arguments.flag("replace", replace),
-        )
+        fields: dict[str, Any] = {
+            "label": f"name:{name}" if name else "a block to write",
+            "shape": arguments.shape(shape, kind),
+            "descr": dtypes.descr(kind.base),
+            "order": arguments.one_of("order", order, ("C", "F")),
+            "name": name,
+            "keep": arguments.flag("keep", keep),
+            "replace": arguments.flag("replace", replace),
+        }
+        out = self._draft(arguments.seconds("timeout", timeout), **fields)
         try:
             yield out
             failpoints.hit("client.written")
-            self._seal(out)
+            self._seal(out, **fields)
         except BaseException:
             failpoints.hit("client.aborting")
             self._tell("abort", segment=_segment(out))
@@ -183,20 +183,8 @@ class Client(Session):
                     self._tell("abort", segment=grant.segment)
         raise DaemonLost(f"The block vanished {TRIES} times before it could be mapped.")
 
-    def _seal(self, out: SharedArray) -> None:
-        held, pages = out._held, out._mapping
-        assert held is not None
-        assert pages is not None
-        out.flags.writeable = False
-        try:
-            pages.seal()
-        except Vanished:  # somebody removed its name: the daemon links it back, or says it is gone
-            self._renew(pages.segment)
-            pages.seal()
-        failpoints.hit("client.sealing")
-        answer = self._ask("seal", None, segment=pages.segment)[0]
-        failpoints.hit("client.sealed")
-        self.holdings.sealed(held, Grant.from_wire(good(answer)))
+    def _seal(self, out: SharedArray, **fields: Any) -> None:
+        sealing.seal(self, out, fields)
 
     # ---- references ----------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from arrayd import array, failpoints, mapping
+from arrayd import array, failpoints, mapping, writers
 from arrayd.array import Held, SharedArray
 from arrayd.interrupts import work_off
 from arrayd.mapping import End
@@ -126,6 +126,17 @@ class Holdings:
         with self.lock:
             held.grant = grant
             self.renewed(grant)
+
+    def moved(self, held: Held, new: Held) -> None:
+        """Take note that what lay in one block lies in another from now on, with its hold."""
+        with self.lock:
+            self._held.pop(held.grant.segment, None)
+            held.grant, held.block = new.grant, new.block
+            held.seq = max(held.seq, new.seq)
+            for end in new.ends:
+                end.owner = held
+            held.ends |= new.ends
+            self._held[held.grant.segment] = held
 
     def renewed(self, grant: Grant) -> None:
         """Take note that a hold of ours was granted again, with a higher number."""
@@ -290,6 +301,16 @@ class Holdings:
         work_off(self._ended, lambda end: self._end(end, {}))  # before the fork: not ours to state
         self._untold.clear()
         self._attaching = weakref.WeakSet()
+        if writers.is_worker():
+            self._inherited_by_accident()
+
+    def _inherited_by_accident(self) -> None:
+        """Let it be known that this process, a pool's worker, did not ask for what is written."""
+        for held in tuple(self._held.values()):
+            for end in held.ends:
+                pages = end()
+                if pages is not None and pages.mode == "w":
+                    pages.inherited()
 
 
 class _Attaching:

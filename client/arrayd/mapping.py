@@ -25,7 +25,7 @@ from arrayd.units import format_bytes
 _PROT_READ, _PROT_WRITE = 1, 2
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED = 1, 2, 0x10
 _MAP_ANONYMOUS, _MAP_NORESERVE = 0x20, 0x4000
-_MADV_DONTDUMP = 16
+_MADV_RANDOM, _MADV_DONTDUMP = 1, 16
 _FAILED = ctypes.c_void_p(-1).value
 _LEASE_WAIT = 2.0  # seconds; the daemon holds a lease for a microsecond
 
@@ -168,6 +168,25 @@ class Mapping:
                 raise Vanished(f"another file stands under the name {self.segment}")
             _map(fd, self.size, "c", self.address)
         self.mode = "s"
+
+    def move(self, other: Mapping) -> None:
+        """Show another sealed segment of the same contents and size, in place.
+
+        Raises
+        ------
+        Vanished
+            It is gone.
+        """
+        with descriptors() as opened:
+            fd = _open(other.segment, os.O_RDONLY, opened)
+            if os.fstat(fd).st_ino != other.inode or other.size != self.size:
+                raise Vanished(f"another file stands under the name {other.segment}")
+            _map(fd, self.size, "c", self.address)
+        self.segment, self.inode = other.segment, other.inode
+
+    def inherited(self) -> None:
+        """Say where the kernel keeps it that this process has the mapping by accident."""
+        _libc.madvise(self.address, self.size, _MADV_RANDOM)
 
 
 def _open(segment: str, flags: int, opened: list[int]) -> int:

@@ -25,6 +25,7 @@ from arrayd_server.core.shelf import Shelf
 STALE_AFTER = 5.0
 """Seconds after which a hold whose block nobody maps may be dropped for room (rule 2)."""
 
+
 class Holds:
     """The relation *session holds block*, kept at both ends (rule 5)."""
 
@@ -218,3 +219,10 @@ class Holds:
     def evicted(self) -> None:
         """Count an eviction."""
         self._counters.evictions += 1
+
+
+def may_be_stale(block: Block, now: float) -> bool:
+    """Say whether a block has a hold that goes if the kernel says that nobody maps it."""
+    return block.state in (State.SEALED, State.WRITING) and any(
+        now - hold.since >= STALE_AFTER for hold in block.holders.values()
+    )

@@ -11,7 +11,7 @@ from typing import Any
 from arrayd.errors import ArraydError
 from arrayd_server.core import explain, lends
 from arrayd_server.core.effects import Cancel, Effect, Fill, Inspect, Make, Probe, Reply
-from arrayd_server.core.holds import STALE_AFTER, Holds
+from arrayd_server.core.holds import STALE_AFTER, Holds, may_be_stale
 from arrayd_server.core.records import (
     Asker,
     Block,
@@ -202,10 +202,7 @@ class Jobs:
         """Return blocks that make room: idle ones and, as the last resort, those only lent."""
         victims = self._shelf.victims(shortage, now)
         if victims is None and _searches(job, now):
-            lent = [block for block in self._shelf.held(now) if _only_lent(block, now)]
-            # What can be loaded again first, then what was sent longest ago.
-            lent.sort(key=lambda block: (block.published, lends.latest(block)))
-            victims = self._shelf.victims(shortage, now, lent)
+            victims = self._shelf.victims(shortage, now, lends.spare(self._shelf.held(now), now))
         return victims
 
     def _wait(self, stuck: list[Job], now: float) -> list[Effect]:
@@ -220,10 +217,11 @@ class Jobs:
             job.deadline = min(job.patient_until, job.searched + STALE_AFTER)
         return self._search(now) if search else []
 
-    def search_again(self) -> None:
-        """Let the next look at the queue be a thorough one: what is needed no more has changed."""
+    def search_again(self, now: float) -> list[Effect]:
+        """Look at the queue anew, and for the last resorts too: there are more of these."""
         for job in self._queue.values():
             job.searched = -math.inf
+        return self.pump(now)
 
     def reconsider(self) -> None:
         """Let a tick, due at once, look at the queue: room it counted on does not come."""
@@ -248,7 +246,7 @@ class Jobs:
 
     def _search(self, now: float) -> list[Effect]:
         """Look for stale holds: blocks that the kernel may say nobody maps."""
-        return [Inspect(b.segment) for b in self._shelf.held(now) if _may_be_stale(b, now)]
+        return [Inspect(b.segment) for b in self._shelf.held(now) if may_be_stale(b, now)]
 
     def give_up(self, now: float) -> list[Effect]:
         """Fail the jobs whose patience has ended; `pump` has had a last look for stale holds."""
@@ -399,21 +397,3 @@ def unfilled(job: Job) -> int:
 def _searches(job: Job, now: float) -> bool:
     """Say whether it is time to look for the last resorts."""
     return job.searched == -math.inf or job.searched < job.deadline <= now
-
-
-def _only_lent(block: Block, now: float) -> bool:
-    """Say whether only references keep a block, all sent long ago."""
-    return (
-        block.state is State.SEALED
-        and bool(block.lends)
-        and not block.holders
-        and not block.keep
-        and block.pinned_until <= now
-        and now - lends.latest(block) >= lends.LEND_SECONDS
-    )
-
-
-def _may_be_stale(block: Block, now: float) -> bool:
-    return block.state in (State.SEALED, State.WRITING) and any(
-        now - hold.since >= STALE_AFTER for hold in block.holders.values()
-    )

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from arrayd_server.core.effects import Effect, Trace
-from arrayd_server.core.records import Block, Lend, Session
+from arrayd_server.core.records import Block, Lend, Session, State
 
 LEND_SECONDS = 60.0
 """How long a reference keeps its block when its sender is gone, and when room is needed."""
@@ -75,3 +75,24 @@ def latest(block: Block) -> float:
     """When a reference to a block was last sent, of those in flight; -inf: there are none."""
     last = next(reversed(block.lends.values()), None)
     return -math.inf if last is None else last.since
+
+
+def spare(blocks: Iterable[Block], now: float) -> list[Block]:
+    """Return the blocks that only references keep, all sent long ago, in the order to give up.
+
+    What can be loaded again comes first, then what was sent first.
+    """
+    lent = [block for block in blocks if _only_lent(block, now)]
+    return sorted(lent, key=lambda block: (block.published, latest(block)))
+
+
+def _only_lent(block: Block, now: float) -> bool:
+    """Say whether only references keep a block, all sent long ago."""
+    return (
+        block.state is State.SEALED
+        and bool(block.lends)
+        and not block.holders
+        and not block.keep
+        and block.pinned_until <= now
+        and now - latest(block) >= LEND_SECONDS
+    )

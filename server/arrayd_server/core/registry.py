@@ -11,7 +11,7 @@ come back as further events. The rules, asserted by `check` (see `invariants.py`
    room is needed, downwards (holds older than `STALE_AFTER` on a block nobody maps go).
 3. Every block is sealed, leaving, or has exactly one job in flight.
 4. The idle list is exactly the sealed blocks with no holder, no lend and no mapper.
-5. ``session.holds`` and ``block.holders`` are one relation seen from both ends.
+5. ``session.holds`` and ``block.holders`` are one relation seen from both ends; so are their lends.
 6. Segment names are never used twice.
 7. Repeating a request changes nothing: one hold per session and block, numbered grants,
    and a release that names an older grant than the latest is ignored, be it of another run.
@@ -311,11 +311,8 @@ class Registry:
         if block is None or block.state not in (State.SEALED, State.WRITING):
             return []
         dropped = not mapped and self.jobs.queued() and self.holds.drop_stale(block, now)
-        if block.wanted:
-            if not dropped or block.holders:
-                return []
-            self.jobs.search_again()  # it is only lent now
-            return self.jobs.pump(now)
+        if block.wanted:  # perhaps by references alone, now
+            return self.jobs.search_again(now) if dropped and not block.holders else []
         block.mapped = mapped
         if mapped:
             self.shelf.rouse(block)

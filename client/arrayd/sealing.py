@@ -1,0 +1,109 @@
+"""How a block that was written becomes final: the end of `arrayd.create`.
+
+The daemon seals a block as soon as the kernel says that nobody can write to it. Where only workers
+are in the way that have inherited it by accident, and never touched it (see `writers.py`), nothing
+that they will do is meant for it: then a copy is sealed, which they cannot write to. Whoever else
+can still write might lose what it writes: `NotSealed`, and the array keeps its values.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from arrayd import failpoints, writers
+from arrayd.array import SharedArray
+from arrayd.errors import NoRoom, NotSealed
+from arrayd.mapping import Mapping, Vanished
+from arrayd.session import good
+from arrayd.spec import Grant
+from arrayd.writers import Writer
+
+if TYPE_CHECKING:
+    from arrayd.client import Client
+
+
+def seal(client: Client, out: SharedArray, fields: dict[str, Any]) -> None:
+    """Make a block of this process final; `fields` are those of its create request.
+
+    Raises
+    ------
+    NotSealed
+        Another process can still write to it.
+    """
+    held, pages = out._held, out._mapping
+    assert held is not None
+    assert pages is not None
+    out.flags.writeable = False
+    _cut_off(client, pages)
+    try:
+        client.holdings.sealed(held, _sealed(client, pages))
+    except NotSealed as refusal:
+        others = writers.find(pages.segment)
+        if not others or not all(writer.by_accident for writer in others):
+            raise _explained(refusal, others) from None
+        _seal_copy(client, out, fields, refusal)
+
+
+def _cut_off(client: Client, pages: Mapping) -> None:
+    """Let our own mapping be one that cannot write to the segment."""
+    try:
+        pages.seal()
+    except Vanished:  # somebody removed its name: the daemon links it back, or says it is gone
+        client._renew(pages.segment)
+        pages.seal()
+
+
+def _sealed(client: Client, pages: Mapping) -> Grant:
+    failpoints.hit("client.sealing")
+    answer = client._ask("seal", None, segment=pages.segment)[0]
+    failpoints.hit("client.sealed")
+    return Grant.from_wire(good(answer))
+
+
+def _seal_copy(
+    client: Client, out: SharedArray, fields: dict[str, Any], refusal: NotSealed
+) -> None:
+    """Seal a block with the same contents instead; `out` and its views lie in that from now on."""
+    held, pages = out._held, out._mapping
+    assert held is not None
+    assert pages is not None
+    try:
+        copy = client._draft(None, **{**fields, "replace": True})  # its name is ours already
+    except NoRoom as error:
+        raise NotSealed(f"{refusal} There is no room for a copy either: {error}") from None
+    new, theirs = copy._held, copy._mapping
+    assert new is not None
+    assert theirs is not None
+    try:
+        _bytes(theirs)[:] = _bytes(pages)
+        _cut_off(client, theirs)
+        client.holdings.sealed(new, _sealed(client, theirs))
+        old = pages.segment
+        pages.move(theirs)
+        client.holdings.moved(held, new)
+    except BaseException:
+        client._tell("abort", segment=theirs.segment)
+        raise
+    client._tell("abort", segment=old)
+
+
+def _bytes(pages: Mapping) -> npt.NDArray[np.uint8]:
+    flat: Any = pages
+    return np.asarray(flat)
+
+
+def _explained(refusal: NotSealed, others: list[Writer]) -> NotSealed:
+    """Return the daemon's refusal with what this process can tell: who, and what to do."""
+    who = ", ".join(f"{writer.pid} ({writer.program})" for writer in others[:5])
+    forked = (
+        " A process that was forked meanwhile has the array too: end it, or fork before "
+        "arrayd.create, or start it by spawn or forkserver."
+    )
+    return NotSealed(
+        f"{refusal}{f' It is mapped by {who}.' if who else ''}{forked} What was written is still "
+        "in the array: keep it by arrayd.put(array, name=…).",
+        **{**refusal.details, "pids": [writer.pid for writer in others]},
+    )
