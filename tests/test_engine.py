@@ -114,8 +114,8 @@ def test_a_format_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_formats_with_one_array_have_no_members(tmp_path: Path) -> None:
-    """members() of a .npy is empty."""
-    assert members(as_npy(tmp_path, np.arange(3))) == []
+    """A .npy is no file of members."""
+    assert members(as_npy(tmp_path, np.arange(3))) is None
 
 
 def test_an_impossible_cast_is_refused_by_probe(tmp_path: Path) -> None:

@@ -13,11 +13,22 @@ from arrayd.dtypes import from_descr
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One array in a file of several."""
+    """One array in a file of several.
+
+    Parameters
+    ----------
+    name
+        Of the member, as ``dataset=`` takes it; bytes that are no UTF-8 as `os.fsdecode` has them.
+    shape, dtype
+        As in the file; object for a type that has no fixed size, or that numpy lacks.
+    problem
+        Why it cannot be loaded, as far as its header tells; None: it can.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,7 @@ class Info:
     def from_wire(cls, source: str, wire: Mapping[str, Any]) -> Self:
         """Return what the daemon's answer says."""
         shape, dtype = wire.get("shape"), wire.get("descr")
+        problem = wire.get("problems", {}).get
         return cls(
             source,
             wire["format"],
@@ -57,5 +69,5 @@ class Info:
             None if shape is None else tuple(shape),
             None if dtype is None else from_descr(dtype),
             wire.get("order"),
-            tuple(Member(n, tuple(s), from_descr(d)) for n, s, d in wire["members"]),
+            tuple(Member(n, tuple(s), from_descr(d), problem(n)) for n, s, d in wire["members"]),
         )

@@ -38,13 +38,16 @@ from arrayd.units import format_bytes
 from arrayd_server import leases, loaders
 from arrayd_server.apart import apart, die_with_parent
 from arrayd_server.loaders import checks
-from arrayd_server.loaders.base import Part, Plan
+from arrayd_server.loaders.base import Member, Part, Plan
 
 MAX_ANSWER = 8 << 20
 """Bytes of the largest answer: the daemon packs it again, for a client."""
 
 MAX_WORDS = 4000
 """Characters of the longest error: a hostile file would fill the log with its names."""
+
+MAX_PROBLEM = 300
+"""Characters of what is told of one member of many."""
 
 _TELL_EVERY = 0.05  # seconds between two progress messages
 
@@ -151,14 +154,21 @@ def info(wire: Mapping[str, Any]) -> dict[str, Any]:
     source = Source.from_wire(wire["source"]).understand()
     members = loaders.members(source)
     result: dict[str, Any] = {
-        "members": [(m.name, m.shape, descr(_plain(m.dtype))) for m in members],
+        "members": [(m.name, m.shape, descr(_plain(m.dtype))) for m in members or ()],
+        "problems": {m.name: m.problem[:MAX_PROBLEM] for m in members or () if m.problem},
         "bytes": os.stat(source.path).st_size,
         "format": source.resolved_format(),
     }
-    if source.member is not None or len(members) <= 1:
+    if source.member is not None or members is None or _is_loadable(source, members):
         plan = loaders.look(source)
         result |= {"shape": plan.shape, "descr": descr(plan.dtype), "order": plan.order}
     return result
+
+
+def _is_loadable(source: Source, members: list[Member]) -> bool:
+    """Say whether a request that names no member has an answer, or an error of its own."""
+    asked = source.whole() != Source(path=source.path, format=source.format)
+    return len(members) == 1 and (asked or members[0].problem is None)
 
 
 def fill(wire: Mapping[str, Any], task: Task) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv
         Its words, without the program's name; None: those of this process.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names that are no UTF-8 are printed as `ls` does
+            stream.reconfigure(errors="surrogateescape")
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

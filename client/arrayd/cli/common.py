@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
+from arrayd import dtypes
 from arrayd.errors import DaemonLost, NoDaemon, NoRoom
 from arrayd.source import FORMATS
 
@@ -133,8 +134,7 @@ def parse_dtype(text: str) -> np.dtype[Any]:
 
 
 def _dtype(value: Any) -> np.dtype[Any]:
-    dtype: np.dtype[Any] = np.dtype(value)
-    return dtype
+    return dtypes.understood("dtype", value)
 
 
 def _field(text: str) -> tuple[str, str]:
@@ -214,4 +214,5 @@ def _type_words(dtype: np.dtype[Any]) -> str:
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return f"{shape}{_type_words(base)}".replace(" ", "")
-    return str(dtype) if dtype.names else dtype.str.lstrip("<|=")
+    plain = dtype.names is None and dtype.isbuiltin != 2  # 2: a package's type, such as bfloat16
+    return dtype.str.lstrip("<|=") if plain else str(dtype)

@@ -158,7 +158,19 @@ def _attach(array: SharedArray, rows: slice | None) -> str:
 
 
 def _dtype(dtype: np.dtype[Any]) -> str:
-    return repr(dtype.str) if dtype.names is None and dtype.subdtype is None else f"np.{dtype!r}"
+    """Return an expression for `dtype` that needs no more than numpy, and ml_dtypes for its own."""
+    form = descr(dtype)
+    if "ml_dtypes" not in str(form):
+        return repr(form) if isinstance(form, str) else f"np.{dtype!r}"
+    if dtype.names is None:
+        return f"__import__('ml_dtypes').{form['ml_dtypes']}"
+    formats = ", ".join(_format(dtype[name]) for name in dtype.names)
+    rest = {key: value for key, value in form.items() if key != "formats"}
+    return f"np.dtype({{'formats': [{formats}], **{rest}}})"
+
+
+def _format(dtype: np.dtype[Any]) -> str:
+    return f"({_dtype(dtype.base)}, {dtype.shape})" if dtype.shape else _dtype(dtype)
 
 
 def _is_whole(array: SharedArray) -> bool:

@@ -17,6 +17,7 @@ from arrayd.cli.common import (
     source_options,
 )
 from arrayd.dtypes import descr
+from arrayd.info import Member
 from arrayd.units import format_bytes
 
 
@@ -50,8 +51,13 @@ def _words(info: Info) -> str:
     if info.shape is not None and info.dtype is not None:
         lines += [f"  {info.shape} {dtype_words(info.dtype)}, order {info.order}"]
     width = max((len(member.name) for member in info.members), default=0)
-    lines += [f"  {m.name:<{width}}  {m.shape} {dtype_words(m.dtype)}" for m in info.members]
+    lines += [f"  {member.name:<{width}}  {_member(member)}" for member in info.members]
     return "\n".join(lines)
+
+
+def _member(member: Member) -> str:
+    problem = f"  ({member.problem})" if member.problem else ""
+    return f"{member.shape} {dtype_words(member.dtype)}{problem}"
 
 
 def _plain(info: Info) -> dict[str, Any]:
@@ -63,6 +69,7 @@ def _plain(info: Info) -> dict[str, Any]:
         "dtype": None if info.dtype is None else descr(info.dtype),
         "order": info.order,
         "members": [
-            {"name": m.name, "shape": m.shape, "dtype": descr(m.dtype)} for m in info.members
+            {"name": m.name, "shape": m.shape, "dtype": descr(m.dtype), "problem": m.problem}
+            for m in info.members
         ],
     }

@@ -80,8 +80,10 @@ def _check_cast(source: Source, origin: np.dtype[Any], target: np.dtype[Any]) ->
         raise SpecMismatch(f"{source}: {error.message}") from None
 
 
-def members(source: Source) -> list[Member]:
-    """Return the arrays in a file that can hold several; [] for the other formats.
+def members(source: Source) -> list[Member] | None:
+    """Return the arrays in a file that can hold several; None for the other formats.
+
+    One of them that cannot be loaded, or even described, is among them and says so.
 
     Raises
     ------
@@ -90,7 +92,7 @@ def members(source: Source) -> list[Member]:
     with os_errors(source.path):
         name = _checked_format(source)
         container = load_format(name)
-        return container.members(source) if isinstance(container, Container) else []
+        return container.members(source) if isinstance(container, Container) else None
 
 
 def _checked_format(source: Source) -> str:

@@ -118,11 +118,15 @@ def row_bytes(plan: Plan) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One array of a file that may hold several; `shape` and `dtype` as in the file."""
+    """One array of a file that may hold several; `shape` and `dtype` as in the file.
+
+    `dtype` is object where numpy has none of fixed size; `problem` says why it cannot be loaded.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    problem: str | None = None
 
 
 class Format(Protocol):

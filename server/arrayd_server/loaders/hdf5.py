@@ -12,16 +12,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npformat
 
-from arrayd.errors import SourceChanged
+from arrayd.dtypes import bare
+from arrayd.errors import ArraydError, SourceChanged
 from arrayd.source import Source
 from arrayd_server.loaders import base
 from arrayd_server.loaders.base import Chunks, Member, Part, Plan
-from arrayd_server.loaders.checks import check_options, only_member, selected
+from arrayd_server.loaders.checks import blame_memory, check_options, only_member, selected
 from arrayd_server.loaders.flat import check_size
 from arrayd_server.loaders.hdf5_file import find_dataset, need_filters, opened
-from arrayd_server.loaders.hdf5_names import canonical, dataset_names, encoded
+from arrayd_server.loaders.hdf5_names import FAILURES, canonical, dataset_names, walk
 from arrayd_server.loaders.hdf5_read import (
     Reader,
     aligned,
@@ -30,7 +30,7 @@ from arrayd_server.loaders.hdf5_read import (
     is_decoded,
     whole_chunks,
 )
-from arrayd_server.loaders.hdf5_types import TEXT, shareable
+from arrayd_server.loaders.hdf5_types import TEXT, described, shareable
 from arrayd_server.loaders.long_text import check_padding, measured
 
 
@@ -129,14 +129,24 @@ def _as(dtype: np.dtype[Any], chunk: np.ndarray[Any, Any]) -> np.ndarray[Any, An
 
 
 def members(source: Source) -> list[Member]:
-    """Return name, shape and dtype of the datasets; a dtype that numpy lacks counts as object."""
+    """Return the datasets, and what cannot be opened, whichever it is."""
     with opened(source) as file:
-        return [_member(name, file[encoded(name)]) for name in dataset_names(file)]
+        return [_member(Source(source.path, name), found) for name, found in walk(file)]
 
 
-def _member(name: str, dataset: Any) -> Member:
+def _member(source: Source, found: Any) -> Member:
+    name = source.member or ""
+    if isinstance(found, Exception):
+        return Member(name, (), TEXT, f"cannot be opened: {found}")
+    shape: tuple[int, ...] = ()
+    dtype = np.dtype(object)
     try:
-        dtype = dataset.dtype
-    except TypeError:  # what h5py raises for HDF5's time, for example
-        dtype = np.dtype(object)
-    return Member(name, dataset.shape or (), npformat.drop_metadata(dtype))
+        shape = found.shape or ()
+        dtype = bare(described(source, found))
+        shape, dtype = (*shape, *dtype.shape), dtype.base
+        shareable(source, found)
+        need_filters(source, found)
+    except (ArraydError, *FAILURES) as error:
+        blame_memory(error)
+        return Member(name, shape, dtype, str(error).removeprefix(str(source)).lstrip(": "))
+    return Member(name, shape, dtype)

@@ -17,6 +17,8 @@ from dataclasses import replace
 from functools import partial
 from io import FileIO
 
+import numpy as np
+
 from arrayd.errors import ArraydError, BadFile
 from arrayd.source import Source
 from arrayd_server.loaders import base, flat, npy
@@ -96,9 +98,15 @@ def members(source: Source) -> list[Member]:
 
 
 def _member(source: Source, archive: zipfile.ZipFile, name: str) -> Member:
-    where = f"{source.path}:{name}"
-    with _stream(source, archive, archive.getinfo(f"{name}.npy")) as stream:
-        shape, _, dtype = npy.read_header(stream, where)
+    where = Source(source.path, name)
+    shape: tuple[int, ...] = ()
+    dtype = np.dtype(object)
+    try:
+        with _stream(where, archive, archive.getinfo(f"{name}.npy")) as stream:
+            shape, _, dtype = npy.read_header(stream, where)
+        check_dtype(where, dtype)
+    except ArraydError as error:
+        return Member(name, shape, dtype, error.message.removeprefix(str(where)).lstrip(": "))
     return Member(name, shape, dtype)
 
 
