@@ -123,6 +123,50 @@ def test_a_library(daemon: Daemon, tmp_path: Path, name: str, order: str) -> Non
     run(PICKLED.format(first=first, module=module, dumps=dumps), daemon, str(tmp_path))
 
 
+DISTRIBUTED = """
+class Dispatch:
+    def __init__(self):
+        self.known = {}
+
+    def register(self, kind, function):
+        self.known[kind] = function
+
+    def dispatch(self, kind):
+        return next(self.known[base] for base in kind.__mro__ if base in self.known)
+
+dask_serialize = Dispatch()
+"""
+
+SERIALIZED = """
+import pickle, sys
+import numpy as np, arrayd
+sys.path.insert(0, sys.argv[1])
+from distributed.protocol.serialize import dask_serialize
+dask_serialize.register(np.ndarray, lambda x, context: (context, x))
+
+def send(x):
+    try:
+        return dask_serialize.dispatch(type(x))(x, context="c")
+    except NotImplementedError:
+        return pickle.dumps(x)
+
+with arrayd.create(1000) as out:
+    got = pickle.loads(send(out[5:]))
+    got[0] = 7
+    del got
+assert out[5] == 7
+context, values = send(out)
+assert context == "c" and type(values) is np.ndarray and values[5] == 7
+"""
+
+
+def test_distributed(daemon: Daemon, tmp_path: Path) -> None:
+    """The serializer that dask.distributed has for arrays gets no unsealed one: it is pickled."""
+    (tmp_path / "distributed" / "protocol").mkdir(parents=True)
+    (tmp_path / "distributed" / "protocol" / "serialize.py").write_text(DISTRIBUTED)
+    run(SERIALIZED, daemon, str(tmp_path))
+
+
 PARALLEL = """
 import joblib, numpy as np, arrayd
 

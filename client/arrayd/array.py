@@ -113,14 +113,19 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         # A saved pickle holds the values: a file must never be a pointer. References travel
         # through the picklers of messages alone (see reduction.py), but for what is written yet.
-        return self._unsealed() or self.view(np.ndarray).__reduce_ex__(protocol)
+        return self._reference() or self.view(np.ndarray).__reduce_ex__(protocol)
 
     def __reduce__(self) -> Any:
-        return self._unsealed() or self.view(np.ndarray).__reduce__()
+        return self._reference() or self.view(np.ndarray).__reduce__()
 
-    def _unsealed(self) -> Any:
-        """Return a reference if the receiver could write to the block as well; else None."""
-        if self._mapping is None or self._mapping.mode != "w" or not self.flags.writeable:
+    @property
+    def _unsealed(self) -> bool:
+        """Whether what is written through this array is in a block that is not final yet."""
+        return self._mapping is not None and self._mapping.mode == "w" and self.flags.writeable
+
+    def _reference(self) -> Any:
+        """Return a reference if a copy would be written in vain; else None."""
+        if not self._unsealed:
             return None
         from arrayd.reduction import reduce  # that module needs this one
 

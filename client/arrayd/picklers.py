@@ -19,6 +19,10 @@ from multiprocessing.reduction import ForkingPickler
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from arrayd.array import SharedArray
+
 if TYPE_CHECKING:
     from importlib.abc import Loader  # slow to import, and these classes are not looked into
 
@@ -63,6 +67,22 @@ def _dask(module: ModuleType) -> None:
         module._dumps = cloudpickled  # type: ignore[attr-defined]  # Dask has no types
 
 
+def _distributed(module: ModuleType) -> None:
+    """Have dask.distributed pickle what is not final; it has serializers for numpy's arrays.
+
+    They send values, maybe to another machine. What is not final is a reference there too, or
+    an error where it arrives.
+    """
+
+    def serialize(shared: SharedArray, context: Any = None) -> Any:
+        if shared._unsealed:
+            raise NotImplementedError  # so that it is pickled: see `dask_dumps`
+        values: Any = module.dask_serialize.dispatch(np.ndarray)  # registered when it is asked for
+        return values(shared.view(np.ndarray), context=context)
+
+    module.dask_serialize.register(SharedArray, serialize)
+
+
 def cloudpickled(value: Any) -> bytes:
     """Return a message as cloudpickle makes it, with arrays by reference."""
     own = importlib.import_module("cloudpickle").Pickler
@@ -79,6 +99,7 @@ _PICKLERS: dict[str, Callable[[ModuleType], None]] = {
     "multiprocess.reduction": _registry,  # pathos
     "joblib.pool": _joblib_pool,
     "dask.multiprocessing": _dask,
+    "distributed.protocol.serialize": _distributed,
 }
 
 
