@@ -25,7 +25,7 @@ from arrayd_server.core.effects import (
     Trace,
     Unlink,
 )
-from arrayd_server.core.records import Block, State, name_alias
+from arrayd_server.core.records import Block, Edition, State, name_alias
 from arrayd_server.core.registry import Registry
 from tests.core_naive import NAMES, ROWS, SPEC, File, Naive, wanted
 
@@ -97,6 +97,7 @@ class Shell:
         self.watched: set[str] = set()
         self.closed: list[str] = []  # watched segments whose last mapper went, not yet read
         self.closing: list[str] = []  # unlinked segments whose pages are being given back
+        self.editions: dict[Hashable, Edition] = {}  # file -> as it was seen last
         self.refused: set[int] = set()  # jobs for which the kernel had no pages
         # A stranger maps the next segment just before its unlink, or, having waited, just after.
         self.ambush: str | None = None
@@ -223,6 +224,11 @@ class Shell:
             r.unsealable(job, error, now),
         ]
 
+    def outdated(self, segment: str) -> bool:
+        """Say whether the file of a block was seen in another state since."""
+        edition = self.registry.shelf.blocks[segment].edition
+        return edition is not None and self.editions[edition.file] != edition
+
     # ---- what happens by itself ----------------------------------------------------------
 
     def finish(self, job: int, outcome: str = "ok") -> list[Reply]:
@@ -244,7 +250,9 @@ class Shell:
         if outcome == "fail":
             return self.do(self.registry.failed, job, BadFile("broken"), now)
         if isinstance(task, Probe):
-            file = task.source
+            file, probed = task.source, self.registry.jobs.table.get(job)
+            if probed is not None and probed.edition is not None:
+                self.editions[probed.edition.file] = probed.edition
             return self.do(self.registry.probed, job, file.key, SPEC, file.size, ROWS, now)
         if isinstance(task, Make):
             self.kernel.make(task.segment, self.naive.sizes[task.segment])

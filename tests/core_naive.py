@@ -300,7 +300,8 @@ class Naive:
             assert not self.is_pinned(segment), "a pinned block was evicted for room"
             queue = sum(job.size for job in self._shell.registry.jobs.queued())
             needed = queue > self._room_without(self._coming() - {segment})
-            assert needed or (self.published(segment) and not lent), "evicted without need"
+            useless = self.published(segment) or self._shell.outdated(segment)
+            assert needed or (useless and not lent), "evicted without need"
 
     def _give_up(self, segment: str) -> None:
         """Note that the references to a segment mean nothing any more."""

@@ -81,7 +81,7 @@ def test_without_room_it_waits_as_long_as_its_asker(world: World) -> None:
     world.sleep(2.0)
     error = world.answer(to)
     assert isinstance(error, NoRoom)
-    assert "f60 needs 60 B; /dev/shm and the memory limit" in str(error)
+    assert "f60 needs 60 B; /dev/shm gives 0 B" in str(error)
     assert not world.registry.jobs.table
 
 

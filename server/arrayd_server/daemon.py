@@ -57,7 +57,8 @@ class Daemon:
         self.scope = scope
         self.started = time.monotonic()
         self.segments = Segments(scope)
-        self.registry = Registry(scope.prefix, config.budget, config.budget.bound)
+        self.registry = Registry(scope.prefix, config.budget)
+        self.registry.shelf.bound = config.budget.bound
         self.performer: Performer
         self.wire: Wire
         self._peers: peers.Peers

@@ -18,8 +18,8 @@ from arrayd.errors import MissingDependency, ProtocolMismatch
 from arrayd.records import Record
 from arrayd.spec import Spec
 from arrayd_server.adoption import Found
-from arrayd_server.core.records import Block, Job, State, name_alias
-from arrayd_server.origin import Origin
+from arrayd_server.core.records import Block, Edition, Job, State, name_alias
+from arrayd_server.origin import Origin, edition
 
 _KEPT_ALIASES = 8
 """Aliases that survive a restart; other spellings are probed again and find the key."""
@@ -135,7 +135,12 @@ def _block(meta: Metadata, found: Found, number: int, now: float) -> Block:
         keep=meta.keep,
         lost=meta.lost,
         extra=meta.extra,
+        edition=_edition(meta.origin),
     )
+
+
+def _edition(origin: Origin) -> Edition | None:
+    return None if origin.source is None else edition(origin.source, origin.stat)
 
 
 def _check(block: Block, found: Found) -> None:

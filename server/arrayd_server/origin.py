@@ -15,6 +15,7 @@ from typing import Any
 from arrayd.packing import pack
 from arrayd.records import Record
 from arrayd.source import Source
+from arrayd_server.core.records import Edition
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ def of_source(source: Source, stat: Sequence[int] | None) -> Origin:
     extras += [f"cast={source.cast}"] if source.cast is not None else []
     words = f"{source} ({', '.join(extras)})" if extras else str(source)
     return Origin(source, words, None if stat is None else tuple(stat))
+
+
+def edition(source: Source, stat: Sequence[int] | None) -> Edition | None:
+    """Return the file of a request, and its state; None where that is not known."""
+    return None if stat is None or not source.path else Edition(source.path, tuple(stat))
 
 
 def alias(source: Source, stat: Sequence[int] | None) -> bytes:

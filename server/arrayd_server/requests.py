@@ -241,7 +241,8 @@ def _meant(item: Mapping[str, Any]) -> Wanted | ArraydError:
         return Wanted(alias, Origin(None, str(source)), name=source.name)
     stat: Sequence[int] | None = item.get("stat")
     whole = origin.alias(source.whole(), stat) if source.rows is not None else None
-    return Wanted(origin.alias(source, stat), origin.of_source(source, stat), whole)
+    alias, asked = origin.alias(source, stat), origin.of_source(source, stat)
+    return Wanted(alias, asked, whole, edition=origin.edition(source, stat))
 
 
 def _waiter(request: Request, wanted: Wanted) -> Waiter:

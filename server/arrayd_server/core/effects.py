@@ -95,3 +95,8 @@ class Unlink:
 
 
 Effect = Reply | Progress | Probe | Fill | Make | Seal | Cancel | Inspect | Trace | Unlink
+
+
+def stranger(to: Asker) -> Effect:
+    """Ask an unknown session to introduce itself and to repeat its request."""
+    return Reply(to, {"hello": True})

@@ -13,6 +13,7 @@ from arrayd_server.core.records import (
     Asker,
     Block,
     Counters,
+    Edition,
     Hold,
     Lend,
     Nonce,
@@ -118,14 +119,27 @@ class Holds:
     def rest(self, block: Block, now: float) -> list[Effect]:
         """Let a block that nobody has and nobody maps go idle, or free it for good.
 
-        What a client published cannot be loaded again, so it is no cache: it goes with
-        its last user unless it is kept.
+        What a client published cannot be loaded again, and what a file held before it
+        changed nobody can ask for: neither is a cache, and goes with its last user.
         """
-        if block.published and not block.keep and block.pinned_until <= now:
+        if block.transient and block.pinned_until <= now:
             return self.unlink(block)
         self._shelf.rest(block)
         self._schedule(block)
         return []
+
+    def outdate(self, latest: Edition | None, now: float) -> list[Effect]:
+        """Let the blocks of a file in other states than the latest be no cache any more.
+
+        Nobody can ask for them. Who uses one keeps it, and so does a pin.
+        """
+        effects: list[Effect] = []
+        for block in [] if latest is None else self._shelf.editions(latest.file):
+            block.outdated = block.edition != latest
+            if block.outdated and block.segment in self._shelf.idle:
+                self._shelf.rouse(block)
+                effects += self.rest(block, now)
+        return effects
 
     def unlink(self, block: Block, *, force: bool = False) -> list[Effect]:
         """Take a block out of sight and ask for its end; it stays charged until `freed`."""
@@ -214,7 +228,7 @@ class Holds:
         return min(question, block.pinned_until) if self._lives_by_pin(block) else question
 
     def _lives_by_pin(self, block: Block) -> bool:
-        return block.segment in self._shelf.idle and block.published and not block.keep
+        return block.segment in self._shelf.idle and block.transient
 
     def evicted(self) -> None:
         """Count an eviction."""

@@ -56,6 +56,10 @@ def _blocks(registry: Registry) -> None:
     assert set(shelf.leaving) == leaving, "the leaving blocks"
     ends = map(registry.holds._end_of, shelf.blocks.values())
     assert registry.holds.wake_at() == min(ends, default=math.inf), "the alarm of lends and pins"
+    alike = [block for blocks in shelf.files.values() for block in blocks.values()]
+    assert {b.segment for b in alike} == {
+        b.segment for b in shelf.blocks.values() if b.edition is not None
+    }, "the blocks of files"
     numbers = [b.number for b in shelf.blocks.values()]
     assert len(numbers) == len(set(numbers)), "rule 6: a number used twice"
 

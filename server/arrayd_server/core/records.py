@@ -58,6 +58,14 @@ class Session:
     lends: set[tuple[str, bytes]] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """A file, and the state that it was in when it was read; one of a file is the latest."""
+
+    file: Hashable
+    state: Hashable
+
+
 class State(Enum):
     """Where a block is in its life."""
 
@@ -95,8 +103,15 @@ class Block:
     pinned_until: float = -math.inf
     lost: int = 0  # values that the cast changed
     draft: Draft | None = None  # of one that leaves unfinished, unless that is refused
+    edition: Edition | None = None  # of the file that it was loaded from
+    outdated: bool = False  # the file is another by now: nobody can ask for this block
     #: what a newer arrayd has written of it besides, to be kept
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def transient(self) -> bool:
+        """It is no cache: it goes with its last user, or with its pin."""
+        return (self.published and not self.keep) or self.outdated
 
     @property
     def wanted(self) -> bool:
@@ -158,6 +173,7 @@ class Job:
     waiters: dict[Asker, Waiter] = field(default_factory=dict)
     sessions: Counter[Nonce] = field(default_factory=Counter)  # how many of the waiters are whose
     aliases: list[Hashable] = field(default_factory=list)
+    edition: Edition | None = None
     spec: Spec | None = None
     size: int = 0
     segment: str | None = None
@@ -188,12 +204,15 @@ class Wanted:
         Opaque to the core; handed to `Probe`.
     name
         Set for a published block; `alias` is then `name_alias` of it.
+    edition
+        The file, as its asker sees it; None for a published block.
     """
 
     alias: Hashable
     source: Any
     whole: Hashable | None = None
     name: str | None = None
+    edition: Edition | None = None
 
     def served_by(self, find: Callable[[Hashable], _Found | None]) -> tuple[_Found | None, bool]:
         """Return what `find` has for it, and whether that is the whole source."""

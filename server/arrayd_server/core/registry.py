@@ -24,9 +24,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from arrayd.errors import ArraydError, NoRoom
 from arrayd.spec import Spec
-from arrayd_server.core import bounds, explain, invariants
-from arrayd_server.core.bounds import Bound
-from arrayd_server.core.effects import Effect, Inspect, Probe, Progress, Reply, Seal
+from arrayd_server.core import explain, invariants
+from arrayd_server.core.effects import Effect, Inspect, Probe, Progress, Reply, Seal, stranger
 from arrayd_server.core.evictions import Evictions
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import PROGRESS_EVERY, RESERVED, Jobs
@@ -54,13 +53,13 @@ class Registry:
     ----------
     prefix
         Of the segment names; unique to this run of the daemon.
-    budget, bound
-        Bytes the daemon may keep in segments, and what sets that limit.
+    budget
+        Bytes the daemon may keep in segments.
     """
 
-    def __init__(self, prefix: str, budget: int, bound: Bound = bounds.GIVEN) -> None:
+    def __init__(self, prefix: str, budget: int) -> None:
         self.counters = Counters()
-        self.shelf = Shelf(prefix, budget, bound)
+        self.shelf = Shelf(prefix, budget)
         self.holds = Holds(self.shelf, self.counters)
         self.jobs = Jobs(self.shelf, self.holds)
         self.evictions = Evictions(self.shelf, self.holds)
@@ -105,11 +104,12 @@ class Registry:
     def get(self, to: Asker, wanted: Wanted, waiter: Waiter, now: float) -> list[Effect]:
         """Grant a source now, or join or begin its load."""
         if to.nonce not in self.sessions:
-            return [_stranger(to)]
+            return [stranger(to)]
         self.counters.requests += 1
         block, waiter.window = wanted.served_by(self.shelf.find)
         if block is not None:
             self.counters.hits += 1
+            block.outdated = False  # the file may be again what it was
             return [self.holds.grant(block, to, waiter, now)]
         if wanted.name is not None and waiter.patience <= 0:
             return [Reply(to, explain.no_such_name(wanted.name))]
@@ -120,6 +120,7 @@ class Registry:
             return []
         stage = Stage.PROBING if wanted.name is None else Stage.AWAITING
         job = self.jobs.new(stage, wanted.source, now, [wanted.alias])
+        job.edition = wanted.edition
         self.jobs.join(job, to, waiter, now)
         return [Probe(job.number, wanted.source)] if stage is Stage.PROBING else []
 
@@ -134,6 +135,7 @@ class Registry:
         job, _ = wanted.served_by(self.jobs.find)
         if job is None:
             job = self.jobs.new(Stage.PROBING, wanted.source, now, [wanted.alias])
+            job.edition = wanted.edition
             effects.append(Probe(job.number, wanted.source))
         job.detached = True
         return effects
@@ -165,7 +167,7 @@ class Registry:
     def redeem(self, to: Asker, segment: str, token: bytes, now: float) -> list[Effect]:
         """Turn a reference into a hold of the session that received it."""
         if to.nonce not in self.sessions:
-            return [_stranger(to)]
+            return [stranger(to)]
         if not self.holds.holdable(segment):
             return [Reply(to, explain.no_block(segment))]
         block = self.shelf.blocks[segment]
@@ -181,7 +183,7 @@ class Registry:
     def create(self, to: Asker, draft: Draft, patience: float, now: float) -> list[Effect]:
         """Make a block for a client to write."""
         if to.nonce not in self.sessions:
-            return [_stranger(to)]
+            return [stranger(to)]
         begun = next((job for job in self.jobs.of_session(to.nonce) if job.writer == to), None)
         if begun is not None:
             return self._writable(begun, now)  # repeated
@@ -202,7 +204,7 @@ class Registry:
     def seal(self, to: Asker, segment: str, now: float) -> list[Effect]:
         """Begin to make a client's block final."""
         if to.nonce not in self.sessions:
-            return [_stranger(to)]
+            return [stranger(to)]
         block = self.shelf.blocks.get(segment)
         if block is None or to.nonce not in block.holders:
             return [Reply(to, explain.no_block(segment))]
@@ -243,16 +245,18 @@ class Registry:
         job = self.jobs.table.get(number)
         if job is None or job.stage is not Stage.PROBING:
             return []
+        effects = self.holds.outdate(job.edition, now)
         block = self.shelf.find(key)
         if block is not None:
-            return self.jobs.finish(job, block, now)
+            block.outdated = False
+            return effects + self.jobs.finish(job, block, now)
         other = self.jobs.find(key)
         if other is not None and other is not job:
-            return self.jobs.merge(job, other, now)
+            return effects + self.jobs.merge(job, other, now)
         self.jobs.add_alias(job, key)
         job.spec, job.size, job.total = spec, size, rows
         patience = max((w.patience for w in job.waiters.values()), default=1.0)
-        return self.jobs.queue(job, patience, now)
+        return effects + self.jobs.queue(job, patience, now)
 
     def progress(self, number: int, rows: int, now: float) -> list[Effect]:
         """Take note of `rows` more rows loaded."""
@@ -393,8 +397,3 @@ class Registry:
         if job.stage is not Stage.WRITING or job.writer is None or job.segment is None:
             return []
         return [self.holds.grant(self.shelf.blocks[job.segment], job.writer, Waiter(), now)]
-
-
-def _stranger(to: Asker) -> Effect:
-    """Ask an unknown session to introduce itself and to repeat its request."""
-    return Reply(to, {"hello": True})

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Hashable, Iterator, Sequence
 
 from arrayd_server.core import bounds
-from arrayd_server.core.bounds import Bound
 from arrayd_server.core.records import Block, Job, State
 
 MAX_ALIASES = 64
@@ -23,19 +22,20 @@ class Shelf:
     ----------
     prefix
         Of the segment names: ``arrayd-<scope>-<run>``. Names count up, none comes twice.
-    budget, bound
-        Bytes the daemon may keep in segments, and what sets that limit.
+    budget
+        Bytes the daemon may keep in segments.
     """
 
-    def __init__(self, prefix: str, budget: int, bound: Bound = bounds.GIVEN) -> None:
+    def __init__(self, prefix: str, budget: int) -> None:
         self.prefix = prefix
         self.budget = budget
-        self.bound = bound
+        self.bound = bounds.GIVEN  # what sets the budget
         self.headroom = budget  # what /dev/shm and the cgroup still give, as last measured
         self.tightest = bounds.SHM  # which of them gives no more
         self.charged = 0
         self.floor = 0  # bytes adopted at the start: they may exceed the budget
         self.blocks: dict[str, Block] = {}
+        self.files: dict[Hashable, dict[str, Block]] = {}  # the blocks of each
         self.idle: dict[str, None] = {}  # least recently used first
         self.idle_bytes = 0
         self.leaving: dict[str, Block] = {}
@@ -50,6 +50,12 @@ class Shelf:
         """Put a block on the shelf and charge it."""
         self.blocks[block.segment] = block
         self.charged += block.size
+        if block.edition is not None:
+            self.files.setdefault(block.edition.file, {})[block.segment] = block
+
+    def editions(self, file: Hashable) -> list[Block]:
+        """Return the blocks of a file, in whatever state it was."""
+        return list(self.files.get(file, {}).values())
 
     def reserve(self, job: Job, state: State, now: float) -> Block:
         """Make and charge the block of an admitted job."""
@@ -67,6 +73,7 @@ class Shelf:
             job=job.number,
             published=state is State.WRITING,
             keep=job.draft is not None and job.draft.keep,
+            edition=job.edition,
         )
         self.add(block)
         job.segment = block.segment
@@ -77,6 +84,11 @@ class Shelf:
         del self.blocks[block.segment]
         self.leaving.pop(block.segment, None)
         self.charged -= block.size
+        if block.edition is not None:
+            alike = self.files[block.edition.file]
+            del alike[block.segment]
+            if not alike:
+                del self.files[block.edition.file]
 
     def rest(self, block: Block) -> None:
         """Put a block on the idle list, as the one used last, unless it is there."""
