@@ -76,6 +76,27 @@ def outcome(function: Any, *args: Any, **options: Any) -> Any:
     return array.shape, array.dtype, array.tobytes()
 
 
+def loses(path: Path, dtype: Any = float, **options: Any) -> bool:
+    """Say whether `numpy.loadtxt` changes a value of a text that it reads: cut, or made inf."""
+    kept = {k: v for k, v in options.items() if k not in ("unpack", "ndmin")}
+    texts = expected(path, dtype=object, ndmin=2, **kept).reshape(-1)
+    whole = np.dtype(dtype)
+    rows = expected(path, dtype=whole, ndmin=1 if whole.names else 2, **kept)
+    values = rows.reshape(-1) if whole.names is None else _leaves(rows.tolist())
+    limit = whole.itemsize // {"S": 1, "U": 4}.get(whole.kind, 1)
+    if whole.kind in "SU":
+        return any(len(text.strip()) > limit for text in texts)
+    return any(
+        "inf" not in text and np.isinf(value) for text, value in zip(texts, values, strict=True)
+    )
+
+
+def _leaves(value: Any) -> list[Any]:
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        return [value]
+    return [leaf for inner in value for leaf in _leaves(inner)]
+
+
 def same(path: Path, **wish: Any) -> None:
     """Assert that we read exactly what numpy reads."""
     got, want = load(path, **wish), expected(path, **wish)

@@ -61,16 +61,18 @@ def alias(source: Source, stat: Sequence[int] | None) -> bytes:
 def key(source: Source, probed: Mapping[str, Any]) -> bytes:
     """Return the key of the block that `probed` describes."""
     cast = probed["descr"] if probed["descr"] != probed["file"] else None
-    options = source.options if source.resolved_format() in ("text", "raw") else ()
+    format_ = probed["format"]
+    options = source.options if format_ in ("text", "raw") else ()
+    clips = cast is not None or format_ == "text"  # text is clipped to dtype= as well
     return _digest(
         [
             "key",
             probed["identity"],
-            source.resolved_format(),
+            format_,
             probed["member"],
             probed["file"],
             cast,
-            source.overflow if cast is not None else None,
+            source.overflow if clips else None,
             source.rows,
             probed["order"],
             options,

@@ -22,7 +22,9 @@ import sys
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
-from itertools import groupby
+from functools import partial
+from itertools import groupby, islice
+from typing import IO
 
 import numpy as np
 
@@ -54,6 +56,9 @@ PIECE_BYTES = 256 << 10
 
 _STEP = 10_000
 """Rows that numpy counts in one go at most."""
+
+_AFTER, _AFTER_BYTES = 50, 64 << 10
+"""Lines behind a first row that does not read, at most, on which a remedy is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +177,9 @@ def _survey(reader: Reader, rule: Rule) -> tuple[int, tuple[Block, ...]]:
         offset, line = first
         number = line_number(file, offset)
         try:
-            columns = reader.check_first([line.decode(reader.encoding)], number)
+            text = line.decode(reader.encoding)
+            after = partial(_following, reader, file, offset + len(line))
+            columns = reader.check_first([text], number, after)
         except UnicodeDecodeError as error:
             raise undecodable(reader.path, error, number) from None
         return columns, tuple(survey(file, rule, offset, reader.max_rows))
@@ -186,13 +193,22 @@ def _count(reader: Reader) -> tuple[int, tuple[Block, ...]]:
         rows = reader.count(lines, min(1, limit))
         if not rows:
             return reader.columns_of_nothing, ()
-        columns = reader.check_first(lines.taken, first)
+        row = list(lines.taken)
+        columns = reader.check_first(row, first, lambda: list(islice(lines, _AFTER)))
         more, step = rows, _STEP
         while more:
             step = _next_step(step, more, lines)
             more = reader.count(lines, min(step, limit - rows))
             rows += more
     return columns, (Block(0, 0, 0, rows),)
+
+
+def _following(reader: Reader, file: IO[bytes], end: int) -> list[str]:
+    """Return some whole lines behind the one that ends at `end`, to try a remedy on."""
+    file.seek(end)
+    data = file.read(_AFTER_BYTES)
+    lines = text_lines(data.decode(reader.encoding, "replace"))[1:]
+    return (lines if len(data) < _AFTER_BYTES else lines[:-1])[:_AFTER]
 
 
 def _parts(blocks: tuple[Block, ...], wanted: range, size: float) -> tuple[Part, ...]:
@@ -230,6 +246,8 @@ def _ranged(reader: Reader, block: Block, columns: int) -> Iterator[Array]:
     size = max(1, PIECE_BYTES * text // max(text, stored))  # a piece is small on both sides
     with open_bytes(reader.path) as file:
         for offset, piece in whole_lines(file, block.start, block.stop, size):
+            if b"\0" in piece:
+                reader.check_text(piece, line_number(file, offset))
             try:
                 lines = text_lines(piece.decode(reader.encoding))
             except UnicodeDecodeError as error:
@@ -256,6 +274,7 @@ def _streamed(reader: Reader, block: Block, columns: int) -> Iterator[Array]:
                 raise reader.blame(lines.taken, first, columns) from None
             if not len(rows):
                 return
+            reader.check_text("".join(lines.taken), first)
             step = _next_step(most, len(rows), lines)
             left -= len(rows)
             yield rows

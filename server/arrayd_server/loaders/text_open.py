@@ -26,6 +26,9 @@ _OPENERS: dict[str, Any] = {
     ".lzma": lzma.open,
 }
 
+_BOMS = {"utf-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff"), "utf-16": (b"\xff\xfe", b"\xfe\xff")}
+_HEAD = 4096
+
 
 class Lines:
     """Lines on their way into `numpy.loadtxt`, which takes no more of them than it needs.
@@ -121,11 +124,34 @@ def open_lines(path: str, encoding: str, skip: int) -> Iterator[Lines]:
 def undecodable(path: str, error: UnicodeDecodeError, first: int) -> BadFile:
     """Return the error for a text, beginning with line number `first`, not of its encoding."""
     line = first + line_ends(error.object[: error.start])
+    with open_bytes(path) as file:
+        head = file.read(_HEAD)
     return BadFile(
         f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is no {error.encoding} "
-        "text. Name the encoding= if it is another (latin1 takes every byte).",
+        f"text. {_encoding_remedy(head, error)}",
         line=line,
     )
+
+
+def _encoding_remedy(head: bytes, error: UnicodeDecodeError) -> str:
+    """Return what to do about a byte that is not of its encoding; an encoding is tried."""
+    for encoding, marks in _BOMS.items():
+        if head.startswith(marks):
+            return f"The file begins as {encoding} does: pass encoding={encoding!r}."
+    end = max(error.object.find(b"\n", error.start), error.end)
+    line = error.object[error.object.rfind(b"\n", 0, error.start) + 1 : end]
+    if b"\0" in head or any(c < 32 and c not in b"\t\n\r\f\v\x1a" for c in line):
+        return (
+            "It holds bytes that no text has, so this is a binary file. If it holds plain "
+            "numbers one after another, read it with format='raw', dtype= and shape=."
+        )
+    for encoding in ("latin1", "cp1252"):
+        if all(map(str.isprintable, line.decode(encoding, "replace").strip().replace("\t", " "))):
+            return (
+                f"Name the encoding= of the file: encoding={encoding!r} if it is Western "
+                "European, another if not."
+            )
+    return "Name the encoding= of the file."
 
 
 def _suffix(path: str) -> str:

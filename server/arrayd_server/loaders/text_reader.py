@@ -9,20 +9,21 @@ from __future__ import annotations
 import codecs
 import io
 import locale
-import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Self
 
 import numpy as np
 
-from arrayd.errors import BadFile, SpecMismatch
+from arrayd.errors import ArraydError, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders.checks import check_options
-from arrayd_server.loaders.padding import clear_padding
+from arrayd_server.loaders.text_diagnose import BOM, Row, WrongColumns, diagnose, nul_byte
+from arrayd_server.loaders.text_exact import Lost, columns_of, holds_text, narrow, reading
 from arrayd_server.loaders.text_open import Lines
-from arrayd_server.loaders.text_scan import Rule
+from arrayd_server.loaders.text_scan import Rule, line_ends
 
 OPTIONS = (
     "comments",
@@ -38,8 +39,8 @@ OPTIONS = (
 """The options of `numpy.loadtxt` that a source may carry (``converters`` cannot travel)."""
 
 _PLAIN_ENCODINGS = frozenset(("ascii", "utf-8", "iso8859-1"))
-_NO_VALUE = re.compile(r"could not convert string (.*) to (.*) at row \d+, column (\d+)", re.DOTALL)
-_SHOWN = 60
+_BYTE_ENCODINGS = frozenset(("iso8859-1", "cp1252"))  # what numpy takes into S is the byte
+_QUOTED_LINES = 20  # of one row, at most, that a remedy is tried on
 
 Array = np.ndarray[Any, Any]
 
@@ -58,6 +59,8 @@ class Reader:
         As in `numpy.loadtxt`.
     encoding
         Canonical name of the codec; where none is asked for, that of the locale.
+    clip
+        A value that does not fit becomes the nearest one that does.
     """
 
     path: str
@@ -69,6 +72,7 @@ class Reader:
     ndmin: int
     unpack: bool
     encoding: str
+    clip: bool
 
     @classmethod
     def of(cls, source: Source) -> Self:
@@ -93,6 +97,7 @@ class Reader:
             ndmin=options.get("ndmin", 0),
             unpack=bool(options.get("unpack")),
             encoding=_codec(source.path, options.get("encoding")),
+            clip=source.overflow == "clip",
         )
 
     @property
@@ -108,6 +113,23 @@ class Reader:
         ):
             return None
         return Rule(comments[0], self.syntax.get("delimiter") is None, self.encoding)
+
+    def check_text(self, text: str | bytes, first: int) -> None:
+        """Refuse a NUL where a column is text: numpy's strings cannot end with one.
+
+        Parameters
+        ----------
+        first
+            Number of the line at which `text` begins.
+
+        Raises
+        ------
+        BadFile
+        """
+        at = text.find("\0") if isinstance(text, str) else text.find(b"\0")
+        if at >= 0 and holds_text(self.dtype):
+            before = text[:at].encode() if isinstance(text, str) else text[:at]
+            raise nul_byte(self.path, first + line_ends(before))
 
     @property
     def finds_columns(self) -> bool:
@@ -130,17 +152,42 @@ class Reader:
             As `numpy.loadtxt`, also if there are rows and not `columns` columns; `blame`
             turns it into an error for people.
         """
-        rows = _loadtxt(
+        try:
+            wide = self._load(lines, reading(self.dtype), max_rows)
+        except ValueError:
+            if not self.clip:
+                raise
+            # Perhaps an integer that only Python can hold: once more, and they come as text.
+            wide = self._load(_again(lines), reading(self.dtype, integers_as_text=True), max_rows)
+        if columns is not None and self.finds_columns and len(wide) and wide.shape[1] != columns:
+            raise ValueError("the number of columns changed")
+
+        @cache
+        def texts(column: int) -> list[str]:
+            place = column if self.usecols is None else self.usecols[column]
+            found = _loadtxt(
+                _again(lines),
+                dtype=object,
+                ndmin=1,
+                usecols=place,
+                max_rows=max_rows,
+                **self.syntax,
+            )
+            values: list[str] = found.tolist()
+            return values
+
+        bytes_ = self.encoding in _BYTE_ENCODINGS
+        return narrow(wide, self.dtype, texts, clip=self.clip, bytes_=bytes_)
+
+    def _load(self, lines: Iterable[str], dtype: np.dtype[Any], max_rows: int | None) -> Array:
+        return _loadtxt(
             lines,
-            dtype=self.dtype,
-            ndmin=1 if self.dtype.names else 2,
+            dtype=dtype,
+            ndmin=1 if dtype.names else 2,
             usecols=self.usecols,
             max_rows=max_rows,
             **self.syntax,
         )
-        if columns is not None and self.finds_columns and len(rows) and rows.shape[1] != columns:
-            raise ValueError("the number of columns changed")
-        return clear_padding(rows)
 
     def count(self, lines: Iterable[str], max_rows: int) -> int:
         """Return how many rows, at most `max_rows`, `numpy.loadtxt` finds in `lines`."""
@@ -149,13 +196,30 @@ class Reader:
             _loadtxt(lines, dtype="U1", ndmin=2, usecols=0, max_rows=max_rows, **self.syntax)
         )
 
-    def columns(self, lines: Iterable[str]) -> int:
-        """Return how many columns the first row in `lines` has; 0 if there is no row."""
-        row = _loadtxt(lines, dtype="U1", ndmin=2, max_rows=1, **self.syntax)
-        return row.shape[1] if len(row) else 0
+    def fields(self, lines: Iterable[str]) -> list[str]:
+        """Return the text of each column of the first row in `lines`; none if there is no row."""
+        rows = self.table(lines, 1)
+        return rows[0] if rows else []
 
-    def check_first(self, lines: list[str], first: int) -> int:
+    def table(self, lines: Iterable[str], max_rows: int | None = None) -> list[list[str]]:
+        """Return the text of all columns of `lines`.
+
+        Raises
+        ------
+        ValueError
+            The rows have not equally many columns.
+        """
+        found = _loadtxt(lines, dtype=object, ndmin=2, max_rows=max_rows, **self.syntax)
+        rows: list[list[str]] = found.tolist()
+        return rows
+
+    def check_first(self, lines: list[str], first: int, after: Callable[[], list[str]]) -> int:
         """Read the first row, in `lines` from number `first` on; return how many columns it gives.
+
+        Parameters
+        ----------
+        after
+            Gives some lines that follow, on which a remedy is tried.
 
         Raises
         ------
@@ -163,52 +227,74 @@ class Reader:
             The columns of the file are not those of the request.
         BadFile
             A value is not of the dtype.
+        CastError
+            A value does not fit the dtype.
         """
-        found = self.columns(lines)
-        needed = _flat(self.dtype) if self.dtype.names else found
-        line = first + len(lines) - 1
+        found = len(self.fields(lines))
+        needed = columns_of(self.dtype) if self.dtype.names else found
+        try:
+            self._check_columns(found, needed)
+            if lines[0].startswith(BOM):
+                raise WrongColumns("the text begins with a byte order mark (BOM)")
+            self.parse(lines)
+        except ValueError as error:
+            row = Row(lines, first + len(lines) - 1, after(), first=True)
+            raise diagnose(self, row, error) from None
+        return needed if self.usecols is None else len(self.usecols)
+
+    def _check_columns(self, found: int, needed: int) -> None:
+        """Raise WrongColumns if a row with `found` columns is not what was asked for."""
         if self.usecols is None and needed != found:
-            raise SpecMismatch(
-                f"{self.path}, line {line}: {found} columns, but the dtype has {needed}: "
-                f"{_fields(self.dtype)}. Give a dtype with {found} fields, or choose the columns "
-                "with usecols=.",
-                line=line,
-                columns=found,
+            raise WrongColumns(
+                f"{found} columns, but the dtype has {needed}: {_fields(self.dtype)}",
+                f"Give a dtype with {found} fields, or choose the columns with usecols=",
             )
         for column in self.usecols or ():
             if not -found <= column < found:
-                raise SpecMismatch(
-                    f"{self.path}, line {line}: {found} columns, but usecols= asks for column "
-                    f"{column} (columns count from 0).",
-                    line=line,
-                    columns=found,
+                raise WrongColumns(
+                    f"{found} columns, but usecols= asks for column {column} (columns count from 0)"
                 )
-        try:
-            self.parse(lines)
-        except ValueError as error:
-            reason = f"{_reason(error)}. If this line is a header, skip it with skiprows={line}."
-            raise BadFile(f"{self.path}, line {line}: {reason}", line=line) from None
-        return needed if self.usecols is None else len(self.usecols)
 
-    def blame(self, lines: Iterable[str], first: int, columns: int) -> BadFile:
+    def blame(self, lines: Iterable[str], first: int, columns: int) -> ArraydError:
         """Return the error for `lines`, the first of which is number `first` of the file.
 
-        They are read once more, one by one, so that the number of the line is exact
-        whatever comments and blank lines are among them.
+        They are read once more, so that the number of the line is exact whatever comments and
+        blank lines are among them.
         """
         again = list(lines)
         taken = Lines(again, first)
-        found = self.columns(taken)
+        found = len(self.fields(taken))
+        error: ValueError
         if self.finds_columns and found not in (0, columns):
-            reason = f"the number of columns changed from {columns} to {found}"
-        else:
-            taken = Lines(again, first)
-            try:
-                self.parse(taken)
-                reason = "it reads well now: the file changed while it was read"
-            except ValueError as error:
-                reason = _reason(error)
-        return BadFile(f"{self.path}, line {taken.number}: {reason}.", line=taken.number)
+            error = ValueError(f"the number of columns changed from {columns} to {found}")
+            return diagnose(self, Row(taken.taken[-1:], taken.number, [], first=False), error)
+        taken = Lines(again, first)
+        try:
+            self.parse(taken)
+            error = ValueError("it reads well now: the file changed while it was read")
+        except Lost as lost:
+            error, taken = lost, Lines(again, first)
+            self.count(taken, lost.row + 1)
+        except ValueError as refused:
+            error = refused
+        row = Row(_last_row(self, taken.taken), taken.number, [], first=False)
+        return diagnose(self, row, error)
+
+
+def _last_row(reader: Reader, lines: list[str]) -> list[str]:
+    """Return the lines of the last row: more than one where a quoted value has line ends."""
+    for start in range(len(lines) - 1, max(-1, len(lines) - _QUOTED_LINES), -1):
+        try:
+            if reader.count(lines[start:], 2) == 1:
+                return lines[start:]
+        except ValueError:
+            continue
+    return lines[-1:]
+
+
+def _again(lines: Iterable[str]) -> Iterable[str]:
+    """Return lines once more that were read already."""
+    return lines.taken if isinstance(lines, Lines) else lines
 
 
 def _loadtxt(lines: Iterable[str], **options: Any) -> Array:
@@ -265,28 +351,8 @@ def _codec(path: str, encoding: Any) -> str:
         raise SpecMismatch(f"{path}: encoding={encoding!r} is no text encoding.") from None
 
 
-def _flat(dtype: np.dtype[Any]) -> int:
-    """Return how many columns `dtype` takes: records and subarrays count by their leaves."""
-    if dtype.subdtype is not None:
-        base, shape = dtype.subdtype
-        return int(np.prod(shape, dtype=int)) * _flat(base)
-    if dtype.names is None:
-        return 1
-    return sum(_flat(dtype[name]) for name in dtype.names)
-
-
 def _fields(dtype: np.dtype[Any]) -> str:
     return ", ".join(
         f"{name}:{dtype[name].str if dtype[name].subdtype is None else dtype[name]}"
         for name in dtype.names or ()
     )
-
-
-def _reason(error: ValueError) -> str:
-    """Return numpy's words without the row, which counts within a piece of the file."""
-    found = _NO_VALUE.search(str(error))
-    if found is None:
-        return re.sub(r" at row \d+", "", str(error)).rstrip(".")
-    text, dtype, column = found.groups()
-    text = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…{text[0]}"
-    return f"column {column}: {text} is no {dtype}"
