@@ -19,7 +19,7 @@ LOSSES = [
     ("i4,S10", "1 Scaffold10080\n2 Scaffold100805\n", "column 2: 'Scaffold10080' does not fit S10"),
     ("S3", "abc\nabcd\n", "line 2: column 1: 'abcd' does not fit S3, which would cut it"),
     ("U3", "abc\nabcd\n", "Pass dtype='U4' or longer"),
-    (">U3", "abc\nabcd\n", "'abcd' does not fit U3"),
+    (">U3", "abc\nabcd\n", "'abcd' does not fit >U3"),
     ("S3", "ab\né\n", "is not ASCII"),
     ("f8", "1\n1e400\n", "'1e400' does not fit float64"),
     ("f4", "1\n1e39\n", "Pass dtype='f8'"),
@@ -126,7 +126,13 @@ def test_a_clipped_load_is_another_block() -> None:
     """The key of a block says whether its text was clipped."""
     from arrayd_server import origin
 
-    probed = {"descr": "<i4", "file": "<i4", "identity": [], "member": None, "order": "C"}
+    probed: dict[str, Any] = {
+        "descr": "<i4",
+        "file": "<i4",
+        "identity": [],
+        "member": None,
+        "order": "C",
+    }
     keys = {
         origin.key(Source.of("/a.txt", dtype="i4", overflow=how), {**probed, "format": "text"})
         for how in ("error", "clip")

@@ -32,23 +32,18 @@ FORMATS = ("npy", "npz", "hdf5", "text", "raw")
 _SUFFIXES = {
     ".npy": "npy",
     ".npz": "npz",
-    ".h5": "hdf5",
-    ".hdf5": "hdf5",
-    ".he5": "hdf5",
-    ".h5ad": "hdf5",
-    ".loom": "hdf5",
-    ".nc": "hdf5",
-    ".nc4": "hdf5",
-    ".mat": "hdf5",
-    ".txt": "text",
-    ".csv": "text",
-    ".tsv": "text",
-    ".cov": "text",
-    ".dat": "text",
-    ".bed": "text",
+    **dict.fromkeys((".h5", ".hdf5", ".hdf", ".he5", ".h5ad", ".loom", ".nc", ".nc4"), "hdf5"),
+    **dict.fromkeys((".mat", ".cool", ".mcool", ".fast5", ".nwb", ".nxs", ".keras"), "hdf5"),
+    **dict.fromkeys((".txt", ".csv", ".tsv", ".tab", ".dat", ".asc", ".prn"), "text"),
+    **dict.fromkeys((".cov", ".bed", ".bedgraph", ".bdg", ".bg", ".wig", ".vcf"), "text"),
+    **dict.fromkeys((".gff", ".gff3", ".gtf", ".sam", ".maf", ".psl", ".paf"), "text"),
+    **dict.fromkeys((".narrowpeak", ".broadpeak", ".gappedpeak", ".bim", ".fam", ".map"), "text"),
     ".bin": "raw",
     ".raw": "raw",
 }
+"""Of lower-case suffixes. HDF5, npy and npz files are known by their bytes as well."""
+
+_COMPRESSED = (".gz", ".bgz", ".bz2", ".xz", ".lzma")
 
 
 def _read_dtype(wire: Any) -> np.dtype[Any] | None:
@@ -213,7 +208,9 @@ class Source(Record):
         return dict(self.options)
 
     def resolved_format(self) -> str:
-        """Return the format: as given, or by the suffix of the path (``.gz`` is text).
+        """Return the format: as given, or by the suffix of the path.
+
+        A loader looks at the first bytes as well: what they name goes before the suffix.
 
         Raises
         ------
@@ -223,10 +220,13 @@ class Source(Record):
         if self.format:
             return self.format
         stem, suffix = os.path.splitext(self.path.lower())
-        if suffix == ".gz":
-            suffix = os.path.splitext(stem)[1] or ".txt"
-            if _SUFFIXES.get(suffix, "text") != "text":
-                raise SpecMismatch(f"{self.path}: a compressed file can only be text (.txt.gz).")
+        if suffix in _COMPRESSED:
+            inner = os.path.splitext(stem)[1] or ".txt"
+            if _SUFFIXES.get(inner, "text") != "text":
+                raise SpecMismatch(
+                    f"{self.path}: of compressed files only text is read ({inner} is not). "
+                    "Decompress it first."
+                )
             return "text"
         try:
             return _SUFFIXES[suffix]

@@ -130,6 +130,7 @@ def probe(wire: Mapping[str, Any]) -> dict[str, Any]:
     identity = engine.settled(source.path)
     if wire["stat"] is not None:
         _same_file(source, identity, wire["stat"])
+    source = loaders.recognised(source)
     plan = loaders.probe(source)
     target = plan.target or plan.dtype
     return {
@@ -144,6 +145,7 @@ def probe(wire: Mapping[str, Any]) -> dict[str, Any]:
         "detail": plan.detail,
         "member": plan.member,
         "apart": plan.apart,
+        "format": source.resolved_format(),
         "identity": identity,
     }
 
@@ -152,6 +154,7 @@ def info(wire: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a file holds: its members, and the array asked for if that is clear."""
     failpoints.hit("worker.probing")
     source = Source.from_wire(wire["source"]).understand()
+    source = loaders.recognised(source)
     members = loaders.members(source)
     result: dict[str, Any] = {
         "members": [(m.name, m.shape, descr(_plain(m.dtype))) for m in members or ()],

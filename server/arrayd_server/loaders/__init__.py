@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import os
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from arrayd.errors import BadFile, MissingDependency, SpecMismatch
+from arrayd.errors import MissingDependency, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders.base import Container, Format, LongText, Member, Plan
 from arrayd_server.loaders.cast import check_cast, resolved
-from arrayd_server.loaders.checks import install, open_regular, os_errors
+from arrayd_server.loaders.checks import install, os_errors
+from arrayd_server.loaders.recognise import recognised
 
-__all__ = ["load_format", "members", "probe"]
+__all__ = ["load_format", "members", "probe", "recognised"]
 
-_MAY_BE_EMPTY = ("text", "raw")
 _OF_MEMBERS = ("npz", "hdf5")
 
 
@@ -49,6 +48,7 @@ def look(source: Source) -> Plan:
     SourceNotFound, AccessDenied, BadFile, SpecMismatch, MissingDependency
         What is cheap to see is checked first: the file, its size, the request, its header.
     """
+    source = recognised(source)
     with os_errors(source.path):
         plan = load_format(_checked_format(source)).probe(source)
         if source.cast is not None:
@@ -63,6 +63,7 @@ def probe(source: Source) -> Plan:
     ------
     SourceNotFound, AccessDenied, BadFile, SpecMismatch, MissingDependency, CastError
     """
+    source = recognised(source)
     plan = look(source)
     target = plan.dtype if source.cast is None else resolved(plan.dtype, source.cast)
     if plan.dtype.hasobject and not (source.cast is not None and source.cast.itemsize):
@@ -89,25 +90,18 @@ def members(source: Source) -> list[Member] | None:
     ------
     SourceNotFound, AccessDenied, BadFile, SpecMismatch, MissingDependency
     """
+    source = recognised(source)
     with os_errors(source.path):
-        name = _checked_format(source)
-        container = load_format(name)
+        container = load_format(_checked_format(source))
         return container.members(source) if isinstance(container, Container) else None
 
 
 def _checked_format(source: Source) -> str:
-    """Return the format of a file that is there, regular, readable and not empty."""
-    with open_regular(source.path) as file:
-        size = os.fstat(file.fileno()).st_size
+    """Return the format of a recognised source; refuse what means nothing to it.
+
+    A format's own options it knows best itself.
+    """
     name = source.resolved_format()
-    if size == 0 and name not in _MAY_BE_EMPTY:
-        raise BadFile(f"{source.path} is empty (0 bytes): no {name} file. Is it still written?")
-    _check_meaning(source, name)
-    return name
-
-
-def _check_meaning(source: Source, name: str) -> None:
-    """Refuse what means nothing to a format; its own options it knows best itself."""
     if source.member is not None and name not in _OF_MEMBERS:
         raise SpecMismatch(
             f"{source.path}: a {name} file holds one array, so dataset={source.member!r} (or what "
@@ -117,3 +111,4 @@ def _check_meaning(source: Source, name: str) -> None:
         raise SpecMismatch(
             f"{source}: overflow={source.overflow!r} says what a cast does, and there is no cast=."
         )
+    return name

@@ -24,7 +24,7 @@ import numpy as np
 from arrayd import failpoints
 from arrayd.errors import BadFile, CastError, NoRoom, SourceNotFound
 from arrayd.source import Source
-from arrayd_server.loaders import base, load_format
+from arrayd_server.loaders import base, load_format, recognised
 from arrayd_server.loaders.base import Chunks, Part, Plan, storage_shape
 from arrayd_server.loaders.cast import cast_chunk
 from arrayd_server.loaders.checks import os_errors
@@ -164,7 +164,7 @@ def _other_rows(source: Source, part: Part, found: str) -> BadFile:
 
 def _chunks(source: Source, plan: Plan, part: Part, dtype: np.dtype[Any]) -> Chunks:
     """Yield flat chunks of the file; small ones if they are to be cast, for a cast makes copies."""
-    fill = load_format(source.resolved_format()).fill
+    fill = load_format(recognised(source).resolved_format()).fill
     size = max(1, base.CHUNK_BYTES // plan.dtype.itemsize) if dtype != plan.dtype else sys.maxsize
     with os_errors(source), closing(fill(source, plan, part)) as chunks:
         for chunk in chunks:

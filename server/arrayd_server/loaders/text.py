@@ -37,6 +37,7 @@ from arrayd_server.loaders.text_open import (
     compressed,
     open_bytes,
     open_lines,
+    refuse_other_kinds,
     undecodable,
 )
 from arrayd_server.loaders.text_reader import Array, Reader
@@ -130,6 +131,7 @@ def probe(source: Source) -> Plan:
     """
     reader = Reader.of(source)
     rule = reader.rule
+    refuse_other_kinds(reader.path)
     columns, blocks = _count(reader) if rule is None else _survey(reader, rule)
     rows = blocks[-1].end if blocks else 0
     layout = Layout.of(reader, rows, columns)

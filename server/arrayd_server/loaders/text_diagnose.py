@@ -325,7 +325,7 @@ def _retyped(reader: Reader, row: Row, column: int, dtype: DType, why: str) -> I
 
 def _missing(reader: Reader, row: Row, column: int, leaf: DType) -> Iterator[str]:
     if leaf.kind in "iub":
-        yield f"{leaf} has no value for that"
+        yield f"No {leaf} can say that"
     elif leaf.kind in "fc":
         yield "The text for that is nan"
     yield from _as_text(reader, row, column)
@@ -356,17 +356,32 @@ def _texts(reader: Reader, row: Row, column: int) -> list[str]:
 
 
 def _guessed(reader: Reader, row: Row) -> Iterator[str]:
-    """Yield a dtype of records for a row of words and numbers, where none was asked for."""
+    """Yield a dtype of records for rows of words and numbers, where none was asked for."""
     if reader.dtype != np.dtype(np.float64) or reader.usecols is not None:
         return
-    fields = reader.fields(row.lines)
-    types = [_guess(field.strip()) for field in fields]
+    try:
+        rows = reader.table(row.lines + row.after)
+    except ValueError:
+        return
+    types, below = _types(rows), _types(rows[1:])
+    skip = 0
+    if _is_header(rows[0]) and below != types and set(below) & {"i8", "f8"}:
+        types, skip = below, row.number
+    lines = row.after if skip else row.lines + row.after
     dtype = np.dtype(",".join([*types, ""]))
-    if 1 < len(fields) <= 20 and _reads(replace(reader, dtype=dtype), row.lines):
-        yield f"The row has words too: say what its columns are, such as dtype={','.join(types)!r}"
+    if 1 < len(types) <= 30 and _reads(replace(reader, dtype=dtype), lines):
+        header = f", and, if this line is a header, skiprows={skip}" if skip else ""
+        yield f"Say what the columns are: pass dtype={','.join(types)!r}{header}"
 
 
-def _guess(value: str) -> str:
-    if integer_for(value) is not None:
+def _types(rows: list[list[str]]) -> list[str]:
+    return [_type_of([text.strip() for text in column]) for column in zip(*rows, strict=True)]
+
+
+def _type_of(texts: list[str]) -> str:
+    """Return the type of a column; one of text has room for more."""
+    if all(integer_for(text) for text in texts):
         return "i8"
-    return "f8" if _is_float(value) else f"{'S' if value.isascii() else 'U'}{max(16, len(value))}"
+    if all(map(_is_float, texts)):
+        return "f8"
+    return f"{'S' if all(map(str.isascii, texts)) else 'U'}{max(16, 2 * max(map(len, texts)))}"

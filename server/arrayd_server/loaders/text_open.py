@@ -15,12 +15,13 @@ from itertools import islice
 from typing import IO, Any
 
 from arrayd.errors import BadFile
-from arrayd_server.loaders import text_scan
+from arrayd_server.loaders import kinds, text_scan
 from arrayd_server.loaders.checks import open_regular, os_errors
 from arrayd_server.loaders.text_scan import LineTooLong, line_ends
 
 _OPENERS: dict[str, Any] = {
     ".gz": gzip.open,
+    ".bgz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
     ".lzma": lzma.open,
@@ -99,6 +100,23 @@ def open_bytes(path: str) -> Iterator[IO[bytes]]:
         else:
             with opener(file) as inner:
                 yield inner
+
+
+def refuse_other_kinds(path: str) -> None:
+    """Refuse a file that is no text by its first bytes, also behind compression.
+
+    Raises
+    ------
+    BadFile
+        It names what the file is, and the way to go.
+    """
+    with open_bytes(path) as file:
+        kind = kinds.of_head(file.read(_HEAD))
+    if kind is not None:
+        if not compressed(path):
+            raise BadFile(f"{path}: it is no text, but {kinds.advise(kind)}")
+        advice = "Decompress it first." if kind.format else f"Decompress it, and {kind.advice}."
+        raise BadFile(f"{path}: what is compressed is no text, but {kind.name}. {advice}")
 
 
 @contextmanager
