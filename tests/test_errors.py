@@ -90,6 +90,11 @@ def huge(path: Path) -> None:
     np.lib.format.open_memmap(path, "w+", "f8", (100_000_000,))
 
 
+def junk(path: Path) -> None:
+    """Write bytes that are no format's."""
+    path.write_bytes(bytes(range(256)))
+
+
 def pipe(path: Path) -> None:
     """Make a FIFO."""
     os.mkfifo(path)
@@ -127,9 +132,9 @@ ROWS = [
     Row("typo.npz", npz, arrayd.SourceNotFound, ("'weight'", "'weights'"), {"dataset": "weight"}),
     Row("line.txt", text, arrayd.BadFile, ("line 4", "eight")),
     Row("columns.txt", text, arrayd.SpecMismatch, (), {"dtype": "i4,i4,i4"}),
-    Row("bare.bin", npy, arrayd.SpecMismatch, ("dtype=",)),
+    Row("bare.bin", junk, arrayd.SpecMismatch, ("dtype=",)),
     Row("odd.bin", npy, arrayd.BadFile, ("24000", "8128"), {"dtype": "f8", "shape": (3000,)}),
-    Row("what.xyz", npy, arrayd.SpecMismatch, (".xyz", "format=")),
+    Row("what.xyz", junk, arrayd.SpecMismatch, (".xyz", "format=")),
 ]
 
 

@@ -137,7 +137,7 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.parametrize(("name", "data", "what", "way"), FOREIGN)
+@pytest.mark.parametrize(("name", "data", "what", "way"), FOREIGN, ids=range(len(FOREIGN)))
 def test_what_is_not_read_is_named(
     tmp_path: Path, name: str, data: bytes, what: str, way: str
 ) -> None:

@@ -152,7 +152,8 @@ def test_a_large_record_and_a_large_row(tmp_path: Path, segment: Path) -> None:
     ("content", "error", "said"),
     [
         (b"", BadFile, "empty (0 bytes)"),
-        (b"PK\3\4 and so on", BadFile, "magic string"),
+        (b"PK\3\4 and so on", BadFile, "a zip archive"),
+        (b"\x93NUMPI" + bytes(200), BadFile, "magic string"),
         (header()[:40], BadFile, "within its header"),
         (header()[:-1], BadFile, f"promises {len(header())} bytes, it has {len(header()) - 1}"),
         (header(extra=b" " * (1 << 18)), BadFile, "262144 are read"),

@@ -118,7 +118,7 @@ def test_truncated_and_foreign_npz(tmp_path: Path) -> None:
     """A cut archive, no archive, and an archive without arrays are BadFile."""
     source = as_npz(tmp_path, np.arange(99))
     data = Path(source.path).read_bytes()
-    for content, said in ((data[:-30], "zip"), (b"hello", "zip"), (b"", "empty")):
+    for content, said in ((data[:-30], "zip"), (b"hello", "no npz file"), (b"", "empty")):
         Path(source.path).write_bytes(content)
         with pytest.raises(BadFile, match=rf"a\.npz.*{said}"):
             probe(source)
@@ -231,7 +231,8 @@ def test_bad_hdf5_files(tmp_path: Path) -> None:
     source = as_chunked(tmp_path, np.arange(999))
     data = Path(source.path).read_bytes()
     for content, said in (
-        (b"no HDF5" * 99, "signature"),
+        (b"no HDF5" * 99, "no hdf5 file"),
+        (b"\0no HDF5" * 99, "signature"),
         (data[:-99], "truncated"),
         (b"", "empty"),
     ):

@@ -126,7 +126,7 @@ BINARY = [
 ]
 
 
-@pytest.mark.parametrize(("data", "cause", "way"), BINARY)
+@pytest.mark.parametrize(("data", "cause", "way"), BINARY, ids=range(len(BINARY)))
 def test_no_text_is_named(tmp_path: Path, data: bytes, cause: str, way: str) -> None:
     """A file that is no text, or of another encoding, is told as that."""
     with pytest.raises(ArraydError) as caught:
