@@ -234,8 +234,9 @@ class Pool:
     def _give(self, worker: Worker, task: Task) -> None:
         worker.stop_timer()
         worker.task = task
-        # A header is read apart where that keeps a worker clean.
-        apart = task.apart or (task.urgent and worker.clean)
+        # The last clean one stays clean: it reads headers apart.
+        last = all(other is worker for other in self.workers if other.clean)
+        apart = task.apart or (task.urgent and worker.clean and last)
         worker.clean = worker.clean and apart
         self._limit_time(task, self._loop.time())
         failpoints.hit("daemon.part")
