@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from arrayd.errors import CastError, SpecMismatch
+from arrayd_server.loaders.cast_small import is_foreign, is_small, narrow, wide
 from arrayd_server.loaders.cast_time import rescale
 from arrayd_server.loaders.long_text import fixed
 from arrayd_server.loaders.padding import clear_padding
@@ -59,7 +60,10 @@ def _obstacle(origin: DType, target: DType) -> str:
         return ""
     if origin.hasobject:
         return "" if target.kind in _TEXT else "variable-length text goes to text, such as S10"
-    pair = (origin.kind, target.kind)
+    for one in (origin, target):
+        if is_foreign(one) and not is_small(one):
+            return f"{one} has no cast here; load it as it is, and call .astype()"
+    pair = tuple("f" if is_small(one) else one.kind for one in (origin, target))
     if all(kind in _NUMBER for kind in pair):
         return ""
     if all(kind in _TEXT for kind in pair):
@@ -124,6 +128,8 @@ def cast_chunk(chunk: Array, target: DType, overflow: str) -> tuple[Array, int]:
 
 def _convert(chunk: Array, target: DType, overflow: str) -> tuple[Array, int]:
     """Do what `cast_chunk` says, but for the bytes that hold no value."""
+    if is_small(chunk.dtype) and chunk.dtype != target:
+        chunk = chunk.astype(wide(chunk.dtype))
     if _holds_all(chunk.dtype, target):
         return chunk.astype(target, copy=False), 0
     if target.names is not None:
@@ -143,6 +149,8 @@ def _holds_all(origin: DType, target: DType) -> bool:
     """Whether each value of `origin` has its equal in `target`, so that no look is needed."""
     if origin == target or origin.newbyteorder("=") == target.newbyteorder("="):
         return True
+    if is_small(target):
+        return False
     if origin.kind in _NUMBER and target.kind in _NUMBER:
         # numpy calls int64 -> float64 safe, but 2**53 + 1 is lost.
         wide = origin.kind in "iu" and origin.itemsize == 8 and target.kind in "fc"
@@ -215,6 +223,8 @@ def _real(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
         return result, changed | off_axis
     if _holds_all(values.dtype, target):
         return values.astype(target), np.zeros(values.shape, np.bool_)
+    if is_small(target):
+        return narrow(values, target, clip)
     if target.kind == "f":
         convert = _float_to_float if values.dtype.kind == "f" else _int_to_float
     else:

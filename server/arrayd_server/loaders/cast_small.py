@@ -1,0 +1,90 @@
+"""Casts to and from the small numbers of ml_dtypes: bfloat16, float8_*, int4 and their like.
+
+Each of these types is a part of float32, or of int8 and uint8, so its values go on from there as
+any others do. To such a type the package itself rounds; what is beyond its range, which the package
+makes infinity, NaN or the largest value, by the type, is seen to here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from arrayd.errors import CastError
+
+Array = np.ndarray[Any, Any]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+DType = np.dtype[Any]
+
+_OWN = 256  # from this number on (NPY_USERDEF), a type is a package's, not numpy's
+
+
+def is_foreign(dtype: DType) -> bool:
+    """Say whether it is a type of a package."""
+    return dtype.num >= _OWN
+
+
+def is_small(dtype: DType) -> bool:
+    """Say whether it is a real number of ml_dtypes."""
+    return is_foreign(dtype) and "complex" not in dtype.type.__name__
+
+
+def wide(dtype: DType) -> DType:
+    """Return numpy's type that has all the values of a small one."""
+    name = dtype.type.__name__
+    if "int" not in name:
+        return np.dtype(np.float32)
+    return np.dtype(np.uint8 if name.startswith("u") else np.int8)
+
+
+def narrow(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+    """Return real numbers of numpy's as a small type, and which are no longer the same.
+
+    Raises
+    ------
+    CastError
+        With the index of the value in the flat array as ``details["at"]``.
+    """
+    real = values.astype(np.float64)
+    integral = wide(target).kind in "iu"
+    package: Any = importlib.import_module("ml_dtypes")
+    limits = package.iinfo(target) if integral else package.finfo(target)
+    low, high = float(limits.min), float(limits.max)
+    whole = np.trunc(real) if integral else real
+    nan = np.isnan(real)
+    _refuse(values, nan & ~_kept(np.array(np.nan), target), f"has no counterpart in {target}.")
+    bad = ~nan & ~_kept(whole, target) & ((whole < low) | (whole > high))
+    if not clip:
+        _refuse(
+            values,
+            bad,
+            f"does not fit {target} ({low:g} to {high:g}). Cast to a wider type, or pass "
+            "overflow='clip'.",
+        )
+    whole[bad] = np.clip(whole[bad], low, high)
+    result = _small(whole, target)
+    same = (result.astype(wide(target)) == real) & (real.astype(values.dtype) == values)
+    return result, ~same & ~nan
+
+
+def _small(real: Array, target: DType) -> Array:
+    between = wide(target)
+    return (real.astype(between) if between.kind in "iu" else real).astype(target)
+
+
+def _kept(real: Array, target: DType) -> Mask:
+    """Say whether infinities and NaN are themselves in `target`."""
+    if wide(target).kind in "iu":
+        return np.zeros(real.shape, np.bool_)
+    back = _small(real, target).astype(np.float64)
+    kept: Mask = ~np.isfinite(real) & ((back == real) | (np.isnan(real) & np.isnan(back)))
+    return kept
+
+
+def _refuse(values: Array, bad: Mask, why: str) -> None:
+    if bad.any():
+        at = int(np.argmax(bad))
+        text = str(values.flat[at])
+        raise CastError(f"The value {text} {why}", value=text, at=at)
