@@ -45,6 +45,16 @@ def test_put_is_had_by_name_elsewhere(
         client.get("name:N")
 
 
+def test_a_unit_is_not_dropped(client: arrayd.Client) -> None:
+    """A unit, which no block carries, is an error that says how to put the values."""
+
+    class Quantity(np.ndarray):
+        unit = "m"
+
+    with pytest.raises(arrayd.SpecMismatch, match=r"the unit of this array \(m\)"):
+        client.put(np.ones(2).view(Quantity))
+
+
 def test_keep_until_evicted(client: arrayd.Client) -> None:
     """keep=True keeps a published block without a holder; evict by its name frees it."""
     client.put(np.arange(3), name="K", keep=True)

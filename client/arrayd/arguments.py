@@ -159,6 +159,12 @@ def array(values: Any) -> np.ndarray[Any, Any]:
             "put would drop the mask of this array: publish array.filled(value), or data and "
             "mask as two arrays."
         )
+    unit = getattr(values, "unit", None) or getattr(values, "units", None)
+    if isinstance(values, np.ndarray) and unit is not None and str(unit):
+        raise SpecMismatch(
+            f"put would drop the unit of this array ({unit}): publish its plain numbers, "
+            "np.asarray(array)."
+        )
     try:
         found = np.asarray(values)
     except Exception as error:  # whatever `__array__`, or a list that is no rectangle, raises
