@@ -183,4 +183,27 @@ def offset_of(array: npt.NDArray[Any], mapping: Mapping) -> int:
     return int(array.__array_interface__["data"][0]) - mapping.address
 
 
-__all__ = ["Block", "Held", "Self", "SharedArray", "adorn", "offset_of", "view_at", "wrap"]
+def extent(array: npt.NDArray[Any]) -> tuple[int, int]:
+    """Return the address of an array's first byte in memory, and how many bytes it spans.
+
+    As `numpy.lib.array_utils.byte_bounds` has it, which came with numpy 2.0. The array is not
+    empty.
+    """
+    reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
+    before = sum(step for step in reach if step < 0)
+    after = sum(step for step in reach if step > 0)
+    address = int(array.__array_interface__["data"][0])
+    return address + before, after - before + array.itemsize
+
+
+__all__ = [
+    "Block",
+    "Held",
+    "Self",
+    "SharedArray",
+    "adorn",
+    "extent",
+    "offset_of",
+    "view_at",
+    "wrap",
+]

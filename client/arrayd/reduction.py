@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arrayd import api, failpoints, pagemap
-from arrayd.array import Held, SharedArray, offset_of, view_at
+from arrayd.array import Held, SharedArray, extent, offset_of, view_at
 from arrayd.client import Client
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SourceChanged
 from arrayd.fetching import Fetching, Terms
@@ -102,7 +102,7 @@ def _mode(shared: SharedArray, held: Held, pages: Mapping) -> str | None:
     NoSuchBlock
         It is being written, and was released.
     """
-    low, high = np.lib.array_utils.byte_bounds(shared)
+    low, length = extent(shared)
     writeable = shared.flags.writeable
     if pages.mode == "w":
         if held.released:
@@ -111,9 +111,9 @@ def _mode(shared: SharedArray, held: Held, pages: Mapping) -> str | None:
                 "reach nobody. Send the array before arrayd.release."
             )
         return "w" if writeable else "r"
-    if held.released or not pages.contains(low, high - low):
+    if held.released or not pages.contains(low, length):
         return None
-    if pages.mode == "c" and not pagemap.written(low, high - low):
+    if pages.mode == "c" and not pagemap.written(low, length):
         return "c" if writeable else "r"
     return "r" if pages.mode in ("r", "s") and not writeable else None
 
