@@ -86,11 +86,14 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         if obj._mapping.contains(self.__array_interface__["data"][0], 1):
             self._held, self._mapping = obj._held, obj._mapping
 
-    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+    def __array_wrap__(
+        self, array: Any, context: Any = None, return_scalar: bool | None = None
+    ) -> Any:
         result = super().__array_wrap__(array, context)
         if result is self or type(self) is not SharedArray:
             return result
-        if return_scalar:
+        # Before 2.0 numpy does not say: there, what has no axis was to be a scalar.
+        if result.ndim == 0 if return_scalar is None else return_scalar:
             return result[()]
         return result.view(np.ndarray)
 
