@@ -33,6 +33,7 @@ from arrayd_server import worker
 from arrayd_server.loaders import base, engine, load_format, members, probe
 from arrayd_server.loaders.base import Part, Plan
 from arrayd_server.loaders.checks import os_errors
+from arrayd_server.messages import Probe
 from tests.loading import (
     ALL,
     Array,
@@ -195,7 +196,7 @@ def test_a_file_that_is_always_being_written(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_worker_waits_for_the_tick(tmp_path: Path) -> None:
     """A probe of a file written this instant ends when its stamp is a tick old, or later."""
     source = as_npy(tmp_path, np.arange(3))
-    worker.probe({"source": source.to_wire(), "stat": None})
+    worker.probe(Probe(source))
     assert time.time_ns() >= os.stat(source.path).st_mtime_ns + engine.TICK
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from arrayd.errors import ArraydError
+import pytest
+
+from arrayd.errors import ArraydError, ProtocolMismatch
 from arrayd_server.tasks import Queue, Task
 from tests.faults.impostors import Errand, pool, program
 
@@ -69,3 +71,15 @@ def test_a_long_queue_is_not_a_hang() -> None:
             assert time.monotonic() - began > one._timeout
 
     asyncio.run(run())
+
+
+def test_a_loader_of_another_version() -> None:
+    """Its work is not taken, for the files have been replaced; the error says how to go on."""
+
+    async def run() -> None:
+        async with pool() as one:
+            with pytest.raises(ProtocolMismatch, match=r"arrayd 99\.1 .*kill -USR1 \d+"):
+                await Errand(one).result()
+
+    with program("newer"):
+        asyncio.run(run())

@@ -12,6 +12,7 @@ from arrayd.errors import ArraydError, LoaderCrashed
 from arrayd.spec import Spec
 from arrayd_server import origin
 from arrayd_server.core.records import Asker
+from arrayd_server.messages import Fill, Filled, Found, Look, Probe, Rows
 from arrayd_server.origin import Origin
 from arrayd_server.tasks import Task
 from arrayd_server.workers import Pool
@@ -31,7 +32,7 @@ class Load:
     """A load between its probe and its end."""
 
     origin: Origin
-    found: Mapping[str, Any]
+    found: Found
     parts_left: int = 0
     lost: int = 0
 
@@ -84,7 +85,7 @@ class Loads:
             self._drop(to)
             on_result(result)
 
-        self._pool.submit(_task(number, "info", origin, told))
+        self._pool.submit(_task(number, "info", Look, origin, told))
 
     def forget(self, nonce: bytes, request: int | None = None) -> None:
         """Let nobody work on a question of a session that is gone, or has stopped waiting."""
@@ -112,13 +113,13 @@ class Loads:
     def probe(self, job: int, origin: Origin) -> None:
         """Ask how big a source is."""
         self._pool.submit(
-            _task(job, "probe", origin, lambda result: self._on_probed(job, origin, result))
+            _task(job, "probe", Probe, origin, lambda result: self._on_probed(job, origin, result))
         )
 
     def fill(self, job: int, path: str) -> None:
         """Load a probed source into the segment file at `path`, its parts in parallel."""
         load = self._loads[job]
-        parts = load.found["parts"]
+        parts = load.found.parts
         load.parts_left = len(parts)
         if not parts:
             self._finish(job)
@@ -130,19 +131,18 @@ class Loads:
         self._loads.pop(job, None)
         self._pool.cancel(job)
 
-    def _part(self, job: int, load: Load, part: list[Any], path: str) -> Task:
-        found = load.found
-        task = _task(job, "fill", load.origin, lambda result: self._on_part(job, result))
-        nbytes = spec_of(found).nbytes
-        task.wire |= {
-            "part": part,
-            "plan": [found["shape"], found["file"], found["natural"], found["detail"]],
-            "target": [path, found["descr"], found["order"], nbytes],
-            "identity": found["identity"],
-        }
-        task.on_rows = lambda rows: self._on.progress(job, rows)
-        task.apart = bool(found.get("apart", True))
-        return task
+    def _part(self, job: int, load: Load, part: Rows, path: str) -> Task:
+        source = load.origin.source
+        assert source is not None
+        wire = {"op": "fill", **Fill.of(source, part, path, load.found).to_wire()}
+        return Task(
+            job,
+            str(load.origin),
+            wire,
+            lambda result: self._on_part(job, load.origin, result),
+            lambda rows: self._on.progress(job, rows),
+            apart=load.found.apart,
+        )
 
     def _on_probed(
         self, job: int, origin_: Origin, result: Mapping[str, Any] | ArraydError
@@ -152,23 +152,28 @@ class Loads:
             return
         assert origin_.source is not None
         try:
-            found = Probed(origin.key(origin_.source, result), spec_of(result), result["rows"])
-        except (KeyError, TypeError, ValueError) as error:
+            found = Found.from_wire(result)
+            probed = Probed(origin.key(origin_.source, found), found.spec, found.rows)
+        except (TypeError, ValueError) as error:
             self._on.failed(job, _nonsense(origin_, error))
             return
-        self._loads[job] = Load(origin_, result)
-        self._on.probed(job, found)
+        self._loads[job] = Load(origin_, found)
+        self._on.probed(job, probed)
 
-    def _on_part(self, job: int, result: Mapping[str, Any] | ArraydError) -> None:
+    def _on_part(self, job: int, origin: Origin, result: Mapping[str, Any] | ArraydError) -> None:
         load = self._loads.get(job)
         if load is None:
             return
-        if isinstance(result, ArraydError):
+        try:
+            filled = result if isinstance(result, ArraydError) else Filled.from_wire(result)
+        except (TypeError, ValueError) as error:
+            filled = _nonsense(origin, error)
+        if isinstance(filled, ArraydError):
             self.cancel(job)
-            self._on.failed(job, result)
+            self._on.failed(job, filled)
             return
         load.parts_left -= 1
-        load.lost += result.get("lost", 0)
+        load.lost += filled.lost
         if load.parts_left == 0:
             self._finish(job)
 
@@ -176,20 +181,16 @@ class Loads:
         self._on.filled(job, self._loads.pop(job).lost)
 
 
-def spec_of(found: Mapping[str, Any]) -> Spec:
-    """Return the spec of the block that a probe describes."""
-    return Spec(tuple(found["shape"]), _tuples(found["descr"]), found["order"], found["itemsize"])
-
-
 def _task(
     job: int,
     op: str,
+    kind: type[Probe | Look],
     origin: Origin,
     on_result: Callable[[Mapping[str, Any] | ArraydError], None],
 ) -> Task:
     assert origin.source is not None
-    wire = {"op": op, "source": origin.source.to_wire(), "stat": origin.stat}
-    return Task(job, str(origin), wire, on_result, _no_rows, urgent=op != "fill")
+    wire = {"op": op, **kind(origin.source, origin.stat).to_wire()}
+    return Task(job, str(origin), wire, on_result, _no_rows, urgent=True)
 
 
 def _nonsense(origin: Origin, error: Exception) -> LoaderCrashed:
@@ -201,7 +202,3 @@ def _nonsense(origin: Origin, error: Exception) -> LoaderCrashed:
 
 def _no_rows(_: int) -> None:
     """Probes make no rows."""
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

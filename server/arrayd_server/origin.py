@@ -8,7 +8,7 @@ canonicalisation, so that two spellings of one array share a block.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from arrayd.packing import pack
 from arrayd.records import Record
 from arrayd.source import Source
 from arrayd_server.core.records import Edition
+from arrayd_server.messages import Found
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +59,23 @@ def alias(source: Source, stat: Sequence[int] | None) -> bytes:
     return _digest(["alias", source.wish(), stat])
 
 
-def key(source: Source, probed: Mapping[str, Any]) -> bytes:
+def key(source: Source, probed: Found) -> bytes:
     """Return the key of the block that `probed` describes."""
-    cast = probed["descr"] if probed["descr"] != probed["file"] else None
-    format_ = probed["format"]
+    cast = probed.descr if probed.descr != probed.file else None
+    format_ = probed.format
     options = source.options if format_ in ("text", "raw") else ()
     clips = cast is not None or format_ == "text"  # text is clipped to dtype= as well
     return _digest(
         [
             "key",
-            probed["identity"],
+            probed.identity,
             format_,
-            probed["member"],
-            probed["file"],
+            probed.member,
+            probed.file,
             cast,
             source.overflow if clips else None,
             source.rows,
-            probed["order"],
+            probed.order,
             options,
         ]
     )

@@ -5,9 +5,8 @@ Started by exec, never by fork: it must not inherit a descriptor or mapping of a
 one load; one that asks for more memory than a loader may have, gets none. Run as
 ``python -m arrayd_server.worker FD PARENT MEMORY``.
 
-Tasks: ``{id, op, …}`` with op ``probe``, ``info`` or ``fill``; ``{cancel: id}`` may come in
-between. Answers: ``{id, rows}`` (progress), then ``{id, ok}`` or ``{id, err}``, with ``spent``
-if the process has so much memory that it should be the last. A task with ``apart`` is done in
+Tasks and answers are those of `arrayd_server.messages`. The last answer says ``spent`` if the
+process has so much memory that it should be the last. A task with ``apart`` is done in
 a child: the process itself reads nothing then.
 """
 
@@ -33,12 +32,14 @@ from arrayd import failpoints
 from arrayd.dtypes import descr, from_descr
 from arrayd.errors import ArraydError, LoadError, SourceChanged, SourceNotFound, to_wire
 from arrayd.packing import pack, stream
+from arrayd.protocol import PACKAGE_VERSION
 from arrayd.source import Source
 from arrayd.units import format_bytes
 from arrayd_server import leases, loaders
 from arrayd_server.apart import apart, die_with_parent
 from arrayd_server.loaders import checks
 from arrayd_server.loaders.base import Member, Part, Plan
+from arrayd_server.messages import Fill, Filled, Found, Identity, Look, Probe
 
 MAX_ANSWER = 8 << 20
 """Bytes of the largest answer: the daemon packs it again, for a client."""
@@ -49,6 +50,7 @@ MAX_WORDS = 4000
 MAX_PROBLEM = 300
 """Characters of what is told of one member of many."""
 
+_ENVELOPE = ("id", "op", "apart")
 _TELL_EVERY = 0.05  # seconds between two progress messages
 
 
@@ -86,7 +88,11 @@ class Task:
     def fail(self, error: ArraydError) -> None:
         """Send an error."""
         error.message = error.message[:MAX_WORDS]
-        self.answer(err=to_wire(error), spent=self.spent())
+        self.end(err=to_wire(error))
+
+    def end(self, **body: Any) -> None:
+        """Send the last answer."""
+        self.answer(**body, version=PACKAGE_VERSION, spent=self.spent())
 
     def spent(self) -> bool:
         """Say whether what is left of earlier tasks may be in the way of the next one.
@@ -123,38 +129,37 @@ class Task:
         return any(message.get("cancel") == self._number for message in self._inbox)
 
 
-def probe(wire: Mapping[str, Any]) -> dict[str, Any]:
+def probe(task: Probe) -> Found:
     """Return what a source holds, how its rows divide, and which file it is now."""
     failpoints.hit("worker.probing")
-    source = Source.from_wire(wire["source"]).understand()
+    source = task.source.understand()
     identity = engine.settled(source.path)
-    if wire["stat"] is not None:
-        _same_file(source, identity, wire["stat"])
+    if task.stat is not None:
+        _same_file(source, identity, task.stat)
     source = loaders.recognised(source)
     plan = loaders.probe(source)
     target = plan.target or plan.dtype
-    return {
-        "shape": plan.shape,
-        "file": descr(plan.dtype),
-        "descr": descr(target),
-        "itemsize": target.itemsize,
-        "natural": plan.order,
-        "order": source.order or plan.order,
-        "rows": plan.storage_shape[0],
-        "parts": [(p.start, p.stop, p.hint) for p in plan.parts],
-        "detail": plan.detail,
-        "member": plan.member,
-        "apart": plan.apart,
-        "format": source.resolved_format(),
-        "identity": identity,
-    }
+    return Found(
+        shape=plan.shape,
+        file=descr(plan.dtype),
+        descr=descr(target),
+        itemsize=target.itemsize,
+        natural=plan.order,
+        order=source.order or plan.order,
+        rows=plan.storage_shape[0],
+        parts=tuple((p.start, p.stop, p.hint) for p in plan.parts),
+        detail=plan.detail,
+        member=plan.member,
+        identity=identity,
+        apart=plan.apart,
+        format=source.resolved_format(),
+    )
 
 
-def info(wire: Mapping[str, Any]) -> dict[str, Any]:
+def info(task: Look) -> dict[str, Any]:
     """Return what a file holds: its members, and the array asked for if that is clear."""
     failpoints.hit("worker.probing")
-    source = Source.from_wire(wire["source"]).understand()
-    source = loaders.recognised(source)
+    source = loaders.recognised(task.source.understand())
     members = loaders.members(source)
     result: dict[str, Any] = {
         "members": [(m.name, m.shape, descr(_plain(m.dtype))) for m in members or ()],
@@ -174,27 +179,22 @@ def _is_loadable(source: Source, members: list[Member]) -> bool:
     return len(members) == 1 and (asked or members[0].problem is None)
 
 
-def fill(wire: Mapping[str, Any], task: Task) -> dict[str, Any]:
+def fill(fill: Fill, task: Task) -> Filled:
     """Load one part into the segment; return how many values the cast changed."""
-    source = Source.from_wire(wire["source"]).understand()
-    start, stop, hint = wire["part"]
-    shape, dtype, order, detail = wire["plan"]
-    plan = Plan(tuple(shape), from_descr(dtype), order, (), _tuples(detail))
-    part = Part(start, stop, tuple(hint))
-    path, target, wanted, nbytes = wire["target"]
+    source, found = fill.source.understand(), fill.found.understand()
     lost = engine.write_part(
         source,
-        plan,
-        part,
-        engine.Target(path, from_descr(target), wanted, nbytes),
+        Plan(found.shape, from_descr(found.file), found.natural, (), found.detail),
+        Part(*fill.part),
+        engine.Target(fill.path, from_descr(found.descr), found.order, found.spec.nbytes),
         on_rows=task.rows,
         cancelled=task.cancelled,
     )
     task.tell()
-    if list(engine.identity(source.path)) != list(wire["identity"]):
+    if engine.identity(source.path) != found.identity:
         raise SourceChanged(f"{source.path} changed while it was read. Ask again.")
     failpoints.hit("worker.answering")
-    return {"lost": lost}
+    return Filled(lost)
 
 
 def run(sock: socket.socket) -> None:
@@ -222,12 +222,9 @@ def _do(wire: Mapping[str, Any], task: Task) -> None:
 
 def _answer(wire: Mapping[str, Any], task: Task) -> None:
     try:
+        task.end(ok=_done(wire, task))
         if wire["op"] == "fill":
-            task.answer(ok=fill(wire, task), spent=task.spent())
             failpoints.hit("worker.answered")
-        else:
-            found = probe(wire) if wire["op"] == "probe" else info(wire)
-            task.answer(ok=found, spent=task.spent())
     except engine.Cancelled:  # nobody reads the answer, unless the segment was not there
         path = wire["source"].get("path")
         task.fail(LoadError(f"{path}: somebody removed its file from /dev/shm. Ask again."))
@@ -239,6 +236,16 @@ def _answer(wire: Mapping[str, Any], task: Task) -> None:
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
         task.fail(LoadError(f"{wire['source'].get('path')}: {what}. This is a bug in arrayd."))
+
+
+def _done(wire: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """Do what a message asks for; return the result."""
+    op, fields = wire["op"], {key: value for key, value in wire.items() if key not in _ENVELOPE}
+    if op == "probe":
+        return probe(Probe.from_wire(fields).understand()).to_wire()
+    if op == "fill":
+        return fill(Fill.from_wire(fields).understand(), task).to_wire()
+    return info(Look.from_wire(fields).understand())
 
 
 def _out_of_memory(wire: Mapping[str, Any], error: MemoryError) -> LoadError:
@@ -256,9 +263,9 @@ def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype if checks.travels(dtype) else np.dtype(object)
 
 
-def _same_file(source: Source, identity: tuple[Any, ...], stat: list[int]) -> None:
+def _same_file(source: Source, identity: Identity, stat: tuple[int, ...]) -> None:
     """Refuse a file that is not the one the client sees under this path."""
-    seen = list(identity[1:])
+    seen = identity[1:]
     if seen == stat:
         return
     if seen[:2] == stat[:2]:
@@ -269,10 +276,6 @@ def _same_file(source: Source, identity: tuple[Any, ...], stat: list[int]) -> No
         f"{stat[1]}): you are in different mount namespaces (a container, PrivateTmp=), or "
         "the file was just replaced."
     )
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _limit_memory(size: int) -> None:

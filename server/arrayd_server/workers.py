@@ -26,9 +26,10 @@ from typing import Any
 import msgpack
 
 from arrayd import failpoints
-from arrayd.errors import LoaderCrashed, LoadError, LoadTimeout, from_wire
+from arrayd.errors import LoaderCrashed, LoadError, LoadTimeout, ProtocolMismatch
 from arrayd.packing import pack, stream
 from arrayd.units import format_bytes
+from arrayd_server import messages
 from arrayd_server.tasks import Queue, Task
 
 log = logging.getLogger(__name__)
@@ -305,12 +306,12 @@ class Pool:
             return
         try:
             worker.inbox.feed(data)
-            messages = [_checked(message) for message in worker.inbox]
+            told = [messages.checked(message) for message in worker.inbox]
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             log.warning("loader %d talks nonsense: %s", worker.process.pid, error)
             self._end(worker)
             return
-        for message in messages:
+        for message in told:
             self._on_message(worker, message)
 
     def _on_message(self, worker: Worker, message: Mapping[str, Any]) -> None:
@@ -324,11 +325,12 @@ class Pool:
             return
         worker.task = None
         worker.stop_timer()
-        if message.get("spent"):
+        result = messages.result(message, task.label)
+        if message.get("spent") or isinstance(result, ProtocolMismatch):
             self._end(worker)
         else:
             self._rest(worker)
-        task.finish(message["ok"] if "ok" in message else from_wire(message["err"]))
+        task.finish(result)
         self._dispatch()
 
     def _rest(self, worker: Worker) -> None:
@@ -374,22 +376,6 @@ class Pool:
             f"{format_bytes(self._memory)} (the daemon's --loader-memory).",
             signal=-code if code < 0 else None,
         )
-
-
-def _checked(message: Any) -> Mapping[str, Any]:
-    """Return a worker's message; a corrupt file may have corrupted its reader.
-
-    Raises
-    ------
-    TypeError
-        It is none.
-    """
-    kinds = {"rows": int, "ok": dict, "err": dict}
-    found = [key for key in kinds if isinstance(message, dict) and key in message]
-    if len(found) == 1 and isinstance(message[found[0]], kinds[found[0]]) and "id" in message:
-        checked: Mapping[str, Any] = message
-        return checked
-    raise TypeError(f"{str(message)[:80]!r} is no message")
 
 
 def _cause(code: int) -> str:

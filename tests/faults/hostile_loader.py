@@ -81,9 +81,8 @@ class Loader:
                 "fill",
                 source,
                 part=part,
-                plan=[shape, found["file"], found["natural"], found["detail"]],
-                target=[str(self._target), found["descr"], found["order"], nbytes],
-                identity=found["identity"],
+                path=str(self._target),
+                found={**found, "parts": []},
             )
         data = np.fromfile(self._target, np.uint8)
         empty = np.zeros(shape, dtype) if not nbytes else None

@@ -21,6 +21,7 @@ from arrayd_server.workers import Pool
 _PRELUDE = """
 import os, signal, socket, sys, time
 from arrayd.packing import pack, stream
+from arrayd.protocol import PACKAGE_VERSION
 sock = socket.socket(fileno=int(sys.argv[1]))
 inbox = stream()
 def task():
@@ -31,8 +32,9 @@ def task():
         if not data:
             raise SystemExit(0)
         inbox.feed(data)
-def good(wire):
-    sock.sendall(pack({"id": wire["id"], "ok": {"pid": os.getpid()}}))
+def good(wire, **more):
+    ok = {"pid": os.getpid()}
+    sock.sendall(pack({"id": wire["id"], "ok": ok, "version": PACKAGE_VERSION, **more}))
 def sleep():
     while True:
         time.sleep(60)
@@ -59,7 +61,8 @@ IMPOSTORS = {
     "deaf": "sleep()",
     "stopped": "task(); os.kill(os.getpid(), signal.SIGSTOP); sleep()",
     "stubborn": "signal.signal(signal.SIGTERM, signal.SIG_IGN); task(); sock.close(); sleep()",
-    "spent": "sock.sendall(pack({'id': task()['id'], 'ok': {'pid': os.getpid()}, 'spent': True}))",
+    "spent": "good(task(), spent=True)",
+    "newer": "PACKAGE_VERSION = '99.1'",
 }
 
 

@@ -1,0 +1,159 @@
+"""What the daemon and its loader processes say to each other: tasks and their answers.
+
+A task is ``{id, op, apart, …}`` (``apart``: to be done in a child), answered by any number of
+``{id, rows}`` (progress, in rows of storage) and one ``{id, ok, version}`` or
+``{id, err, version}``; ``{cancel: id}`` may come in between.
+
+=====  =======  ================================
+op     task     ``ok``
+=====  =======  ================================
+probe  `Probe`  `Found`
+info   `Look`   what `arrayd.info` tells
+fill   `Fill`   `Filled`
+=====  =======  ================================
+
+Both ends are of one version when a daemon starts. Then ``pip install -U`` may put other files
+where the next loader is started from, and two versions that fill one block by different rules
+would make something that is no array of either. So each answer names the version that gives it,
+and the daemon takes none of another (`result`). A loader refuses tasks that it does not
+wholly understand (`arrayd.records`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from arrayd.errors import ArraydError, ProtocolMismatch, from_wire
+from arrayd.protocol import PACKAGE_VERSION
+from arrayd.records import Record
+from arrayd.source import Source
+from arrayd.spec import Spec
+
+Identity = tuple[str, int, int, int, int, int]
+"""Real path, device, inode, size, mtime and ctime (ns) of a file: another means another block."""
+
+Rows = tuple[int, int, tuple[Any, ...]]
+"""Start, stop and hint of a `loaders.base.Part`."""
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Probe(Record):
+    """Asks how big a source is, how its rows divide, and which file it is.
+
+    `stat` is that of the file as the asker sees it; None: whichever it is.
+    """
+
+    source: Source
+    stat: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look(Record):
+    """Asks what a file holds."""
+
+    source: Source
+    stat: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Record):
+    """What a probe has found.
+
+    Parameters
+    ----------
+    shape, descr, itemsize, order
+        Of the block: after ``rows=``, ``cast=`` and ``order=``.
+    file, natural
+        Dtype and order as in the file.
+    rows
+        Of storage, see `loaders.base`.
+    parts
+        How they divide.
+    detail, member
+        As in `loaders.base.Plan`.
+    identity
+        Of the file that was probed; after each part it must be the same.
+    apart
+        Each part is to be read by a process that has read no other file.
+    format
+        One of `arrayd.source.FORMATS`: as was asked for, or as the file's first bytes say.
+    """
+
+    shape: tuple[int, ...]
+    file: Any = field(metadata={"read": _tuples})
+    descr: Any = field(metadata={"read": _tuples})
+    itemsize: int
+    natural: str
+    order: str
+    rows: int
+    parts: tuple[Rows, ...]
+    detail: Any = field(metadata={"read": _tuples})
+    member: str | None
+    identity: Identity
+    apart: bool
+    format: str
+
+    @property
+    def spec(self) -> Spec:
+        """Return the array that is to be in the block."""
+        return Spec(self.shape, self.descr, self.order, self.itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class Fill(Record):
+    """Load one part of a source into the segment's file at `path`, as was found."""
+
+    source: Source
+    part: Rows
+    path: str
+    found: Found
+
+    @classmethod
+    def of(cls, source: Source, part: Rows, path: str, found: Found) -> Fill:
+        """Return the task for a part, which need not know the others."""
+        return cls(source, part, path, replace(found, parts=()))
+
+
+@dataclass(frozen=True, slots=True)
+class Filled(Record):
+    """A part is in its place; `lost` values were changed by the cast."""
+
+    lost: int = 0
+
+
+def checked(message: Any) -> Mapping[str, Any]:
+    """Return a worker's message; a corrupt file may have corrupted its reader.
+
+    Raises
+    ------
+    TypeError
+        It is none.
+    """
+    kinds = {"rows": int, "ok": dict, "err": dict}
+    found = [key for key in kinds if isinstance(message, dict) and key in message]
+    if len(found) == 1 and isinstance(message[found[0]], kinds[found[0]]) and "id" in message:
+        checked: Mapping[str, Any] = message
+        return checked
+    raise TypeError(f"{str(message)[:80]!r} is no message")
+
+
+def result(message: Mapping[str, Any], label: str) -> Mapping[str, Any] | ArraydError:
+    """Return what the last answer to a task says, unless it is another arrayd's."""
+    version = message.get("version")
+    if version != PACKAGE_VERSION:
+        return ProtocolMismatch(
+            f"{label} is not loaded: this daemon (pid {os.getpid()}) is arrayd {PACKAGE_VERSION}, "
+            f"but arrayd {str(version)[:40]} has been installed since for {sys.executable}, from "
+            f"which it starts its loaders. `kill -USR1 {os.getpid()}` ends it and leaves its "
+            "blocks to the next daemon; then ask again."
+        )
+    ok: Mapping[str, Any] | None = message.get("ok")
+    return from_wire(message["err"]) if ok is None else ok
