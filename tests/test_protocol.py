@@ -189,3 +189,37 @@ def test_dtypes_cross_the_wire_whole(dtype: np.dtype) -> None:
     assert back == source
     assert back.dtype is not None
     assert (back.dtype.names, back.dtype.itemsize) == (dtype.names, dtype.itemsize)
+
+
+ITEM = {"source": {"path": "/a.npy"}, "stat": None}
+
+
+@pytest.mark.parametrize(
+    ("op", "fields"),
+    [
+        ("get", {"items": [ITEM], "missing": 0}),
+        ("get", {"items": [{**ITEM, "locking": False}]}),
+        ("prefetch", {"items": [{**ITEM, "locking": False}]}),
+        ("info", {**ITEM, "deep": True}),
+        ("evict", {"block": 1, "older": 60}),
+    ],
+)
+def test_what_a_newer_client_wishes_is_not_half_done(op: str, fields: dict[str, Any]) -> None:
+    """A field that this version does not know may change what is asked for: refused, by name."""
+    message = {"v": 1, "id": 1, "s": NONCE, "op": op, **fields}
+    with pytest.raises(errors.ProtocolMismatch, match=rf"{op}: \w+ comes from a newer arrayd"):
+        protocol.parse_request(message)
+
+
+@pytest.mark.parametrize(
+    ("op", "fields"),
+    [
+        ("get", {"items": [{**ITEM, "_soon": 1}], "_why": "x"}),
+        ("release", {"holds": [["arrayd-x-1", 5]], "reason": "x"}),
+        ("status", {"since": 5}),
+    ],
+)
+def test_what_a_newer_client_says_besides_is_ignored(op: str, fields: dict[str, Any]) -> None:
+    """Hints, and more words where nothing is asked for."""
+    message = {"v": 1, "id": 1, "s": NONCE, "op": op, **fields}
+    assert protocol.parse_request(message).op == op

@@ -52,6 +52,7 @@ import msgpack
 
 from arrayd.errors import ProtocolMismatch
 from arrayd.packing import pack, unpack
+from arrayd.records import understand
 
 VERSION = 1
 PACKAGE_VERSION = "0.1.0"
@@ -91,6 +92,13 @@ MAX_TEXT = 64 << 10
 
 MAX_DESCR_NODES, MAX_DESCR_TEXT = 9_000, 56 << 10
 """The same of a dtype that a client asks with: a path and options stand beside it."""
+
+_WISHES = frozenset({"get", "prefetch", "info", "create", "redeem", "evict"})
+"""Requests of which each field may say what is wanted; of the others one more may be ignored."""
+
+_ENVELOPE = {"v", "id", "s", "op"}
+
+_ITEM = {"source", "stat"}
 
 Stat = tuple[int, int, int, int, int]
 """dev, ino, size, mtime_ns, ctime_ns of a file as its asker sees it."""
@@ -154,7 +162,8 @@ def parse_request(message: Mapping[str, Any]) -> Request:
     Raises
     ------
     ProtocolMismatch
-        The peer speaks another version; its text names both.
+        The peer speaks another version; its text names both. Or it is newer, and asks for what
+        this one does not know (`arrayd.records`).
     Garbage
         It is no request.
     """
@@ -170,10 +179,14 @@ def parse_request(message: Mapping[str, Any]) -> Request:
     nonce, op = message.get("s"), message.get("op")
     if type(nonce) is not bytes or len(nonce) != 16 or type(op) is not str or op not in FIELDS:
         raise Garbage(f"no request: session {reprlib.repr(nonce)}, op {reprlib.repr(op)}")
+    if op in _WISHES:
+        understand(message.keys() - FIELDS[op].keys() - _ENVELOPE, op)
     fields = {key: message.get(key) for key in FIELDS[op]}
     for key, check in FIELDS[op].items():
         if not check(fields[key]):
             raise Garbage(f"{op}: {key}={reprlib.repr(fields[key])} is not what it should be")
+    for item in fields.get("items") or ():
+        understand(item.keys() - _ITEM, op)
     return Request(number, nonce, op, fields)
 
 
