@@ -65,7 +65,6 @@ def test_another_version_is_told_both() -> None:
         {"id": "1"},
         {"id": True},
         {"v": 1, "id": 1, "s": b"short", "op": "status"},
-        {"v": 1, "id": 1, "s": NONCE, "op": "nonsense"},
         {"v": 1, "id": 1, "s": NONCE, "op": ["get"]},
         {"v": 1, "id": 1, "s": NONCE, "op": "get", "items": 5},
         {"v": 1, "id": 1, "s": NONCE, "op": "get", "items": [{"source": 1}]},
@@ -77,6 +76,13 @@ def test_what_is_no_request_is_garbage(message: dict[object, object]) -> None:
     """Wrong ids, sessions, ops and fields are refused before anything looks at them."""
     with pytest.raises(protocol.Garbage):
         protocol.parse_request(protocol.decode(msgpack.packb(message)))
+
+
+def test_a_request_of_the_future_is_told_as_one() -> None:
+    """A daemon that does not know what is asked for is too old, and says what to do."""
+    frame = protocol.request(NONCE, 1, "append", segment="x")
+    with pytest.raises(errors.ProtocolMismatch, match=r"no request 'append'.*older.*arrayd stop"):
+        protocol.parse_request(protocol.decode(frame))
 
 
 def test_deep_nesting_is_garbage() -> None:

@@ -23,7 +23,7 @@ from arrayd.fetching import TRIES, Fetching, Terms, bare
 from arrayd.info import Info
 from arrayd.mapping import Vanished
 from arrayd.progress import Progress, reporter
-from arrayd.session import Session, good
+from arrayd.session import Session, good, told
 from arrayd.source import Source
 from arrayd.spec import Grant
 from arrayd.status import Status
@@ -174,9 +174,7 @@ class Client(Session):
         """Return a new block, to be written."""
         for _ in range(TRIES):
             with self.holdings.attaching():
-                grant = Grant.from_wire(
-                    good(self._ask("create", timeout, wait=timeout, **fields)[0])
-                )
+                grant = told(Grant, self._ask("create", timeout, wait=timeout, **fields)[0])
                 try:
                     return self.holdings.attach(grant, "w")
                 except Vanished:  # with the daemon that made it, which was stopped just then
@@ -216,7 +214,7 @@ class Client(Session):
         for _ in range(TRIES):
             with self.holdings.attaching():
                 answer = self._ask("redeem", None, segment=segment, token=token)[0]
-                grant = Grant.from_wire(good(answer))
+                grant = told(Grant, answer)
                 failpoints.hit("client.redeemed")
                 try:
                     final = grant.sealed and mode == "w"
@@ -232,7 +230,7 @@ class Client(Session):
         """Have the daemon answer for a block we hold, after all that we told it before."""
         with self.holdings.attaching():
             answer = self._ask("redeem", None, segment=segment, token=b"")[0]
-            grant = Grant.from_wire(good(answer))
+            grant = told(Grant, answer)
             self.holdings.renewed(grant)
             return grant
 
@@ -263,7 +261,7 @@ class Client(Session):
 
     def status(self) -> Status:
         """Return who holds what; see `arrayd.status`."""
-        return Status.from_wire(good(self._ask("status", None)[0]))
+        return told(Status, self._ask("status", None)[0])
 
     def stop(self) -> int:
         """Stop the daemon, as SIGTERM does; return its pid."""

@@ -15,10 +15,9 @@ from arrayd.errors import (
     SourceChanged,
     SourceNotFound,
     SpecMismatch,
-    from_wire,
 )
 from arrayd.mapping import Vanished
-from arrayd.session import late
+from arrayd.session import late, told
 from arrayd.spec import Grant
 from arrayd.waiter import Answer
 from arrayd.wish import Wish, cut
@@ -99,9 +98,10 @@ class Fetching:
         """Attach what was granted; None: no answer came in time."""
         if answer is None:
             return late(wish.source, self._terms.timeout)
-        if "err" in answer:
-            return from_wire(answer["err"])
-        grant = Grant.from_wire(answer["ok"])
+        try:
+            grant = told(Grant, answer)
+        except ArraydError as error:
+            return bare(error)
         request = None if wish.stat is None else (wish.source, wish.stat)
         failpoints.hit("client.granted")
         whole = self._session.holdings.attach(grant, self._terms.mode, request)

@@ -9,9 +9,9 @@ Requests: ``{"v": VERSION, "id": int, "s": nonce, "op": name, …fields}``
 ===========  =====================================================================
 op           fields
 ===========  =====================================================================
-hello        pid, start (the process's start time, clock ticks), program,
-             shm (device and inode of /dev/shm), holds (segments; replaces what the daemon
-             knew), latest (the highest seq of a grant that came)
+hello        pid, start (the process's start time, clock ticks), program, version (of the
+             client's arrayd), shm (device and inode of /dev/shm), holds (segments; replaces
+             what the daemon knew), latest (the highest seq of a grant that came)
 get          items: up to `MAX_ITEMS` maps {source, stat}, pin (seconds, -1: for good), wait
              (seconds to wait for room or a name; None: the default), progress
 prefetch     items
@@ -52,7 +52,7 @@ import msgpack
 
 from arrayd.errors import ProtocolMismatch
 from arrayd.packing import pack, unpack
-from arrayd.records import understand
+from arrayd.records import REMEDY, understand
 
 VERSION = 1
 PACKAGE_VERSION = "0.1.0"
@@ -173,12 +173,16 @@ def parse_request(message: Mapping[str, Any]) -> Request:
     if message.get("v") != VERSION:
         raise ProtocolMismatch(
             f"This daemon (pid {os.getpid()}, arrayd {PACKAGE_VERSION}) speaks protocol "
-            f"{VERSION}, the client {reprlib.repr(message.get('v'))}. Install one version of "
-            "arrayd for both, or end the daemon with `arrayd stop` and ask again."
+            f"{VERSION}, the client {reprlib.repr(message.get('v'))}. {REMEDY}"
         )
     nonce, op = message.get("s"), message.get("op")
-    if type(nonce) is not bytes or len(nonce) != 16 or type(op) is not str or op not in FIELDS:
+    if type(nonce) is not bytes or len(nonce) != 16 or type(op) is not str:
         raise Garbage(f"no request: session {reprlib.repr(nonce)}, op {reprlib.repr(op)}")
+    if op not in FIELDS:
+        raise ProtocolMismatch(
+            f"This daemon (pid {os.getpid()}, arrayd {PACKAGE_VERSION}) knows no request "
+            f"{reprlib.repr(op)}: it is older than the client. {REMEDY}"
+        )
     if op in _WISHES:
         understand(message.keys() - FIELDS[op].keys() - _ENVELOPE, op)
     fields = {key: message.get(key) for key in FIELDS[op]}
@@ -280,6 +284,7 @@ FIELDS: dict[str, dict[str, Check]] = {
         "pid": _is(int),
         "start": _is(int),
         "program": _is(str),
+        "version": _is(str, type(None)),
         "shm": _pair,
         "holds": _holds(_is(str)),
         "latest": lambda v: type(v) is int and 0 <= v < 1 << 53,

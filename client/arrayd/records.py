@@ -9,7 +9,9 @@ fields are the keys of a map. One policy holds for all of them:
 * a key that the reader does not know is ignored and **carried along**: it is in `Record.extra`,
   and `Record.to_wire` writes it back;
 * a key that is missing has its field's default. The fields without a default are those of the
-  first version; a field that is added later must have one, which means *as it was before*;
+  first version. One that is added afterwards is a field made by `later`, with a default that
+  means *as it was before*, and is written only where it says something else: for a first version
+  that knew no such policy (commit 6381e51) took no key more, and removed segments with one;
 * a key that is known has a value of its field's type, else the writer is at fault (TypeError);
 * ``v`` decides. A record without it is of version 1. `Record.VERSION` is raised only when a
   reader that ignores what is new would go wrong; a record of a higher version than the reader
@@ -100,6 +102,8 @@ class Record:
         wire: dict[str, Any] = {} if self.VERSION == 1 else {"v": self.VERSION}
         for key, known in _table(type(self)).items():
             value = getattr(self, known.name)
+            if known.later and value == known.default:
+                continue
             wire[key] = value if type(value) in _PLAIN else known.write(value)
         return wire | dict(self.extra) if self.extra else wire
 
@@ -116,6 +120,11 @@ class Record:
         """
         understand(self.extra, type(self).__name__)
         return self
+
+
+def later(default: Any, **metadata: Any) -> Any:
+    """Return a field that the first version did not have; `default` means *as it was before*."""
+    return field(default=default, metadata={"later": True, **metadata})
 
 
 def check_version(wire: Mapping[str, Any], known: int, what: str) -> None:
@@ -170,6 +179,8 @@ class _Known(NamedTuple):
     name: str
     read: Read
     write: Callable[[Any], Any]
+    later: bool
+    default: Any
 
 
 _tables: dict[type[Record], dict[Any, _Known]] = {}
@@ -189,7 +200,8 @@ def _made_table(cls: type[Record]) -> dict[Any, _Known]:
         if one.name != "extra":
             own = one.metadata
             read = own["read"] if "read" in own else _reader(hints[one.name])
-            table[own.get("key", one.name)] = _Known(one.name, read, own.get("write", _plain))
+            write, later = own.get("write", _plain), own.get("later", False)
+            table[own.get("key", one.name)] = _Known(one.name, read, write, later, one.default)
     return table
 
 

@@ -17,7 +17,7 @@ from arrayd import failpoints, writers
 from arrayd.array import SharedArray
 from arrayd.errors import NoRoom, NotSealed
 from arrayd.mapping import Mapping, Vanished
-from arrayd.session import good
+from arrayd.session import told
 from arrayd.spec import Grant
 from arrayd.writers import Writer
 
@@ -60,7 +60,7 @@ def _sealed(client: Client, pages: Mapping) -> Grant:
     failpoints.hit("client.sealing")
     answer = client._ask("seal", None, segment=pages.segment)[0]
     failpoints.hit("client.sealed")
-    return Grant.from_wire(good(answer))
+    return told(Grant, answer)
 
 
 def _seal_copy(

@@ -12,17 +12,20 @@ import threading
 import time
 import weakref
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from arrayd import failpoints, launch, process, protocol, resources
 from arrayd.connection import Connection
-from arrayd.errors import DaemonLost, LoadTimeout, from_wire
+from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, ProtocolMismatch, from_wire
 from arrayd.holdings import Holdings, Release
 from arrayd.keeper import Keeper
 from arrayd.progress import Reporter
+from arrayd.records import REMEDY, Record
 from arrayd.resources import Canary
 from arrayd.spec import Grant
 from arrayd.waiter import Answer
+
+_R = TypeVar("_R", bound=Record)
 
 _NEVER_START = frozenset({"status", "evict", "stop"})  # these ask about a daemon that is there
 _GRACE = 0.1  # seconds that the daemon's own, better worded timeout has to arrive
@@ -215,7 +218,8 @@ class Session:
     def _granted(self, answer: Answer) -> None:
         body = answer.get("ok")
         if isinstance(body, dict) and "segment" in body:
-            self.holdings.granted(Grant.from_wire(body))
+            with contextlib.suppress(ArraydError):  # whoever waits for it is told
+                self.holdings.granted(told(Grant, answer))
 
     def _hello(self) -> dict[str, Any]:
         pid, self._said = os.getpid(), self.holdings.stated()
@@ -223,6 +227,7 @@ class Session:
             "pid": pid,
             "start": process.start_time(pid),
             "program": process.program(),
+            "version": protocol.PACKAGE_VERSION,
             "shm": process.shared_memory(),
             "holds": self._said,
             "latest": self.holdings.latest,
@@ -260,6 +265,24 @@ def good(answer: Answer) -> Any:
     if "err" in answer:
         raise from_wire(answer["err"])
     return answer["ok"]
+
+
+def told(kind: type[_R], answer: Answer) -> _R:
+    """Return what an answer says as a record, or raise the error in it.
+
+    Raises
+    ------
+    ProtocolMismatch
+        It says nothing that this version understands.
+    """
+    body = good(answer)
+    try:
+        return kind.from_wire(body)
+    except (TypeError, ValueError) as error:
+        raise ProtocolMismatch(
+            f"The daemon's answer is no {kind.__name__} that this arrayd, "
+            f"{protocol.PACKAGE_VERSION}, understands ({error}). {REMEDY}"
+        ) from None
 
 
 _clients: weakref.WeakSet[Session] = weakref.WeakSet()

@@ -6,20 +6,19 @@ times in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Self, TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from arrayd import table
 from arrayd.dtypes import descr, from_descr
-
-_T = TypeVar("_T")
+from arrayd.records import Record, later
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Record):
     """A process that holds a block or waits for one; `since`: for how long."""
 
     pid: int
@@ -29,17 +28,18 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
-    """A client of the daemon."""
+class Session(Record):
+    """A client of the daemon; `version` is that of its arrayd, if it told."""
 
     pid: int
     uid: int
     program: str
     age: float
+    version: str = later("")
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class Block(Record):
     """An array in shared memory.
 
     Parameters
@@ -71,7 +71,9 @@ class Block:
     size: int
     nbytes: int
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any] = field(
+        metadata={"key": "descr", "read": partial(from_descr, stand_in=True), "write": descr}
+    )
     order: str
     state: str
     pinned: bool
@@ -88,7 +90,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(Record):
     """A request without a block: a file is looked at, or room or a name is waited for.
 
     `stage` is ``probing``, ``awaiting``, ``waiting for room``, or ``info``.
@@ -102,7 +104,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class Status(Record):
     """What a daemon knows at one moment.
 
     Parameters
@@ -147,14 +149,9 @@ class Status:
     jobs: tuple[Job, ...]
     jobs_more: int
 
-    @classmethod
-    def from_wire(cls, wire: Mapping[str, Any]) -> Self:
-        """Return the status that the daemon's answer, or `to_json`, describes."""
-        return _build(cls, wire)
-
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain data for `json.dumps`; a dtype is its ``.npy`` description."""
-        plain: dict[str, Any] = _plain(self)
+        plain: dict[str, Any] = _listed(self.to_wire())
         return plain
 
     def __str__(self) -> str:
@@ -165,40 +162,8 @@ class Status:
         return table.html(self)
 
 
-# How the fields that are no plain values are read.
-_READ: dict[str, Callable[[Any], Any]] = {
-    "shape": tuple,
-    "counters": dict,
-    "holders": lambda wire: _many(Holder, wire),
-    "waiters": lambda wire: _many(Holder, wire),
-    "sessions": lambda wire: _many(Session, wire),
-    "blocks": lambda wire: _many(Block, wire),
-    "jobs": lambda wire: _many(Job, wire),
-}
-
-
-def _build(cls: type[_T], wire: Mapping[str, Any]) -> _T:
-    """Return the dataclass that a map describes; what else is in the map is ignored."""
-    values: dict[str, Any] = {}
-    for field in fields(cls):  # type: ignore[arg-type]  # mypy has no bound for dataclasses
-        if field.name == "dtype":
-            values["dtype"] = from_descr(wire["descr"], stand_in=True)
-        else:
-            values[field.name] = _READ.get(field.name, lambda v: v)(wire[field.name])
-    return cls(**values)
-
-
-def _many(cls: type[_T], wire: Iterable[Mapping[str, Any]]) -> tuple[_T, ...]:
-    return tuple(_build(cls, item) for item in wire)
-
-
-def _plain(value: Any) -> Any:
-    """Return the map `_build` reads, of JSON's types only."""
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if not is_dataclass(value):
-        return value
-    named = {field.name: getattr(value, field.name) for field in fields(value)}
-    if "dtype" in named:
-        named["descr"] = descr(named.pop("dtype"))
-    return {name: _plain(item) for name, item in named.items()}
+def _listed(value: Any) -> Any:
+    """Return the same with lists for tuples, as JSON has it."""
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value

@@ -170,7 +170,8 @@ class Daemon:
             )
         self._peers.watch(request.nonce, peer.pid, fields["start"], route.sock)
         self._routes[request.nonce] = route
-        who = Peer(peer.uid, peer.pid, fields["program"][:80], peers.group_of(peer.pid))
+        group, version = peers.group_of(peer.pid), (fields["version"] or "")[:40]
+        who = Peer(peer.uid, peer.pid, fields["program"][:80], group, version)
         to = Asker(request.nonce, request.id)
         self._busy_at = now
         hello = self.registry.hello(to, who, fields["holds"], fields["latest"], now)

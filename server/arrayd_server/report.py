@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from arrayd import protocol
-from arrayd_server.core.records import Asker, Block, Job, State
+from arrayd_server.core.records import Asker, Block, Job, Peer, State
 from arrayd_server.core.shelf import Shelf
 from arrayd_server.loading import Question
 
@@ -46,8 +46,8 @@ def build(daemon: Daemon, now: float) -> dict[str, Any]:
         "garbage": daemon.wire.garbage,
         "counters": asdict(registry.counters),
         "sessions": [
-            {"pid": s.peer.pid, "uid": s.peer.uid, "program": s.peer.program, "age": now - s.since}
-            for s in registry.sessions.values()
+            {**_named(session.peer), "age": now - session.since, "version": session.peer.version}
+            for session in registry.sessions.values()
         ],
         "blocks": [_block(daemon, block, now) for block in blocks],
         "blocks_more": len(registry.shelf.blocks) - len(blocks),
@@ -150,5 +150,8 @@ def _waiters(daemon: Daemon, job: Job, now: float) -> list[dict[str, Any]]:
 
 
 def _person(daemon: Daemon, nonce: bytes, since: float) -> dict[str, Any]:
-    peer = daemon.registry.sessions[nonce].peer
-    return {"pid": peer.pid, "uid": peer.uid, "program": peer.program, "since": since}
+    return {**_named(daemon.registry.sessions[nonce].peer), "since": since}
+
+
+def _named(peer: Peer) -> dict[str, Any]:
+    return {"pid": peer.pid, "uid": peer.uid, "program": peer.program}

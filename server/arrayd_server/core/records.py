@@ -25,6 +25,7 @@ class Peer:
     pid: int
     program: str = ""
     group: int = 0  # its process group: what was started as one job; 0: there is no telling
+    version: str = ""  # of its arrayd
 
 
 @dataclass(slots=True)
