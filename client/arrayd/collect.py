@@ -7,10 +7,7 @@ is being written, in no more than half of its budget.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import glob
 import os
-import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +19,7 @@ import numpy.typing as npt
 
 from arrayd import failpoints
 from arrayd.client import Client
-from arrayd.dtypes import descr
 from arrayd.errors import (
-    AccessDenied,
     ArraydError,
     LoaderCrashed,
     SourceChanged,
@@ -33,8 +28,10 @@ from arrayd.errors import (
 )
 from arrayd.info import Info
 from arrayd.naming import dataset_names
-from arrayd.protocol import PACKAGE_VERSION, Stat
+from arrayd.protocol import Stat
+from arrayd.replacing import replacing
 from arrayd.source import Source
+from arrayd.storing import Input, store, stored_type
 from arrayd.wish import SourceLike, Wish
 
 if TYPE_CHECKING:
@@ -42,34 +39,17 @@ if TYPE_CHECKING:
 
 COMPRESSIONS = ("gzip", "lzf")
 
-_WRITE_BYTES = 32 << 20  # at a time: bounds h5py's copies, and the wait for a Ctrl-C
 _BLOCK_EXTRA = 16 << 10  # a block's footer, metadata and padding, at most
-_PART = ".part"  # ends the name of a file that is being written
 _PROBES = 8  # files looked into at a time
 
 _BAD_INPUT = (SourceError, LoaderCrashed)
 
 
 @dataclass(frozen=True, slots=True)
-class _Input:
-    """A file to collect: what it holds, and the state it was in when that was found."""
-
-    source: Source
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    stat: Stat
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
-
-
-@dataclass(frozen=True, slots=True)
 class _Piece:
     """What is loaded at once: an input, or rows of one that is too large."""
 
-    input: _Input
+    input: Input
     source: Source
     start: int  # its first row
     cost: int  # bytes in the daemon's memory
@@ -89,6 +69,7 @@ def collect(
 ) -> list[str]:
     """Write the arrays of many files into one HDF5 file, a dataset for each.
 
+    h5py reads from it the very arrays that the files hold, or there is an error.
     `out` is replaced when all is written, or stays as it was. At most half of the daemon's
     budget is held; a file that is larger is loaded in several parts, by rows.
 
@@ -118,7 +99,7 @@ def collect(
     Raises
     ------
     SourceError, LoaderCrashed
-        A file cannot be had: all bad ones are named.
+        A file cannot be had, or HDF5 has no type for what is in it: all bad ones are named.
     LoadError, DaemonError
         As for `arrayd.get`.
     ArraydError
@@ -126,7 +107,7 @@ def collect(
     """
     given = {"dtype": dtype, "cast": cast, "format": format, **format_options}
     inputs = _probe(client, list(dict.fromkeys(Source.of(file, **given) for file in files)))
-    with _replacing(os.path.realpath(out)) as fresh:
+    with replacing(os.path.realpath(out)) as fresh:
         _write(client, inputs, fresh, compression, _meter(inputs, written))
     return [one.name for one in inputs]
 
@@ -134,10 +115,10 @@ def collect(
 # ---- what there is to do -----------------------------------------------------------------
 
 
-def _probe(client: Client, sources: Sequence[Source]) -> list[_Input]:
+def _probe(client: Client, sources: Sequence[Source]) -> list[Input]:
     """Look into all files; nothing is loaded if one of them is bad."""
 
-    def look(named: tuple[Source, str]) -> _Input | ArraydError:
+    def look(named: tuple[Source, str]) -> Input | ArraydError:
         try:
             return _input(client, *named)
         except _BAD_INPUT as error:
@@ -147,7 +128,7 @@ def _probe(client: Client, sources: Sequence[Source]) -> list[_Input]:
     with ThreadPoolExecutor(_PROBES) as pool:
         found = list(pool.map(look, zip(sources, dataset_names(sources), strict=True)))
     _raise_all([one for one in found if isinstance(one, ArraydError)], len(found))
-    return [one for one in found if isinstance(one, _Input)]
+    return [one for one in found if isinstance(one, Input)]
 
 
 def _refuse_published(sources: Sequence[Source]) -> None:
@@ -156,11 +137,10 @@ def _refuse_published(sources: Sequence[Source]) -> None:
             raise SpecMismatch(f"{source}: a published block comes from no file. Collect files.")
 
 
-def _input(client: Client, source: Source, name: str) -> _Input:
+def _input(client: Client, source: Source, name: str) -> Input:
     stat = _stat(source)
-    shape, dtype = _one_array(source, client.info(source))
-    _check_storable(source, dtype)
-    return _Input(source, name, shape, dtype, stat)
+    shape, dtype = _one_array(client, source, client.info(source))
+    return Input(source, name, shape, dtype, stored_type(source, dtype), stat)
 
 
 def _stat(source: Source) -> Stat:
@@ -169,25 +149,18 @@ def _stat(source: Source) -> Stat:
     return stat
 
 
-def _one_array(source: Source, info: Info) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _one_array(client: Client, source: Source, info: Info) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if info.shape is None or info.dtype is None:
         names = ", ".join(member.name for member in info.members)
         raise SpecMismatch(f"{source} holds several arrays: add :NAME, one of {names}.")
-    return info.shape, source.cast or info.dtype
+    dtype = source.cast or info.dtype
+    if dtype.hasobject or not dtype.itemsize:  # text whose length has to be found
+        some = source if source.rows or not info.shape else replace(source, rows=(0, 1, None))
+        dtype = client.get(some).dtype
+    return info.shape, dtype
 
 
-def _check_storable(source: Source, dtype: np.dtype[Any]) -> None:
-    import h5py  # here: importing arrayd must stay cheap
-
-    try:
-        h5py.h5t.py_create(dtype, logical=True)
-    except TypeError:
-        raise SpecMismatch(
-            f"{source}: HDF5 has no type for {dtype}. Use bytes (S10) for text, integers for times."
-        ) from None
-
-
-def _divide(inputs: Sequence[_Input], room: int) -> list[_Piece]:
+def _divide(inputs: Sequence[Input], room: int) -> list[_Piece]:
     """Return the inputs as pieces that fit into `room` bytes, as far as rows can do that."""
     pieces: list[_Piece] = []
     for one in inputs:
@@ -208,7 +181,7 @@ def _divide(inputs: Sequence[_Input], room: int) -> list[_Piece]:
 
 def _write(
     client: Client,
-    inputs: Sequence[_Input],
+    inputs: Sequence[Input],
     path: str,
     compression: str | None,
     count: Callable[[int], None],
@@ -238,7 +211,7 @@ def _transfer(
     array = client.get(piece.source)
     _check_unchanged(piece.input)
     if file is not None:
-        _store(file, piece, array, compression, count)
+        store(file, piece.input, piece.start, array, compression, count)
         failpoints.hit("client.collecting")
 
 
@@ -261,51 +234,13 @@ def _in_turn(client: Client, pieces: Iterable[_Piece], room: int) -> Iterator[_P
         asked -= coming.popleft().cost
 
 
-def _check_unchanged(one: _Input) -> None:
+def _check_unchanged(one: Input) -> None:
     if _stat(one.source) != one.stat:
         raise SourceChanged(f"{one.source.path} changed while it was collected. Collect it again.")
 
 
-def _store(
-    file: h5py.File,
-    piece: _Piece,
-    array: np.ndarray[Any, Any],
-    compression: str | None,
-    count: Callable[[int], None],
-) -> None:
-    """Write a piece in blocks of rows; its first one makes the dataset."""
-    one = piece.input
-    dataset = file[one.name] if piece.start else _dataset(file, one, compression)
-    if not one.shape:
-        dataset[()] = array
-        count(array.nbytes)
-        return
-    row = max(1, one.nbytes // max(1, one.shape[0]))
-    step = max(1, _WRITE_BYTES // row)
-    if dataset.chunks:  # whole chunks, for each one is compressed as often as it is touched
-        step = -(-step // dataset.chunks[0]) * dataset.chunks[0]
-    for start in range(0, len(array) if array.size else 0, step):
-        block = array[start : start + step]
-        dataset[piece.start + start : piece.start + start + len(block)] = block
-        count(block.nbytes)
-
-
-def _dataset(file: h5py.File, one: _Input, compression: str | None) -> h5py.Dataset:
-    # HDF5 has filters for chunked data only, and chunks only where there are elements.
-    filters = {"compression": compression, "shuffle": True} if compression and one.nbytes else {}
-    dataset = file.create_dataset(one.name, one.shape, one.dtype, **(filters if one.shape else {}))
-    dataset.attrs["source"] = str(one.source)
-    _, _, size, mtime_ns, _ = one.stat
-    dataset.attrs["bytes"] = size
-    # To the nanosecond: a float of seconds would be rounded, a microsecond up or down.
-    dataset.attrs["mtime"] = f"{np.datetime64(mtime_ns, 'ns')}+00:00"
-    dataset.attrs["dtype"] = str(descr(one.dtype))
-    dataset.attrs["arrayd_version"] = PACKAGE_VERSION
-    return dataset
-
-
 def _meter(
-    inputs: Sequence[_Input], written: Callable[[int, int], None] | None
+    inputs: Sequence[Input], written: Callable[[int, int], None] | None
 ) -> Callable[[int], None]:
     total, done = sum(one.nbytes for one in inputs), 0
 
@@ -325,72 +260,3 @@ def _raise_all(errors: Sequence[ArraydError], total: int) -> None:
     if errors:
         words = " ".join(f"({n}) {error}" for n, error in enumerate(errors, 1))
         raise type(errors[0])(f"{len(errors)} of {total} files cannot be collected: {words}")
-
-
-# ---- the file that is replaced ---------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _replacing(path: str) -> Iterator[str]:
-    """Give the path of a new file, which takes the place of `path` only if all goes well.
-
-    It lies in the same folder, for a rename is atomic within a file system only, and is on
-    the disk before it is renamed.
-    """
-    folder, name = os.path.split(path)
-    with _explained(path):
-        if os.path.isdir(path):
-            raise IsADirectoryError(None, "it is a directory")
-        _sweep(folder, name)
-        with _locked_new(folder, name) as fresh:
-            yield fresh
-            _sync(fresh)
-            failpoints.hit("client.renaming")
-            os.replace(fresh, path)
-        _sync(folder)
-
-
-@contextlib.contextmanager
-def _locked_new(folder: str, name: str) -> Iterator[str]:
-    """Give the path of a new file, which is gone afterwards unless it was renamed.
-
-    It is locked, and so told from what a killed process has left.
-    """
-    fresh = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{_PART}")
-    try:
-        with open(fresh, "xb") as file:
-            with contextlib.suppress(OSError):  # a file system without locks: none is swept
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield fresh
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(fresh)
-
-
-def _sweep(folder: str, name: str) -> None:
-    """Remove what earlier runs for the same file were killed at."""
-    for path in glob.glob(f".{glob.escape(name)}.????????{_PART}", root_dir=folder or "."):
-        with contextlib.suppress(OSError), open(os.path.join(folder, path), "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused: its writer lives
-            os.unlink(file.name)
-
-
-@contextlib.contextmanager
-def _explained(path: str) -> Iterator[None]:
-    """Say which file could not be written, and why; h5py's own words fill a page."""
-    try:
-        yield
-    except ArraydError:  # some of them are OSErrors as well
-        raise
-    except (OSError, RuntimeError) as error:  # RuntimeError: h5py, from a close on a full disk
-        reason = getattr(error, "strerror", None) or str(error).strip()
-        kind = AccessDenied if isinstance(error, PermissionError) else ArraydError
-        raise kind(f"{path} cannot be written, and is as it was: {reason}.") from error
-
-
-def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from arrayd.errors import SpecMismatch
 from arrayd.source import Source
 
 
@@ -23,7 +24,7 @@ class _Name:
     @classmethod
     def of(cls, source: Source) -> _Name:
         folder, file = os.path.split(source.path)
-        member = tuple(part for part in (source.member or "").split("/") if part)
+        member = tuple(part for part in (source.member or "").split("/") if part not in ("", "."))
         folders = tuple(part for part in folder.split("/") if part)
         return cls(folders, file, _stem(file), member)
 
@@ -55,13 +56,29 @@ def dataset_names(sources: Sequence[Source]) -> list[str]:
     -------
     list of str
         Different names, parts joined by ``/``.
+
+    Raises
+    ------
+    SpecMismatch
+        Not even whole paths differ: one member was spelled in two ways.
     """
     names = [_Name.of(source) for source in sources]
     _keep_suffixes(names)
     while clashing := _clashing(names):
         longer = [name.lengthen() for name in clashing]
         if not any(longer):  # the whole path tells them apart, as it does for the file system
-            return ["/".join((*name.folders, name.file, *name.member)) for name in names]
+            return _whole(names, sources)
+    return ["/".join(name.parts) for name in names]
+
+
+def _whole(names: Sequence[_Name], sources: Sequence[Source]) -> list[str]:
+    for name in names:
+        name.depth, name.leaf = len(name.folders), name.file
+    clashing = {id(name) for name in _clashing(names)}
+    if clashing:
+        pairs = zip(names, sources, strict=True)
+        same = " and ".join(repr(str(source)) for name, source in pairs if id(name) in clashing)
+        raise SpecMismatch(f"{same} would have one name in the file. Name each array once.")
     return ["/".join(name.parts) for name in names]
 
 

@@ -8,13 +8,15 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 import arrayd
-from arrayd.cli.common import Subparsers, add_command, parse_dtype, parse_option
+from arrayd import PrecisionWarning
+from arrayd.cli.common import Subparsers, add_command, complain, parse_dtype, parse_option
 from arrayd.collect import COMPRESSIONS, collect
 from arrayd.source import FORMATS
 from arrayd.units import format_bytes
@@ -49,7 +51,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Collect, with a bar on a terminal, and say in one line what was written."""
     begin = time.monotonic()
-    with _orderly_end(), arrayd.connect(args.endpoint) as client, _bar() as bar:
+    with _orderly_end(), _told(), arrayd.connect(args.endpoint) as client, _bar() as bar:
         names = collect(
             client,
             args.files,
@@ -66,6 +68,16 @@ def run(args: argparse.Namespace) -> int:
     size = format_bytes(os.path.getsize(args.out))
     print(f"{args.out}: {len(names)} dataset{plural}, {size}, {seconds:.1f} s")
     return 0
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Say in a line each what was lost on the way, when all is written."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PrecisionWarning)
+        yield
+    for words in dict.fromkeys(str(warning.message) for warning in caught):
+        complain(words)
 
 
 @contextlib.contextmanager

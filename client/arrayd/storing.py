@@ -1,0 +1,169 @@
+"""An array as a dataset of an HDF5 file, from which h5py reads the very same array again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from arrayd.dtypes import bare, descr
+from arrayd.errors import SpecMismatch
+from arrayd.protocol import PACKAGE_VERSION, Stat
+from arrayd.source import Source
+
+if TYPE_CHECKING:
+    import h5py  # in the functions: importing arrayd must stay cheap
+
+DType = np.dtype[Any]
+
+_WRITE_BYTES = 32 << 20  # at a time: bounds h5py's copies, and the wait for a Ctrl-C
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file to store: what it holds, and the state it was in when that was found.
+
+    Parameters
+    ----------
+    name
+        Of the dataset that it becomes.
+    stored
+        `dtype` with h5py's notes; see `stored_type`.
+    """
+
+    source: Source
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+    stored: DType
+    stat: Stat
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+
+# ---- types -------------------------------------------------------------------------------
+
+
+def stored_type(source: Source, dtype: DType) -> DType:
+    """Return `dtype` with the notes by which h5py writes it so that it reads it again.
+
+    Times have none of HDF5's types: h5py stores them as opaque, tagged bytes.
+
+    Raises
+    ------
+    SpecMismatch
+        h5py would read another type, or cannot write this one.
+    """
+    import h5py
+
+    noted = _noted(dtype)
+    try:
+        found = bare(h5py.h5t.py_create(noted, logical=True).dtype)
+    except (TypeError, ValueError) as error:
+        raise _refused(source, dtype, f"HDF5 has no type for {dtype} ({error})") from None
+    if found != dtype:
+        raise _refused(source, dtype, f"HDF5 has no type for {dtype}: {found} would be read back")
+    return noted
+
+
+def _noted(dtype: DType) -> DType:
+    import h5py
+
+    if dtype.kind in "mM":
+        noted: DType = h5py.opaque_dtype(dtype)
+        return noted
+    if dtype.subdtype is not None:
+        return np.dtype((_noted(dtype.base), dtype.shape))
+    if dtype.names is None:
+        return dtype
+    fields = [(name, *dtype.fields[name]) for name in dtype.names] if dtype.fields else []
+    form: Any = {
+        "names": [field[0] for field in fields],
+        "formats": [_noted(field[1]) for field in fields],
+        "offsets": [field[2] for field in fields],
+        "titles": [field[3] if len(field) > 3 else None for field in fields],
+        "itemsize": dtype.itemsize,
+    }
+    result: DType = np.dtype(form)
+    return result
+
+
+def _refused(source: Source, dtype: DType, why: str) -> SpecMismatch:
+    return SpecMismatch(f"{source}: {why}. {_remedy(dtype)}")
+
+
+def _remedy(dtype: DType) -> str:
+    leaves = list(_leaves(dtype))
+    if any(leaf.kind == "U" for leaf in leaves):
+        what = "cast='S'" if dtype.names is None else "cast= with S for U"
+        return (
+            f"For text that is ASCII pass {what}; other text h5py writes itself, with "
+            "h5py.string_dtype()."
+        )
+    if any(leaf.num >= 256 for leaf in leaves):  # of the package ml_dtypes
+        return "Pass cast='f4' (integers: cast='i1'), which holds all its values."
+    return "Pass cast= with plain fields, one behind the other and without titles."
+
+
+def _leaves(dtype: DType) -> list[DType]:
+    if dtype.names is None:
+        return [dtype.base]
+    return [leaf for name in dtype.names for leaf in _leaves(dtype[name].base)]
+
+
+# ---- values ------------------------------------------------------------------------------
+
+
+def store(
+    file: h5py.File,
+    one: Input,
+    start: int,
+    array: np.ndarray[Any, Any],
+    compression: str | None,
+    count: Callable[[int], None],
+) -> None:
+    """Write rows from `start` on, in blocks; the first ones make the dataset."""
+    name = os.fsencode(one.name)  # as the file system has it, be it UTF-8 or not
+    dataset = file[name] if start else _dataset(file, name, one, compression)
+    noted = array.view(np.ndarray)
+    if one.stored.metadata or one.stored.names:
+        noted = noted.view(one.stored)
+    if not one.shape:
+        dataset[()] = noted
+        count(noted.nbytes)
+        return
+    row = max(1, one.nbytes // max(1, one.shape[0]))
+    step = max(1, _WRITE_BYTES // row)
+    if dataset.chunks:  # whole chunks, for each one is compressed as often as it is touched
+        step = -(-step // dataset.chunks[0]) * dataset.chunks[0]
+    for first in range(0, len(noted) if noted.size else 0, step):
+        block = noted[first : first + step]
+        dataset[start + first : start + first + len(block)] = block
+        count(block.nbytes)
+
+
+def _dataset(file: h5py.File, name: bytes, one: Input, compression: str | None) -> h5py.Dataset:
+    # HDF5 has filters for chunked data only, and chunks only where there are elements.
+    filters = {"compression": compression, "shuffle": True} if compression and one.nbytes else {}
+    dataset = file.create_dataset(name, one.shape, one.stored, **(filters if one.shape else {}))
+    _describe(dataset, one)
+    return dataset
+
+
+def _describe(dataset: h5py.Dataset, one: Input) -> None:
+    import h5py
+
+    text = h5py.string_dtype()
+    dataset.attrs.create("source", os.fsencode(str(one.source)), dtype=text)
+    _, _, size, mtime_ns, _ = one.stat
+    dataset.attrs["bytes"] = size
+    # To the nanosecond: a float of seconds would be rounded, a microsecond up or down.
+    dataset.attrs["mtime"] = f"{np.datetime64(mtime_ns, 'ns')}+00:00"
+    dataset.attrs["dtype"] = str(descr(one.dtype))
+    dataset.attrs["arrayd_version"] = PACKAGE_VERSION
