@@ -17,9 +17,9 @@ from tests.fixtures import PATIENCE, Daemon
 from tests.helpers import SLOW, Stage, frozen_load, save, wait_until
 
 PROLOGUE = f"""
-import os, sys, time, signal, threading, gc
+import os, sys, time, signal, threading, gc, warnings
 import arrayd, numpy as np
-SLOW = {SLOW!r}
+SLOW = {SLOW!r}; warnings.simplefilter("ignore")  # 3.12: of a fork among threads, meant here
 def outcome(what):
     try:
         return what()
