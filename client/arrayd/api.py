@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from arrayd import launch
 from arrayd.array import SharedArray
-from arrayd.client import Client
+from arrayd.client import Client, give_back
 from arrayd.info import Info
 from arrayd.progress import Progress
 from arrayd.status import Status
@@ -187,7 +187,7 @@ def release(array: SharedArray) -> None:
 
     The pages stay readable until the last view of them is gone.
     """
-    _default().release(array)
+    give_back(array)
 
 
 def put(

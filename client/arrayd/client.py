@@ -21,6 +21,7 @@ from arrayd.errors import (
 )
 from arrayd.fetching import TRIES, Fetching, Terms, bare
 from arrayd.info import Info
+from arrayd.lost import LostArray
 from arrayd.mapping import Vanished
 from arrayd.progress import Progress, reporter
 from arrayd.session import Session, good, told
@@ -89,20 +90,7 @@ class Client(Session):
 
     def release(self, shared: SharedArray) -> None:
         """End the hold of an array's block now; see `arrayd.release`."""
-        if not isinstance(shared, SharedArray):
-            raise SpecMismatch(
-                f"release takes an array that arrayd returned, not {type(shared).__name__}: a view "
-                "that is a plain ndarray ends its hold when it is dropped."
-            )
-        held = shared._held
-        if held is None:
-            return
-        try:
-            held.client.holdings.release(held)
-            held.client.collect()
-        except BaseException:
-            held.client._ring()
-            raise
+        give_back(shared)
 
     def prefetch(self, *sources: SourceLike, **options: Any) -> None:
         """Have sources loaded without waiting for them; see `arrayd.prefetch`."""
@@ -256,8 +244,8 @@ class Client(Session):
 
     def _evict(self, source: Source | None, block: int | str | None) -> dict[str, int]:
         wire = None if source is None else source.to_wire()
-        answer: dict[str, int] = good(self._ask("evict", None, source=wire, block=block)[0])
-        return answer
+        answer = good(self._ask("evict", None, source=wire, block=block)[0])
+        return {key: answer[key] for key in ("blocks", "bytes")}
 
     def status(self) -> Status:
         """Return who holds what; see `arrayd.status`."""
@@ -282,6 +270,24 @@ class Client(Session):
         except ArraydError as error:
             return bare(error)
         return wish
+
+
+def give_back(shared: SharedArray | LostArray) -> None:
+    """End the hold of an array's block, if it has one, whichever client's it is."""
+    if not isinstance(shared, (SharedArray, LostArray)):
+        raise SpecMismatch(
+            f"release takes an array that arrayd returned, not {type(shared).__name__}: a view "
+            "that is a plain ndarray ends its hold when it is dropped."
+        )
+    held = shared._held
+    if held is None:
+        return
+    try:
+        held.client.holdings.release(held)
+        held.client.collect()
+    except BaseException:
+        held.client._ring()
+        raise
 
 
 def _segment(shared: SharedArray) -> str:
