@@ -99,7 +99,7 @@ def unpack_footer(page: bytes) -> Footer:
 
 
 def unpack_name(page: bytes) -> str:
-    """Return the name in the footer of a segment of any version from this one on.
+    """Return the name in the footer of a segment of any version.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def unpack_name(page: bytes) -> str:
     if len(page) < _FIXED.size + _CRC.size:
         raise NotASegment(f"{len(page)} bytes are too few for a footer")
     magic, version, _, _, _, _, _, length, name = _FIXED.unpack_from(page)
-    if magic != MAGIC or version < VERSION:
+    if magic != MAGIC or version < 1:
         raise NotASegment("the last page holds no arrayd footer")
     crc = zlib.crc32(page[: _FIXED.size])
     if _CRC.unpack_from(page, _FIXED.size)[0] != crc or length > len(name):

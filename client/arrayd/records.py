@@ -32,11 +32,13 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from arrayd.errors import ProtocolMismatch
 
 Read = Callable[[Any], Any]
+
+_R = TypeVar("_R", bound="Record")
 
 REMEDY = (
     "Install one version of arrayd for both, or end the daemon with `arrayd stop` and ask again."
@@ -120,6 +122,22 @@ class Record:
         """
         understand(self.extra, type(self).__name__)
         return self
+
+
+def received(kind: type[_R], wire: Any, what: str) -> _R:
+    """Return the record in what another process has sent; `what` begins the message.
+
+    Raises
+    ------
+    ProtocolMismatch
+        It is none that this version understands.
+    """
+    try:
+        return kind.from_wire(wire)
+    except (TypeError, ValueError) as error:
+        raise ProtocolMismatch(
+            f"{what} is no {kind.__name__} that this arrayd understands ({error}). {REMEDY}"
+        ) from None
 
 
 def later(default: Any, **metadata: Any) -> Any:

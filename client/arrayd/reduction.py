@@ -14,7 +14,8 @@ it would be filled in vain, so it goes by reference through every pickler, or is
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +29,19 @@ from arrayd.lost import LostArray
 from arrayd.mapping import Mapping
 from arrayd.picklers import register
 from arrayd.protocol import Stat
+from arrayd.records import Record, received
 from arrayd.source import Source
 from arrayd.wish import Wish
 
 
-class View(NamedTuple):
+def _dtype(value: Any) -> np.dtype[Any]:
+    if not isinstance(value, np.dtype):
+        raise TypeError(f"{value!r} is no dtype")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class View(Record):
     """What of a block is meant; offset and strides in bytes from the start of its data.
 
     It is to be mapped in `mode`, as `arrayd.mapping.Mapping` has it. The dtype travels as it is: a
@@ -43,28 +52,40 @@ class View(NamedTuple):
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any] = field(metadata={"read": _dtype})
     mode: str
 
 
-class Origin(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Origin(Record):
     """How to load a block again: the request that did, and the array that came of it."""
 
     source: dict[str, Any]
     stat: Stat
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any] = field(metadata={"read": _dtype})
     order: str
 
 
-class Reference(NamedTuple):
-    """What travels instead of an array; `origin` is None for what a client published."""
+@dataclass(frozen=True, slots=True)
+class Reference(Record):
+    """What travels instead of an array; `origin` is None for what a client published.
+
+    As a map, and to `redeem`: sender and receiver may have two versions of arrayd.
+    """
 
     endpoint: str
     segment: str
     token: bytes
     view: View
     origin: Origin | None
+
+    def understand(self) -> Self:
+        """Return the reference, if what it and its parts say is understood."""
+        for part in (self.view, self.origin):
+            if part is not None:
+                part.understand()
+        return Record.understand(self)
 
 
 # ---- sending ---------------------------------------------------------------------------------
@@ -83,7 +104,7 @@ def reduce(shared: SharedArray) -> tuple[Any, ...]:
         try:
             mode = _mode(shared, held, pages)
             if mode is not None:
-                return redeem, (_lent(shared, held, pages, mode),)
+                return redeem, (_lent(shared, held, pages, mode).to_wire(),)
         except (NoSuchBlock, DaemonError):
             if pages.mode == "w":
                 raise
@@ -135,10 +156,13 @@ def _lent(shared: SharedArray, held: Held, pages: Mapping, mode: str) -> Referen
 # ---- receiving -------------------------------------------------------------------------------
 
 
-def redeem(reference: Reference) -> npt.NDArray[Any] | LostArray:
-    """Return the array that a reference means; what raises the error if it cannot be had."""
+def redeem(reference: dict[str, Any]) -> npt.NDArray[Any] | LostArray:
+    """Return the array that a reference means; what raises the error if it cannot be had.
+
+    Messages name this function, so it stays where it is.
+    """
     try:
-        return _redeemed(reference)
+        return _redeemed(received(Reference, reference, "A reference").understand())
     except ArraydError as error:
         error.__traceback__ = error.__context__ = error.__cause__ = None
         return LostArray(error)

@@ -16,11 +16,11 @@ from typing import Any, Self, TypeVar
 
 from arrayd import failpoints, launch, process, protocol, resources
 from arrayd.connection import Connection
-from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, ProtocolMismatch, from_wire
+from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, from_wire
 from arrayd.holdings import Holdings, Release
 from arrayd.keeper import Keeper
 from arrayd.progress import Reporter
-from arrayd.records import REMEDY, Record
+from arrayd.records import Record, received
 from arrayd.resources import Canary
 from arrayd.spec import Grant
 from arrayd.waiter import Answer
@@ -275,14 +275,7 @@ def told(kind: type[_R], answer: Answer) -> _R:
     ProtocolMismatch
         It says nothing that this version understands.
     """
-    body = good(answer)
-    try:
-        return kind.from_wire(body)
-    except (TypeError, ValueError) as error:
-        raise ProtocolMismatch(
-            f"The daemon's answer is no {kind.__name__} that this arrayd, "
-            f"{protocol.PACKAGE_VERSION}, understands ({error}). {REMEDY}"
-        ) from None
+    return received(kind, good(answer), "The daemon's answer")
 
 
 _clients: weakref.WeakSet[Session] = weakref.WeakSet()
