@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 
 from arrayd.errors import SpecMismatch
+from arrayd.losses import loss
 from arrayd.protocol import MAX_NAME
 
 _LARGEST = 2**63 - 1
+_FOREIGN = " Make an array of it first that numpy has a type for (a bfloat16 tensor: .float())."
+_RAGGED = " Rows of different lengths cannot be one array: pad them, or put each."
 
 _CALLS = {
     "mode": "get and get_many",
@@ -153,24 +156,13 @@ def shape(value: Any, kind: np.dtype[Any]) -> list[int]:
 
 
 def array(values: Any) -> np.ndarray[Any, Any]:
-    """Return the values to be published as the array they are."""
-    if np.ma.is_masked(values):
-        raise SpecMismatch(
-            "put would drop the mask of this array: publish array.filled(value), or data and "
-            "mask as two arrays."
-        )
-    unit = getattr(values, "unit", None) or getattr(values, "units", None)
-    if isinstance(values, np.ndarray) and unit is not None and str(unit):
-        raise SpecMismatch(
-            f"put would drop the unit of this array ({unit}): publish its plain numbers, "
-            "np.asarray(array)."
-        )
+    """Return the values to be published as the array they are; see `losses`."""
     try:
         found = np.asarray(values)
     except Exception as error:  # whatever `__array__`, or a list that is no rectangle, raises
+        way = _RAGGED if isinstance(values, (list, tuple)) else _FOREIGN
         raise SpecMismatch(
-            f"put takes an array, and {type(values).__name__} is not one to numpy: {error} Rows of "
-            "different lengths cannot be one array: pad them, or put each."
+            f"put takes an array, and {type(values).__name__} is not one to numpy: {error}.{way}"
         ) from error
     if found.dtype.hasobject:
         raise SpecMismatch(
@@ -178,4 +170,6 @@ def array(values: Any) -> np.ndarray[Any, Any]:
             "cannot live in shared memory. Convert it, np.asarray(values, dtype=…), to a type of "
             "fixed size: numbers, S10, U10."
         )
+    if lost := loss(values, found.dtype):
+        raise SpecMismatch(f"put would drop {lost}.")
     return found
