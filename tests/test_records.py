@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from arrayd.errors import ProtocolMismatch
-from arrayd.records import Record
+from arrayd.records import Record, later, received
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +114,25 @@ def test_who_acts_on_a_wish_understands_it() -> None:
     assert hinted.understand() is hinted
     with pytest.raises(ProtocolMismatch, match=r"Old: missing, swmr comes from a newer"):
         Old.from_wire({**WIRE, "swmr": True, "missing": 0, "_soon": 1}).understand()
+
+
+def test_what_came_later_is_written_where_it_says_something() -> None:
+    """So that a reader of the first version, which took no key more, has none to refuse."""
+
+    @dataclass(frozen=True, slots=True)
+    class Grown(Record):
+        name: str
+        flag: bool = False
+        linked: bool | None = later(None)
+
+    assert Grown("x").to_wire() == {"name": "x", "flag": False}
+    assert Grown("x", linked=False).to_wire() == {"name": "x", "flag": False, "linked": False}
+    for one in (Grown("x"), Grown("x", linked=False)):
+        assert Grown.from_wire(one.to_wire()) == one
+
+
+@pytest.mark.parametrize("sent", [None, 5, [], {"name": 5}, {"name": "x"}, object.__new__(Old)])
+def test_what_no_version_we_know_has_sent(sent: object) -> None:
+    """It is told with the remedy, and no bare TypeError."""
+    with pytest.raises(ProtocolMismatch, match=r"^The answer is no Old that .*arrayd stop"):
+        received(Old, sent, "The answer")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import arrayd
+from arrayd import reduction
 from arrayd.errors import NoSuchBlock, ProtocolMismatch
 from arrayd.lost import LostArray
 from arrayd_server import adoption
@@ -218,4 +219,12 @@ def test_a_reference_that_is_not_understood(daemon: Daemon, puppets: Stage, tmp_
     lost = pickle.loads(bytes.fromhex(new(SEND)))
     assert isinstance(lost, LostArray)
     with pytest.raises(ProtocolMismatch, match="missing comes from a newer"):
+        lost.sum()
+
+
+def test_a_reference_of_the_first_version() -> None:
+    """Unpickled, it is an object of that name in which nothing is where it was: that is told."""
+    lost = reduction.redeem(reduction.Reference.__new__(reduction.Reference))  # type: ignore[arg-type]  # just that
+    assert isinstance(lost, LostArray)
+    with pytest.raises(ProtocolMismatch, match="no Reference that this arrayd understands"):
         lost.sum()

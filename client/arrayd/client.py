@@ -20,7 +20,7 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.fetching import TRIES, Fetching, Terms, bare
-from arrayd.info import Info
+from arrayd.info import Info, Told
 from arrayd.lost import LostArray
 from arrayd.mapping import Vanished
 from arrayd.progress import Progress, reporter
@@ -107,7 +107,7 @@ class Client(Session):
         if "err" in answer and (current := wish.anew()) != wish:  # the file changed meanwhile
             left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
             answer = self._ask("info", left, label=label, **current.to_wire())[0]
-        return Info.from_wire(str(wish.source), good(answer))
+        return Info.of(str(wish.source), told(Told, answer))
 
     # ---- writing -------------------------------------------------------------------------
 

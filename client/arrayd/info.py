@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 
 from arrayd.dtypes import from_descr
+from arrayd.records import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,19 @@ class Member:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Told(Record):
+    """The daemon's answer: `Info` with dtypes described, and problems by the members' names."""
+
+    format: str
+    bytes: int
+    members: tuple[tuple[str, tuple[int, ...], Any], ...]
+    shape: tuple[int, ...] | None = None
+    descr: Any = None
+    order: str | None = None
+    problems: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +71,15 @@ class Info:
     members: tuple[Member, ...]
 
     @classmethod
-    def from_wire(cls, source: str, wire: Mapping[str, Any]) -> Self:
-        """Return what the daemon's answer says."""
-        shape, dtype = wire.get("shape"), wire.get("descr")
-        problem = wire.get("problems", {}).get
+    def of(cls, source: str, told: Told) -> Self:
+        """Return what the daemon's answer says of a source."""
+        problem = told.problems.get
         return cls(
             source,
-            wire["format"],
-            wire["bytes"],
-            None if shape is None else tuple(shape),
-            None if dtype is None else from_descr(dtype),
-            wire.get("order"),
-            tuple(Member(n, tuple(s), from_descr(d), problem(n)) for n, s, d in wire["members"]),
+            told.format,
+            told.bytes,
+            told.shape,
+            None if told.descr is None else from_descr(told.descr),
+            told.order,
+            tuple(Member(n, s, from_descr(d), problem(n)) for n, s, d in told.members),
         )

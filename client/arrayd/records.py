@@ -81,7 +81,7 @@ class Record:
             It is none.
         """
         if not isinstance(wire, Mapping):
-            raise TypeError(f"{_short(wire)} is no map")
+            raise TypeError(f"a {type(wire).__name__} is no map")
         check_version(wire, cls.VERSION, cls.__name__)
         table = _table(cls)
         values, extra = {}, {}
