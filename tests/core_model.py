@@ -25,9 +25,10 @@ from arrayd_server.core.effects import (
     Trace,
     Unlink,
 )
-from arrayd_server.core.records import Block, Edition, State, name_alias
+from arrayd_server.core.records import Block, Edition, Found, State, name_alias
 from arrayd_server.core.registry import Registry
-from tests.core_naive import NAMES, ROWS, SPEC, File, Naive, wanted
+from tests.core_files import NAMES, ROWS, SPEC, File, wanted
+from tests.core_naive import Naive
 
 OTHERS = "other programs"
 """What /dev/shm holds besides segments."""
@@ -215,7 +216,7 @@ class Shell:
         """Bring all word that there can be of a job; return the effects of each."""
         r, now, error = self.registry, self.now, BadFile("late")
         return [
-            r.probed(job, ("f25", None), SPEC, 25, ROWS, now),
+            r.probed(job, Found(("f25", None), SPEC, 25, ROWS), now),
             r.progress(job, 1, now),
             r.filled(job, 0),
             r.sealed(job, now),
@@ -253,7 +254,8 @@ class Shell:
             file, probed = task.source, self.registry.jobs.table.get(job)
             if probed is not None and probed.edition is not None:
                 self.editions[probed.edition.file] = probed.edition
-            return self.do(self.registry.probed, job, file.key, SPEC, file.size, ROWS, now)
+            found = Found(self.naive.found(job, file), SPEC, file.size, ROWS, file.linked)
+            return self.do(self.registry.probed, job, found, now)
         if isinstance(task, Make):
             self.kernel.make(task.segment, self.naive.sizes[task.segment])
             return self.do(self.registry.made, job, now)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 from arrayd.errors import InUse, NoRoom
-from arrayd.spec import Grant, Spec
+from arrayd.spec import Grant
 from arrayd_server.core.effects import Fill, Make, Probe, Reply, Seal
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.lends import LEND_SECONDS
@@ -24,43 +24,11 @@ from arrayd_server.core.records import (
     Stage,
     State,
     Wanted,
-    name_alias,
 )
+from tests.core_files import SPEC, File
 
 if TYPE_CHECKING:
     from tests.core_model import Shell
-
-SPEC = Spec((4,), "<f8", "C", 8)
-ROWS = 4
-NAMES = ("n", "m")
-
-
-@dataclass(frozen=True)
-class File:
-    """What a request names, and the truth that only a probe finds out: `key` and `size`."""
-
-    name: str
-    size: int
-    rows: str | None = None  # "half", or "full": another spelling of all rows
-
-    @property
-    def key(self) -> Hashable:
-        """Equal for equal contents."""
-        return (self.name, "half" if self.rows == "half" else None)
-
-    def __str__(self) -> str:
-        return self.name
-
-
-def wanted(file: File, spelling: str = "a") -> Wanted:
-    """Return the request for a file under one of its paths."""
-    whole = (file.name, spelling, None) if file.rows else None
-    return Wanted((file.name, spelling, file.rows), file, whole)
-
-
-def wanted_name(name: str) -> Wanted:
-    """Return the request for a published block."""
-    return Wanted(name_alias(name), f"name:{name}", name=name)
 
 
 class Naive:
@@ -89,6 +57,9 @@ class Naive:
         self.evicting = False  # the event is a request to evict
         self.latest: Hashable = None  # the alias asked for last
         self.probing: dict[int, Hashable] = {}
+        self.version = 0  # of what linked files refer to
+        self.since: dict[Asker, int] = {}  # request -> the version when it was sent first
+        self.looked: dict[int, int] = {}  # job -> the version when its probe began
 
     # ---- what goes in --------------------------------------------------------------------
 
@@ -97,6 +68,7 @@ class Naive:
         self.asked[to], self.pins[to] = what, pin
         self.sent[to] += 1
         self.owed.add(to)
+        self.since.setdefault(to, self.version)
         if isinstance(what, Wanted):
             self.latest = what.alias
         return to
@@ -169,6 +141,9 @@ class Naive:
     def began(self, effect: Probe | Fill | Make | Seal) -> None:
         """Note new work, and that nothing is done twice."""
         if isinstance(effect, Probe):
+            self.looked[effect.job] = self.version
+            if effect.source.linked:  # it may be looked at again for who came meanwhile
+                return
             twins = [alias for job, alias in self.probing.items() if job in self._shell.work]
             alias = self.probing.get(effect.job, self.latest)  # it may be tried again
             assert alias not in twins, "the same source is probed twice"
@@ -176,15 +151,20 @@ class Naive:
             return
         job = self._shell.registry.jobs.table[effect.job]
         if isinstance(effect, Fill):
-            assert job.source.key not in [
+            found = self.found(effect.job, job.source)
+            assert found not in [
                 key for segment, key in self.holding.items() if segment not in self.leaving
             ], "the same contents are loaded twice"
-            self.holding[effect.segment] = job.source.key
+            self.holding[effect.segment] = found
             self.sizes[effect.segment] = job.source.size
         elif isinstance(effect, Make):
             assert job.draft is not None
             self.holding[effect.segment] = job.draft
             self.sizes[effect.segment] = job.draft.size
+
+    def found(self, job: int, file: File) -> Hashable:
+        """Return the key of what a probe has found."""
+        return (file.key, self.looked[job]) if file.linked else file.key
 
     def replied(self, reply: Reply) -> None:
         """Note an answer: it is wanted, and a grant gives what was asked for."""
@@ -224,8 +204,15 @@ class Naive:
         if what.name is not None:
             assert self.names[what.name] == segment
             return
-        file = File(what.source.name, 0) if grant.window else what.source
+        file = replace(what.source, rows=None) if grant.window else what.source
+        if file.linked:
+            assert self.holding[segment] == grant.key, "another key"
+            key, version = cast(tuple[Hashable, int], grant.key)
+            assert key == file.key, "the wrong contents"
+            assert version >= self.since[to], "old contents"
+            return
         assert self.holding[segment] == file.key, "the wrong contents"
+        assert not grant.key
         if not grant.window:
             self.learned[what.alias] = segment
 

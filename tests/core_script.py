@@ -8,8 +8,8 @@ from typing import Any, ParamSpec
 from arrayd.spec import Grant
 from arrayd_server.core.effects import Effect, Reply
 from arrayd_server.core.records import Asker, Block, Draft, Peer, State, Waiter, Wanted
+from tests.core_files import SPEC, File, wanted, wanted_name
 from tests.core_model import Shell
-from tests.core_naive import SPEC, File, wanted, wanted_name
 
 P = ParamSpec("P")
 

@@ -15,7 +15,7 @@ from arrayd.errors import BadFile, InUse, NoSuchBlock, NotOwner
 from arrayd.spec import Grant
 from arrayd_server.core.effects import Cancel, Fill, Probe, Progress
 from arrayd_server.core.records import Asker, Draft, State, Waiter
-from tests.core_naive import SPEC, wanted, wanted_name
+from tests.core_files import SPEC, wanted, wanted_name
 from tests.core_script import MEDIUM, SMALL, World
 
 

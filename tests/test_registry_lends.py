@@ -11,7 +11,7 @@ from arrayd.spec import Grant
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.lends import LEND_SECONDS, MAX_LENDS
 from arrayd_server.core.records import State
-from tests.core_naive import File
+from tests.core_files import File
 from tests.core_script import SMALL, World
 
 HOURS = 7 * 3600.0

@@ -10,8 +10,8 @@ from arrayd.errors import LoadError, NoRoom
 from arrayd.spec import Grant
 from arrayd_server.core.effects import Fill, Make, Probe, Unlink
 from arrayd_server.core.records import Asker, State
+from tests.core_files import File
 from tests.core_model import OTHERS
-from tests.core_naive import File
 from tests.core_script import LARGE, MEDIUM, SMALL, World
 
 

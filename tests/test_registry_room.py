@@ -11,7 +11,7 @@ from arrayd.spec import Grant
 from arrayd_server.core import bounds, jobs
 from arrayd_server.core.effects import Fill, Inspect, Unlink
 from arrayd_server.core.records import Block, State, name_alias
-from tests.core_naive import SPEC, File, wanted
+from tests.core_files import SPEC, File, wanted
 from tests.core_script import HUGE, LARGE, MEDIUM, SMALL, World
 
 

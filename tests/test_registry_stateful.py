@@ -8,20 +8,18 @@ late or never; strangers map blocks at the worst moment; the clock is late.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from arrayd.errors import NameTaken, NoSuchBlock, NotOwner
 from arrayd.spec import Grant
 from arrayd_server.core.effects import Fill, Inspect, Make, Probe
 from arrayd_server.core.records import Asker, Draft, Peer, Waiter, Wanted
+from tests.core_files import File, wanted
 from tests.core_model import OTHERS, Shell, one
-from tests.core_naive import File, wanted
-from tests.core_strategies import PIDS, drafts, files, picks, pins, sessions, waits, wishes
+from tests.core_strategies import PIDS, WALKS, drafts, files, picks, pins, sessions, waits, wishes
 
 BUDGET = 100
 
@@ -275,6 +273,11 @@ class Walk(RuleBasedStateMachine):
         self.shell.free(pick)
         self._read()
 
+    @rule()
+    def changed(self) -> None:
+        """Let something change that linked files refer to."""
+        self.naive.version += 1
+
     # ---- the kernel ----------------------------------------------------------------------
 
     @rule(nonce=sessions, pick=picks)
@@ -384,16 +387,5 @@ class Walk(RuleBasedStateMachine):
         assert not self.shell.kernel.pages
 
 
-WALKS = int(os.environ.get("ARRAYD_TEST_WALKS", "0"))
-
 TestWalk = Walk.TestCase
-TestWalk.settings = settings(
-    max_examples=WALKS or 300,
-    stateful_step_count=80,
-    deadline=None,
-    derandomize=not WALKS,
-    print_blob=True,
-    report_multiple_bugs=False,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+TestWalk.settings = WALKS

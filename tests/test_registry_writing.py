@@ -8,7 +8,7 @@ from arrayd.errors import NameTaken, NoSuchBlock, NotOwner, NotSealed
 from arrayd.spec import Grant
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.records import Draft, State
-from tests.core_naive import NAMES, SPEC, File, wanted
+from tests.core_files import NAMES, SPEC, File, wanted
 from tests.core_script import World
 
 

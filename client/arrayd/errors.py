@@ -9,7 +9,8 @@
     │   ├── BadFile          (ValueError)         truncated, corrupt, or of another format
     │   ├── SpecMismatch     (ValueError)         the file is not what the request claims
     │   ├── CastError        (ValueError)         a value does not fit the dtype asked for
-    │   └── SourceChanged                         the file changed while it was read
+    │   ├── SourceChanged                         the file changed while it was read
+    │   └── SourceBusy       (BlockingIOError)    a writer has the file open
     ├── LoadError            the load failed, though the request may be right
     │   ├── LoaderCrashed                         the process that read the file died
     │   ├── LoadTimeout      (TimeoutError)       not there in time
@@ -90,6 +91,10 @@ class CastError(SourceError, ValueError):
 
 class SourceChanged(SourceError):
     """The file changed while it was being read."""
+
+
+class SourceBusy(SourceError, BlockingIOError):
+    """A writer has the file open; what h5py raises for it is a BlockingIOError too."""
 
 
 class LoadError(ArraydError):

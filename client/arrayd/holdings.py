@@ -95,7 +95,8 @@ class Holdings:
             failpoints.hit("client.mapped")
             if request is not None:
                 source, stat = request
-                self._latest[source] = (stat, grant, held)
+                if not grant.key:
+                    self._latest[source] = (stat, grant, held)
                 # What loads this very block again: a window is a part of a whole one.
                 loaded = source.whole() if grant.window else source
                 held.request = (loaded.to_wire(), stat)

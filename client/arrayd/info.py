@@ -42,6 +42,15 @@ class Told(Record):
     descr: Any = None
     order: str | None = None
     problems: dict[str, str] = field(default_factory=dict)
+    files: tuple[tuple[str, int | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedFile:
+    """A file that another one refers to; `bytes` is None where there is none of this name."""
+
+    path: str
+    bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,9 @@ class Info:
         Of the array asked for; None where the file holds several and none was named.
     members
         The arrays of a file that can hold several.
+    files
+        Where else the values of that array are looked for: the files behind the external links,
+        virtual datasets and external storage of HDF5, there or not.
     """
 
     source: str
@@ -69,6 +81,7 @@ class Info:
     dtype: np.dtype[Any] | None
     order: str | None
     members: tuple[Member, ...]
+    files: tuple[LinkedFile, ...] = ()
 
     @classmethod
     def of(cls, source: str, told: Told) -> Self:
@@ -82,4 +95,5 @@ class Info:
             None if told.descr is None else from_descr(told.descr),
             told.order,
             tuple(Member(n, s, from_descr(d), problem(n)) for n, s, d in told.members),
+            tuple(LinkedFile(path, size) for path, size in told.files),
         )

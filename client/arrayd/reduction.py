@@ -58,13 +58,17 @@ class View(Record):
 
 @dataclass(frozen=True, slots=True)
 class Origin(Record):
-    """How to load a block again: the request that did, and the array that came of it."""
+    """How to load a block again: the request that did, and the array that came of it.
+
+    `key` is the grant's: what the request says nothing about must be the same, too.
+    """
 
     source: dict[str, Any]
     stat: Stat
     shape: tuple[int, ...]
     dtype: np.dtype[Any] = field(metadata={"read": _dtype})
     order: str
+    key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,7 @@ def _lent(shared: SharedArray, held: Held, pages: Mapping, mode: str) -> Referen
     if held.request is not None:
         source, stat = held.request
         block = held.block
-        origin = Origin(source, stat, block.shape, block.dtype, block.order)
+        origin = Origin(source, stat, block.shape, block.dtype, block.order, held.grant.key)
     assert isinstance(held.client, Client)
     failpoints.hit("client.packing")
     token = held.client.lend(pages.segment)
@@ -198,15 +202,16 @@ def _reloaded(client: Client, origin: Origin, mode: str) -> SharedArray:
     """Load a block again, from the file in the very state that it had."""
     wish = Wish(Source.from_wire(origin.source), origin.stat)
     found = Fetching(client, Terms(mode=mode)).once([wish])[0]
-    if isinstance(found, ArraydError):
-        if Wish.of(wish.source, {}).stat != origin.stat:
-            raise SourceChanged(
-                f"{wish.source} changed while a reference to it was on its way, and what it "
-                "meant is not in memory any more. Keep the array until it has arrived, or "
-                "get it again."
-            ) from found
+    if isinstance(found, SharedArray):
+        assert found._held is not None
+        if found._held.grant.key == origin.key:
+            return found
+    elif Wish.of(wish.source, {}).stat == origin.stat:
         raise found
-    return found
+    raise SourceChanged(
+        f"{wish.source} changed while a reference to it was on its way, and what it meant is not "
+        "in memory any more. Keep the array until it has arrived, or get it again."
+    )
 
 
 def _of_reloaded(found: SharedArray, origin: Origin, view: View) -> npt.NDArray[Any]:

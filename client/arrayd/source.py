@@ -91,7 +91,8 @@ class Source(Record):
     order
         ``"C"`` or ``"F"`` for the block's memory layout; None: as in the file.
     options
-        Format options (text: those of `numpy.loadtxt`; raw: ``shape``, ``offset``),
+        Format options (text: those of `numpy.loadtxt`; raw: ``shape``, ``offset``; hdf5:
+        ``locking``, ``swmr``),
         sorted pairs of msgpack-able values, sequences as tuples.
     """
 

@@ -59,6 +59,10 @@ class Grant(Record):
         True when the block holds the whole source and ``rows=`` is still to be applied.
     lost
         Number of values that the cast changed.
+    key
+        Empty for a block that a request alone can mean. Else it is made of more files than the
+        one whose ``stat`` a client knows (links of HDF5): only the daemon can say whether it is
+        what they hold now. Equal keys mean equal contents.
     """
 
     segment: str
@@ -68,3 +72,4 @@ class Grant(Record):
     sealed: bool = True
     window: bool = False
     lost: int = 0
+    key: bytes = b""

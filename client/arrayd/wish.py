@@ -20,6 +20,7 @@ from arrayd.errors import (
     SourceNotFound,
     SpecMismatch,
 )
+from arrayd.locking import with_locking
 from arrayd.packing import pack
 from arrayd.protocol import Stat
 from arrayd.source import Source
@@ -52,7 +53,7 @@ class Wish:
         if canonical.name is not None:
             _check_name(canonical)
             return cls(canonical, None)
-        return cls(canonical, _stat(canonical.path))
+        return cls(with_locking(canonical), _stat(canonical.path))
 
     def anew(self) -> Self:
         """Return the wish for what the file is now; the same if there is none any more."""

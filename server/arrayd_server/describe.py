@@ -19,7 +19,7 @@ from arrayd.records import Record
 from arrayd.spec import Spec
 from arrayd_server.adoption import Found
 from arrayd_server.core.records import Block, Edition, Job, State, name_alias
-from arrayd_server.origin import Origin, edition
+from arrayd_server.origin import Origin, edition, may_refer
 
 _KEPT_ALIASES = 8
 """Aliases that survive a restart; other spellings are probed again and find the key."""
@@ -39,7 +39,7 @@ class Metadata(Record):
         The array in it, and where that came from.
     aliases
         Requests that it answers.
-    name, published, keep, lost
+    name, published, keep, lost, linked
         As in `Block`.
     """
 
@@ -50,6 +50,7 @@ class Metadata(Record):
     published: bool = False
     keep: bool = False
     lost: int = 0
+    linked: bool | None = None  # the first version looked at no linked files: it does not know
 
 
 def planned(spec: Spec, origin: Origin) -> layout.Plan:
@@ -75,6 +76,7 @@ def metadata(block: Block, job: Job | None = None) -> dict[str, Any]:
         published=block.published,
         keep=block.keep,
         lost=block.lost,
+        linked=block.linked,
         extra=block.extra,
     ).to_wire()
 
@@ -129,11 +131,12 @@ def _block(meta: Metadata, found: Found, number: int, now: float) -> Block:
         state=State.SEALED if found.sealed else State.WRITING,
         since=now,
         used=now,
-        aliases=list(meta.aliases),
+        aliases=[] if _is_doubtful(meta) else list(meta.aliases),
         name=meta.name,
         published=meta.published,
         keep=meta.keep,
         lost=meta.lost,
+        linked=bool(meta.linked),
         extra=meta.extra,
         edition=_edition(meta.origin),
     )
@@ -141,6 +144,12 @@ def _block(meta: Metadata, found: Found, number: int, now: float) -> Block:
 
 def _edition(origin: Origin) -> Edition | None:
     return None if origin.source is None else edition(origin.source, origin.stat)
+
+
+def _is_doubtful(meta: Metadata) -> bool:
+    """Say whether a block may hold other values than those who would find it now ask for."""
+    source = meta.origin.source
+    return meta.linked is None and source is not None and may_refer(source)
 
 
 def _check(block: Block, found: Found) -> None:
@@ -156,6 +165,7 @@ def _check(block: Block, found: Found) -> None:
         "the data's size": spec.nbytes == found.data_bytes,
         "a flag": block.keep <= block.published,
         "the loss": block.lost >= 0,
+        "the key": not block.linked or (found.sealed and len(block.aliases) == 1),
         "the name": block.name is None or block.published,
         "the source": block.published == (origin.source is None),
         # It is written again: at the seal, and when another block takes its name.

@@ -25,6 +25,7 @@ class Probed:
     key: bytes
     spec: Spec
     rows: int
+    linked: bool  # it is made of more files than the one whose ``stat`` the client knows
 
 
 @dataclass(slots=True)
@@ -153,7 +154,8 @@ class Loads:
         assert origin_.source is not None
         try:
             found = Found.from_wire(result)
-            probed = Probed(origin.key(origin_.source, found), found.spec, found.rows)
+            key = origin.key(origin_.source, found)
+            probed = Probed(key, found.spec, found.rows, bool(found.files))
         except (TypeError, ValueError) as error:
             self._on.failed(job, _nonsense(origin_, error))
             return

@@ -36,6 +36,9 @@ from arrayd.spec import Spec
 Identity = tuple[str, int, int, int, int, int]
 """Real path, device, inode, size, mtime and ctime (ns) of a file: another means another block."""
 
+Further = tuple[str, Identity | None]
+"""A file by the name under which it was looked for, as it was; None: not there."""
+
 Rows = tuple[int, int, tuple[Any, ...]]
 """Start, stop and hint of a `loaders.base.Part`."""
 
@@ -85,6 +88,10 @@ class Found(Record):
         Each part is to be read by a process that has read no other file.
     format
         One of `arrayd.source.FORMATS`: as was asked for, or as the file's first bytes say.
+    files
+        What the file refers to, in the state that was planned for; it must stay the same, too.
+    locked
+        As in `loaders.base.Plan`.
     """
 
     shape: tuple[int, ...]
@@ -100,6 +107,8 @@ class Found(Record):
     identity: Identity
     apart: bool
     format: str
+    files: tuple[Further, ...] = ()
+    locked: bool = False
 
     @property
     def spec(self) -> Spec:

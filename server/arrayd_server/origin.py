@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from arrayd.errors import SpecMismatch
 from arrayd.packing import pack
 from arrayd.records import Record
 from arrayd.source import Source
@@ -63,7 +64,6 @@ def key(source: Source, probed: Found) -> bytes:
     """Return the key of the block that `probed` describes."""
     cast = probed.descr if probed.descr != probed.file else None
     format_ = probed.format
-    options = source.options if format_ in ("text", "raw") else ()
     clips = cast is not None or format_ == "text"  # text is clipped to dtype= as well
     return _digest(
         [
@@ -76,9 +76,29 @@ def key(source: Source, probed: Found) -> bytes:
             source.overflow if clips else None,
             source.rows,
             probed.order,
-            options,
+            _options(source, probed),
+            *([probed.files] if probed.files else []),
         ]
     )
+
+
+def _options(source: Source, probed: Found) -> list[tuple[str, Any]]:
+    """Return what of the options makes other values; the locks of a file matter if there was one.
+
+    What was read while a writer held the lock is not for those who did not ask for that.
+    """
+    if probed.format != "hdf5":
+        return list(source.options) if probed.format in ("text", "raw") else []
+    swmr = [("swmr", True)] if source.option.get("swmr") else []
+    return swmr + ([("locking", False)] if probed.locked else [])
+
+
+def may_refer(source: Source) -> bool:
+    """Say whether the file of a source may refer to others, by its name and `format`."""
+    try:
+        return source.resolved_format() == "hdf5"
+    except SpecMismatch:  # its first bytes decide
+        return True
 
 
 def matches(origin: Any, pattern: Source) -> bool:

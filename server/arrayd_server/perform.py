@@ -32,7 +32,7 @@ from arrayd_server.core.effects import (
     Trace,
     Unlink,
 )
-from arrayd_server.core.records import Asker, Block, State, name_alias
+from arrayd_server.core.records import Asker, Block, Found, State, name_alias
 from arrayd_server.core.registry import Registry
 from arrayd_server.describe import metadata, placed, planned
 from arrayd_server.loading import Callbacks, Loads, Probed
@@ -325,8 +325,8 @@ class Performer:
         self.measure()
         task = self._registry.jobs.table[job]
         size = planned(found.spec, task.source).size
-        now = self.begin()
-        self.act(self._registry.probed(job, found.key, found.spec, size, found.rows, now))
+        facts = Found(found.key, found.spec, size, found.rows, found.linked)
+        self.act(self._registry.probed(job, facts, self.begin()))
         if job not in self._registry.jobs.table:
             self.loads.cancel(job)  # another load, or a resident block, serves it
 

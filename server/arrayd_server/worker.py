@@ -51,6 +51,7 @@ MAX_PROBLEM = 300
 """Characters of what is told of one member of many."""
 
 _ENVELOPE = ("id", "op", "apart")
+_LOOKS = 5  # at what a file refers to, until it is the same twice
 _TELL_EVERY = 0.05  # seconds between two progress messages
 
 
@@ -137,7 +138,7 @@ def probe(task: Probe) -> Found:
     if task.stat is not None:
         _same_file(source, identity, task.stat)
     source = loaders.recognised(source)
-    plan = loaders.probe(source)
+    plan, files = _planned(source)
     target = plan.target or plan.dtype
     return Found(
         shape=plan.shape,
@@ -153,7 +154,28 @@ def probe(task: Probe) -> Found:
         identity=identity,
         apart=plan.apart,
         format=source.resolved_format(),
+        files=tuple(files),
+        locked=plan.locked,
     )
+
+
+def _planned(source: Source) -> tuple[Plan, list[engine.Further]]:
+    """Return the plan, and what its file refers to in the state that is planned for.
+
+    Raises
+    ------
+    SourceChanged
+        It changes all the time.
+    """
+    plan = loaders.probe(source)
+    for _ in range(_LOOKS):
+        files = engine.all_settled(plan.files)
+        # What it refers to was found before it was known which state it is in.
+        again = loaders.probe(source) if files else plan
+        if again == plan:
+            return plan, files
+        plan = again
+    raise SourceChanged(f"{source}: the files that it refers to change all the time. Ask again.")
 
 
 def info(task: Look) -> dict[str, Any]:
@@ -170,6 +192,8 @@ def info(task: Look) -> dict[str, Any]:
     if source.member is not None or members is None or _is_loadable(source, members):
         plan = loaders.look(source)
         result |= {"shape": plan.shape, "descr": descr(plan.dtype), "order": plan.order}
+        files = engine.further(plan.files)
+        result["files"] = [(path, None if one is None else one[3]) for path, one in files]
     return result
 
 
@@ -191,10 +215,26 @@ def fill(fill: Fill, task: Task) -> Filled:
         cancelled=task.cancelled,
     )
     task.tell()
-    if engine.identity(source.path) != found.identity:
-        raise SourceChanged(f"{source.path} changed while it was read. Ask again.")
+    _check_unchanged(source, found)
     failpoints.hit("worker.answering")
     return Filled(lost)
+
+
+def _check_unchanged(source: Source, found: Found) -> None:
+    """Refuse what was read while a file changed, be it one that the source's refers to."""
+    now = engine.further(path for path, _ in found.files)
+    states: list[tuple[str, Identity | None, Identity | None]] = [
+        (source.path, found.identity, engine.identity(source.path)),
+        *((path, then, one) for (path, then), (_, one) in zip(found.files, now, strict=True)),
+    ]
+    for path, then, one in states:
+        if not engine.unchanged(then, one, growing=_grows(source)):
+            raise SourceChanged(f"{path} changed while {source} was read. Ask again.")
+
+
+def _grows(source: Source) -> bool:
+    """Say whether a writer may add to the file while it is read."""
+    return bool(source.option.get("swmr"))
 
 
 def run(sock: socket.socket) -> None:
@@ -266,7 +306,7 @@ def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def _same_file(source: Source, identity: Identity, stat: tuple[int, ...]) -> None:
     """Refuse a file that is not the one the client sees under this path."""
     seen = identity[1:]
-    if seen == stat:
+    if engine.unchanged((identity[0], *stat), identity, growing=_grows(source)):
         return
     if seen[:2] == stat[:2]:
         message = f"{source.path} changed while it was asked for. Ask again."
@@ -294,10 +334,22 @@ def _limit_memory(size: int) -> None:
         score.write("800")
 
 
+def _forget_hdf5() -> None:
+    """Let no variable of the daemon's environment say where libhdf5 looks, or what it opens.
+
+    ``HDF5_EXT_PREFIX``, ``HDF5_VDS_PREFIX`` and ``HDF5_EXTFILE_PREFIX`` would lead to other files
+    than the user's; whether locks count is said by the request. Where plug-ins lie may stay.
+    """
+    for name in [n for n in os.environ if n.startswith("HDF5_") and "PLUGIN" not in n]:
+        del os.environ[name]
+
+
 def main() -> None:
     """Run on the descriptor, for the parent and in the memory named on the command line."""
     die_with_parent(int(sys.argv[2]))
     _limit_memory(int(sys.argv[3]))
+    _forget_hdf5()
+    os.chdir("/")  # no file system is kept from being unmounted
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the daemon's terminal is its affair
     leases.ignore_sigio()
     np.seterr(all="ignore")

@@ -384,7 +384,7 @@ crafted("self.h5", "BadFile", "LoaderCrashed")(links(lambda f, n: _virtual(f, ".
 crafted("ring.h5", "BadFile", "LoaderCrashed")(links(_ring))
 crafted("virtual.h5", "right array")(links(lambda f, n: _virtual(f, "/gone.h5", "x")))
 crafted("device.h5", "right array", "BadFile")(links(lambda f, n: _virtual(f, "/dev/zero", "x")))
-crafted("stored-zero.h5", "right array")(links(lambda f, n: _stored(f, "/dev/zero")))
+crafted("stored-zero.h5", "BadFile")(links(lambda f, n: _stored(f, "/dev/zero")))
 crafted("stored-gone.h5", *_AWAY)(links(lambda f, n: _stored(f, "/gone")))
 crafted("stored-folder.h5", *_AWAY)(links(lambda f, n: _stored(f, "/tmp")))
 

@@ -102,7 +102,8 @@ def add_source_options(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="an option of the format, such as skiprows=1 or shape=(-1,3); may be repeated",
+        help="an option of the format, such as skiprows=1, shape=(-1,3) or swmr=True; "
+        "may be repeated",
     )
 
 

@@ -17,7 +17,7 @@ from arrayd.cli.common import (
     source_options,
 )
 from arrayd.dtypes import descr
-from arrayd.info import Member
+from arrayd.info import LinkedFile, Member
 from arrayd.units import format_bytes
 
 
@@ -52,12 +52,17 @@ def _words(info: Info) -> str:
         lines += [f"  {info.shape} {dtype_words(info.dtype)}, order {info.order}"]
     width = max((len(member.name) for member in info.members), default=0)
     lines += [f"  {member.name:<{width}}  {_member(member)}" for member in info.members]
+    lines += [f"  from {file.path}, {_size(file)}" for file in info.files]
     return "\n".join(lines)
 
 
 def _member(member: Member) -> str:
     problem = f"  ({member.problem})" if member.problem else ""
     return f"{member.shape} {dtype_words(member.dtype)}{problem}"
+
+
+def _size(file: LinkedFile) -> str:
+    return "not there" if file.bytes is None else format_bytes(file.bytes)
 
 
 def _plain(info: Info) -> dict[str, Any]:
@@ -72,4 +77,5 @@ def _plain(info: Info) -> dict[str, Any]:
             {"name": m.name, "shape": m.shape, "dtype": descr(m.dtype), "problem": m.problem}
             for m in info.members
         ],
+        "files": [{"path": file.path, "bytes": file.bytes} for file in info.files],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 from arrayd.spec import Grant
 from arrayd_server.core import lends
@@ -83,6 +84,7 @@ class Holds:
                 sealed=block.state is State.SEALED,
                 window=waiter.window,
                 lost=block.lost,
+                key=cast(bytes, block.aliases[0]) if block.linked else b"",
             ),
         )
 

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from arrayd_server.core.jobs import unfilled
 from arrayd_server.core.records import Stage, State
 
 if TYPE_CHECKING:
@@ -48,6 +47,7 @@ def _blocks(registry: Registry) -> None:
             assert job.stage in _STAGES[block.state], "rule 3: the job is at another stage"
         else:
             assert block.job is None, "rule 3: a finished block with a job"
+            assert len(block.aliases) == 1 or not block.linked, "found by more than its key"
         resting = block.state is State.SEALED and not block.wanted and not block.mapped
         assert resting == (segment in shelf.idle), "rule 4: the idle list"
     assert set(shelf.idle) <= set(shelf.blocks), "rule 4: idle but gone"
@@ -85,7 +85,7 @@ def _stages(registry: Registry) -> None:
     queued = [job for job in table if job.stage is Stage.QUEUED]
     assert jobs.queued() == queued, "the queue"
     reserved = (job for job in table if job.stage in (Stage.FILLING, Stage.MAKING))
-    assert jobs.unfilled == sum(map(unfilled, reserved)), "the bytes still to come"
+    assert jobs.unfilled == sum(job.unfilled for job in reserved), "the bytes still to come"
     pairs = {(to.nonce, j.number) for j in table for to in (*j.waiters, *filter(None, [j.writer]))}
     known = {(nonce, number) for nonce, some in jobs._of.items() for number in some}
     assert pairs == known, "the jobs of a session"

@@ -70,19 +70,19 @@ class Jobs:
         if stage is Stage.QUEUED:
             self._queue[job.number] = job
         if stage in RESERVED:
-            self.unfilled += unfilled(job)
+            self.unfilled += job.unfilled
 
     def _leave(self, job: Job) -> None:
         self._queue.pop(job.number, None)
         if job.stage in RESERVED:
-            self.unfilled -= unfilled(job)
+            self.unfilled -= job.unfilled
 
     def advance(self, job: Job, rows: int) -> None:
         """Take note of `rows` more rows loaded."""
-        before = unfilled(job)
+        before = job.unfilled
         job.done = min(job.done + rows, job.total)
         if job.stage in RESERVED:
-            self.unfilled += unfilled(job) - before
+            self.unfilled += job.unfilled - before
 
     def wake_at(self) -> float:
         """When the first job has to give up waiting for room; inf: never."""
@@ -96,8 +96,7 @@ class Jobs:
 
     def find(self, alias: Hashable) -> Job | None:
         """Return the job that will make the block of an alias."""
-        number = self._by_alias.get(alias)
-        return None if number is None else self.table[number]
+        return self.table.get(self._by_alias.get(alias, 0))  # the first job is 1
 
     def join(self, job: Job, to: Asker, waiter: Waiter, now: float) -> None:
         """Let one more wait for a job; the most patient says how long it may wait for room."""
@@ -257,8 +256,8 @@ class Jobs:
         return effects
 
     def _fail_for_room(self, job: Job, now: float) -> list[Effect]:
-        sessions = self._holds.sessions
-        return self.fail(job, explain.no_room(job, self._shelf, sessions, self.unfilled, now))
+        facts = (self._shelf, self._holds.sessions, self.unfilled, now)
+        return self.fail(job, explain.no_room(job, *facts))
 
     # ---- ends ----------------------------------------------------------------------------
 
@@ -283,8 +282,8 @@ class Jobs:
             effects += self._holds.unlink(block, force=force)
         return effects
 
-    def remove(self, job: Job) -> None:
-        """Take a job off the table; its block, if it has one, lives on."""
+    def remove(self, job: Job) -> list[Hashable]:
+        """Take a job off the table; its block, if it has one, lives on. Return its aliases."""
         self._leave(job)
         del self.table[job.number]
         for nonce, count in list(job.sessions.items()):
@@ -296,8 +295,14 @@ class Jobs:
             self._drafts.subtract([job.draft.name])
             if not self._drafts[job.draft.name]:
                 del self._drafts[job.draft.name]
-        for alias in job.aliases:
+        return self.forget_aliases(job)
+
+    def forget_aliases(self, job: Job) -> list[Hashable]:
+        """Let no more requests join a job; return how it was found."""
+        aliases, job.aliases = job.aliases, []
+        for alias in aliases:
             self._by_alias.pop(alias, None)
+        return aliases
 
     def _part(self, nonce: Nonce, job: Job) -> None:
         """Forget that a session has to do with a job."""
@@ -306,13 +311,19 @@ class Jobs:
         if not jobs:
             self._of.pop(nonce, None)
 
+    def leave_out(self, job: Job, to: Asker) -> None:
+        """Let one no longer wait for a job."""
+        del job.waiters[to]
+        self._count(job, to.nonce, -1)
+        if not job.sessions[to.nonce] and (job.writer is None or job.writer.nonce != to.nonce):
+            self._part(to.nonce, job)
+
     def merge(self, job: Job, other: Job, now: float) -> list[Effect]:
         """Let those who wait for `job` wait for `other`, which makes the same block."""
         for to, waiter in job.waiters.items():
             self.join(other, to, waiter, now)
         other.detached = other.detached or job.detached
-        self.remove(job)
-        for alias in job.aliases:
+        for alias in self.remove(job):
             self.add_alias(other, alias)
         return []
 
@@ -320,23 +331,19 @@ class Jobs:
         """Drop a session's requests, or one; a load that nobody waits for any more is cancelled."""
         effects: list[Effect] = []
         for job in self.of_session(nonce):
-            mine = [to for to in job.waiters if to.nonce == nonce]
+            mine = (to for to in job.waiters if to.nonce == nonce)
             gone = [to for to in mine if request in (None, to.request)]
             for to in gone:
-                del job.waiters[to]
-                self._count(job, nonce, -1)
+                self.leave_out(job, to)
             writer = job.writer if job.writer and job.writer.nonce == nonce else None
             writer_left = writer is not None and request in (None, writer.request)
-            if len(gone) == len(mine) and writer is None:
-                self._part(nonce, job)
             if writer_left or (gone and not job.waiters and not job.detached):
                 effects += self.end(job)
         return effects
 
     def finish(self, job: Job, block: Block, now: float) -> list[Effect]:
         """Grant `block` to all who wait for `job`, which is done."""
-        self.remove(job)
-        for alias in job.aliases:
+        for alias in self.remove(job):
             self._shelf.add_alias(block, alias)
         askers = {**job.waiters, **({job.writer: Waiter()} if job.writer else {})}
         return [self._holds.grant(block, to, waiter, now) for to, waiter in askers.items()]
@@ -349,8 +356,7 @@ class Jobs:
             return []
         alias = name_alias(block.name)
         effects = self._displace(alias, now)
-        awaited = self.find(alias)
-        if awaited is not None:
+        if (awaited := self.find(alias)) is not None:
             return effects + self.finish(awaited, block, now)
         self._shelf.add_alias(block, alias)
         return effects
@@ -387,11 +393,6 @@ class Jobs:
     def name_taken(self, name: str) -> bool:
         """Say whether a block has this name, or is being written to have it."""
         return name in self._drafts or self._shelf.find(name_alias(name)) is not None
-
-
-def unfilled(job: Job) -> int:
-    """Return how many bytes of a job's block the kernel may not have given yet."""
-    return job.size - (job.size * job.done // job.total if job.total else 0)
 
 
 def _searches(job: Job, now: float) -> bool:

@@ -106,6 +106,7 @@ class Block:
     draft: Draft | None = None  # of one that leaves unfinished, unless that is refused
     edition: Edition | None = None  # of the file that it was loaded from
     outdated: bool = False  # the file is another by now: nobody can ask for this block
+    linked: bool = False  # only a probe tells whether it is what a request means: see `Job`
     #: what a newer arrayd has written of it besides, to be kept
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -149,6 +150,7 @@ class Waiter:
     pin: float = 0.0  # seconds to keep it warm after the grant; inf: until evicted
     patience: float = 1.0  # seconds to wait for room; for a name: 0 is not at all
     progress: bool = False  # tell how far the load is
+    late: bool = False  # it came when the probe of its job was under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,37 @@ class Job:
     searched: float = -math.inf  # QUEUED: when stale holds were last looked for
     writer: Asker | None = None  # of a client's block: who asked last (create, then seal)
     draft: Draft | None = None  # of a client's block: what is to be made
+    #: its source is made of files that requests say nothing about: equal requests may mean
+    #: other values, so it is found by its key alone, which a probe tells
+    linked: bool = False
+
+    @property
+    def unfilled(self) -> int:
+        """Bytes of its block that the kernel may not have given yet."""
+        return self.size - (self.size * self.done // self.total if self.total else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a probe has found of a source.
+
+    Parameters
+    ----------
+    key
+        Equal for equal contents.
+    spec, rows
+        The array, and its rows of storage.
+    size
+        Bytes to charge: the whole segment.
+    linked
+        `key` depends on more than the requests say: see `Job`.
+    """
+
+    key: Hashable
+    spec: Spec
+    size: int
+    rows: int
+    linked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,20 +20,21 @@ come back as further events. The rules, asserted by `check` (see `invariants.py`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from arrayd.errors import ArraydError, NoRoom
-from arrayd.spec import Spec
 from arrayd_server.core import explain, invariants
 from arrayd_server.core.effects import Effect, Inspect, Probe, Progress, Reply, Seal, stranger
 from arrayd_server.core.evictions import Evictions
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import PROGRESS_EVERY, RESERVED, Jobs
+from arrayd_server.core.linked import part_late
 from arrayd_server.core.records import (
     Asker,
     Block,
     Counters,
     Draft,
+    Found,
     Job,
     Nonce,
     Peer,
@@ -116,6 +117,8 @@ class Registry:
         job, waiter.window = wanted.served_by(self.jobs.find)
         if job is not None:
             self.counters.joins += 1
+            known = job.waiters.get(to, Waiter(late=True))
+            waiter.late = job.stage is Stage.PROBING and known.late
             self.jobs.join(job, to, waiter, now)
             return []
         stage = Stage.PROBING if wanted.name is None else Stage.AWAITING
@@ -126,8 +129,7 @@ class Registry:
 
     def prefetch(self, to: Asker, wanted: Wanted, now: float) -> list[Effect]:
         """Begin a load that nobody waits for; an answer comes at once."""
-        block, _ = wanted.served_by(self.shelf.find)
-        if block is not None:
+        if wanted.served_by(self.shelf.find)[0] is not None:
             return [Reply(to, {"resident": True})]
         if wanted.name is not None:
             return [Reply(to, explain.no_such_name(wanted.name))]
@@ -142,8 +144,7 @@ class Registry:
 
     def cancel(self, nonce: Nonce, request: int, now: float) -> list[Effect]:
         """Nobody waits for this request any more."""
-        gone = self.jobs.forget(nonce, request)
-        return gone + self.jobs.pump(now)
+        return self.jobs.forget(nonce, request) + self.jobs.pump(now)
 
     def release(self, nonce: Nonce, holds: Iterable[tuple[str, int]], now: float) -> list[Effect]:
         """End holds, each named with the number of the grant that it ends."""
@@ -238,23 +239,23 @@ class Registry:
 
     # ---- loads ---------------------------------------------------------------------------
 
-    def probed(
-        self, number: int, key: Hashable, spec: Spec, size: int, rows: int, now: float
-    ) -> list[Effect]:
+    def probed(self, number: int, found: Found, now: float) -> list[Effect]:
         """Take what a source holds; reserve room, or join what is there already."""
         job = self.jobs.table.get(number)
         if job is None or job.stage is not Stage.PROBING:
             return []
         effects = self.holds.outdate(job.edition, now)
-        block = self.shelf.find(key)
+        effects += part_late(self.jobs, job, now) if found.linked else []
+        if not job.waiters and not job.detached:
+            return effects + self.jobs.end(job)
+        block, other = self.shelf.find(found.key), self.jobs.find(found.key)
         if block is not None:
             block.outdated = False
             return effects + self.jobs.finish(job, block, now)
-        other = self.jobs.find(key)
         if other is not None and other is not job:
             return effects + self.jobs.merge(job, other, now)
-        self.jobs.add_alias(job, key)
-        job.spec, job.size, job.total = spec, size, rows
+        self.jobs.add_alias(job, found.key)
+        job.spec, job.size, job.total = found.spec, found.size, found.rows
         patience = max((w.patience for w in job.waiters.values()), default=1.0)
         return effects + self.jobs.queue(job, patience, now)
 
@@ -268,8 +269,7 @@ class Registry:
         if now - job.told < pause and job.done < job.total:
             return []
         job.told = now
-        curious = (to for to, waiter in job.waiters.items() if waiter.progress)
-        return [Progress(to, job.done, job.total) for to in curious]
+        return [Progress(to, job.done, job.total) for to, w in job.waiters.items() if w.progress]
 
     def filled(self, number: int, lost: int) -> list[Effect]:
         """Take note that all parts are written: seal."""

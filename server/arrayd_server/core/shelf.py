@@ -74,6 +74,7 @@ class Shelf:
             published=state is State.WRITING,
             keep=job.draft is not None and job.draft.keep,
             edition=job.edition,
+            linked=job.linked,
         )
         self.add(block)
         job.segment = block.segment

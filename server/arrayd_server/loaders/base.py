@@ -75,6 +75,10 @@ class Plan:
         The dtype of the result; None: not known yet.
     apart
         Its values are to be read by a process that has read no other file; see `apart.py`.
+    files
+        Where else, besides in the file of the source, its bytes were looked for: absolute paths.
+    locked
+        A writer had a lock on one of the files, and the request says to read it all the same.
     """
 
     shape: tuple[int, ...]
@@ -85,6 +89,8 @@ class Plan:
     member: str | None = None
     target: np.dtype[Any] | None = None
     apart: bool = False
+    files: tuple[str, ...] = ()
+    locked: bool = False
 
     @property
     def storage_shape(self) -> tuple[int, ...]:

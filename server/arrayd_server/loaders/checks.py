@@ -28,7 +28,9 @@ _MAX_DESCR = 256 << 10  # bytes of the description of a dtype: it is remembered 
 SHOWN = 20
 """Names an error lists before it says how many more there are."""
 
-_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+ABSENT = (errno.ENOENT, errno.ENOTDIR)
+"""What the system says of a file that is not there."""
+
 _NO_MEMORY = re.compile(
     r"memory allocation failed|(unable|can.?t) (to )?allocate|out of memory", re.IGNORECASE
 )
@@ -65,7 +67,7 @@ def blame_memory(error: Exception) -> None:
 
 
 def _translated(path: object, error: OSError) -> ArraydError:
-    if error.errno in _ABSENT:
+    if error.errno in ABSENT:
         return SourceNotFound(f"{path}: no such file.")
     if error.errno == errno.EISDIR:
         return BadFile(f"{path} is a directory: name a file in it.")

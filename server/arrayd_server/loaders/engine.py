@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,7 +22,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from arrayd import failpoints
-from arrayd.errors import BadFile, CastError, NoRoom, SourceNotFound
+from arrayd.errors import AccessDenied, BadFile, CastError, NoRoom, SourceNotFound
 from arrayd.source import Source
 from arrayd_server.loaders import base, load_format, recognised
 from arrayd_server.loaders.base import Chunks, Part, Plan, storage_shape
@@ -63,7 +63,14 @@ class Target:
     data_bytes: int
 
 
-def identity(path: str) -> tuple[str, int, int, int, int, int]:
+Identity = tuple[str, int, int, int, int, int]
+"""Real path, device, inode, size in bytes, mtime and ctime in ns of a file."""
+
+Further = tuple[str, Identity | None]
+"""A file by the name under which it was looked for, as it was; None: not there."""
+
+
+def identity(path: str) -> Identity:
     """Return real path, device, inode, size, mtime and ctime (ns): another means another block.
 
     Raises
@@ -79,7 +86,43 @@ def identity(path: str) -> tuple[str, int, int, int, int, int]:
     return real, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def settled(path: str) -> tuple[str, int, int, int, int, int]:
+def further(paths: Iterable[str]) -> list[Further]:
+    """Return the identities of what a file refers to, be it there or not."""
+    found: list[Further] = []
+    for path in paths:
+        try:
+            found.append((path, identity(path)))
+        except (SourceNotFound, AccessDenied):
+            found.append((path, None))
+    return found
+
+
+def all_settled(paths: Iterable[str]) -> list[Further]:
+    """Return `further` when the latest write is long enough ago; see `settled`."""
+    names = list(paths)
+    found = further(names)
+    stamps = [stamp for _, one in found if one is not None for stamp in one[4:]]
+    return further(names) if stamps and _wait_past(max(stamps)) else found
+
+
+def unchanged(then: Sequence[Any] | None, now: Identity | None, *, growing: bool) -> bool:
+    """Say whether a file is the one it was.
+
+    Parameters
+    ----------
+    then
+        Its identity, as it comes from the wire; None: it was not there.
+    growing
+        Its writer may have added to it (SWMR).
+    """
+    if then is None or now is None:
+        return then is None and now is None
+    if not growing:
+        return tuple(then) == now
+    return tuple(then[:3]) == now[:3] and then[3] <= now[3]
+
+
+def settled(path: str) -> Identity:
     """Return `identity` of a file, after a moment's wait if it was written just now.
 
     Before 6.13 the kernel stamps files with the time of its last tick, which is up to 10 ms
@@ -98,11 +141,16 @@ def settled(path: str) -> tuple[str, int, int, int, int, int]:
     SourceNotFound, AccessDenied, BadFile
     """
     found = identity(path)
-    left = max(found[4:]) + TICK - time.time_ns()
-    if 0 < left < 1_000_000_000 + TICK:
-        time.sleep(left / 1e9)
-        found = identity(path)
-    return found
+    return identity(path) if _wait_past(max(found[4:])) else found
+
+
+def _wait_past(stamp: int) -> bool:
+    """Wait until a write would be stamped later than `stamp`; say whether that took any time."""
+    left = stamp + TICK - time.time_ns()
+    if not 0 < left < 1_000_000_000 + TICK:
+        return False
+    time.sleep(left / 1e9)
+    return True
 
 
 def write_part(

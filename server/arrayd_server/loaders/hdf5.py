@@ -1,8 +1,9 @@
 """HDF5 datasets, and so NetCDF-4 and MATLAB 7.3, through h5py.
 
-`hdf5_file` opens a file and finds a dataset in it, `hdf5_types` says as what dtype its values
-are shared, `hdf5_read` reads them. Files are opened late, closed soon and never locked: an open
-reader must not make the user's writer fail.
+`hdf5_open` opens files that nobody is writing, `hdf5_links` finds what they refer to, `hdf5_file`
+finds a dataset, `hdf5_types` says as what dtype its values are shared, `hdf5_read` reads them.
+Files are opened late, closed soon and never kept locked: an open reader must not make the user's
+writer fail.
 """
 
 from __future__ import annotations
@@ -20,16 +21,11 @@ from arrayd_server.loaders import base
 from arrayd_server.loaders.base import Chunks, Member, Part, Plan
 from arrayd_server.loaders.checks import blame_memory, check_options, only_member, selected
 from arrayd_server.loaders.flat import check_size
-from arrayd_server.loaders.hdf5_file import find_dataset, need_filters, opened
+from arrayd_server.loaders.hdf5_file import find_dataset, opened
+from arrayd_server.loaders.hdf5_filters import need_filters
 from arrayd_server.loaders.hdf5_names import FAILURES, canonical, dataset_names, walk
-from arrayd_server.loaders.hdf5_read import (
-    Reader,
-    aligned,
-    blocks,
-    chunk_shape,
-    is_decoded,
-    whole_chunks,
-)
+from arrayd_server.loaders.hdf5_open import OPTIONS, Access
+from arrayd_server.loaders.hdf5_read import Reader, aligned, blocks, chunk_shape, whole_chunks
 from arrayd_server.loaders.hdf5_types import TEXT, described, shareable
 from arrayd_server.loaders.long_text import check_padding, measured
 
@@ -48,19 +44,19 @@ def probe(source: Source) -> Plan:
     MissingDependency
         The dataset is compressed by a filter that is not installed.
     """
-    check_options(source)
-    with opened(source) as file:
-        name = canonical(source.member) or only_member(source, dataset_names(file), "dataset")
-        dataset = find_dataset(source, file, name)
+    check_options(source, OPTIONS)
+    with opened(source) as links:
+        name = canonical(source.member) or only_member(source, dataset_names(links.main), "dataset")
+        dataset = find_dataset(source, links, name)
         shape, dtype = shareable(source, dataset)
-        need_filters(source, dataset)
-        apart = is_decoded(dataset)
         rows, single = selected(source, shape), not dataset.shape
         parts = () if single else _parts(source, shape, dtype, rows, chunk_shape(dataset)[0])
+        facts: dict[str, Any] = {"files": tuple(links.further), "locked": links.locked}
+        facts["apart"] = links.decoded
     if single:  # whose value may be an array
         parts = (Part(0, len(rows)),) if len(rows) else ()
     result = (len(rows), *shape[1:]) if shape else ()
-    return Plan(result, dtype, "C", parts, (name, shape), name, apart=apart)
+    return Plan(result, dtype, "C", parts, (name, shape), name, **facts)
 
 
 def _parts(
@@ -85,8 +81,8 @@ def text_dtype(source: Source, plan: Plan) -> np.dtype[Any]:
     """
     kind = "S" if source.cast is None else source.cast.kind
     name, shape = plan.detail
-    with opened(source) as file:
-        dataset = find_dataset(source, file, name)
+    with opened(source, loading=True) as links:
+        dataset = find_dataset(source, links, name)
         values = blocks(dataset, range(shape[0])) if dataset.shape else [Reader(dataset).read(())]
         found = measured(source, values if math.prod(shape) else (), kind)
     if source.cast is None:
@@ -105,15 +101,15 @@ def fill(source: Source, plan: Plan, part: Part) -> Chunks:
         It cannot be decoded.
     """
     name, shape = plan.detail
-    with opened(source) as file:
-        dataset = find_dataset(source, file, name)
-        if (found := shareable(source, dataset)) != (tuple(shape), plan.dtype):
+    rows = selected(source, tuple(shape))[part.start : part.stop]
+    with opened(source, loading=True) as links:
+        dataset = find_dataset(source, links, name, rows)
+        found = shareable(source, dataset)
+        if not _same_shape(source, found[0], tuple(shape)) or found[1] != plan.dtype:
             raise SourceChanged(
                 f"{source} changed while it was read: it has shape {found[0]}, "
                 f"no longer {tuple(shape)} of {plan.dtype}. Ask again."
             )
-        need_filters(source, dataset)
-        rows = selected(source, tuple(shape))[part.start : part.stop]
         if not dataset.shape:
             value = Reader(dataset).read(())
             chunks: Iterable[np.ndarray[Any, Any]] = [value[list(rows)] if shape else value]
@@ -128,10 +124,18 @@ def _as(dtype: np.dtype[Any], chunk: np.ndarray[Any, Any]) -> np.ndarray[Any, An
     return chunk.astype(TEXT) if dtype == TEXT else chunk.view(dtype)
 
 
+def _same_shape(source: Source, now: tuple[int, ...] | None, then: tuple[int, ...]) -> bool:
+    """Say whether the rows that were planned are there; a writer in SWMR mode adds some."""
+    if Access.of(source).swmr and now and then:
+        return now[0] >= then[0] and now[1:] == then[1:]
+    return now == then
+
+
 def members(source: Source) -> list[Member]:
     """Return the datasets, and what cannot be opened, whichever it is."""
-    with opened(source) as file:
-        return [_member(Source(source.path, name), found) for name, found in walk(file)]
+    check_options(source, OPTIONS)
+    with opened(source) as links:
+        return [_member(Source(source.path, name), found) for name, found in walk(links.main)]
 
 
 def _member(source: Source, found: Any) -> Member:

@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
-import importlib
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from typing import Any
 
 import h5py
 
-from arrayd.errors import ArraydError, BadFile, MissingDependency, SourceNotFound, SpecMismatch
+from arrayd.errors import ArraydError, BadFile, SourceChanged, SourceNotFound, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders.checks import (
     blame_memory,
-    install,
     listed,
     no_member,
-    open_regular,
 )
-from arrayd_server.loaders.hdf5_names import FAILURES, dataset_names, encoded
+from arrayd_server.loaders.hdf5_links import Links, NotThere
+from arrayd_server.loaders.hdf5_names import FAILURES, dataset_names
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[Any]:
-    """Open the file; what h5py raises beside OSError for bad bytes becomes BadFile."""
-    open_regular(source.path).close()  # libhdf5 would wait for the writer of a FIFO
+def opened(source: Source, *, loading: bool = False) -> Iterator[Links]:
+    """Open the file, and have what it refers to looked up in its folder; see `Links`.
+
+    What h5py raises beside OSError for bad bytes becomes BadFile.
+    """
+    with _in_folder(source.path):
+        try:
+            with closing(Links(source, loading=loading)) as links:
+                yield links
+        except ArraydError:
+            raise
+        except (RuntimeError, KeyError, ValueError) as error:
+            blame_memory(error)
+            raise BadFile(f"{source} cannot be read by libhdf5: {error}.") from None
+
+
+@contextmanager
+def _in_folder(path: str) -> Iterator[None]:
+    """Work in the folder of a file, where libhdf5 looks for what the file names."""
+    folder = os.path.dirname(path)
+    before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with h5py.File(source.path, "r", locking=False) as file:
-            yield file
-    except ArraydError:
-        raise
-    except (RuntimeError, KeyError, ValueError) as error:
-        blame_memory(error)
-        raise BadFile(f"{source} cannot be read by libhdf5: {error}.") from None
+        os.chdir(folder)
+        yield
+        if not os.path.samefile(".", folder):
+            raise SourceChanged(f"{folder} was replaced while {path} was read. Ask again.")
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
-def find_dataset(source: Source, file: Any, name: str) -> Any:
-    """Return the dataset of a canonical name.
+def find_dataset(source: Source, links: Links, name: str, rows: range | None = None) -> Any:
+    """Return the dataset of a canonical name, of which `rows` can be read.
 
     Raises
     ------
@@ -44,47 +61,29 @@ def find_dataset(source: Source, file: Any, name: str) -> Any:
         There is none, or a link that leads nowhere.
     SpecMismatch
         The name is a group's or a datatype's.
+    MissingDependency, AccessDenied, BadFile, SourceBusy, LoadError
+        What it is made of cannot be read.
     """
     try:
-        thing = file[encoded(name)]
+        path, thing = links.find(name)
+    except NotThere as missing:
+        raise _missing(source, links, name, missing.link) from None
+    except ArraydError:
+        raise
     except FAILURES as error:
         blame_memory(error)
-        raise _missing(source, file, name) from None
+        raise _missing(source, links, name, None) from None
     if isinstance(thing, h5py.Group):
         inside = listed(dataset_names(thing))
         raise SpecMismatch(f"{source.path}: {name!r} is a group. Name a dataset in it: {inside}.")
     if not isinstance(thing, h5py.Dataset):
         raise SpecMismatch(f"{source.path}: {name!r} is a named datatype, not a dataset.")
+    links.pin(path)
+    links.trace(path, thing, rows)
     return thing
 
 
-def _missing(source: Source, file: Any, name: str) -> SourceNotFound:
-    try:
-        link = file.get(encoded(name), getlink=True)
-    except FAILURES:
-        link = None
-    if isinstance(link, (h5py.SoftLink, h5py.ExternalLink)):
-        target = f"{getattr(link, 'filename', source.path)}:{link.path}"
-        return SourceNotFound(f"{source.path}: {name!r} is a link to {target}, which is not there.")
-    return no_member(source, dataset_names(file), "dataset")
-
-
-def need_filters(source: Source, dataset: Any) -> None:
-    """See to it that libhdf5 has what decodes a dataset.
-
-    Raises
-    ------
-    MissingDependency
-    """
-    created = dataset.id.get_create_plist()
-    for index in range(created.get_nfilters()):
-        code, _, _, name = created.get_filter(index)
-        if h5py.h5z.filter_avail(code):
-            continue
-        with suppress(ImportError):
-            importlib.import_module("hdf5plugin")  # importing it registers its filters
-        if not h5py.h5z.filter_avail(code):
-            raise MissingDependency(
-                f"{source} is compressed by HDF5 filter {code} ({name.decode() or 'unnamed'}), "
-                f"which is not installed. hdf5plugin brings most. {install('hdf5plugin')}"
-            )
+def _missing(source: Source, links: Links, name: str, link: str | None) -> SourceNotFound:
+    if link is not None:
+        return SourceNotFound(f"{source.path}: {name!r} is a link to {link}, which is not there.")
+    return no_member(source, dataset_names(links.main), "dataset")

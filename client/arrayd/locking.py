@@ -1,0 +1,46 @@
+"""HDF5's own word on file locks, ``HDF5_USE_FILE_LOCKING``, as this process has it.
+
+The variable is read where the user sets it: the daemon was started from another environment.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from arrayd.source import Source
+
+VARIABLE = "HDF5_USE_FILE_LOCKING"
+
+_VALUES = {"TRUE": True, "1": True, "FALSE": False, "0": False}  # BEST_EFFORT is the default
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def with_locking(source: Source) -> Source:
+    """Return a source with what the variable says, if it is an HDF5 file's and says nothing."""
+    locking = _VALUES.get(os.environ.get(VARIABLE, ""))
+    said = any(key == "locking" for key, _ in source.options)
+    if locking is None or said or source.format not in (None, "hdf5"):
+        return source
+    if not _is_hdf5(source.path):
+        return source
+    return replace(source, options=tuple(sorted((*source.options, ("locking", locking)))))
+
+
+def _is_hdf5(path: str) -> bool:
+    """Say whether a file begins as HDF5's do, perhaps after a user block."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        size, offset = os.fstat(fd).st_size, 0
+        while offset < size:
+            if os.pread(fd, len(_SIGNATURE), offset) == _SIGNATURE:
+                return True
+            offset = max(512, 2 * offset)
+        return False
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
