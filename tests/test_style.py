@@ -20,7 +20,7 @@ CORE = SERVER / "core"
 
 SHARED = {
     *("dtypes", "errors", "failpoints", "layout", "locate", "packing", "process", "protocol"),
-    *("records", "source", "spec", "units"),
+    *("hdf5_attributes", "records", "source", "spec", "units"),
 }
 """The modules of `arrayd` that the server may import."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -83,7 +84,10 @@ def collect(
         The HDF5 file. Its datasets are named as `dataset_names` says and have the
         attributes ``source`` (path, and member), ``bytes`` (of the file), ``mtime`` (of the
         file, ISO 8601, UTC, ns), ``dtype`` (as `numpy.lib.format.dtype_to_descr` has it) and
-        ``arrayd_version``.
+        ``arrayd_version``. A dataset of an HDF5 file keeps its attributes (``original_source``
+        and so on, where it has one of these) and its enumeration or text encoding. What refers to
+        other objects of that file is left out, with a `LeftOutWarning`; attributes of groups, and
+        of a file itself, are not looked at.
     compression
         ``"gzip"``, ``"lzf"`` or None.
     written
@@ -109,7 +113,27 @@ def collect(
     inputs = _probe(client, list(dict.fromkeys(Source.of(file, **given) for file in files)))
     with replacing(os.path.realpath(out)) as fresh:
         _write(client, inputs, fresh, compression, _meter(inputs, written))
+    _tell_left_out(inputs)
     return [one.name for one in inputs]
+
+
+class LeftOutWarning(UserWarning):
+    """An attribute of an HDF5 file's dataset is not in the file that was collected."""
+
+
+def _tell_left_out(inputs: Sequence[Input]) -> None:
+    sources: dict[tuple[str, ...], list[Source]] = {}
+    for one in inputs:
+        sources.setdefault(one.left_out, []).append(one.source)
+    for names, some in sources.items():
+        if names:
+            more = f" and {len(some) - 1} more" if len(some) > 1 else ""
+            warnings.warn(
+                f"{some[0]}{more}: attributes that tell of other objects of their file, or are "
+                f"large, are left out: {', '.join(names)}.",
+                LeftOutWarning,
+                stacklevel=3,
+            )
 
 
 # ---- what there is to do -----------------------------------------------------------------
@@ -139,8 +163,10 @@ def _refuse_published(sources: Sequence[Source]) -> None:
 
 def _input(client: Client, source: Source, name: str) -> Input:
     stat = _stat(source)
-    shape, dtype = _one_array(client, source, client.info(source))
-    return Input(source, name, shape, dtype, stored_type(source, dtype), stat)
+    info = client.info(source)
+    shape, dtype = _one_array(client, source, info)
+    stored = stored_type(source, dtype, info.header)
+    return Input(source, name, shape, dtype, stored, stat, info.header, info.left_out)
 
 
 def _stat(source: Source) -> Stat:

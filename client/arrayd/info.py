@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
 from arrayd.dtypes import from_descr
 from arrayd.records import Record
+
+_File: TypeAlias = bytes  # `Info.bytes` hides the type in its class
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Told(Record):
     order: str | None = None
     problems: dict[str, str] = field(default_factory=dict)
     files: tuple[tuple[str, int | None], ...] = ()
+    header: _File | None = None
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,12 @@ class Info:
     files
         Where else the values of that array are looked for: the files behind the external links,
         virtual datasets and external storage of HDF5, there or not.
+    header
+        Type and attributes of the array asked for, as an HDF5 file that has them at an empty
+        dataset ``x``: ``h5py.File(io.BytesIO(header))["x"].attrs``. None for other formats.
+    left_out
+        Attributes that are not in `header`: they refer to other objects of the file (dimension
+        scales), have more than 64,000 bytes, or a type that h5py lacks.
     """
 
     source: str
@@ -82,6 +92,8 @@ class Info:
     order: str | None
     members: tuple[Member, ...]
     files: tuple[LinkedFile, ...] = ()
+    header: _File | None = None
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, source: str, told: Told) -> Self:
@@ -96,4 +108,6 @@ class Info:
             told.order,
             tuple(Member(n, s, from_descr(d), problem(n)) for n, s, d in told.members),
             tuple(LinkedFile(path, size) for path, size in told.files),
+            told.header,
+            told.left_out,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arrayd import hdf5_attributes
 from arrayd.dtypes import bare, descr
 from arrayd.errors import SpecMismatch
 from arrayd.protocol import PACKAGE_VERSION, Stat
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     import h5py  # in the functions: importing arrayd must stay cheap
 
 DType = np.dtype[Any]
+
+OWN_ATTRIBUTES = ("source", "bytes", "mtime", "dtype", "arrayd_version")
+"""What `collect` says of each dataset."""
 
 _WRITE_BYTES = 32 << 20  # at a time: bounds h5py's copies, and the wait for a Ctrl-C
 
@@ -32,6 +37,8 @@ class Input:
         Of the dataset that it becomes.
     stored
         `dtype` with h5py's notes; see `stored_type`.
+    header, left_out
+        As `arrayd.info.Info` has them.
     """
 
     source: Source
@@ -40,6 +47,8 @@ class Input:
     dtype: DType
     stored: DType
     stat: Stat
+    header: bytes | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -50,7 +59,7 @@ class Input:
 # ---- types -------------------------------------------------------------------------------
 
 
-def stored_type(source: Source, dtype: DType) -> DType:
+def stored_type(source: Source, dtype: DType, header: bytes | None = None) -> DType:
     """Return `dtype` with the notes by which h5py writes it so that it reads it again.
 
     Times have none of HDF5's types: h5py stores them as opaque, tagged bytes.
@@ -62,7 +71,7 @@ def stored_type(source: Source, dtype: DType) -> DType:
     """
     import h5py
 
-    noted = _noted(dtype)
+    noted = _noted(dtype) if header is None else _as_there(dtype, header)
     try:
         found = bare(h5py.h5t.py_create(noted, logical=True).dtype)
     except (TypeError, ValueError) as error:
@@ -70,6 +79,19 @@ def stored_type(source: Source, dtype: DType) -> DType:
     if found != dtype:
         raise _refused(source, dtype, f"HDF5 has no type for {dtype}: {found} would be read back")
     return noted
+
+
+def _as_there(dtype: DType, header: bytes) -> DType:
+    """Return `dtype` with the notes of the file's own: enumerations, and UTF-8."""
+    import h5py
+
+    with h5py.File(io.BytesIO(header)) as file:
+        there = file["x"].dtype.base
+    text = h5py.check_string_dtype(there)
+    if text is not None and dtype.kind == "S":
+        noted: DType = h5py.string_dtype(text.encoding, dtype.itemsize)
+        return noted
+    return there if bare(there) == dtype else _noted(dtype)
 
 
 def _noted(dtype: DType) -> DType:
@@ -152,8 +174,22 @@ def _dataset(file: h5py.File, name: bytes, one: Input, compression: str | None) 
     # HDF5 has filters for chunked data only, and chunks only where there are elements.
     filters = {"compression": compression, "shuffle": True} if compression and one.nbytes else {}
     dataset = file.create_dataset(name, one.shape, one.stored, **(filters if one.shape else {}))
+    if one.header is not None:
+        _copy_attributes(one.header, dataset)
     _describe(dataset, one)
     return dataset
+
+
+def _copy_attributes(header: bytes, dataset: h5py.Dataset) -> None:
+    import h5py
+
+    with h5py.File(io.BytesIO(header)) as file:
+        there = file["x"].id
+        for index in range(h5py.h5a.get_num_attrs(there)):
+            attribute = h5py.h5a.open(there, index=index)
+            clashes = attribute.name.decode("utf-8", "surrogateescape") in OWN_ATTRIBUTES
+            name = b"original_" * clashes + attribute.name
+            hdf5_attributes.copy(attribute, dataset.id, name)
 
 
 def _describe(dataset: h5py.Dataset, one: Input) -> None:

@@ -194,6 +194,8 @@ def info(task: Look) -> dict[str, Any]:
         result |= {"shape": plan.shape, "descr": descr(plan.dtype), "order": plan.order}
         files = engine.further(plan.files)
         result["files"] = [(path, None if one is None else one[3]) for path, one in files]
+        if (header := loaders.header(source, plan)) is not None:
+            result["header"], result["left_out"] = header
     return result
 
 

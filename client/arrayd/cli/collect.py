@@ -17,7 +17,7 @@ from tqdm import tqdm
 import arrayd
 from arrayd import PrecisionWarning
 from arrayd.cli.common import Subparsers, add_command, complain, parse_dtype, parse_option
-from arrayd.collect import COMPRESSIONS, collect
+from arrayd.collect import COMPRESSIONS, LeftOutWarning, collect
 from arrayd.source import FORMATS
 from arrayd.units import format_bytes
 
@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
 def _told() -> Iterator[None]:
     """Say in a line each what was lost on the way, when all is written."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", PrecisionWarning)
+        for category in (PrecisionWarning, LeftOutWarning):
+            warnings.simplefilter("always", category)
         yield
     for words in dict.fromkeys(str(warning.message) for warning in caught):
         complain(words)

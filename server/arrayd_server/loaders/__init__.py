@@ -10,7 +10,7 @@ import numpy as np
 
 from arrayd.errors import MissingDependency, SpecMismatch
 from arrayd.source import Source
-from arrayd_server.loaders.base import Container, Format, LongText, Member, Plan
+from arrayd_server.loaders.base import Container, Described, Format, LongText, Member, Plan
 from arrayd_server.loaders.cast import check_cast, resolved
 from arrayd_server.loaders.checks import install, os_errors
 from arrayd_server.loaders.recognise import recognised
@@ -94,6 +94,14 @@ def members(source: Source) -> list[Member] | None:
     with os_errors(source.path):
         container = load_format(_checked_format(source))
         return container.members(source) if isinstance(container, Container) else None
+
+
+def header(source: Source, plan: Plan) -> tuple[bytes, list[str]] | None:
+    """Return what an array has besides values, and what is left out; None: nothing."""
+    source = recognised(source)
+    with os_errors(source.path):
+        module = load_format(source.resolved_format())
+        return module.header(source, plan) if isinstance(module, Described) else None
 
 
 def _checked_format(source: Source) -> str:

@@ -159,3 +159,11 @@ class Container(Format, Protocol):
 
     def members(self, source: Source) -> list[Member]:
         """Return the arrays in the file of `source`, whichever it names."""
+
+
+@runtime_checkable
+class Described(Format, Protocol):
+    """The type of a format module whose arrays have more than values, such as attributes."""
+
+    def header(self, source: Source, plan: Plan) -> tuple[bytes, list[str]]:
+        """Return what they have, in the format's own form, and the names of what is left out."""

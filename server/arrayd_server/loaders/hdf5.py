@@ -17,7 +17,7 @@ import numpy as np
 from arrayd.dtypes import bare
 from arrayd.errors import ArraydError, SourceChanged
 from arrayd.source import Source
-from arrayd_server.loaders import base
+from arrayd_server.loaders import base, hdf5_header
 from arrayd_server.loaders.base import Chunks, Member, Part, Plan
 from arrayd_server.loaders.checks import blame_memory, check_options, only_member, selected
 from arrayd_server.loaders.flat import check_size
@@ -129,6 +129,11 @@ def _same_shape(source: Source, now: tuple[int, ...] | None, then: tuple[int, ..
     if Access.of(source).swmr and now and then:
         return now[0] >= then[0] and now[1:] == then[1:]
     return now == then
+
+
+def header(source: Source, plan: Plan) -> tuple[bytes, list[str]]:
+    """Return type and attributes of the dataset; see `hdf5_header`."""
+    return hdf5_header.header(source, plan.detail[0])
 
 
 def members(source: Source) -> list[Member]:
