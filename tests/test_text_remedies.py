@@ -115,6 +115,48 @@ def test_later_rows_are_diagnosed_too(tmp_path: Path, row: str, words: str) -> N
     assert "skiprows" not in str(caught.value)
 
 
+PAGE = "\n<!DOCTYPE html>\n<html><head>\n<title>404 Not Found</title>\n"
+NO_TABLES = [
+    (PAGE, "a web page (HTML)", "get the file anew"),
+    ("<HTML>\n<body>Please log in</body>\n", "a web page (HTML)", "get the file anew"),
+    ("\ufeff<?xml version='1.0'?>\n<rows><row>1</row></rows>\n", "XML", "arrayd.put"),
+    ('{"a": [1, 2],\n "b": 3}\n', "JSON", "json.load"),
+    ('[\n  {"a": 1},\n  {"a": 2}\n]\n', "JSON", "json.load"),
+    ("[[1, 2],\n [3, 4]]\n", "JSON", "json.load"),
+]
+
+
+@pytest.mark.parametrize("wish", [{}, {"dtype": "S9,i4"}, {"delimiter": ","}])
+@pytest.mark.parametrize(("content", "kind", "way"), NO_TABLES, ids=range(len(NO_TABLES)))
+def test_text_that_is_no_table(
+    tmp_path: Path, content: str, kind: str, way: str, wish: dict[str, Any]
+) -> None:
+    """A web page, XML or JSON is named; no dtype is offered to read it with."""
+    with pytest.raises(ArraydError) as caught:
+        load(written(tmp_path, content), encoding="utf-8", **wish)
+    assert f"it is no table, but {kind}" in str(caught.value)
+    assert way in str(caught.value)
+    assert "dtype=" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["<NA> 1\n", "[1 2]\n", "{x} 1\n", "<5 1\n"])
+def test_brackets_are_no_markup(tmp_path: Path, text: str) -> None:
+    """A value in brackets is a value that does not read."""
+    with pytest.raises(ArraydError) as caught:
+        load(written(tmp_path, text))
+    assert "it is no table" not in str(caught.value)
+
+
+def test_blanks_of_a_text_count(tmp_path: Path) -> None:
+    """Where blanks delimit nothing they are part of the value, which is told with them."""
+    path = written(tmp_path, "ab \nabc \n")
+    with pytest.raises(ArraydError) as caught:
+        load(path, dtype="S3", delimiter=",")
+    assert "line 2: column 1: 'abc ' does not fit S3" in str(caught.value)
+    assert "Pass dtype='S4'" in str(caught.value)
+    assert load(path, dtype="S4", delimiter=",").tolist() == [b"ab ", b"abc "]
+
+
 BINARY = [
     (b"\x6c\x1b\x01" + bytes(range(60)), "PLINK", "arrayd.put"),
     (np.arange(50, dtype="i2").tobytes(), "binary file", "format='raw'"),

@@ -8,6 +8,7 @@ specifications.
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from dataclasses import dataclass
 from typing import IO
@@ -108,6 +109,32 @@ _ZIPS = (
     (b".pkl", Kind("a PyTorch file", _PUT.format("torch.load(…, weights_only=True)"))),
 )
 _ZIP = Kind("a zip archive", "unpack it and name a file in it")
+
+
+_MARKUPS: tuple[tuple[re.Pattern[str], Kind], ...] = (
+    (
+        re.compile(r"<!doctype\s+html|<html|<head|<body", re.IGNORECASE),
+        Kind(
+            "a web page (HTML), such as a server sends in the place of a file that it refuses",
+            "look at it in a browser, and get the file anew",
+        ),
+    ),
+    (
+        re.compile(r"<\?xml|<!doctype|<!--", re.IGNORECASE),
+        Kind("XML", _PUT.format("a library for it")),
+    ),
+    (
+        re.compile(r'\{\s*("|$)|\[+\s*([{"]|$|[-+\d.eE]+\s*[,\]])'),
+        Kind("JSON", "read it with json.load and share np.array(…) of it with arrayd.put"),
+    ),
+)
+"""Text that is no table, as it begins."""
+
+
+def of_text(text: str) -> Kind | None:
+    """Return what text is that was to be a table and does not read as one; None: unknown."""
+    begin = text.removeprefix("\ufeff").lstrip()
+    return next((kind for mark, kind in _MARKUPS if mark.match(begin)), None)
 
 
 def advise(kind: Kind) -> str:

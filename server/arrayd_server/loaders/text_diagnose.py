@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arrayd.errors import ArraydError, BadFile, CastError, SpecMismatch
+from arrayd_server.loaders import kinds
 from arrayd_server.loaders.text_exact import Lost, columns_of, integer_for
 
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ def diagnose(reader: Reader, row: Row, error: ValueError) -> ArraydError:
     """
     if _is_binary(row.lines):
         return _error(reader, row, BadFile, _BINARY)
+    markup = kinds.of_text("".join(row.lines + row.after)) if row.first else None
+    if markup is not None:
+        return _error(reader, row, BadFile, f"it is no table, but {kinds.advise(markup)}")
     words = reason(error)
     if isinstance(error, Lost):
         return _error(reader, row, CastError, words, *_lost(reader, row, error))

@@ -152,7 +152,7 @@ def _check_ascii(values: Array, columns: Array, look: Look) -> None:
         codes = flat.reshape(*values.shape, -1)
         row, *rest = np.argwhere((codes > 127).any(axis=-1))[0].tolist()
         column = int(columns[tuple(rest)])
-        value = look(column)[row].strip()
+        value = look(column)[row]
         why = "is not ASCII, and S holds bytes, not characters"
         raise Lost(row, column, value, why, np.dtype(f"U{len(value)}"))
 
@@ -288,9 +288,10 @@ class _Column:
         """Yield index and text of the values that `which` chooses."""
         if not which.any():
             return
+        blanks = "" if self._out.dtype.kind in "SU" else None  # which are part of a text
         for index in np.argwhere(which).tolist():
             row, *rest = index
-            yield tuple(index), self._look(int(self._columns[tuple(rest)]))[row].strip()
+            yield tuple(index), self._look(int(self._columns[tuple(rest)]))[row].strip(blanks)
 
     def _lose(
         self, at: tuple[int, ...], text: str, why: str, wider: DType | None = None
