@@ -6,6 +6,7 @@ import os
 import signal
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import arrayd
 from arrayd import layout
 from arrayd.errors import NoSuchBlock
 from arrayd.source import Source
-from arrayd_server import origin
+from arrayd_server import describe, origin
+from arrayd_server.adoption import Found
 from arrayd_server.scope import Scope
 from tests.fixtures import Daemon
 from tests.helpers import only_block
@@ -83,6 +85,15 @@ def test_blocks_of_the_first_version_are_adopted(daemon: Daemon, client: arrayd.
     assert blocks["/tmp/compat_old/x.npy (rows=slice(1, 3, None), cast=float32)"].shape == (2, 4)
     asked = Source.of("/tmp/compat_old/x.npy", cast="f4", rows=slice(1, 3))
     assert origin.alias(asked, STAT) in LOADED
+
+
+@pytest.mark.parametrize("meta", [KEPT, LOADED])
+def test_the_first_version_adopts_what_is_written_now(meta: bytes) -> None:
+    """It takes no key that it does not know: what says nothing new is written as it was."""
+    footer = layout.Footer("x", 0, 0, len(meta), zlib.crc32(meta), sealed=True)
+    found = Found("x", 1, 3 * layout.PAGE, 0, sealed=True, meta=layout.unpack_meta(footer, meta))
+    block = describe.adopted(replace(found, data_bytes=describe.read(found).spec.nbytes), 1, 0.0)
+    assert layout.pack_meta(describe.metadata(block)) == meta
 
 
 @pytest.fixture

@@ -19,12 +19,14 @@ import arrayd
 from arrayd import reduction
 from arrayd.errors import NoSuchBlock, ProtocolMismatch
 from arrayd.lost import LostArray
+from arrayd.session import good
 from arrayd_server import adoption
 from arrayd_server.scope import Scope
 from tests import newer
 from tests.fixtures import Daemon
 from tests.helpers import PRELUDE, Stage, block_of, only_block, save
 from tests.test_clean import clean_after
+from tests.test_references import message
 
 RECORDS = np.array([(1, 2.5), (3, 4.5)], [("a", "<i4"), ("b", "<f8")])
 
@@ -220,6 +222,17 @@ def test_a_reference_that_is_not_understood(daemon: Daemon, puppets: Stage, tmp_
     assert isinstance(lost, LostArray)
     with pytest.raises(ProtocolMismatch, match="missing comes from a newer"):
         lost.sum()
+
+
+def test_what_only_a_newer_one_can_mean(client: arrayd.Client) -> None:
+    """A mode, or a kind of answer, that this one has not is told as such."""
+    sent = message(client.put([1, 2, 3]))
+    lost = pickle.loads(sent.replace(b"\x8c\x01r\x94", b"\x8c\x01R\x94"))
+    assert isinstance(lost, LostArray)
+    with pytest.raises(ProtocolMismatch, match="mode 'R'"):
+        lost.sum()
+    with pytest.raises(ProtocolMismatch, match="newer"):
+        good({"v": 1, "id": 1, "i": 0, "redirect": "ipc:///elsewhere"})
 
 
 def test_a_reference_of_the_first_version() -> None:

@@ -335,7 +335,7 @@ class Connection:
         elif "again" in answer:
             self._outbox.append(waiter.frame)
         elif "progress" in answer:
-            waiter.call.reports.append((waiter.first + index, *answer["progress"]))
+            waiter.call.reports.append((waiter.first + index, *answer["progress"][:2]))
             waiter.call.woken.set()
         elif index not in waiter.answers:
             self._granted(answer)

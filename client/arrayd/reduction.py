@@ -33,6 +33,8 @@ from arrayd.records import Record, received
 from arrayd.source import Source
 from arrayd.wish import Wish
 
+MODES = ("r", "c", "w")
+
 
 def _dtype(value: Any) -> np.dtype[Any]:
     if not isinstance(value, np.dtype):
@@ -54,6 +56,10 @@ class View(Record):
     strides: tuple[int, ...]
     dtype: np.dtype[Any] = field(metadata={"read": _dtype})
     mode: str
+
+    def _check(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"mode {self.mode!r}")
 
 
 @dataclass(frozen=True, slots=True)

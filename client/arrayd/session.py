@@ -16,11 +16,11 @@ from typing import Any, Self, TypeVar
 
 from arrayd import failpoints, launch, process, protocol, resources
 from arrayd.connection import Connection
-from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, from_wire
+from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, ProtocolMismatch, from_wire
 from arrayd.holdings import Holdings, Release
 from arrayd.keeper import Keeper
 from arrayd.progress import Reporter
-from arrayd.records import Record, received
+from arrayd.records import REMEDY, Record, received
 from arrayd.resources import Canary
 from arrayd.spec import Grant
 from arrayd.waiter import Answer
@@ -261,9 +261,17 @@ def late(what: object, timeout: float | None) -> LoadTimeout:
 
 
 def good(answer: Answer) -> Any:
-    """Return the result in an answer, or raise the error."""
+    """Return the result in an answer, or raise the error.
+
+    Raises
+    ------
+    ProtocolMismatch
+        There is neither.
+    """
     if "err" in answer:
         raise from_wire(answer["err"])
+    if "ok" not in answer:
+        raise ProtocolMismatch(f"The daemon answers in a way of a newer arrayd. {REMEDY}")
     return answer["ok"]
 
 
