@@ -35,9 +35,9 @@ def test_an_answer_has_these_bytes() -> None:
     grant = Grant("arrayd-x-1", Spec((2, 3), "<f4", "C", 4), 9, "/d/a.npy")
     frame = protocol.answer(7, 1, ok=grant.to_wire())
     assert frame == (
-        b"\x84\xa1v\x01\xa2id\x07\xa1i\x01\xa2ok\x88\xa7segment\xaaarrayd-x-1\xa4spec\x84"
+        b"\x84\xa1v\x01\xa2id\x07\xa1i\x01\xa2ok\x87\xa7segment\xaaarrayd-x-1\xa4spec\x84"
         b"\xa5shape\x92\x02\x03\xa5descr\xa3<f4\xa5order\xa1C\xa8itemsize\x04\xa3seq\t"
-        b"\xa6source\xa8/d/a.npy\xa6sealed\xc3\xa6window\xc2\xa4lost\x00\xa3key\xc4\x00"
+        b"\xa6source\xa8/d/a.npy\xa6sealed\xc3\xa6window\xc2\xa4lost\x00"
     )
     assert Grant.from_wire(protocol.decode(frame)["ok"]) == grant
 

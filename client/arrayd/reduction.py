@@ -29,7 +29,7 @@ from arrayd.lost import LostArray
 from arrayd.mapping import Mapping
 from arrayd.picklers import register
 from arrayd.protocol import Stat
-from arrayd.records import Record, received
+from arrayd.records import Record, later, received
 from arrayd.source import Source
 from arrayd.wish import Wish
 
@@ -74,7 +74,7 @@ class Origin(Record):
     shape: tuple[int, ...]
     dtype: np.dtype[Any] = field(metadata={"read": _dtype})
     order: str
-    key: bytes = b""
+    key: bytes = later(b"")
 
 
 @dataclass(frozen=True, slots=True)

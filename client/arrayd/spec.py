@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from arrayd.records import Record
+from arrayd.records import Record, later
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,4 +72,4 @@ class Grant(Record):
     sealed: bool = True
     window: bool = False
     lost: int = 0
-    key: bytes = b""
+    key: bytes = later(b"")

@@ -15,7 +15,7 @@ from typing import Any
 from arrayd import layout
 from arrayd.dtypes import from_descr
 from arrayd.errors import MissingDependency, ProtocolMismatch
-from arrayd.records import Record
+from arrayd.records import Record, later
 from arrayd.spec import Spec
 from arrayd_server.adoption import Found
 from arrayd_server.core.records import Block, Edition, Job, State, name_alias
@@ -50,7 +50,7 @@ class Metadata(Record):
     published: bool = False
     keep: bool = False
     lost: int = 0
-    linked: bool | None = None  # the first version looked at no linked files: it does not know
+    linked: bool | None = later(None)  # the first version looked at no linked files
 
 
 def planned(spec: Spec, origin: Origin) -> layout.Plan:
@@ -76,7 +76,7 @@ def metadata(block: Block, job: Job | None = None) -> dict[str, Any]:
         published=block.published,
         keep=block.keep,
         lost=block.lost,
-        linked=block.linked,
+        linked=block.linked or (False if _may_refer(block.source) else None),
         extra=block.extra,
     ).to_wire()
 
@@ -148,8 +148,11 @@ def _edition(origin: Origin) -> Edition | None:
 
 def _is_doubtful(meta: Metadata) -> bool:
     """Say whether a block may hold other values than those who would find it now ask for."""
-    source = meta.origin.source
-    return meta.linked is None and source is not None and may_refer(source)
+    return meta.linked is None and _may_refer(meta.origin)
+
+
+def _may_refer(origin: Origin) -> bool:
+    return origin.source is not None and may_refer(origin.source)
 
 
 def _check(block: Block, found: Found) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 
 from arrayd.errors import ArraydError, ProtocolMismatch, from_wire
 from arrayd.protocol import PACKAGE_VERSION
-from arrayd.records import Record
+from arrayd.records import Record, later
 from arrayd.source import Source
 from arrayd.spec import Spec
 
@@ -107,8 +107,8 @@ class Found(Record):
     identity: Identity
     apart: bool
     format: str
-    files: tuple[Further, ...] = ()
-    locked: bool = False
+    files: tuple[Further, ...] = later(())
+    locked: bool = later(False)
 
     @property
     def spec(self) -> Spec:
