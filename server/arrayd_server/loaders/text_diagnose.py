@@ -18,7 +18,7 @@ import numpy as np
 
 from arrayd.errors import ArraydError, BadFile, CastError, SpecMismatch
 from arrayd_server.loaders import kinds
-from arrayd_server.loaders.text_exact import Lost, columns_of, integer_for
+from arrayd_server.loaders.text_exact import INTEGER, Lost, columns_of, integer_for
 
 if TYPE_CHECKING:
     from arrayd_server.loaders.text_reader import Reader
@@ -277,7 +277,8 @@ def _of_value(reader: Reader, row: Row, value: str, column: int) -> Iterator[str
         yield "It stands for a missing value" if value else "The value is missing"
         yield from _missing(reader, row, column, leaf)
     elif leaf.kind in "iub" and _is_float(value):
-        yield from _retyped(reader, row, column, np.dtype("f8"), "It is no integer")
+        why = f"It does not fit {leaf}" if INTEGER.fullmatch(value) else "It is no integer"
+        yield from _retyped(reader, row, column, np.dtype("f8"), why)
     elif leaf.kind in "iufc" and (what := _kind_of_number(value)):
         yield what
         yield from _as_text(reader, row, column)

@@ -27,8 +27,9 @@ Look = Callable[[int], list[str]]
 """Return the text of a column (counted among those of the dtype) in all rows."""
 
 _DATE_LENGTH = 64  # characters; no date has more
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+INTEGER = re.compile(r"[+-]?[0-9]+")
 _ZONE = re.compile(r"T.*[0-9](Z|[+-][0-9]{2}(:?[0-9]{2})?)", re.IGNORECASE)
+_LONG_YEAR = re.compile(r"[0-9]{5,}")  # ISO 8601 has a sign before such years; 20200131 is a date
 _UTC = re.compile(r".*(Z|[+-]00(:?00)?)", re.IGNORECASE)
 _NO_DATES = ("now", "today")  # numpy takes them for the moment of the load
 
@@ -214,7 +215,7 @@ class _Column:
                     words = f"does not fit {_words(self._out.dtype)} (up to {limits.max})"
                     self._lose(at, text, words, _wider_float(self._out.dtype))
                 out[at] = np.copysign(limits.max, value)
-            elif not self._clip and _INTEGER.fullmatch(text) and int(text) != int(value):
+            elif not self._clip and INTEGER.fullmatch(text) and int(text) != int(value):
                 words = f"is an integer that {_words(self._out.dtype)} holds as {int(value)}"
                 self._lose(at, text, words, integer_for(text) or _wider_float(self._out.dtype))
 
@@ -227,7 +228,7 @@ class _Column:
     def _take_durations(self) -> None:
         values, most = self._values, np.iinfo(np.int64).max
         for at, text in self._texts(np.isnat(values) | (values.astype(np.int64) == most)):
-            if not _INTEGER.fullmatch(text) or int(text) == most:
+            if not INTEGER.fullmatch(text) or int(text) == most:
                 continue
             if not self._clip:
                 self._lose(at, text, f"does not fit {_words(self._out.dtype)} (64 bits)")
@@ -241,7 +242,7 @@ class _Column:
         kind = self._out.dtype
         low, high = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
         for at, text in self._texts(np.ones(self._values.shape, np.bool_)):
-            if not _INTEGER.fullmatch(text):
+            if not INTEGER.fullmatch(text):
                 self._lose(at, text, f"is no {_words(kind)}")
             self._out[at] = min(max(int(text), low), high)
 
@@ -275,6 +276,8 @@ class _Column:
         """Return the date in the unit of its text; numpy reads it."""
         if _ZONE.search(text) and not _UTC.fullmatch(text):
             self._lose(at, text, "has a time zone, which datetime64 has not (all is UTC)")
+        if _LONG_YEAR.fullmatch(text):
+            self._lose(at, text, f"is the year {int(text)} to numpy; a date is written 2020-01-31")
         if len(text) >= _DATE_LENGTH or text.lower() in _NO_DATES:
             self._lose(at, text, f"is no {_words(self._out.dtype)}")
         try:
@@ -301,7 +304,7 @@ class _Column:
 
 def integer_for(text: str) -> DType | None:
     """Return the integer type of 64 bits, or less, that holds what `text` says; None: none."""
-    if not _INTEGER.fullmatch(text):
+    if not INTEGER.fullmatch(text):
         return None
     for name in ("i4", "i8", "u8"):
         limits = np.iinfo(name)
