@@ -164,7 +164,7 @@ def test_get_describes(served: Daemon, tmp_path: Path, call: Call) -> None:
     assert (code, complaint) == (0, "")
     assert out.startswith(
         f"{path}\n  array  (1000, 3) float32, order C, 11.7 KiB\n"
-        f"  block  {segment}\n1 array, 11.7 KiB, in 0."
+        f"  block  {segment}\n1 array, 11.7 KiB, in "
     )
 
 

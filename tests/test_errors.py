@@ -126,7 +126,7 @@ ROWS = [
     Row("several.h5", hdf5, arrayd.SpecMismatch, ("3 datasets", "train/x", "train/y", "test")),
     Row("typo.h5", hdf5, arrayd.SourceNotFound, ("'train/z'", "'train/x'"), {"dataset": "train/z"}),
     Row("group.h5", hdf5, arrayd.SpecMismatch, ("train",), {"dataset": "train"}),
-    Row("strings.h5", hdf5_of_strings, arrayd.SpecMismatch, ("variable-length",)),
+    Row("strings.h5", hdf5_of_strings, arrayd.CastError, ("does not fit", "S1"), {"cast": "S1"}),
     Row("empty.npz", empty, arrayd.BadFile, ("empty", "0 bytes")),
     Row("several.npz", npz, arrayd.SpecMismatch, ("2 members", "weights", "bias")),
     Row("typo.npz", npz, arrayd.SourceNotFound, ("'weight'", "'weights'"), {"dataset": "weight"}),

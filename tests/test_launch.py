@@ -90,7 +90,11 @@ def test_a_path_is_an_endpoint(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("endpoint", "words"),
-    [("tcp://host:1", "Unix sockets only"), ("ipc://", "missing"), ("/" + "x" * 107, "107")],
+    [
+        ("tcp://host:1", "Unix sockets only"),
+        ("ipc://", "no socket"),
+        ("/" + "x" * 107, "107"),
+    ],
 )
 def test_what_is_no_endpoint(endpoint: str, words: str, home: Path) -> None:
     """Another transport, no path and a path too long for a socket are refused with the reason."""

@@ -27,6 +27,7 @@ from tests.loading import (
     Array,
     Make,
     arrays,
+    as_chunked,
     as_deflated,
     as_hdf5,
     as_npy,
@@ -193,6 +194,8 @@ def test_unknown_options_are_refused(make: Make, tmp_path: Path) -> None:
     """An option of another format is an error that names the known ones."""
     source = make(tmp_path, np.zeros(3))
     known = "offset, shape" if make is as_raw else "none"
+    if make in (as_hdf5, as_chunked):
+        known = "locking, swmr"
     with pytest.raises(SpecMismatch, match=f"no option delimiter; it takes {known}"):
         probe(replace(source, options=(*source.options, ("delimiter", ","))))
 

@@ -85,7 +85,7 @@ def loses(path: Path, dtype: Any = float, **options: Any) -> bool:
     values = rows.reshape(-1) if whole.names is None else _leaves(rows.tolist())
     limit = whole.itemsize // {"S": 1, "U": 4}.get(whole.kind, 1)
     if whole.kind in "SU":
-        return any(len(text.strip()) > limit for text in texts)
+        return any(len(text) > limit for text in texts)
     return any(
         "inf" not in text and np.isinf(value) for text, value in zip(texts, values, strict=True)
     )

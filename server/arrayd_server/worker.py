@@ -132,7 +132,6 @@ class Task:
 
 def probe(task: Probe) -> Found:
     """Return what a source holds, how its rows divide, and which file it is now."""
-    failpoints.hit("worker.probing")
     source = task.source.understand()
     identity = engine.settled(source.path)
     if task.stat is not None:
@@ -180,7 +179,6 @@ def _planned(source: Source) -> tuple[Plan, list[engine.Further]]:
 
 def info(task: Look) -> dict[str, Any]:
     """Return what a file holds: its members, and the array asked for if that is clear."""
-    failpoints.hit("worker.probing")
     source = loaders.recognised(task.source.understand())
     members = loaders.members(source)
     result: dict[str, Any] = {
@@ -283,10 +281,11 @@ def _answer(wire: Mapping[str, Any], task: Task) -> None:
 def _done(wire: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """Do what a message asks for; return the result."""
     op, fields = wire["op"], {key: value for key, value in wire.items() if key not in _ENVELOPE}
-    if op == "probe":
-        return probe(Probe.from_wire(fields).understand()).to_wire()
     if op == "fill":
         return fill(Fill.from_wire(fields).understand(), task).to_wire()
+    failpoints.hit("worker.probing")
+    if op == "probe":
+        return probe(Probe.from_wire(fields).understand()).to_wire()
     return info(Look.from_wire(fields).understand())
 
 

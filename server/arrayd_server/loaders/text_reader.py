@@ -20,6 +20,7 @@ import numpy as np
 from arrayd.errors import ArraydError, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders.checks import check_options
+from arrayd_server.loaders.padding import clear_padding
 from arrayd_server.loaders.text_diagnose import BOM, Row, WrongColumns, diagnose, nul_byte
 from arrayd_server.loaders.text_exact import Lost, columns_of, holds_text, narrow, reading
 from arrayd_server.loaders.text_open import Lines
@@ -177,7 +178,7 @@ class Reader:
             return values
 
         bytes_ = self.encoding in _BYTE_ENCODINGS
-        return narrow(wide, self.dtype, texts, clip=self.clip, bytes_=bytes_)
+        return clear_padding(narrow(wide, self.dtype, texts, clip=self.clip, bytes_=bytes_))
 
     def _load(self, lines: Iterable[str], dtype: np.dtype[Any], max_rows: int | None) -> Array:
         return _loadtxt(
