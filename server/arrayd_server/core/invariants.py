@@ -47,7 +47,8 @@ def _blocks(registry: Registry) -> None:
             assert job.stage in _STAGES[block.state], "rule 3: the job is at another stage"
         else:
             assert block.job is None, "rule 3: a finished block with a job"
-            assert len(block.aliases) == 1 or not block.linked, "found by more than its key"
+        if block.linked and block.state is State.SEALED:
+            assert len(block.aliases) == 1, "found by more than its key"
         resting = block.state is State.SEALED and not block.wanted and not block.mapped
         assert resting == (segment in shelf.idle), "rule 4: the idle list"
     assert set(shelf.idle) <= set(shelf.blocks), "rule 4: idle but gone"

@@ -168,6 +168,8 @@ class Jobs:
             return effects + self.queue(job, 0.0, now)
         self.enter(job, Stage.PROBING)
         job.done = 0
+        if job.linked:
+            self.forget_aliases(job)  # its key may be another by now
         return [*effects, Probe(job.number, job.source)]
 
     def queued(self) -> list[Job]:
@@ -176,8 +178,7 @@ class Jobs:
 
     def pump(self, now: float) -> list[Effect]:
         """Start the queued jobs that fit, and make room for the others where that is possible."""
-        queued = self.queued()
-        if not queued:
+        if not (queued := self.queued()):
             return []
         effects: list[Effect] = []
         promised = 0  # bytes on their way to jobs that asked earlier
@@ -249,11 +250,8 @@ class Jobs:
 
     def give_up(self, now: float) -> list[Effect]:
         """Fail the jobs whose patience has ended; `pump` has had a last look for stale holds."""
-        effects: list[Effect] = []
-        for job in self.queued():
-            if now >= job.deadline:
-                effects += self._fail_for_room(job, now)
-        return effects
+        late = [job for job in self.queued() if now >= job.deadline]
+        return [effect for job in late for effect in self._fail_for_room(job, now)]
 
     def _fail_for_room(self, job: Job, now: float) -> list[Effect]:
         facts = (self._shelf, self._holds.sessions, self.unfilled, now)
