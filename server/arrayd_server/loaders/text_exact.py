@@ -233,7 +233,7 @@ class _Column:
             if not self._clip:
                 self._lose(at, text, f"does not fit {_words(self._out.dtype)} (64 bits)")
             nearest = -most if text.startswith("-") else most
-            values[at] = np.int64(nearest).astype(values.dtype)
+            values[at] = np.int64(nearest).view(values.dtype)
         if self._out is not values:
             self._out[...] = values
 
@@ -268,7 +268,7 @@ class _Column:
                 if not finer:
                     most = np.iinfo(np.int64).max
                     late = date > np.datetime64(0, "s")
-                    found[i] = np.array(most if late else -most).astype(found.dtype)
+                    found[i] = np.int64(most if late else -most).view(found.dtype)
             for (at, _, _), value in zip(many, found, strict=True):
                 self._out[at] = value
 
@@ -330,7 +330,8 @@ def _as_date(date: np.datetime64, dtype: DType) -> np.datetime64:
     try:
         return date.astype(dtype)
     except (OverflowError, ValueError):
-        return np.datetime64("NaT")
+        missing: np.datetime64 = np.array(["NaT"], dtype)[0]  # with its unit, as numpy 2.5 wants
+        return missing
 
 
 def _length(dtype: DType) -> int:
