@@ -217,7 +217,7 @@ def overlap(path: Path) -> dict[str, Any]:
     return {"dataset": "00000"}
 
 
-@crafted("names.npz", "SpecMismatch")
+@crafted("names.npz", "BadFile")
 def long_names(path: Path) -> None:
     """Write names of 60 kB: an error, or a description, that repeats them is as long as a file."""
     directory(path, [b"%05d" % i + 60_000 * b"x" + b".npy" for i in range(200)])
