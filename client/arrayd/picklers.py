@@ -76,7 +76,7 @@ def _distributed(module: ModuleType) -> None:
 
     def serialize(shared: SharedArray, context: Any = None) -> Any:
         if shared._unsealed:
-            raise NotImplementedError  # so that it is pickled: see `dask_dumps`
+            raise NotImplementedError  # distributed's word for: use the next serializer, pickle
         values: Any = module.dask_serialize.dispatch(np.ndarray)  # registered when it is asked for
         return values(shared.view(np.ndarray), context=context)
 
