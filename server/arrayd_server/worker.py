@@ -39,7 +39,7 @@ from arrayd_server import leases, loaders
 from arrayd_server.apart import apart, die_with_parent
 from arrayd_server.loaders import checks
 from arrayd_server.loaders.base import Member, Part, Plan
-from arrayd_server.messages import Fill, Filled, Found, Identity, Look, Probe
+from arrayd_server.messages import Fill, Filled, Found, Further, Identity, Look, Probe
 
 MAX_ANSWER = 8 << 20
 """Bytes of the largest answer: the daemon packs it again, for a client."""
@@ -158,7 +158,7 @@ def probe(task: Probe) -> Found:
     )
 
 
-def _planned(source: Source) -> tuple[Plan, list[engine.Further]]:
+def _planned(source: Source) -> tuple[Plan, list[Further]]:
     """Return the plan, and what its file refers to in the state that is planned for.
 
     Raises

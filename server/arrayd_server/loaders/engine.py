@@ -29,6 +29,7 @@ from arrayd_server.loaders.base import Chunks, Part, Plan, storage_shape
 from arrayd_server.loaders.cast import cast_chunk
 from arrayd_server.loaders.checks import os_errors
 from arrayd_server.loaders.padding import as_items
+from arrayd_server.messages import Further, Identity
 
 TICK = 20_000_000
 """Nanoseconds in which two writes may leave one time stamp: two ticks of 10 ms (HZ=100)."""
@@ -61,13 +62,6 @@ class Target:
     dtype: np.dtype[Any]
     order: str
     data_bytes: int
-
-
-Identity = tuple[str, int, int, int, int, int]
-"""Real path, device, inode, size in bytes, mtime and ctime in ns of a file."""
-
-Further = tuple[str, Identity | None]
-"""A file by the name under which it was looked for, as it was; None: not there."""
 
 
 def identity(path: str) -> Identity:
