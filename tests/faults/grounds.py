@@ -115,6 +115,17 @@ def halted(folder: Path, point: str) -> Iterator[int]:
             os.kill(pid, signal.SIGCONT)
 
 
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Let a process stand still meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: is_stopped(pid), "it stands still")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 @pytest.fixture
 def points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give the directory in which failpoints of daemons started later are armed."""

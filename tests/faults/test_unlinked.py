@@ -14,7 +14,7 @@ import pytest
 import arrayd
 from arrayd import failpoints
 from arrayd_server.scope import Scope
-from tests.faults.grounds import alive, halted, points
+from tests.faults.grounds import alive, halted, points, stopped
 from tests.fixtures import Daemon
 from tests.helpers import (
     Puppet,
@@ -235,10 +235,11 @@ def test_a_block_at_its_seal(
 
 
 def whole(daemon: Daemon) -> None:
-    """Remove all that the daemon has in /dev/shm."""
-    for name in daemon.segments:
-        os.unlink(f"/dev/shm/{name}")
-    shutil.rmtree(Scope(daemon.endpoint).directory)
+    """Remove all that the daemon has in /dev/shm, too fast for it to put anything back."""
+    with stopped(daemon.pid):
+        for name in daemon.segments:
+            os.unlink(f"/dev/shm/{name}")
+        shutil.rmtree(Scope(daemon.endpoint).directory)
 
 
 def test_everything(
@@ -273,7 +274,7 @@ def test_everything_of_an_idle_daemon(daemon: Daemon, path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["link", "file", "copy", "directory"])
 def test_a_name_that_is_replaced(
-    client: arrayd.Client, other: arrayd.Client, path: Path, what: str
+    daemon: Daemon, client: arrayd.Client, other: arrayd.Client, path: Path, what: str
 ) -> None:
     """Something else of ours under a public name: it gives way, or the block is loaded anew."""
     mine = client.get(path)
@@ -281,14 +282,15 @@ def test_a_name_that_is_replaced(
     public = Path("/dev/shm", name)
     content = bytearray(public.read_bytes())
     content[8:16] = np.float64(1e9).tobytes()  # its footer is right, its data are not
-    public.unlink()
-    if what == "link":
-        public.symlink_to(path)
-    elif what == "directory":
-        public.mkdir()
-    else:
-        public.write_bytes(b"no segment" if what == "file" else content)
-        public.chmod(0o600)
+    with stopped(daemon.pid):
+        public.unlink()
+        if what == "link":
+            public.symlink_to(path)
+        elif what == "directory":
+            public.mkdir()
+        else:
+            public.write_bytes(b"no segment" if what == "file" else content)
+            public.chmod(0o600)
     theirs = None
     try:
         theirs = other.get(path)
@@ -305,13 +307,16 @@ def test_a_name_that_is_replaced(
     del mine, theirs
 
 
-def test_a_writers_name_that_is_replaced(client: arrayd.Client, other: arrayd.Client) -> None:
+def test_a_writers_name_that_is_replaced(
+    daemon: Daemon, client: arrayd.Client, other: arrayd.Client
+) -> None:
     """A copy under the name of a block that is written: the real one is sealed and shown."""
     with client.create(1000, name="N") as out:
         public = Path("/dev/shm", only_block(client).segment)
         copy = public.read_bytes()
-        public.unlink()
-        public.write_bytes(copy)
+        with stopped(daemon.pid):
+            public.unlink()
+            public.write_bytes(copy)
         out[:] = np.arange(1000.0)
     assert out.sum() == other.get("name:N").sum() == TOTAL
     del out
