@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from arrayd.spec import Spec
+from arrayd.wire.grant import Spec
 from arrayd_server.core.records import Wanted, name_alias
 
 SPEC = Spec((4,), "<f8", "C", 8)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from arrayd.errors import BadFile, NoRoom, NotSealed
-from arrayd.spec import Grant
+from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import (
     Cancel,
     Effect,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from arrayd.errors import InUse, NoRoom
-from arrayd.spec import Grant
+from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Fill, Make, Probe, Reply, Seal
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.lends import LEND_SECONDS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec
 
-from arrayd.spec import Grant
+from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Effect, Reply
 from arrayd_server.core.records import Asker, Block, Draft, Peer, State, Waiter, Wanted
 from tests.core_files import SPEC, File, wanted, wanted_name

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from arrayd import layout, protocol
-from arrayd.records import Record
+from arrayd.wire import layout, protocol
+from arrayd.wire.records import Record
 
 VERSION = "0.2.0"
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import layout
 from arrayd.errors import NoSuchBlock
 from arrayd.source import Source
+from arrayd.wire import layout
 from arrayd_server import describe, origin
 from arrayd_server.adoption import Found
 from arrayd_server.scope import Scope

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
 import arrayd
-from arrayd.dtypes import bare, descr, from_descr, parsed
 from arrayd.errors import MissingDependency, SpecMismatch
-from arrayd.packing import pack, unpack
+from arrayd.wire.codec import pack, unpack
+from arrayd.wire.dtypes import bare, descr, from_descr, parsed
 from tests.fixtures import Daemon
 
 EXTENSIONS = sorted(

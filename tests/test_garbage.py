@@ -14,8 +14,9 @@ import pytest
 import zmq
 
 import arrayd
-from arrayd import connection, process, protocol
+from arrayd import connection, process
 from arrayd.errors import ArraydError
+from arrayd.wire import protocol
 from tests.faults import zmtp
 from tests.fixtures import Daemon
 from tests.helpers import Stage, raised, wait_until

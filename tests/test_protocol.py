@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arrayd import errors, protocol
+from arrayd import errors
 from arrayd.source import Source
-from arrayd.spec import Grant, Spec
+from arrayd.wire import protocol
+from arrayd.wire.grant import Grant, Spec
 
 NONCE = bytes(range(16))
 

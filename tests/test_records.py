@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from arrayd.errors import ProtocolMismatch
-from arrayd.records import Record, later, received
+from arrayd.wire.records import Record, later, received
 
 
 @dataclass(frozen=True, slots=True)

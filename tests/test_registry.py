@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from arrayd.errors import BadFile, InUse, NoSuchBlock, NotOwner
-from arrayd.spec import Grant
+from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Cancel, Fill, Probe, Progress
 from arrayd_server.core.records import Asker, Draft, State, Waiter
 from tests.core_files import SPEC, wanted, wanted_name

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from arrayd.errors import NoRoom, NoSuchBlock
-from arrayd.spec import Grant
+from arrayd.wire.grant import Grant
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.lends import LEND_SECONDS, MAX_LENDS
 from arrayd_server.core.records import State

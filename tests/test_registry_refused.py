@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arrayd.errors import LoadError, NoRoom
-from arrayd.spec import Grant
+from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Fill, Make, Probe, Unlink
 from arrayd_server.core.records import Asker, State
 from tests.core_files import File

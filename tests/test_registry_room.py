@@ -7,7 +7,7 @@ import math
 import pytest
 
 from arrayd.errors import NoRoom
-from arrayd.spec import Grant
+from arrayd.wire.grant import Grant
 from arrayd_server.core import bounds, jobs
 from arrayd_server.core.effects import Fill, Inspect, Unlink
 from arrayd_server.core.records import Block, State, name_alias

@@ -14,7 +14,7 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from arrayd.errors import NameTaken, NoSuchBlock, NotOwner
-from arrayd.spec import Grant
+from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Fill, Inspect, Make, Probe
 from arrayd_server.core.records import Asker, Draft, Peer, Waiter, Wanted
 from tests.core_files import File, wanted

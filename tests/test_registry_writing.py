@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from arrayd.errors import NameTaken, NoSuchBlock, NotOwner, NotSealed
-from arrayd.spec import Grant
+from arrayd.wire.grant import Grant
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.records import Draft, State
 from tests.core_files import NAMES, SPEC, File, wanted

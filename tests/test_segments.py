@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from arrayd import layout
 from arrayd.errors import DaemonError
+from arrayd.wire import layout
 from arrayd_server import census, leases
 from arrayd_server.adoption import read_footer, scan
 from arrayd_server.scope import Scope, ScopeTaken

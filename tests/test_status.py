@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arrayd import table
-from arrayd.dtypes import descr
-from arrayd.spec import Spec
 from arrayd.status import Block, Holder, Job, Status
+from arrayd.wire.dtypes import descr
+from arrayd.wire.grant import Spec
 from arrayd_server import report
 from arrayd_server.core import records
 from arrayd_server.core.records import State

@@ -19,8 +19,7 @@ TESTS = ROOT / "tests"
 CORE = SERVER / "core"
 
 SHARED = {
-    *("dtypes", "errors", "failpoints", "layout", "locate", "packing", "process", "protocol"),
-    *("hdf5_attributes", "records", "source", "spec", "units"),
+    *("errors", "failpoints", "hdf5_attributes", "locate", "process", "source", "units", "wire"),
 }
 """The modules of `arrayd` that the server may import."""
 

@@ -1,6 +1,6 @@
 """Two versions at once: daemon, clients and loaders of this arrayd and of a newer one.
 
-See `arrayd.records` for the policy, and `newer.py` for what the newer one does otherwise.
+See `arrayd.wire.records` for the policy, and `newer.py` for what the newer one does otherwise.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import protocol
 from arrayd.waiter import WINDOW
+from arrayd.wire import protocol
 from tests.fixtures import PATIENCE, Daemon
 from tests.helpers import (
     SLOW,

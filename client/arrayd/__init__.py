@@ -51,9 +51,9 @@ from arrayd.errors import (
 )
 from arrayd.info import Info
 from arrayd.progress import Progress
-from arrayd.protocol import PACKAGE_VERSION
 from arrayd.source import Source
 from arrayd.status import Status
+from arrayd.wire.protocol import PACKAGE_VERSION
 
 __version__ = PACKAGE_VERSION
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from arrayd.errors import SpecMismatch
 from arrayd.losses import loss
-from arrayd.protocol import MAX_NAME
+from arrayd.wire.protocol import MAX_NAME
 
 _LARGEST = 2**63 - 1
 _FOREIGN = " Make an array of it first that numpy has a type for (a bfloat16 tensor: .float())."

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 import numpy as np
 import numpy.typing as npt
 
-from arrayd.dtypes import from_descr
 from arrayd.mapping import End, Mapping
-from arrayd.protocol import Stat
-from arrayd.spec import Grant
+from arrayd.wire.dtypes import from_descr
+from arrayd.wire.grant import Grant
+from arrayd.wire.protocol import Stat
 
 if TYPE_CHECKING:
     from arrayd.session import Session

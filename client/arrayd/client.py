@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import arguments, dtypes, failpoints, protocol, sealing
+from arrayd import arguments, failpoints, sealing
 from arrayd.array import SharedArray
 from arrayd.errors import (
     ArraydError,
@@ -26,8 +26,9 @@ from arrayd.mapping import Vanished
 from arrayd.progress import Progress, reporter
 from arrayd.session import Session, good, told
 from arrayd.source import Source
-from arrayd.spec import Grant
 from arrayd.status import Status
+from arrayd.wire import dtypes, protocol
+from arrayd.wire.grant import Grant
 from arrayd.wish import SourceLike, Wish
 
 

@@ -29,10 +29,10 @@ from arrayd.errors import (
 )
 from arrayd.info import Info
 from arrayd.naming import dataset_names
-from arrayd.protocol import Stat
 from arrayd.replacing import replacing
 from arrayd.source import Source
 from arrayd.storing import Input, store, stored_type
+from arrayd.wire.protocol import Stat
 from arrayd.wish import SourceLike, Wish
 
 if TYPE_CHECKING:

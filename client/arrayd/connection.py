@@ -24,11 +24,12 @@ from weakref import WeakValueDictionary, finalize
 
 import zmq
 
-from arrayd import launch, protocol
+from arrayd import launch
 from arrayd.errors import ArraydError, DaemonLost, NoDaemon, from_wire
 from arrayd.interrupts import Turns, open_into, work_off
 from arrayd.progress import Reporter
 from arrayd.waiter import WINDOW, Answer, Call, Flight, OutOfTime, Waiter, requests
+from arrayd.wire import protocol
 
 AWAY = 10.0
 """Seconds that a daemon may be away before a call gives up."""

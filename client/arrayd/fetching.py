@@ -18,8 +18,8 @@ from arrayd.errors import (
 )
 from arrayd.mapping import Vanished
 from arrayd.session import late, told
-from arrayd.spec import Grant
 from arrayd.waiter import Answer
+from arrayd.wire.grant import Grant
 from arrayd.wish import Wish, cut
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from arrayd.array import Held, SharedArray
 from arrayd.interrupts import work_off
 from arrayd.mapping import End
 from arrayd.mapping import Mapping as Pages
-from arrayd.protocol import Stat
 from arrayd.source import Source
-from arrayd.spec import Grant
+from arrayd.wire.grant import Grant
+from arrayd.wire.protocol import Stat
 from arrayd.wish import cut
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 
-from arrayd.dtypes import from_descr
-from arrayd.records import Record
+from arrayd.wire.dtypes import from_descr
+from arrayd.wire.records import Record
 
 _File: TypeAlias = bytes  # `Info.bytes` hides the type in its class
 

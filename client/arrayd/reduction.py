@@ -28,9 +28,9 @@ from arrayd.fetching import Fetching, Terms
 from arrayd.lost import LostArray
 from arrayd.mapping import Mapping
 from arrayd.picklers import register
-from arrayd.protocol import Stat
-from arrayd.records import Record, later, received
 from arrayd.source import Source
+from arrayd.wire.protocol import Stat
+from arrayd.wire.records import Record, later, received
 from arrayd.wish import Wish
 
 MODES = ("r", "c", "w")
@@ -47,7 +47,7 @@ class View(Record):
     """What of a block is meant; offset and strides in bytes from the start of its data.
 
     It is to be mapped in `mode`, as `arrayd.mapping.Mapping` has it. The dtype travels as it is: a
-    description (`arrayd.dtypes.descr`) cannot express all that a view may have, such as fields in
+    description (`arrayd.wire.dtypes`) cannot express all that a view may have, such as fields in
     another order than they lie in memory.
     """
 

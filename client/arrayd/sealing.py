@@ -18,7 +18,7 @@ from arrayd.array import SharedArray
 from arrayd.errors import NoRoom, NotSealed
 from arrayd.mapping import Mapping, Vanished
 from arrayd.session import told
-from arrayd.spec import Grant
+from arrayd.wire.grant import Grant
 from arrayd.writers import Writer
 
 if TYPE_CHECKING:

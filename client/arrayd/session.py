@@ -14,16 +14,17 @@ import weakref
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from arrayd import failpoints, launch, process, protocol, resources
+from arrayd import failpoints, launch, process, resources
 from arrayd.connection import Connection
 from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, ProtocolMismatch, from_wire
 from arrayd.holdings import Holdings, Release
 from arrayd.keeper import Keeper
 from arrayd.progress import Reporter
-from arrayd.records import REMEDY, Record, received
 from arrayd.resources import Canary
-from arrayd.spec import Grant
 from arrayd.waiter import Answer
+from arrayd.wire import protocol
+from arrayd.wire.grant import Grant
+from arrayd.wire.records import REMEDY, Record, received
 
 _R = TypeVar("_R", bound=Record)
 

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import arguments, dtypes
+from arrayd import arguments
 from arrayd.errors import SpecMismatch
 from arrayd.locate import locate, places
-from arrayd.packing import pack
-from arrayd.records import Record, is_hint
+from arrayd.wire import dtypes
+from arrayd.wire.codec import pack
+from arrayd.wire.records import Record, is_hint
 
 Rows = tuple[int | None, int | None, int | None]
 """A slice along axis 0: start, stop, step, as in ``a[start:stop:step]``."""

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from arrayd import table
-from arrayd.dtypes import descr, from_descr
-from arrayd.records import Record, later
+from arrayd.wire.dtypes import descr, from_descr
+from arrayd.wire.records import Record, later
 
 
 @dataclass(frozen=True, slots=True)

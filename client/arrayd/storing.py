@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arrayd import hdf5_attributes
-from arrayd.dtypes import bare, descr
 from arrayd.errors import SpecMismatch
-from arrayd.protocol import PACKAGE_VERSION, Stat
 from arrayd.source import Source
+from arrayd.wire.dtypes import bare, descr
+from arrayd.wire.protocol import PACKAGE_VERSION, Stat
 
 if TYPE_CHECKING:
     import h5py  # in the functions: importing arrayd must stay cheap

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from arrayd import protocol
 from arrayd.interrupts import Wakeup
 from arrayd.progress import Reporter
+from arrayd.wire import protocol
 
 WINDOW = 4
 """Requests of one call that are under way at a time.

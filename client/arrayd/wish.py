@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from arrayd import protocol
 from arrayd.array import SharedArray
 from arrayd.errors import (
     AccessDenied,
@@ -21,10 +20,11 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.locking import with_locking
-from arrayd.packing import pack
-from arrayd.protocol import Stat
 from arrayd.source import Source
-from arrayd.spec import Grant
+from arrayd.wire import protocol
+from arrayd.wire.codec import pack
+from arrayd.wire.grant import Grant
+from arrayd.wire.protocol import Stat
 
 SourceLike = str | os.PathLike[str] | Source
 """What names a source: a path, ``file.h5:/x``, ``name:N``, or a `Source`."""

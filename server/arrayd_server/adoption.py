@@ -17,7 +17,8 @@ from typing import Any
 
 import msgpack
 
-from arrayd import failpoints, layout
+from arrayd import failpoints
+from arrayd.wire import layout
 from arrayd_server.segments import Segments
 
 log = logging.getLogger(__name__)

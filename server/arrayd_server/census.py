@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from arrayd import layout
+from arrayd.wire import layout
 
 MAX_AGE = 0.5
 """Seconds for which a census answers: thousands of segments may be asked about at once."""

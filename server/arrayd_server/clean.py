@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from arrayd import layout
 from arrayd.errors import ArraydError
 from arrayd.units import format_bytes
+from arrayd.wire import layout
 from arrayd_server import adoption, census, describe, leases
 from arrayd_server.config import private_directory
 from arrayd_server.scope import Scope, ScopeTaken

@@ -14,9 +14,10 @@ import resource
 import signal
 import time
 
-from arrayd import failpoints, layout, process, protocol
+from arrayd import failpoints, process
 from arrayd.errors import AccessDenied, ArraydError, DaemonError
-from arrayd.spec import Grant
+from arrayd.wire import layout, protocol
+from arrayd.wire.grant import Grant
 from arrayd_server import adoption, describe, leases, peers, report, systemd
 from arrayd_server.config import Config
 from arrayd_server.core.effects import Progress, Reply

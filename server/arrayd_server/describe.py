@@ -1,6 +1,6 @@
 """Blocks as metadata in their segment, and back: what a restarted daemon adopts.
 
-What an older or a newer arrayd has written is adopted as well (see `arrayd.records`): what it
+What an older or a newer arrayd has written is adopted as well (see `arrayd.wire.records`): what it
 says more is kept, in the block, and is there again when the metadata are written anew. What is
 checked is what each known field means, not how it is written. So an addition may say more of a
 block; it must not change what the known fields say, nor how they go together. What does raises
@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from arrayd import layout
-from arrayd.dtypes import from_descr
 from arrayd.errors import MissingDependency, ProtocolMismatch
-from arrayd.records import Record, later
-from arrayd.spec import Spec
+from arrayd.wire import layout
+from arrayd.wire.dtypes import from_descr
+from arrayd.wire.grant import Spec
+from arrayd.wire.records import Record, later
 from arrayd_server.adoption import Found
 from arrayd_server.core.records import Block, Edition, Job, State, name_alias
 from arrayd_server.origin import Origin, edition, may_refer

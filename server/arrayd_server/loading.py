@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arrayd.errors import ArraydError, LoaderCrashed
-from arrayd.spec import Spec
+from arrayd.wire.grant import Spec
 from arrayd_server import origin
 from arrayd_server.core.records import Asker
 from arrayd_server.messages import Fill, Filled, Found, Look, Probe, Rows

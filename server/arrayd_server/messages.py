@@ -16,7 +16,7 @@ Both ends are of one version when a daemon starts. Then ``pip install -U`` may p
 where the next loader is started from, and two versions that fill one block by different rules
 would make something that is no array of either. So each answer names the version that gives it,
 and the daemon takes none of another (`result`). A loader refuses tasks that it does not
-wholly understand (`arrayd.records`).
+wholly understand (`arrayd.wire.records`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from arrayd.errors import ArraydError, ProtocolMismatch, from_wire
-from arrayd.protocol import PACKAGE_VERSION
-from arrayd.records import Record, later
 from arrayd.source import Source
-from arrayd.spec import Spec
+from arrayd.wire.grant import Spec
+from arrayd.wire.protocol import PACKAGE_VERSION
+from arrayd.wire.records import Record, later
 
 Identity = tuple[str, int, int, int, int, int]
 """Real path, device, inode, size, mtime and ctime (ns) of a file: another means another block."""

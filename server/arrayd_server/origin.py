@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from arrayd.errors import SpecMismatch
-from arrayd.packing import pack
-from arrayd.records import Record
 from arrayd.source import Source
+from arrayd.wire.codec import pack
+from arrayd.wire.records import Record
 from arrayd_server.core.records import Edition
 from arrayd_server.messages import Found
 

@@ -13,10 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from arrayd import failpoints, layout
+from arrayd import failpoints
 from arrayd.errors import ArraydError, NotSealed
-from arrayd.spec import Grant
 from arrayd.units import format_bytes
+from arrayd.wire import layout
+from arrayd.wire.grant import Grant
 from arrayd_server import limits, peers
 from arrayd_server.core import explain
 from arrayd_server.core.effects import (

@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from arrayd import protocol
+from arrayd.wire import protocol
 from arrayd_server.core.records import Asker, Block, Job, Peer, State
 from arrayd_server.core.shelf import Shelf
 from arrayd_server.loading import Question

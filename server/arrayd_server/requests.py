@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arrayd import failpoints
-from arrayd.dtypes import from_descr
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SpecMismatch
-from arrayd.protocol import Request
 from arrayd.source import Source
-from arrayd.spec import Spec
+from arrayd.wire.dtypes import from_descr
+from arrayd.wire.grant import Spec
+from arrayd.wire.protocol import Request
 from arrayd_server import origin, report
 from arrayd_server.core.effects import Effect, Reply
 from arrayd_server.core.records import Asker, Block, Draft, Waiter, Wanted, name_alias

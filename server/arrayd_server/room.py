@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 
-from arrayd import layout
 from arrayd.errors import ArraydError, DaemonError, NoRoom
 from arrayd.units import format_bytes
+from arrayd.wire import layout
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 

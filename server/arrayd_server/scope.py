@@ -12,8 +12,8 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from arrayd import layout
 from arrayd.errors import DaemonError
+from arrayd.wire import layout
 from arrayd_server.room import refusal
 
 

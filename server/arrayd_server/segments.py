@@ -22,8 +22,9 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
-from arrayd import failpoints, layout
+from arrayd import failpoints
 from arrayd.errors import ArraydError, DaemonError
+from arrayd.wire import layout
 from arrayd_server import leases
 from arrayd_server.census import Census
 from arrayd_server.room import refusal

@@ -24,8 +24,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from arrayd import protocol
 from arrayd.errors import ArraydError, ProtocolMismatch, to_wire
+from arrayd.wire import protocol
 from arrayd_server import peers, zmtp
 from arrayd_server.door import Door
 

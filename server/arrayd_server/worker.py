@@ -29,12 +29,12 @@ import numpy as np
 
 import arrayd_server.loaders.engine as engine
 from arrayd import failpoints
-from arrayd.dtypes import descr, from_descr
 from arrayd.errors import ArraydError, LoadError, SourceChanged, SourceNotFound, to_wire
-from arrayd.packing import pack, stream
-from arrayd.protocol import PACKAGE_VERSION
 from arrayd.source import Source
 from arrayd.units import format_bytes
+from arrayd.wire.codec import pack, stream
+from arrayd.wire.dtypes import descr, from_descr
+from arrayd.wire.protocol import PACKAGE_VERSION
 from arrayd_server import leases, loaders
 from arrayd_server.apart import apart, die_with_parent
 from arrayd_server.loaders import checks

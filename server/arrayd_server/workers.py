@@ -27,8 +27,8 @@ import msgpack
 
 from arrayd import failpoints
 from arrayd.errors import LoaderCrashed, LoadError, LoadTimeout, ProtocolMismatch
-from arrayd.packing import pack, stream
 from arrayd.units import format_bytes
+from arrayd.wire.codec import pack, stream
 from arrayd_server import messages
 from arrayd_server.tasks import Queue, Task
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from arrayd import protocol
+from arrayd.wire import protocol
 from tests.faults import zmtp
 from tests.faults.wild import hello
 

@@ -7,9 +7,9 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from arrayd import layout
 from arrayd.source import Source
-from arrayd.spec import Spec
+from arrayd.wire import layout
+from arrayd.wire.grant import Spec
 from arrayd_server import describe
 from arrayd_server.core.records import Block, State
 from arrayd_server.origin import of_source

@@ -24,10 +24,10 @@ import h5py
 import numpy as np
 from numpy.lib.format import drop_metadata
 
-from arrayd.dtypes import from_descr
 from arrayd.errors import ArraydError, LoaderCrashed, LoadTimeout, NoRoom, from_wire
-from arrayd.packing import pack, stream
 from arrayd.source import Source
+from arrayd.wire.codec import pack, stream
+from arrayd.wire.dtypes import from_descr
 
 Array = np.ndarray[Any, Any]
 

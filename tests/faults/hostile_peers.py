@@ -21,9 +21,9 @@ from typing import Any
 
 import zmq
 
-from arrayd import protocol
 from arrayd.errors import ArraydError, ProtocolMismatch
-from arrayd.packing import pack
+from arrayd.wire import protocol
+from arrayd.wire.codec import pack
 from tests.faults import zmtp
 from tests.faults.honest import HELD, IDLE, write_files
 from tests.faults.wild import Wild, World, hello

@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 
 import arrayd
-from arrayd import keeper, launch, protocol
+from arrayd import keeper, launch
+from arrayd.wire import protocol
 from arrayd_server import clean
 
 _LOOKS = {dis.opmap[name] for name in dis.opmap if name.startswith(("CALL", "JUMP_BACKWARD"))}

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arrayd import layout
-from arrayd.dtypes import from_descr
+from arrayd.wire import layout
+from arrayd.wire.dtypes import from_descr
 from arrayd_server import adoption, describe, leases
 from arrayd_server.core.records import Block
 from arrayd_server.core.registry import Registry

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import arrayd
-from arrayd.spec import Spec
+from arrayd.wire.grant import Spec
 from arrayd_server import describe
 from arrayd_server.scope import Scope
 from tests.faults.forgery import HONEST, SPEC, Image

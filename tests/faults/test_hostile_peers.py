@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arrayd import protocol
+from arrayd.wire import protocol
 from arrayd_server.requests import MAX_IN_FLIGHT, SHARE
 from tests.faults import zmtp
 from tests.faults.floods import KINDS

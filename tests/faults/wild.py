@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from arrayd import process, protocol
-from arrayd.packing import pack
+from arrayd import process
+from arrayd.wire import protocol
+from arrayd.wire.codec import pack
 
 Message = dict[Any, Any]
 

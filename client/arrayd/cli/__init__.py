@@ -19,7 +19,7 @@ from typing import Any
 
 from arrayd.cli.common import Parser, UsageError, complain, exit_code
 from arrayd.errors import ArraydError
-from arrayd.protocol import PACKAGE_VERSION
+from arrayd.wire.protocol import PACKAGE_VERSION
 
 COMMANDS = ("serve", "status", "get", "info", "evict", "stop", "clean", "collect", "demo")
 

@@ -12,9 +12,9 @@ from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
-from arrayd import dtypes
 from arrayd.errors import DaemonLost, NoDaemon, NoRoom
 from arrayd.source import FORMATS
+from arrayd.wire import dtypes
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
 

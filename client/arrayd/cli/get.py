@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import arrayd
-from arrayd import ArraydError, Block, PrecisionWarning, SharedArray, layout
+from arrayd import ArraydError, Block, PrecisionWarning, SharedArray
 from arrayd.cli.common import (
     Subparsers,
     add_command,
@@ -23,9 +23,10 @@ from arrayd.cli.common import (
     print_json,
     source_options,
 )
-from arrayd.dtypes import descr
 from arrayd.errors import to_wire
 from arrayd.units import format_bytes
+from arrayd.wire import layout
+from arrayd.wire.dtypes import descr
 
 ATTACH_PIN = 60.0
 """Seconds for which ``--attach`` keeps a block, so that there is time to paste."""

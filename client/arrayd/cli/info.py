@@ -16,9 +16,9 @@ from arrayd.cli.common import (
     print_json,
     source_options,
 )
-from arrayd.dtypes import descr
 from arrayd.info import LinkedFile, Member
 from arrayd.units import format_bytes
+from arrayd.wire.dtypes import descr
 
 
 def add_parser(subparsers: Subparsers) -> None:

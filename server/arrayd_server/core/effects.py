@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arrayd.errors import ArraydError
-from arrayd.spec import Grant
+from arrayd.wire.grant import Grant
 from arrayd_server.core.records import Asker
 
 

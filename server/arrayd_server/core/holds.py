@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import cast
 
-from arrayd.spec import Grant
+from arrayd.wire.grant import Grant
 from arrayd_server.core import lends
 from arrayd_server.core.effects import Effect, Inspect, Reply, Unlink
 from arrayd_server.core.records import (

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
 
-from arrayd.spec import Spec
+from arrayd.wire.grant import Spec
 
 _Found = TypeVar("_Found")
 

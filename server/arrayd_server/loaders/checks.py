@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from arrayd.dtypes import descr, from_descr
 from arrayd.errors import AccessDenied, ArraydError, BadFile, SourceNotFound, SpecMismatch
 from arrayd.locate import locate
-from arrayd.packing import pack
 from arrayd.source import Source
+from arrayd.wire.codec import pack
+from arrayd.wire.dtypes import descr, from_descr
 
 _MAX_DEPTH = 8  # levels of structures in a dtype; each is three in a message
 _MAX_DESCR = 256 << 10  # bytes of the description of a dtype: it is remembered with each block

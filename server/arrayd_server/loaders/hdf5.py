@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from arrayd.dtypes import bare
 from arrayd.errors import ArraydError, SourceChanged
 from arrayd.source import Source
+from arrayd.wire.dtypes import bare
 from arrayd_server.loaders import base, hdf5_header
 from arrayd_server.loaders.base import Chunks, Member, Part, Plan
 from arrayd_server.loaders.checks import blame_memory, check_options, only_member, selected

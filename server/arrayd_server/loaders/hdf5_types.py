@@ -7,9 +7,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from arrayd.dtypes import bare
 from arrayd.errors import SpecMismatch
 from arrayd.source import Source
+from arrayd.wire.dtypes import bare
 from arrayd_server.loaders.checks import check_dtype
 
 DType = np.dtype[Any]

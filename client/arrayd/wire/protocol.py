@@ -51,8 +51,8 @@ from typing import Any
 import msgpack
 
 from arrayd.errors import ProtocolMismatch
-from arrayd.packing import pack, unpack
-from arrayd.records import REMEDY, understand
+from arrayd.wire.codec import pack, unpack
+from arrayd.wire.records import REMEDY, understand
 
 VERSION = 1
 PACKAGE_VERSION = "0.1.0"
@@ -163,7 +163,7 @@ def parse_request(message: Mapping[str, Any]) -> Request:
     ------
     ProtocolMismatch
         The peer speaks another version; its text names both. Or it is newer, and asks for what
-        this one does not know (`arrayd.records`).
+        this one does not know (`arrayd.wire.records`).
     Garbage
         It is no request.
     """

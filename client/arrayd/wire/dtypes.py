@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import protocol
 from arrayd.errors import MissingDependency, SpecMismatch
+from arrayd.wire import protocol
 
 DType = np.dtype[Any]
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from arrayd.records import Record, later
+from arrayd.wire.records import Record, later
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Spec(Record):
     shape
         Of the array; ``()`` for 0-d.
     descr
-        The dtype as `arrayd.dtypes.descr` gives it.
+        The dtype as `arrayd.wire.dtypes.descr` gives it.
     order
         ``"C"`` or ``"F"``.
     itemsize

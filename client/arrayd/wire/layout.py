@@ -18,7 +18,7 @@ What holds in every version, for an older arrayd to tell a newer one's segment f
 one: the data begin at 0, the footer is the last page, and in it stand magic, version, name
 length, name and crc32 where they stand now. What else a newer footer says is not read: the
 daemon leaves such a segment alone (`NewerSegment`), under both its names. An addition to the
-metadata needs no new version of the footer (see `arrayd.records`).
+metadata needs no new version of the footer (see `arrayd.wire.records`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from arrayd.packing import pack, unpack
+from arrayd.wire.codec import pack, unpack
 
 PAGE = 4096
 FOOTER_BYTES = PAGE

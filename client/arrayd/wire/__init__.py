@@ -1,0 +1,1 @@
+"""The contract between client and daemon: messages, their codec, dtypes, the segment's layout."""
