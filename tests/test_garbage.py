@@ -14,7 +14,8 @@ import pytest
 import zmq
 
 import arrayd
-from arrayd import connection, process
+from arrayd import connection
+from arrayd.common import proc
 from arrayd.errors import ArraydError
 from arrayd.wire import protocol
 from tests.faults import zmtp
@@ -51,7 +52,7 @@ def hello_of(pid: int, **fields: Any) -> dict[str, Any]:
         "program": "test",
         "holds": [],
         "latest": 0,
-        "shm": process.shared_memory(),
+        "shm": proc.shared_memory(),
     }
     return {"v": protocol.VERSION, "id": 1, "s": NONCE, "op": "hello", **who, **fields}
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import arrayd
+from arrayd.common.locate import locate, places
 from arrayd.errors import NoSuchBlock, SourceNotFound, SpecMismatch
-from arrayd.locate import locate, places
 from arrayd.source import Source
 from tests.fixtures import Daemon
 

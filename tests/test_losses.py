@@ -14,7 +14,7 @@ import pytest
 
 import arrayd
 from arrayd import SpecMismatch
-from arrayd.arguments import array
+from arrayd.common.arguments import array
 from tests.helpers import raised
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from arrayd.common.proc import start_time
 from arrayd.errors import DaemonError
-from arrayd.process import start_time
 from arrayd_server import peers
 from tests.helpers import raised
 

@@ -19,7 +19,7 @@ TESTS = ROOT / "tests"
 CORE = SERVER / "core"
 
 SHARED = {
-    *("errors", "failpoints", "hdf5_attributes", "locate", "process", "source", "units", "wire"),
+    *("common", "errors", "source", "wire"),
 }
 """The modules of `arrayd` that the server may import."""
 

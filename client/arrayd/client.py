@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import arguments, failpoints, sealing
+from arrayd import sealing
 from arrayd.array import SharedArray
+from arrayd.common import arguments, failpoints
 from arrayd.errors import (
     ArraydError,
     DaemonLost,

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import failpoints
 from arrayd.client import Client
+from arrayd.common import failpoints
 from arrayd.errors import (
     ArraydError,
     LoaderCrashed,

@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from arrayd import failpoints
 from arrayd.array import SharedArray
+from arrayd.common import failpoints
 from arrayd.errors import (
     ArraydError,
     DaemonLost,

@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from arrayd import array, failpoints, mapping, writers
+from arrayd import array, mapping, writers
 from arrayd.array import Held, SharedArray
+from arrayd.common import failpoints
 from arrayd.interrupts import work_off
 from arrayd.mapping import End
 from arrayd.mapping import Mapping as Pages

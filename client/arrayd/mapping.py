@@ -16,11 +16,11 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from arrayd import failpoints
+from arrayd.common import failpoints
+from arrayd.common.bytesize import format_bytes
 from arrayd.errors import AccessDenied, DaemonError, NoRoom
 from arrayd.interrupts import descriptors, open_into
 from arrayd.resources import no_descriptors
-from arrayd.units import format_bytes
 from arrayd.wire import layout
 
 _PROT_READ, _PROT_WRITE = 1, 2

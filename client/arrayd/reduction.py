@@ -20,9 +20,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import api, failpoints, pagemap
+from arrayd import api, pagemap
 from arrayd.array import Held, SharedArray, extent, offset_of, view_at
 from arrayd.client import Client
+from arrayd.common import failpoints
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SourceChanged
 from arrayd.fetching import Fetching, Terms
 from arrayd.lost import LostArray

@@ -9,7 +9,7 @@ import os
 import secrets
 from collections.abc import Iterator
 
-from arrayd import failpoints
+from arrayd.common import failpoints
 from arrayd.errors import AccessDenied, ArraydError
 
 _PART = ".part"  # ends the name of a file that is being written

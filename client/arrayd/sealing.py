@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import failpoints, writers
+from arrayd import writers
 from arrayd.array import SharedArray
+from arrayd.common import failpoints
 from arrayd.errors import NoRoom, NotSealed
 from arrayd.mapping import Mapping, Vanished
 from arrayd.session import told

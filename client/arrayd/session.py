@@ -14,7 +14,8 @@ import weakref
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from arrayd import failpoints, launch, process, resources
+from arrayd import launch, resources
+from arrayd.common import failpoints, proc
 from arrayd.connection import Connection
 from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, ProtocolMismatch, from_wire
 from arrayd.holdings import Holdings, Release
@@ -33,7 +34,7 @@ _GRACE = 0.1  # seconds that the daemon's own, better worded timeout has to arri
 
 
 class Session:
-    """A session with the daemon, opened at the first call of each process.
+    """A session with the daemon, opened at the first call of each proc.
 
     Parameters
     ----------
@@ -103,7 +104,7 @@ class Session:
             self.holdings.told(releases)
 
     def _session(self) -> Connection:
-        """Return the connection; open it at the first call of this process."""
+        """Return the connection; open it at the first call of this proc."""
         with self._opening:
             if self._closed:
                 raise DaemonLost("This client is closed.")
@@ -226,10 +227,10 @@ class Session:
         pid, self._said = os.getpid(), self.holdings.stated()
         return {
             "pid": pid,
-            "start": process.start_time(pid),
-            "program": process.program(),
+            "start": proc.start_time(pid),
+            "program": proc.program(),
             "version": protocol.PACKAGE_VERSION,
-            "shm": process.shared_memory(),
+            "shm": proc.shared_memory(),
             "holds": self._said,
             "latest": self.holdings.latest,
         }

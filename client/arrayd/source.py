@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import arguments
+from arrayd.common import arguments
+from arrayd.common.locate import locate, places
 from arrayd.errors import SpecMismatch
-from arrayd.locate import locate, places
 from arrayd.wire import dtypes
 from arrayd.wire.codec import pack
 from arrayd.wire.records import Record, is_hint
@@ -125,7 +125,7 @@ class Source(Record):
         """Return the canonical source for the arguments of `arrayd.get`.
 
         A `Source` is returned as it is. Of a string the longest part that is a file is the
-        file, and what follows its ``:`` the member; see `arrayd.locate`.
+        file, and what follows its ``:`` the member; see `arrayd.common.locate`.
 
         Raises
         ------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arrayd import hdf5_attributes
+from arrayd.common import hdf5_attributes
 from arrayd.errors import SpecMismatch
 from arrayd.source import Source
 from arrayd.wire.dtypes import bare, descr

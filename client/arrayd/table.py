@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from arrayd.units import format_bytes
+from arrayd.common.bytesize import format_bytes
 
 if TYPE_CHECKING:
     from arrayd.status import Block, Holder, Job, Status

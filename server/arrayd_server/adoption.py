@@ -17,7 +17,7 @@ from typing import Any
 
 import msgpack
 
-from arrayd import failpoints
+from arrayd.common import failpoints
 from arrayd.wire import layout
 from arrayd_server.segments import Segments
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from arrayd.common.bytesize import format_bytes
 from arrayd.errors import ArraydError
-from arrayd.units import format_bytes
 from arrayd.wire import layout
 from arrayd_server import adoption, census, describe, leases
 from arrayd_server.config import private_directory

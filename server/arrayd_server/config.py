@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from arrayd.units import format_bytes, parse_bytes
+from arrayd.common.bytesize import format_bytes, parse_bytes
 from arrayd_server import limits
 from arrayd_server.core import bounds
 from arrayd_server.core.bounds import Bound

@@ -14,7 +14,7 @@ import resource
 import signal
 import time
 
-from arrayd import failpoints, process
+from arrayd.common import failpoints, proc
 from arrayd.errors import AccessDenied, ArraydError, DaemonError
 from arrayd.wire import layout, protocol
 from arrayd.wire.grant import Grant
@@ -164,7 +164,7 @@ class Daemon:
         now: float,
     ) -> None:
         fields = request.fields
-        if fields["shm"] != process.shared_memory():
+        if fields["shm"] != proc.shared_memory():
             raise DaemonError(
                 "You and the daemon see different /dev/shm (a container, PrivateIPC=): blocks "
                 "cannot be shared. Mount the host's /dev/shm, or run a daemon inside."

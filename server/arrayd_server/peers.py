@@ -16,8 +16,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from arrayd.common.proc import start_time
 from arrayd.errors import ArraydError, DaemonError
-from arrayd.process import start_time
 from arrayd_server import door
 
 _MOST = 128  # sessions of one process; it needs one, and `arrayd.status` tells of each

@@ -13,9 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from arrayd import failpoints
+from arrayd.common import failpoints
+from arrayd.common.bytesize import format_bytes
 from arrayd.errors import ArraydError, NotSealed
-from arrayd.units import format_bytes
 from arrayd.wire import layout
 from arrayd.wire.grant import Grant
 from arrayd_server import limits, peers

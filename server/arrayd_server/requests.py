@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arrayd import failpoints
+from arrayd.common import failpoints
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SpecMismatch
 from arrayd.source import Source
 from arrayd.wire.dtypes import from_descr

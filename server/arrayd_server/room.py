@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+from arrayd.common.bytesize import format_bytes
 from arrayd.errors import ArraydError, DaemonError, NoRoom
-from arrayd.units import format_bytes
 from arrayd.wire import layout
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
-from arrayd import failpoints
+from arrayd.common import failpoints
 from arrayd.errors import ArraydError, DaemonError
 from arrayd.wire import layout
 from arrayd_server import leases

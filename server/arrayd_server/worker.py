@@ -28,10 +28,10 @@ import msgpack
 import numpy as np
 
 import arrayd_server.loaders.engine as engine
-from arrayd import failpoints
+from arrayd.common import failpoints
+from arrayd.common.bytesize import format_bytes
 from arrayd.errors import ArraydError, LoadError, SourceChanged, SourceNotFound, to_wire
 from arrayd.source import Source
-from arrayd.units import format_bytes
 from arrayd.wire.codec import pack, stream
 from arrayd.wire.dtypes import descr, from_descr
 from arrayd.wire.protocol import PACKAGE_VERSION

@@ -25,9 +25,9 @@ from typing import Any
 
 import msgpack
 
-from arrayd import failpoints
+from arrayd.common import failpoints
+from arrayd.common.bytesize import format_bytes
 from arrayd.errors import LoaderCrashed, LoadError, LoadTimeout, ProtocolMismatch
-from arrayd.units import format_bytes
 from arrayd.wire.codec import pack, stream
 from arrayd_server import messages
 from arrayd_server.tasks import Queue, Task

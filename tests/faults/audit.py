@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 import arrayd
+from arrayd.common.bytesize import parse_bytes
 from arrayd.status import Block, Status
-from arrayd.units import parse_bytes
 from arrayd_server.scope import Scope
 from tests.fixtures import Daemon
 

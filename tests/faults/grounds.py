@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arrayd import failpoints
+from arrayd.common import failpoints
 from tests.fixtures import Daemon
 from tests.helpers import wait_until
 

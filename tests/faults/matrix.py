@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 import arrayd
-from arrayd import failpoints
+from arrayd.common import failpoints
 from tests.faults import journey
 from tests.faults.routes import Case, cases
 from tests.fixtures import PATIENCE, Daemon

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import arrayd
-from arrayd.units import format_bytes
+from arrayd.common.bytesize import format_bytes
 from tests.faults.acts import COLUMNS
 from tests.faults.audit import Audit
 from tests.faults.crew import Crew

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import failpoints
+from arrayd.common import failpoints
 from tests.faults.cgroups import Cgroup, cgroup
 from tests.faults.grounds import MIB, alive, halted, points
 from tests.fixtures import Daemon

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import failpoints
+from arrayd.common import failpoints
 from tests.fixtures import Daemon
 from tests.helpers import (
     SLOW_ROWS,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import failpoints
+from arrayd.common import failpoints
 from tests.fixtures import PATIENCE, Daemon
 from tests.helpers import (
     Puppet,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from arrayd import failpoints
+from arrayd.common import failpoints
 from arrayd.errors import ArraydError
 from tests.helpers import wait_until
 
@@ -86,7 +86,7 @@ def test_off_costs_nothing() -> None:
 def test_off_is_the_default() -> None:
     """An empty or absent variable arms nothing: `hit` is the function that does nothing."""
     assert failpoints.VARIABLE not in os.environ
-    assert failpoints.hit.__module__ == "arrayd.failpoints"
+    assert failpoints.hit.__module__ == "arrayd.common.failpoints"
     assert timeit.timeit(lambda: failpoints.hit(POINT), number=1) < 1
     assert run(f"hit('{POINT}'); print(hit.__qualname__)", "")[:2] == (0, "hit\n")
 

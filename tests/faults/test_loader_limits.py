@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import failpoints
+from arrayd.common import failpoints
 from arrayd.errors import ArraydError, LoaderCrashed, LoadError, LoadTimeout
 from arrayd.source import Source
 from arrayd_server import origin, workers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arrayd import failpoints
+from arrayd.common import failpoints
 from tests.faults.matrix import Outcome, Worlds
 from tests.faults.routes import Case, cases
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import failpoints
+from arrayd.common import failpoints
 from tests.faults.grounds import MIB, NEEDS_ROOT, Ground, alive, ground, halted, points
 from tests.fixtures import PATIENCE, Daemon
 from tests.helpers import Puppet, Stage, block_of, save, wait_until

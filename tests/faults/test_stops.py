@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import failpoints
+from arrayd.common import failpoints
 from tests.faults.grounds import alive, halted, is_stopped, points
 from tests.fixtures import PATIENCE, Daemon
 from tests.helpers import (

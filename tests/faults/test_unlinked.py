@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import failpoints
+from arrayd.common import failpoints
 from arrayd_server.scope import Scope
 from tests.faults.grounds import alive, halted, points, stopped
 from tests.fixtures import Daemon

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from arrayd import process
+from arrayd.common import proc
 from arrayd.wire import protocol
 from arrayd.wire.codec import pack
 
@@ -246,6 +246,6 @@ class Wild:
 
 
 def hello(**fields: Any) -> Message:
-    """Return the fields of a hello from this process."""
+    """Return the fields of a hello from this proc."""
     known = {"pid": os.getpid(), "start": 0, "program": "hostile", "holds": [], "latest": 0}
-    return {**known, "shm": process.shared_memory(), **fields}
+    return {**known, "shm": proc.shared_memory(), **fields}

@@ -18,8 +18,8 @@ import arrayd
 from arrayd import PrecisionWarning
 from arrayd.cli.common import Subparsers, add_command, complain, parse_dtype, parse_option
 from arrayd.collect import COMPRESSIONS, LeftOutWarning, collect
+from arrayd.common.bytesize import format_bytes
 from arrayd.source import FORMATS
-from arrayd.units import format_bytes
 
 HELP = "load many files in parallel and write them into one HDF5 file"
 

@@ -28,10 +28,10 @@ from arrayd.cli.demo_stage import (
     write_samples,
 )
 from arrayd.client import Client
+from arrayd.common.bytesize import format_bytes
 from arrayd.errors import InUse
 from arrayd.naming import dataset_names
 from arrayd.source import Source
-from arrayd.units import format_bytes
 from arrayd.wire.dtypes import descr
 
 HELP = "show what arrayd does, in a few seconds, on a daemon of its own"

@@ -6,7 +6,7 @@ import argparse
 
 import arrayd
 from arrayd.cli.common import Subparsers, add_command, print_json
-from arrayd.units import format_bytes
+from arrayd.common.bytesize import format_bytes
 
 
 def add_parser(subparsers: Subparsers) -> None:

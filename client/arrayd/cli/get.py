@@ -23,8 +23,8 @@ from arrayd.cli.common import (
     print_json,
     source_options,
 )
+from arrayd.common.bytesize import format_bytes
 from arrayd.errors import to_wire
-from arrayd.units import format_bytes
 from arrayd.wire import layout
 from arrayd.wire.dtypes import descr
 

@@ -16,8 +16,8 @@ from arrayd.cli.common import (
     print_json,
     source_options,
 )
+from arrayd.common.bytesize import format_bytes
 from arrayd.info import LinkedFile, Member
-from arrayd.units import format_bytes
 from arrayd.wire.dtypes import descr
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from arrayd.common.bytesize import format_bytes
 from arrayd.errors import (
     ArraydError,
     InUse,
@@ -14,7 +15,6 @@ from arrayd.errors import (
     NotOwner,
     NotSealed,
 )
-from arrayd.units import format_bytes
 from arrayd_server.core.records import Block, Job, Nonce, Session, State
 from arrayd_server.core.shelf import Shelf
 

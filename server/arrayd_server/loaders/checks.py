@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from arrayd.common.locate import locate
 from arrayd.errors import AccessDenied, ArraydError, BadFile, SourceNotFound, SpecMismatch
-from arrayd.locate import locate
 from arrayd.source import Source
 from arrayd.wire.codec import pack
 from arrayd.wire.dtypes import descr, from_descr

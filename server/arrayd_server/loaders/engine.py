@@ -21,7 +21,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from arrayd import failpoints
+from arrayd.common import failpoints
 from arrayd.errors import AccessDenied, BadFile, CastError, NoRoom, SourceNotFound
 from arrayd.source import Source
 from arrayd_server.loaders import base, load_format, recognised

@@ -12,7 +12,7 @@ from typing import Any
 
 import h5py
 
-from arrayd import hdf5_attributes
+from arrayd.common import hdf5_attributes
 from arrayd.source import Source
 from arrayd_server.loaders.hdf5_file import find_dataset, opened
 from arrayd_server.loaders.hdf5_names import FAILURES, decoded

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from arrayd.units import format_bytes
+from arrayd.common.bytesize import format_bytes
 
 BLOCK_BYTES = 1 << 20
 """Aim for one read: libhdf5 takes some 50 µs for each, however small."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from arrayd.common.bytesize import format_bytes
 from arrayd.errors import CastError, SpecMismatch
 from arrayd.source import Source
-from arrayd.units import format_bytes
 
 Array = np.ndarray[Any, Any]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from arrayd.common.losses import loss
 from arrayd.errors import SpecMismatch
-from arrayd.losses import loss
 from arrayd.wire.protocol import MAX_NAME
 
 _LARGEST = 2**63 - 1
