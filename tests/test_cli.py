@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import arrayd
-from arrayd import cli, launch
+from arrayd import cli
 from arrayd.cli import common
+from arrayd.system import launch
 from tests.fixtures import PATIENCE, Daemon
 
 ARRAYD = (sys.executable, "-c", "import sys, arrayd.cli; sys.exit(arrayd.cli.main())")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from arrayd.launch import private_endpoint
+from arrayd.system.launch import private_endpoint
 from arrayd_server import limits, logs, systemd
 from arrayd_server.config import Config, ConfigError, markdown_table
 

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import connection, launch
+from arrayd import connection
 from arrayd.errors import DaemonLost, NoDaemon
+from arrayd.system import launch
 from arrayd_server.scope import Scope
 from tests.fixtures import PATIENCE
 from tests.helpers import wait_until
@@ -335,7 +336,7 @@ def test_a_starter_that_hangs(home: Path) -> None:
 
 
 def test_looking_for_a_daemon_loads_none() -> None:
-    """``arrayd.launch`` does not import the server."""
+    """``arrayd.system.launch`` does not import the server."""
     script = "import sys, arrayd.launch; sys.exit('arrayd_server' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import pagemap
+from arrayd.system import pagemap
 from tests.fixtures import Daemon
 from tests.helpers import leaves_nothing_behind, only_block, save
 from tests.test_references import SMALL, late, message, name_of, run, same, session

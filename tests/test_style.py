@@ -117,7 +117,7 @@ def test_the_import_table_can_fail(tmp_path: Path) -> None:
     )
     assert list(imports(module)) == [
         "arrayd.client",
-        "arrayd.launch",
+        "arrayd.system.launch",
         "arrayd.errors",
         "arrayd.cli.main.x",
         "arrayd_server",

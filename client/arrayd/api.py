@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import launch
 from arrayd.array import SharedArray
 from arrayd.client import Client, give_back
 from arrayd.info import Info
 from arrayd.progress import Progress
 from arrayd.status import Status
+from arrayd.system import launch
 from arrayd.wish import SourceLike
 
 _lock = threading.RLock()  # a signal handler may ask while the first client is made

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
 import numpy as np
 import numpy.typing as npt
 
-from arrayd.mapping import End, Mapping
+from arrayd.system.mapping import End, Mapping
 from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Grant
 from arrayd.wire.protocol import Stat

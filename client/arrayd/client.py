@@ -23,11 +23,11 @@ from arrayd.errors import (
 from arrayd.fetching import TRIES, Fetching, Terms, bare
 from arrayd.info import Info, Told
 from arrayd.lost import LostArray
-from arrayd.mapping import Vanished
 from arrayd.progress import Progress, reporter
 from arrayd.session import Session, good, told
 from arrayd.source import Source
 from arrayd.status import Status
+from arrayd.system.mapping import Vanished
 from arrayd.wire import dtypes, protocol
 from arrayd.wire.grant import Grant
 from arrayd.wish import SourceLike, Wish

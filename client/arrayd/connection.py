@@ -24,10 +24,10 @@ from weakref import WeakValueDictionary, finalize
 
 import zmq
 
-from arrayd import launch
 from arrayd.errors import ArraydError, DaemonLost, NoDaemon, from_wire
-from arrayd.interrupts import Turns, open_into, work_off
 from arrayd.progress import Reporter
+from arrayd.system import launch
+from arrayd.system.signal_safe import Turns, open_into, work_off
 from arrayd.waiter import WINDOW, Answer, Call, Flight, OutOfTime, Waiter, requests
 from arrayd.wire import protocol
 

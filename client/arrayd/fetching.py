@@ -16,8 +16,8 @@ from arrayd.errors import (
     SourceNotFound,
     SpecMismatch,
 )
-from arrayd.mapping import Vanished
 from arrayd.session import late, told
+from arrayd.system.mapping import Vanished
 from arrayd.waiter import Answer
 from arrayd.wire.grant import Grant
 from arrayd.wish import Wish, cut

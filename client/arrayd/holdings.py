@@ -13,13 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from arrayd import array, mapping, writers
+from arrayd import array
 from arrayd.array import Held, SharedArray
 from arrayd.common import failpoints
-from arrayd.interrupts import work_off
-from arrayd.mapping import End
-from arrayd.mapping import Mapping as Pages
 from arrayd.source import Source
+from arrayd.system import mapping, writers
+from arrayd.system.mapping import End
+from arrayd.system.mapping import Mapping as Pages
+from arrayd.system.signal_safe import work_off
 from arrayd.wire.grant import Grant
 from arrayd.wire.protocol import Stat
 from arrayd.wish import cut

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from arrayd.connection import Connection
 from arrayd.errors import DaemonError
-from arrayd.interrupts import Wakeup, open_into
+from arrayd.system.signal_safe import Wakeup, open_into
 
 FLUSH_AFTER = 0.03
 """Seconds to gather releases before they are sent: a re-get in that time revives the hold."""

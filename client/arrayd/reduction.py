@@ -20,16 +20,17 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import api, pagemap
+from arrayd import api
 from arrayd.array import Held, SharedArray, extent, offset_of, view_at
 from arrayd.client import Client
 from arrayd.common import failpoints
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SourceChanged
 from arrayd.fetching import Fetching, Terms
 from arrayd.lost import LostArray
-from arrayd.mapping import Mapping
 from arrayd.picklers import register
 from arrayd.source import Source
+from arrayd.system import pagemap
+from arrayd.system.mapping import Mapping
 from arrayd.wire.protocol import Stat
 from arrayd.wire.records import Record, later, received
 from arrayd.wish import Wish
@@ -47,7 +48,7 @@ def _dtype(value: Any) -> np.dtype[Any]:
 class View(Record):
     """What of a block is meant; offset and strides in bytes from the start of its data.
 
-    It is to be mapped in `mode`, as `arrayd.mapping.Mapping` has it. The dtype travels as it is: a
+    It is to be mapped in `mode`, as `arrayd.system.mapping.Mapping` has it. The dtype travels as it is: a
     description (`arrayd.wire.dtypes`) cannot express all that a view may have, such as fields in
     another order than they lie in memory.
     """

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import writers
 from arrayd.array import SharedArray
 from arrayd.common import failpoints
 from arrayd.errors import NoRoom, NotSealed
-from arrayd.mapping import Mapping, Vanished
 from arrayd.session import told
+from arrayd.system import writers
+from arrayd.system.mapping import Mapping, Vanished
+from arrayd.system.writers import Writer
 from arrayd.wire.grant import Grant
-from arrayd.writers import Writer
 
 if TYPE_CHECKING:
     from arrayd.client import Client

@@ -14,14 +14,14 @@ import weakref
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from arrayd import launch, resources
 from arrayd.common import failpoints, proc
 from arrayd.connection import Connection
 from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, ProtocolMismatch, from_wire
 from arrayd.holdings import Holdings, Release
 from arrayd.keeper import Keeper
 from arrayd.progress import Reporter
-from arrayd.resources import Canary
+from arrayd.system import launch, libzmq_guard
+from arrayd.system.libzmq_guard import Canary
 from arrayd.waiter import Answer
 from arrayd.wire import protocol
 from arrayd.wire.grant import Grant
@@ -116,8 +116,8 @@ class Session:
 
     def _open(self) -> None:
         failpoints.hit("client.opening")
-        resources.need_descriptors(resources.DESCRIPTORS)
-        resources.need_threads(resources.THREADS)
+        libzmq_guard.need_descriptors(libzmq_guard.DESCRIPTORS)
+        libzmq_guard.need_threads(libzmq_guard.THREADS)
         nonce = secrets.token_bytes(16)
         me = weakref.proxy(self)  # a session that a program drops unclosed ends; see `Keeper`
         canary = Canary()
@@ -139,7 +139,7 @@ class Session:
             for part in (keeper, connection, canary):
                 part.close()
             if isinstance(error, RuntimeError):  # libzmq's have just taken the memory for it
-                raise resources.no_threads(1, error) from None
+                raise libzmq_guard.no_threads(1, error) from None
             raise
         for earlier in self._deserted:  # when it is heard the new session has stated its holds
             connection.post(protocol.request(earlier, 0, "bye"))

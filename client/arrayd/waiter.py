@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from arrayd.interrupts import Wakeup
 from arrayd.progress import Reporter
+from arrayd.system.signal_safe import Wakeup
 from arrayd.wire import protocol
 
 WINDOW = 4

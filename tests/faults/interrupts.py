@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 
 import arrayd
-from arrayd import keeper, launch
+from arrayd import keeper
+from arrayd.system import launch
 from arrayd.wire import protocol
 from arrayd_server import clean
 

@@ -1,6 +1,6 @@
 """A client whose process runs out of descriptors, mappings, address space or threads.
 
-libzmq aborts where it finds none, so `arrayd.resources` looks first. Every fault is a typed
+libzmq aborts where it finds none, so `arrayd.system.libzmq_guard` looks first. Every fault is a typed
 error, and over as soon as there is room again.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import resources
 from arrayd.status import Block
+from arrayd.system import libzmq_guard
 from tests.fixtures import Daemon
 from tests.helpers import Puppet, Stage, pids, save, wait_until
 
@@ -79,7 +79,7 @@ for free in range(21):
     gc.collect()
 outcomes
 """)
-    enough = resources.DESCRIPTORS
+    enough = libzmq_guard.DESCRIPTORS
     assert outcomes[enough:] == [7] * (21 - enough)
     for words in outcomes[:enough]:
         assert re.search(r"open in this process, of at most 200\).*ulimit -n 4096", words), words
@@ -207,14 +207,14 @@ def session(nbytes):
     "Open one in a child, for the C library keeps the stacks of the threads of before."
     ours, its = os.pipe()
     if not (child := os.fork()):
-        room(resources.THREADS * stack + nbytes)
+        room(libzmq_guard.THREADS * stack + nbytes)
         with arrayd.connect() as client:
             os.write(its, str(outcome(lambda: client.get("a.npy")[7])).encode())
         os._exit(0)
     os.close(its)
     with os.fdopen(ours) as pipe:
         return pipe.read(), os.waitpid(child, 0)[1]
-[session(nbytes) for nbytes in range(-2 * stack, resources.MARGIN * 2, 256 << 10)]
+[session(nbytes) for nbytes in range(-2 * stack, libzmq_guard.MARGIN * 2, 256 << 10)]
 """)
     answers, ends = zip(*outcomes, strict=True)
     assert set(ends) == {0}
@@ -232,9 +232,9 @@ stack = (8 << 20) if stack == -1 else stack
 outcomes = []
 for pages in range(16):
     room(stack + pages * mmap.PAGESIZE)
-    outcomes.append(outcome(lambda: resources.need_threads(2) or 0))
+    outcomes.append(outcome(lambda: libzmq_guard.need_threads(2) or 0))
 room(None)
-outcomes + [outcome(lambda: resources.need_threads(2) or 0)]
+outcomes + [outcome(lambda: libzmq_guard.need_threads(2) or 0)]
 """)
     assert "ulimit -v" in outcomes[0]
     assert all(one == 0 or "ulimit -v" in one for one in outcomes)  # the C library keeps stacks
@@ -274,7 +274,7 @@ del hogs[-100:]
 
 def test_the_canary() -> None:
     """It is gone when its number is closed, and when that is another file's."""
-    canary = resources.Canary()
+    canary = libzmq_guard.Canary()
     assert canary.lives()
     fd, other = canary._fd, os.memfd_create("other")
     os.close(fd)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arrayd.interrupts import Turns, Wakeup, open_into, work_off
+from arrayd.system.signal_safe import Turns, Wakeup, open_into, work_off
 from tests.faults.interrupts import ACTS
 from tests.fixtures import Daemon
 from tests.helpers import save

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from arrayd import launch
 from arrayd.cli.common import Subparsers, become
+from arrayd.system import launch
 
 HELP = "remove what nobody maps and no living daemon owns"
 

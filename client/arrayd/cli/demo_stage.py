@@ -17,8 +17,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from arrayd import launch
 from arrayd.errors import ArraydError, NoDaemon, from_wire
+from arrayd.system import launch
 from arrayd.wire.dtypes import descr
 
 SAMPLE_DTYPE = np.dtype([("chr", "S10"), ("pos", "i4"), ("pct", "f4"), ("c", "i4"), ("t", "i4")])

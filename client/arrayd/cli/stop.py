@@ -6,8 +6,9 @@ import argparse
 import contextlib
 
 import arrayd
-from arrayd import DaemonLost, launch
+from arrayd import DaemonLost
 from arrayd.cli.common import Subparsers, add_command
+from arrayd.system import launch
 
 PATIENCE = 10.0
 """Seconds that the daemon has for giving memory back (40 to 80 ms per GiB)."""

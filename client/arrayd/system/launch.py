@@ -19,9 +19,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from arrayd import resources
 from arrayd.errors import NoDaemon, SpecMismatch
-from arrayd.interrupts import descriptors, open_into
+from arrayd.system import libzmq_guard
+from arrayd.system.signal_safe import descriptors, open_into
 
 SYSTEM_ENDPOINT = "ipc:///run/arrayd/arrayd.sock"
 """Where a daemon for the whole machine listens."""
@@ -76,7 +76,7 @@ def find(endpoint: str | None = None, *, start: bool = True, timeout: float = 10
     wanted = os.fsdecode(endpoint or b"") or os.environ.get("ARRAYD_ENDPOINT") or ""
     if wanted and wanted != PRIVATE:
         return normal(wanted)
-    resources.need_descriptors(resources.DESCRIPTORS)
+    libzmq_guard.need_descriptors(libzmq_guard.DESCRIPTORS)
     if not wanted and alive(SYSTEM_ENDPOINT):
         return SYSTEM_ENDPOINT
     private = private_endpoint()
@@ -99,7 +99,7 @@ def ensure(endpoint: str, *, timeout: float = 10.0) -> None:
         It could not be started.
     """
     if endpoint == private_endpoint():
-        resources.need_descriptors(resources.DESCRIPTORS)
+        libzmq_guard.need_descriptors(libzmq_guard.DESCRIPTORS)
         _ensure_private(endpoint, timeout)
 
 

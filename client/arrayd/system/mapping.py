@@ -19,8 +19,8 @@ from typing import Any
 from arrayd.common import failpoints
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import AccessDenied, DaemonError, NoRoom
-from arrayd.interrupts import descriptors, open_into
-from arrayd.resources import no_descriptors
+from arrayd.system.libzmq_guard import no_descriptors
+from arrayd.system.signal_safe import descriptors, open_into
 from arrayd.wire import layout
 
 _PROT_READ, _PROT_WRITE = 1, 2

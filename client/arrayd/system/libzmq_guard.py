@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from arrayd.errors import NoRoom
-from arrayd.interrupts import descriptors, open_into
+from arrayd.system.signal_safe import descriptors, open_into
 
 DESCRIPTORS = 16
 """Descriptors that must be free for a session: it takes 11, other threads a few meanwhile."""

@@ -1,0 +1,1 @@
+"""What a client asks of the system: mappings, signals, descriptors, a daemon to be started."""
