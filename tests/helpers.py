@@ -26,7 +26,7 @@ import pytest
 
 import arrayd
 from arrayd.errors import ArraydError, from_wire
-from arrayd.status import Block
+from arrayd.results.status import Block
 from tests import puppet
 from tests.fixtures import PATIENCE, Daemon
 

@@ -1,4 +1,4 @@
-"""`arrayd.info` of a file tells of all its members, whatever is wrong with one of them."""
+"""`arrayd.results.info` of a file tells of all its members, whatever is wrong with one of them."""
 
 from __future__ import annotations
 

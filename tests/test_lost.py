@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd.lost import LostArray
+from arrayd.results.lost import LostArray
 from tests.fixtures import Daemon
 from tests.helpers import leaves_nothing_behind
 from tests.test_references import message, session

@@ -1,4 +1,4 @@
-"""The status as a table, as HTML and as JSON."""
+"""The status as a status_table, as HTML and as JSON."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arrayd import table
-from arrayd.status import Block, Holder, Job, Status
+from arrayd.results import status_table
+from arrayd.results.status import Block, Holder, Job, Status
 from arrayd.wire.dtypes import descr
 from arrayd.wire.grant import Spec
 from arrayd_server import report
@@ -114,7 +114,7 @@ TYPICAL = status(block(), IDLE, LOADING)
 
 def state_of(one: Block) -> str:
     """Return the STATE of a block as the table shows it."""
-    return table._block(one)[table.HEAD.index("STATE")]
+    return status_table._block(one)[status_table.HEAD.index("STATE")]
 
 
 def golden(text: str) -> str:
@@ -128,7 +128,7 @@ def golden(text: str) -> str:
 @pytest.mark.skipif(len(ROOT) != 4, reason="uid 0 has a name of another length here")
 def test_the_table_in_full() -> None:
     """Where nothing limits the width, two lines and a row for each block say it all."""
-    assert table.text(TYPICAL) == golden(
+    assert status_table.text(TYPICAL) == golden(
         """
 arrayd 0.1.0  private  pid 4711  up 2 h 03  ipc:///run/user/1000/arrayd/sock  leases on
 memory  41.2 of 64.0 GiB budget (held 39.9, idle 1.3)   /dev/shm 41.3 of 94 GiB   loads 1
@@ -143,7 +143,7 @@ BLOCK  SIZE      SHAPE      DTYPE     STATE         SOURCE                      
 @pytest.mark.skipif(len(ROOT) != 4, reason="uid 0 has a name of another length here")
 def test_the_table_at_80() -> None:
     """A narrow terminal loses the dtype and the beginning of the path, not the holder."""
-    assert table.text(TYPICAL, 80) == golden(
+    assert status_table.text(TYPICAL, 80) == golden(
         """
 arrayd 0.1.0  private  pid 4711  up 2 h 03  ipc:///run/user/1000/arrayd/sock
   leases on
@@ -160,28 +160,28 @@ BLOCK SIZE     SHAPE     STATE        SOURCE              HELD BY            AGE
 @pytest.mark.parametrize("width", [60, 70, 80, 95, 100, 120, 200])
 def test_the_table_fits(width: int) -> None:
     """No line is wider than the terminal."""
-    assert max(map(len, table.text(TYPICAL, width).splitlines())) <= width
+    assert max(map(len, status_table.text(TYPICAL, width).splitlines())) <= width
 
 
 def test_no_blocks() -> None:
     """A daemon that has nothing says so."""
-    lines = table.text(status(charged=0, held=0, idle=0)).splitlines()
+    lines = status_table.text(status(charged=0, held=0, idle=0)).splitlines()
     assert lines[1].startswith("memory  0 of 64.0 GiB budget (held 0, idle 0)")
     assert lines[2:] == ["no blocks"]
 
 
 def test_small_amounts_keep_their_unit() -> None:
     """What would read 0.0 GiB is written in its own unit."""
-    line = table.text(status(charged=5 << 20, held=5 << 20, idle=0)).splitlines()[1]
+    line = status_table.text(status(charged=5 << 20, held=5 << 20, idle=0)).splitlines()[1]
     assert "memory  5.0 MiB of 64.0 GiB budget (held 5.0 MiB, idle 0)" in line
 
 
 def test_it_prints_as_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """``print(status)`` fits the terminal it goes to, and is whole where there is none."""
-    assert str(TYPICAL) == table.text(TYPICAL)
+    assert str(TYPICAL) == status_table.text(TYPICAL)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
-    assert str(TYPICAL) == table.text(TYPICAL, 80)
+    assert str(TYPICAL) == status_table.text(TYPICAL, 80)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_a_job_without_a_block() -> None:
     """A request that waits for room has a row, and counts as a load."""
     waits = (Holder(7, 0, "a.py", 1.0), Holder(8, 0, "b.py", 2.0))
     job = Job("waiting for room", "/data/x.npy", 0, waits, 3.0)
-    lines = table.text(status(jobs=(job,))).splitlines()
+    lines = status_table.text(status(jobs=(job,))).splitlines()
     assert lines[1].endswith("loads 1")
     row = " ".join(lines[3].split())
     assert row == "- - - - waiting for room /data/x.npy waits: 8 b.py +1 3 s"
@@ -228,7 +228,7 @@ def test_a_job_without_a_block() -> None:
 )
 def test_shapes(shape: tuple[int, ...], words: str) -> None:
     """Large numbers and many dimensions are shortened."""
-    assert table._shape(shape) == words
+    assert status_table._shape(shape) == words
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_shapes(shape: tuple[int, ...], words: str) -> None:
 )
 def test_dtypes(dtype: Any, words: str) -> None:
     """A dtype is short; byte order is told where it is not the machine's."""
-    assert table._dtype(np.dtype(dtype)) == words
+    assert status_table._dtype(np.dtype(dtype)) == words
 
 
 @pytest.mark.parametrize(
@@ -259,20 +259,23 @@ def test_dtypes(dtype: Any, words: str) -> None:
 )
 def test_durations(seconds: float, short: str, fine: str) -> None:
     """A duration has one unit, or two where there is room."""
-    assert (table._duration(seconds), table._duration(seconds, fine=True)) == (short, fine)
+    assert (status_table._duration(seconds), status_table._duration(seconds, fine=True)) == (
+        short,
+        fine,
+    )
 
 
 def test_users_without_a_name() -> None:
     """A uid that the system does not know is shown as a number; pid 0 is nobody's."""
     stranger = (Holder(0, NOBODY, "x", 1.0),)
-    assert table._block(block(holders=stranger))[6] == f"? x {NOBODY}"
+    assert status_table._block(block(holders=stranger))[6] == f"? x {NOBODY}"
 
 
 def test_a_program_cannot_speak_to_the_terminal() -> None:
     """Control characters in what a peer calls itself, or a file, are not printed."""
     evil = block(holders=(Holder(1, 0, "\x1b[2Jx\n", 1.0),), source="/a\x1b]0;b\x07")
-    assert "\x1b" not in table.text(status(evil))
-    assert len(table.text(status(evil)).splitlines()) == 4
+    assert "\x1b" not in status_table.text(status(evil))
+    assert len(status_table.text(status(evil)).splitlines()) == 4
 
 
 # ---- as HTML and JSON ------------------------------------------------------------------------
@@ -330,8 +333,8 @@ def test_more_blocks_than_are_told_of() -> None:
     """A line below the table says how many are left out, and that they are not in use."""
     many = status(block(), IDLE, blocks_more=290_000)
     assert str(many).splitlines()[-1] == "and 290,000 more blocks (those in use are shown first)"
-    assert "<div>and 290,000 more blocks" in table.html(many)
-    assert "more blocks" not in str(TYPICAL) + table.html(TYPICAL)
+    assert "<div>and 290,000 more blocks" in status_table.html(many)
+    assert "more blocks" not in str(TYPICAL) + status_table.html(TYPICAL)
 
 
 def test_which_blocks_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,7 @@ SERVER = ROOT / "server" / "arrayd_server"
 TESTS = ROOT / "tests"
 CORE = SERVER / "core"
 
-SHARED = {
-    *("common", "errors", "source", "wire"),
-}
+SHARED = {"common", "errors", "source", "wire"}
 """The modules of `arrayd` that the server may import."""
 
 IMPURE = {

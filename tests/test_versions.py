@@ -18,7 +18,7 @@ import pytest
 import arrayd
 from arrayd import reduction
 from arrayd.errors import NoSuchBlock, ProtocolMismatch
-from arrayd.lost import LostArray
+from arrayd.results.lost import LostArray
 from arrayd.session import good
 from arrayd_server import adoption
 from arrayd_server.scope import Scope

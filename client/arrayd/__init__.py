@@ -49,10 +49,10 @@ from arrayd.errors import (
     SourceNotFound,
     SpecMismatch,
 )
-from arrayd.info import Info
-from arrayd.progress import Progress
+from arrayd.results.info import Info
+from arrayd.results.progress import Progress
+from arrayd.results.status import Status
 from arrayd.source import Source
-from arrayd.status import Status
 from arrayd.wire.protocol import PACKAGE_VERSION
 
 __version__ = PACKAGE_VERSION

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from arrayd.array import SharedArray
 from arrayd.client import Client, give_back
-from arrayd.info import Info
-from arrayd.progress import Progress
-from arrayd.status import Status
+from arrayd.results.info import Info
+from arrayd.results.progress import Progress
+from arrayd.results.status import Status
 from arrayd.system import launch
 from arrayd.wish import SourceLike
 

@@ -21,12 +21,12 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.fetching import TRIES, Fetching, Terms, bare
-from arrayd.info import Info, Told
-from arrayd.lost import LostArray
-from arrayd.progress import Progress, reporter
+from arrayd.results.info import Info, Told
+from arrayd.results.lost import LostArray
+from arrayd.results.progress import Progress, reporter
+from arrayd.results.status import Status
 from arrayd.session import Session, good, told
 from arrayd.source import Source
-from arrayd.status import Status
 from arrayd.system.mapping import Vanished
 from arrayd.wire import dtypes, protocol
 from arrayd.wire.grant import Grant
@@ -101,7 +101,7 @@ class Client(Session):
             good(answer)
 
     def info(self, source: SourceLike, *, timeout: float | None = None, **options: Any) -> Info:
-        """Return what a source holds, without loading it; see `arrayd.info`."""
+        """Return what a source holds, without loading it; see `arrayd.results.info`."""
         timeout = arguments.seconds("timeout", timeout)
         began, wish = time.monotonic(), Wish.of(source, options)
         label = f"what {wish.source} holds"
@@ -250,7 +250,7 @@ class Client(Session):
         return {key: answer[key] for key in ("blocks", "bytes")}
 
     def status(self) -> Status:
-        """Return who holds what; see `arrayd.status`."""
+        """Return who holds what; see `arrayd.results.status`."""
         return told(Status, self._ask("status", None)[0])
 
     def stop(self) -> int:

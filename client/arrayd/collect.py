@@ -27,9 +27,9 @@ from arrayd.errors import (
     SourceError,
     SpecMismatch,
 )
-from arrayd.info import Info
 from arrayd.naming import dataset_names
 from arrayd.replacing import replacing
+from arrayd.results.info import Info
 from arrayd.source import Source
 from arrayd.storing import Input, store, stored_type
 from arrayd.wire.protocol import Stat

@@ -25,7 +25,7 @@ from weakref import WeakValueDictionary, finalize
 import zmq
 
 from arrayd.errors import ArraydError, DaemonLost, NoDaemon, from_wire
-from arrayd.progress import Reporter
+from arrayd.results.progress import Reporter
 from arrayd.system import launch
 from arrayd.system.signal_safe import Turns, open_into, work_off
 from arrayd.waiter import WINDOW, Answer, Call, Flight, OutOfTime, Waiter, requests

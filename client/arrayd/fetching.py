@@ -23,7 +23,7 @@ from arrayd.wire.grant import Grant
 from arrayd.wish import Wish, cut
 
 if TYPE_CHECKING:
-    from arrayd.progress import Reporter
+    from arrayd.results.progress import Reporter
     from arrayd.session import Session
 
 TRIES = 5

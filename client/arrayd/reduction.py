@@ -26,8 +26,8 @@ from arrayd.client import Client
 from arrayd.common import failpoints
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SourceChanged
 from arrayd.fetching import Fetching, Terms
-from arrayd.lost import LostArray
 from arrayd.picklers import register
+from arrayd.results.lost import LostArray
 from arrayd.source import Source
 from arrayd.system import pagemap
 from arrayd.system.mapping import Mapping
@@ -48,9 +48,9 @@ def _dtype(value: Any) -> np.dtype[Any]:
 class View(Record):
     """What of a block is meant; offset and strides in bytes from the start of its data.
 
-    It is to be mapped in `mode`, as `arrayd.system.mapping.Mapping` has it. The dtype travels as it is: a
-    description (`arrayd.wire.dtypes`) cannot express all that a view may have, such as fields in
-    another order than they lie in memory.
+    It is to be mapped in `mode`, as `arrayd.system.mapping.Mapping` has it. The dtype travels as
+    it is: a description (`arrayd.wire.dtypes`) cannot express all that a view may have, such as
+    fields in another order than they lie in memory.
     """
 
     offset: int

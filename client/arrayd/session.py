@@ -19,7 +19,7 @@ from arrayd.connection import Connection
 from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, ProtocolMismatch, from_wire
 from arrayd.holdings import Holdings, Release
 from arrayd.keeper import Keeper
-from arrayd.progress import Reporter
+from arrayd.results.progress import Reporter
 from arrayd.system import launch, libzmq_guard
 from arrayd.system.libzmq_guard import Canary
 from arrayd.waiter import Answer

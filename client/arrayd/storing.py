@@ -38,7 +38,7 @@ class Input:
     stored
         `dtype` with h5py's notes; see `stored_type`.
     header, left_out
-        As `arrayd.info.Info` has them.
+        As `arrayd.results.info.Info` has them.
     """
 
     source: Source

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from arrayd.progress import Reporter
+from arrayd.results.progress import Reporter
 from arrayd.system.signal_safe import Wakeup
 from arrayd.wire import protocol
 

@@ -8,7 +8,7 @@ A task is ``{id, op, apart, …}`` (``apart``: to be done in a child), answered 
 op     task     ``ok``
 =====  =======  ================================
 probe  `Probe`  `Found`
-info   `Look`   what `arrayd.info` tells
+info   `Look`   what `arrayd.results.info` tells
 fill   `Fill`   `Filled`
 =====  =======  ================================
 

@@ -20,7 +20,7 @@ from arrayd.common.proc import start_time
 from arrayd.errors import ArraydError, DaemonError
 from arrayd_server import door
 
-_MOST = 128  # sessions of one process; it needs one, and `arrayd.status` tells of each
+_MOST = 128  # sessions of one process; it needs one, and `arrayd.results.status` tells of each
 _SO_PEERPIDFD = 77
 _UCRED = struct.Struct("iII")  # pid, uid, gid
 

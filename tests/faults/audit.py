@@ -14,7 +14,7 @@ import numpy as np
 
 import arrayd
 from arrayd.common.bytesize import parse_bytes
-from arrayd.status import Block, Status
+from arrayd.results.status import Block, Status
 from arrayd_server.scope import Scope
 from tests.fixtures import Daemon
 

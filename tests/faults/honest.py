@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import arrayd
-from arrayd.status import Block, Session, Status
+from arrayd.results.status import Block, Session, Status
 from tests.helpers import block_of
 
 HELD, ROWS = "held.npy", 2000

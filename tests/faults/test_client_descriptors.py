@@ -1,7 +1,7 @@
 """A client whose process runs out of descriptors, mappings, address space or threads.
 
-libzmq aborts where it finds none, so `arrayd.system.libzmq_guard` looks first. Every fault is a typed
-error, and over as soon as there is room again.
+libzmq aborts where it finds none, so `arrayd.system.libzmq_guard` looks first. Every fault is a
+typed error, and over as soon as there is room again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd.status import Block
+from arrayd.results.status import Block
 from arrayd.system import libzmq_guard
 from tests.fixtures import Daemon
 from tests.helpers import Puppet, Stage, pids, save, wait_until

@@ -17,7 +17,7 @@ from arrayd.cli.common import (
     source_options,
 )
 from arrayd.common.bytesize import format_bytes
-from arrayd.info import LinkedFile, Member
+from arrayd.results.info import LinkedFile, Member
 from arrayd.wire.dtypes import descr
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from arrayd.common.bytesize import format_bytes
 
 if TYPE_CHECKING:
-    from arrayd.status import Block, Holder, Job, Status
+    from arrayd.results.status import Block, Holder, Job, Status
 
 HEAD = ("BLOCK", "SIZE", "SHAPE", "DTYPE", "STATE", "SOURCE", "HELD BY", "AGE")
 

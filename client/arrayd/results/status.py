@@ -1,4 +1,4 @@
-"""`Status`: who holds what, as plain data that prints as a table; see `arrayd.table`.
+"""`Status`: who holds what, as plain data that prints as a table; see `status_table`.
 
 The fields are those of the daemon's answer (`arrayd_server.report`). Sizes are in bytes,
 times in seconds.
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from arrayd import table
+from arrayd.results import status_table
 from arrayd.wire.dtypes import descr, from_descr
 from arrayd.wire.records import Record, later
 
@@ -155,11 +155,11 @@ class Status(Record):
         return plain
 
     def __str__(self) -> str:
-        """Return the table, as wide as the terminal it goes to."""
-        return table.text(self, table.terminal_width())
+        """Return the status_table, as wide as the terminal it goes to."""
+        return status_table.text(self, status_table.terminal_width())
 
     def _repr_html_(self) -> str:
-        return table.html(self)
+        return status_table.html(self)
 
 
 def _listed(value: Any) -> Any:

@@ -1,0 +1,1 @@
+"""What calls of arrayd return or report, as plain data: status, info, progress."""
