@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import connection
 from arrayd.errors import DaemonLost
+from arrayd.session import connection
 from arrayd_server.door import Door
 from tests.fixtures import Daemon
 from tests.helpers import raised, save

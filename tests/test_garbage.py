@@ -14,9 +14,9 @@ import pytest
 import zmq
 
 import arrayd
-from arrayd import connection
 from arrayd.common import proc
 from arrayd.errors import ArraydError
+from arrayd.session import connection
 from arrayd.wire import protocol
 from tests.faults import zmtp
 from tests.fixtures import Daemon

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import connection
 from arrayd.errors import DaemonLost, NoDaemon
+from arrayd.session import connection
 from arrayd.system import launch
 from arrayd_server.scope import Scope
 from tests.fixtures import PATIENCE

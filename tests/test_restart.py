@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import connection
+from arrayd.session import connection
 from tests.fixtures import PATIENCE, Daemon
 from tests.helpers import (
     SLOW_ROWS,

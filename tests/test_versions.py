@@ -19,7 +19,7 @@ import arrayd
 from arrayd import reduction
 from arrayd.errors import NoSuchBlock, ProtocolMismatch
 from arrayd.results.lost import LostArray
-from arrayd.session import good
+from arrayd.session.session import good
 from arrayd_server import adoption
 from arrayd_server.scope import Scope
 from tests import newer

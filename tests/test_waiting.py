@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd.waiter import WINDOW
+from arrayd.session.call import WINDOW
 from arrayd.wire import protocol
 from tests.fixtures import PATIENCE, Daemon
 from tests.helpers import (

@@ -16,7 +16,7 @@ import pytest
 
 import arrayd
 from arrayd.errors import BadFile, SourceBusy, SpecMismatch
-from arrayd.locking import VARIABLE
+from arrayd.session.locking import VARIABLE
 from arrayd.source import Source
 from arrayd_server import leases, worker
 from arrayd_server.loaders import hdf5, probe

@@ -16,8 +16,8 @@ from arrayd.client import Client, give_back
 from arrayd.results.info import Info
 from arrayd.results.progress import Progress
 from arrayd.results.status import Status
+from arrayd.session.request import SourceLike
 from arrayd.system import launch
-from arrayd.wish import SourceLike
 
 _lock = threading.RLock()  # a signal handler may ask while the first client is made
 _clients: dict[str | None, Client] = {}  # endpoint -> client; None: the default one

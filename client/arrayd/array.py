@@ -14,7 +14,7 @@ from arrayd.wire.grant import Grant
 from arrayd.wire.protocol import Stat
 
 if TYPE_CHECKING:
-    from arrayd.session import Session
+    from arrayd.session.session import Session
 
 
 @dataclass(frozen=True, slots=True)

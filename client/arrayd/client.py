@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd import sealing
 from arrayd.array import SharedArray
 from arrayd.common import arguments, failpoints
 from arrayd.errors import (
@@ -20,17 +19,18 @@ from arrayd.errors import (
     NoSuchBlock,
     SpecMismatch,
 )
-from arrayd.fetching import TRIES, Fetching, Terms, bare
 from arrayd.results.info import Info, Told
 from arrayd.results.lost import LostArray
 from arrayd.results.progress import Progress, reporter
 from arrayd.results.status import Status
-from arrayd.session import Session, good, told
+from arrayd.session import sealing
+from arrayd.session.fetch import TRIES, Fetching, Terms, bare
+from arrayd.session.request import SourceLike, Wish
+from arrayd.session.session import Session, good, told
 from arrayd.source import Source
 from arrayd.system.mapping import Vanished
 from arrayd.wire import dtypes, protocol
 from arrayd.wire.grant import Grant
-from arrayd.wish import SourceLike, Wish
 
 
 class Client(Session):

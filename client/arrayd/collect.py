@@ -30,10 +30,10 @@ from arrayd.errors import (
 from arrayd.naming import dataset_names
 from arrayd.replacing import replacing
 from arrayd.results.info import Info
+from arrayd.session.request import SourceLike, Wish
 from arrayd.source import Source
 from arrayd.storing import Input, store, stored_type
 from arrayd.wire.protocol import Stat
-from arrayd.wish import SourceLike, Wish
 
 if TYPE_CHECKING:
     import h5py

@@ -25,15 +25,15 @@ from arrayd.array import Held, SharedArray, extent, offset_of, view_at
 from arrayd.client import Client
 from arrayd.common import failpoints
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SourceChanged
-from arrayd.fetching import Fetching, Terms
 from arrayd.picklers import register
 from arrayd.results.lost import LostArray
+from arrayd.session.fetch import Fetching, Terms
+from arrayd.session.request import Wish
 from arrayd.source import Source
 from arrayd.system import pagemap
 from arrayd.system.mapping import Mapping
 from arrayd.wire.protocol import Stat
 from arrayd.wire.records import Record, later, received
-from arrayd.wish import Wish
 
 MODES = ("r", "c", "w")
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import arrayd
-from arrayd import connection
+from arrayd.session import connection
 from tests.faults.acts import COLUMNS, OF_A_PROCESS, WEIGHTS, Hand, World
 from tests.faults.truth import PUBLISHED, Board, Expected, Publication, Wrong
 

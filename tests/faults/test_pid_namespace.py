@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import connection
+from arrayd.session import connection
 from tests.faults.grounds import NEEDS_ROOT
 from tests.fixtures import Daemon
 from tests.helpers import Stage, save, wait_until

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from arrayd import array
 from arrayd.array import Held, SharedArray
 from arrayd.common import failpoints
+from arrayd.session.request import cut
 from arrayd.source import Source
 from arrayd.system import mapping, writers
 from arrayd.system.mapping import End
@@ -23,10 +24,9 @@ from arrayd.system.mapping import Mapping as Pages
 from arrayd.system.signal_safe import work_off
 from arrayd.wire.grant import Grant
 from arrayd.wire.protocol import Stat
-from arrayd.wish import cut
 
 if TYPE_CHECKING:
-    from arrayd.session import Session
+    from arrayd.session.session import Session
 
 _Number = tuple[str, int]
 """Segment, and number of a grant."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from arrayd.array import SharedArray
 from arrayd.common import failpoints
 from arrayd.errors import NoRoom, NotSealed
-from arrayd.session import told
+from arrayd.session.session import told
 from arrayd.system import writers
 from arrayd.system.mapping import Mapping, Vanished
 from arrayd.system.writers import Writer

@@ -16,15 +16,15 @@ from arrayd.errors import (
     SourceNotFound,
     SpecMismatch,
 )
-from arrayd.session import late, told
+from arrayd.session.call import Answer
+from arrayd.session.request import Wish, cut
+from arrayd.session.session import late, told
 from arrayd.system.mapping import Vanished
-from arrayd.waiter import Answer
 from arrayd.wire.grant import Grant
-from arrayd.wish import Wish, cut
 
 if TYPE_CHECKING:
     from arrayd.results.progress import Reporter
-    from arrayd.session import Session
+    from arrayd.session.session import Session
 
 TRIES = 5
 """Times that a block may vanish, or a file change, between two looks at it."""

@@ -16,8 +16,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 
-from arrayd.connection import Connection
 from arrayd.errors import DaemonError
+from arrayd.session.connection import Connection
 from arrayd.system.signal_safe import Wakeup, open_into
 
 FLUSH_AFTER = 0.03

@@ -19,7 +19,7 @@ from arrayd.errors import (
     SourceNotFound,
     SpecMismatch,
 )
-from arrayd.locking import with_locking
+from arrayd.session.locking import with_locking
 from arrayd.source import Source
 from arrayd.wire import protocol
 from arrayd.wire.codec import pack

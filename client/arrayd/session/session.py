@@ -15,14 +15,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from arrayd.common import failpoints, proc
-from arrayd.connection import Connection
 from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, ProtocolMismatch, from_wire
-from arrayd.holdings import Holdings, Release
-from arrayd.keeper import Keeper
 from arrayd.results.progress import Reporter
+from arrayd.session.call import Answer
+from arrayd.session.connection import Connection
+from arrayd.session.flusher import Keeper
+from arrayd.session.holds import Holdings, Release
 from arrayd.system import launch, libzmq_guard
 from arrayd.system.libzmq_guard import Canary
-from arrayd.waiter import Answer
 from arrayd.wire import protocol
 from arrayd.wire.grant import Grant
 from arrayd.wire.records import REMEDY, Record, received

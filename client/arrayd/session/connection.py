@@ -26,9 +26,9 @@ import zmq
 
 from arrayd.errors import ArraydError, DaemonLost, NoDaemon, from_wire
 from arrayd.results.progress import Reporter
+from arrayd.session.call import WINDOW, Answer, Call, Flight, OutOfTime, Waiter, requests
 from arrayd.system import launch
 from arrayd.system.signal_safe import Turns, open_into, work_off
-from arrayd.waiter import WINDOW, Answer, Call, Flight, OutOfTime, Waiter, requests
 from arrayd.wire import protocol
 
 AWAY = 10.0
