@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 import arrayd
 from arrayd import ArraydError, SourceChanged, SourceNotFound, SpecMismatch
 from arrayd.cli import main
-from arrayd.collect import collect
-from arrayd.naming import dataset_names
+from arrayd.gather.hdf5 import collect
+from arrayd.gather.names import dataset_names
 from arrayd.source import Source
 from tests.fixtures import Daemon
 from tests.helpers import SLOW, frozen_load, raised, save

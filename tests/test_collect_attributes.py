@@ -13,8 +13,8 @@ import pytest
 
 import arrayd
 from arrayd.cli import main
-from arrayd.collect import LeftOutWarning, collect
-from arrayd.storing import OWN_ATTRIBUTES
+from arrayd.gather.dataset import OWN_ATTRIBUTES
+from arrayd.gather.hdf5 import LeftOutWarning, collect
 from tests.fixtures import Daemon
 
 COLOUR = h5py.enum_dtype({"RED": 0, "GREEN": 1}, "i1")

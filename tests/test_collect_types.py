@@ -14,7 +14,7 @@ import pytest
 import arrayd
 from arrayd import PrecisionWarning, SpecMismatch
 from arrayd.cli import main
-from arrayd.collect import collect
+from arrayd.gather.hdf5 import collect
 from tests.fixtures import Daemon
 from tests.helpers import raised, save
 

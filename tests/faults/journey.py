@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 import arrayd
-from arrayd.collect import collect
+from arrayd.gather.hdf5 import collect
 
 FILES = {"a.npy": 1, "b.npy": 2, "c.npy": 3}
 """The files and the value that each is full of."""

@@ -17,8 +17,8 @@ from tqdm import tqdm
 import arrayd
 from arrayd import PrecisionWarning
 from arrayd.cli.common import Subparsers, add_command, complain, parse_dtype, parse_option
-from arrayd.collect import COMPRESSIONS, LeftOutWarning, collect
 from arrayd.common.bytesize import format_bytes
+from arrayd.gather.hdf5 import COMPRESSIONS, LeftOutWarning, collect
 from arrayd.source import FORMATS
 
 HELP = "load many files in parallel and write them into one HDF5 file"

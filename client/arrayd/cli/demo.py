@@ -30,7 +30,7 @@ from arrayd.cli.demo_stage import (
 from arrayd.client import Client
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import InUse
-from arrayd.naming import dataset_names
+from arrayd.gather.names import dataset_names
 from arrayd.source import Source
 from arrayd.wire.dtypes import descr
 

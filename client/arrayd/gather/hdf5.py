@@ -27,12 +27,12 @@ from arrayd.errors import (
     SourceError,
     SpecMismatch,
 )
-from arrayd.naming import dataset_names
-from arrayd.replacing import replacing
+from arrayd.gather.dataset import Input, store, stored_type
+from arrayd.gather.names import dataset_names
+from arrayd.gather.replace_file import replacing
 from arrayd.results.info import Info
 from arrayd.session.request import SourceLike, Wish
 from arrayd.source import Source
-from arrayd.storing import Input, store, stored_type
 from arrayd.wire.protocol import Stat
 
 if TYPE_CHECKING:
