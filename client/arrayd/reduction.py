@@ -25,7 +25,7 @@ from arrayd.array import Held, SharedArray, extent, offset_of, view_at
 from arrayd.client import Client
 from arrayd.common import failpoints
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SourceChanged
-from arrayd.picklers import register
+from arrayd.integrations.picklers import register
 from arrayd.results.lost import LostArray
 from arrayd.session.fetch import Fetching, Terms
 from arrayd.session.request import Wish

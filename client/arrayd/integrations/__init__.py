@@ -1,0 +1,1 @@
+"""Other libraries that arrayd fits itself into."""
