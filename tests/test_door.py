@@ -16,7 +16,7 @@ import pytest
 import arrayd
 from arrayd.errors import DaemonLost
 from arrayd.session import connection
-from arrayd_server.door import Door
+from arrayd_server.transport.listener import Door
 from tests.fixtures import Daemon
 from tests.helpers import raised, save
 

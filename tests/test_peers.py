@@ -15,7 +15,7 @@ import pytest
 
 from arrayd.common.proc import start_time
 from arrayd.errors import DaemonError
-from arrayd_server import peers
+from arrayd_server.transport import peers
 from tests.helpers import raised
 
 

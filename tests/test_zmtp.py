@@ -11,7 +11,7 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arrayd_server import zmtp as ours
+from arrayd_server.transport import zmtp as ours
 from tests.faults import zmtp
 
 LIMIT = 1000

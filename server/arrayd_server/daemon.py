@@ -18,7 +18,7 @@ from arrayd.common import failpoints, proc
 from arrayd.errors import AccessDenied, ArraydError, DaemonError
 from arrayd.wire import layout, protocol
 from arrayd.wire.grant import Grant
-from arrayd_server import adoption, describe, leases, peers, report, systemd
+from arrayd_server import adoption, describe, leases, report, systemd
 from arrayd_server.config import Config
 from arrayd_server.core.effects import Progress, Reply
 from arrayd_server.core.records import Asker, Peer, State
@@ -27,7 +27,8 @@ from arrayd_server.perform import Performer
 from arrayd_server.requests import HANDLERS, WITHOUT_ANSWER
 from arrayd_server.scope import Scope
 from arrayd_server.segments import Outcome, Segments
-from arrayd_server.wire import Connection, Wire
+from arrayd_server.transport import peers
+from arrayd_server.transport.server import Connection, Wire
 from arrayd_server.workers import Pool
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from arrayd.common.bytesize import format_bytes
 from arrayd.errors import ArraydError, NotSealed
 from arrayd.wire import layout
 from arrayd.wire.grant import Grant
-from arrayd_server import limits, peers
+from arrayd_server import limits
 from arrayd_server.core import explain
 from arrayd_server.core.effects import (
     Cancel,
@@ -38,6 +38,7 @@ from arrayd_server.core.registry import Registry
 from arrayd_server.describe import metadata, placed, planned
 from arrayd_server.loading import Callbacks, Loads, Probed
 from arrayd_server.segments import Outcome, Segments
+from arrayd_server.transport import peers
 from arrayd_server.watch import Watch
 from arrayd_server.workers import Pool
 

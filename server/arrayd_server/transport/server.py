@@ -26,8 +26,8 @@ from typing import Any
 
 from arrayd.errors import ArraydError, ProtocolMismatch, to_wire
 from arrayd.wire import protocol
-from arrayd_server import peers, zmtp
-from arrayd_server.door import Door
+from arrayd_server.transport import peers, zmtp
+from arrayd_server.transport.listener import Door
 
 log = logging.getLogger(__name__)
 

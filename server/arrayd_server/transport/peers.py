@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from arrayd.common.proc import start_time
 from arrayd.errors import ArraydError, DaemonError
-from arrayd_server import door
+from arrayd_server.transport import listener
 
 _MOST = 128  # sessions of one process; it needs one, and `arrayd.results.status` tells of each
 _SO_PEERPIDFD = 77
@@ -131,9 +131,9 @@ class Peers:
                 "(arrayd.connect returns one each time), or raise --max-clients."
             )
         total = sum(len(process.nonces) for process in self._processes.values())
-        if total >= self._limit or door.spare() < door.reserve() // 2:
+        if total >= self._limit or listener.spare() < listener.reserve() // 2:
             raise DaemonError(
-                f"The daemon has {total} sessions and {door.spare()} descriptors left: it takes "
+                f"The daemon has {total} sessions and {listener.spare()} descriptors left: it takes "
                 "no more. Raise its limit of descriptors (LimitNOFILE=, ulimit -n) or "
                 f"--max-clients ({self._limit})."
             )
