@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.lib import format as npformat
 
 from arrayd.source import Source
-from arrayd_server import leases
+from arrayd_server.kernel import leases
 from arrayd_server.loaders import base, engine, flat, hdf5_read, npz, probe
 from arrayd_server.loaders.base import Part, Plan
 

@@ -79,7 +79,7 @@ def test_clean_leaves_a_living_daemon(daemon: Daemon, tmp_path: Path) -> None:
 def test_clean_without_an_endpoint(short_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of this user's dead scopes are cleaned, and nothing else; in a /dev/shm of the test's."""
     monkeypatch.setattr("arrayd.wire.layout.SHM", str(short_directory))
-    monkeypatch.setattr("arrayd_server.leases.ignore_sigio", lambda: None)
+    monkeypatch.setattr("arrayd_server.kernel.leases.ignore_sigio", lambda: None)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_directory / "runtime"))
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)
     mine = ("arrayd-0123456789-01234567-1", "arrayd-abcdefabcd-01234567-2")

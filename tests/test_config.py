@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from arrayd.system.launch import private_endpoint
-from arrayd_server import limits, logs, systemd
+from arrayd_server import logs, systemd
 from arrayd_server.config import Config, ConfigError, markdown_table
+from arrayd_server.kernel import memory_limits
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -133,7 +134,7 @@ def test_the_longest_path_of_a_socket_is_accepted() -> None:
 
 def test_a_budget_is_a_size_or_a_share_of_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
     """A percentage is of the smallest of RAM, /dev/shm and the cgroup; the default is half."""
-    monkeypatch.setattr(limits, "capacity", lambda: limits.Capacity(4000, 3000, 2000))
+    monkeypatch.setattr(memory_limits, "capacity", lambda: memory_limits.Capacity(4000, 3000, 2000))
     assert Config.load(["--budget", "1.5T"]).budget == 3 << 39
     assert Config.load(["--budget", "12.5%"]).budget == 250
     assert Config.load().budget == 1000
@@ -151,7 +152,7 @@ def test_a_share_says_of_what(
     monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int, int | None], says: str, remedy: str
 ) -> None:
     """Whoever has no room is told what the budget is a part of, and how that grows."""
-    monkeypatch.setattr(limits, "capacity", lambda: limits.Capacity(*sizes))
+    monkeypatch.setattr(memory_limits, "capacity", lambda: memory_limits.Capacity(*sizes))
     bound = Config.load().budget.bound
     assert says in bound.words
     assert remedy in bound.remedy
@@ -180,7 +181,9 @@ def test_loader_memory_defaults_to_an_eighth(
     ram: int, cgroup: int | None, memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of RAM or the cgroup, whichever is smaller, from 256 MiB to 2 GiB; /dev/shm is not asked."""
-    monkeypatch.setattr(limits, "capacity", lambda: limits.Capacity(ram, 64 << 20, cgroup))
+    monkeypatch.setattr(
+        memory_limits, "capacity", lambda: memory_limits.Capacity(ram, 64 << 20, cgroup)
+    )
     assert Config.load().loader_memory == memory
     assert Config.load(["--loader-memory", "3G"]).loader_memory == 3 << 30
 

@@ -1,4 +1,4 @@
-"""The machine's limits, read from fake and from real kernel files."""
+"""The machine's memory_limits, read from fake and from real kernel files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from arrayd_server import limits
+from arrayd_server.kernel import memory_limits
 
 GIB = 1 << 30
 UNLIMITED_V1 = "9223372036854771712\n"
@@ -56,15 +56,15 @@ def test_the_tightest_level_of_v2_counts(tmp_path: Path) -> None:
     proc = v2(tmp_path)
     group(tmp_path / "cg/user/app", max="max", high="max", current=GIB)
     group(tmp_path / "cg/user", max=9 * GIB, high=8 * GIB, current=5 * GIB, stat="anon 3")
-    assert limits.capacity(tmp_path, proc).cgroup == 8 * GIB
-    assert limits.headroom(tmp_path, proc).cgroup_free == 3 * GIB
+    assert memory_limits.capacity(tmp_path, proc).cgroup == 8 * GIB
+    assert memory_limits.headroom(tmp_path, proc).cgroup_free == 3 * GIB
 
 
 def test_page_cache_is_free(tmp_path: Path) -> None:
     """What the kernel drops on demand does not count as used; pages of /dev/shm do."""
     stat = f"anon 7\nfile {3 * GIB}\nshmem {GIB}\ninactive_file {GIB}\nactive_file {GIB}"
     group(tmp_path / "cg/user/app", max=4 * GIB, current=4 * GIB, stat=stat)
-    assert limits.headroom(tmp_path, v2(tmp_path)).cgroup_free == 2 * GIB
+    assert memory_limits.headroom(tmp_path, v2(tmp_path)).cgroup_free == 2 * GIB
 
 
 def test_v1_counts_child_groups_and_knows_its_infinity(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_v1_counts_child_groups_and_knows_its_infinity(tmp_path: Path) -> None:
     stat = f"inactive_file 0\nactive_file 0\ntotal_inactive_file {GIB}\ntotal_active_file 0"
     group(tmp_path / "mem/job", limit_in_bytes=4 * GIB, usage_in_bytes=3 * GIB, stat=stat)
     group(tmp_path / "mem", limit_in_bytes=UNLIMITED_V1, usage_in_bytes=40 * GIB)
-    assert limits.capacity(tmp_path, proc).cgroup == 4 * GIB
-    assert limits.headroom(tmp_path, proc).cgroup_free == 2 * GIB
+    assert memory_limits.capacity(tmp_path, proc).cgroup == 4 * GIB
+    assert memory_limits.headroom(tmp_path, proc).cgroup_free == 2 * GIB
 
 
 def test_a_container_that_sees_a_subtree(tmp_path: Path) -> None:
@@ -83,37 +83,37 @@ def test_a_container_that_sees_a_subtree(tmp_path: Path) -> None:
     proc = v1(tmp_path, "/docker/abc/inner", mount_root="/docker/abc")
     group(tmp_path / "mem/inner", limit_in_bytes=UNLIMITED_V1)
     group(tmp_path / "mem", limit_in_bytes=2 * GIB, usage_in_bytes=GIB)
-    assert limits.headroom(tmp_path, proc).cgroup_free == GIB
+    assert memory_limits.headroom(tmp_path, proc).cgroup_free == GIB
 
 
 def test_a_process_outside_its_namespaces_root(tmp_path: Path) -> None:
     """A path with .. is not followed out of the mount; the mount's own limit counts."""
     proc = v1(tmp_path, "/../../other")
     group(tmp_path / "mem", limit_in_bytes=2 * GIB, usage_in_bytes=3 * GIB)
-    assert limits.headroom(tmp_path, proc).cgroup_free == 0
+    assert memory_limits.headroom(tmp_path, proc).cgroup_free == 0
 
 
 def test_without_a_limit_there_is_none(tmp_path: Path) -> None:
     """No cgroup, or none with a limit: only /dev/shm bounds what is free."""
-    room = limits.headroom(tmp_path, fake_proc(tmp_path, "", ""))
+    room = memory_limits.headroom(tmp_path, fake_proc(tmp_path, "", ""))
     assert room.cgroup_free is None
     assert room.free == room.shm_free
 
 
 def test_the_smallest_of_the_three_bounds_a_budget() -> None:
     """RAM, /dev/shm or the cgroup, whichever is least."""
-    assert limits.Capacity(ram=3, shm=2, cgroup=None).smallest == 2
-    assert limits.Capacity(ram=3, shm=2, cgroup=1).smallest == 1
-    assert limits.Headroom(shm_free=2, cgroup_free=1).free == 1
+    assert memory_limits.Capacity(ram=3, shm=2, cgroup=None).smallest == 2
+    assert memory_limits.Capacity(ram=3, shm=2, cgroup=1).smallest == 1
+    assert memory_limits.Headroom(shm_free=2, cgroup_free=1).free == 1
 
 
 def test_a_new_limit_is_seen_at_once(tmp_path: Path) -> None:
     """Only the places are remembered; systemctl set-property works on a running daemon."""
     proc = v2(tmp_path)
     group(tmp_path / "cg/user/app", max=4 * GIB, current=0)
-    assert limits.headroom(tmp_path, proc).cgroup_free == 4 * GIB
+    assert memory_limits.headroom(tmp_path, proc).cgroup_free == 4 * GIB
     group(tmp_path / "cg/user/app", max=GIB)
-    assert limits.headroom(tmp_path, proc).cgroup_free == GIB
+    assert memory_limits.headroom(tmp_path, proc).cgroup_free == GIB
 
 
 def test_a_tmpfs_without_a_size_is_bounded_by_memory(
@@ -122,14 +122,14 @@ def test_a_tmpfs_without_a_size_is_bounded_by_memory(
     """For tmpfs with size=0 statvfs says 0 blocks: RAM, and what is available of it, count."""
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=0))
     proc = fake_proc(tmp_path, "", "")
-    assert limits.capacity(tmp_path, proc).shm == 64 * GIB
-    assert limits.headroom(tmp_path, proc).shm_free == 10 * GIB
+    assert memory_limits.capacity(tmp_path, proc).shm == 64 * GIB
+    assert memory_limits.headroom(tmp_path, proc).shm_free == 10 * GIB
 
 
 def test_this_machine() -> None:
     """On the real files the numbers are those of statvfs and sysconf."""
     stat = os.statvfs("/dev/shm")
-    capacity, room = limits.capacity(), limits.headroom()
+    capacity, room = memory_limits.capacity(), memory_limits.headroom()
     assert capacity.shm == stat.f_blocks * stat.f_frsize
     assert 0 <= room.shm_free <= capacity.shm
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

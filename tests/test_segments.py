@@ -18,11 +18,11 @@ import pytest
 
 from arrayd.errors import DaemonError
 from arrayd.wire import layout
-from arrayd_server import census, leases
 from arrayd_server.adoption import read_footer, scan
+from arrayd_server.kernel import leases, open_files
+from arrayd_server.kernel.close_watch import Watch
 from arrayd_server.scope import Scope, ScopeTaken
 from arrayd_server.segments import Outcome, Segments
-from arrayd_server.watch import Watch
 from tests.helpers import wait_until
 
 HOLDER = """
@@ -346,8 +346,8 @@ def test_a_busy_process_is_seen_by_proc(
     name = make(segments, scope)
     process = map_elsewhere(name, mapper, BUSY)
     itself = Path(f"/proc/{process.pid}")
-    assert [name in census.segments(itself) for _ in range(300)] == [True] * 300
-    assert census.users(name) == [itself]
+    assert [name in open_files.segments(itself) for _ in range(300)] == [True] * 300
+    assert open_files.users(name) == [itself]
     process.kill()
     process.wait()
     end(segments, name)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import arrayd
-from arrayd_server.watch import Heard, Watch
+from arrayd_server.kernel.close_watch import Heard, Watch
 from tests.fixtures import Daemon
 from tests.helpers import block_of, wait_until
 

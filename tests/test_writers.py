@@ -18,7 +18,8 @@ import arrayd
 from arrayd.errors import BadFile, SourceBusy, SpecMismatch
 from arrayd.session.locking import VARIABLE
 from arrayd.source import Source
-from arrayd_server import leases, worker
+from arrayd_server import worker
+from arrayd_server.kernel import leases
 from arrayd_server.loaders import hdf5, probe
 from arrayd_server.messages import Probe
 from tests.helpers import block_of

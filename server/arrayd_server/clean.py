@@ -19,8 +19,9 @@ from pathlib import Path
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import ArraydError
 from arrayd.wire import layout
-from arrayd_server import adoption, census, describe, leases
+from arrayd_server import adoption, describe
 from arrayd_server.config import private_directory
+from arrayd_server.kernel import leases, open_files
 from arrayd_server.scope import Scope, ScopeTaken
 
 _SEGMENT = re.compile(rf"{layout.PREFIX}([0-9a-f]{{10}})-[0-9a-f]{{8}}-[0-9]+")
@@ -143,7 +144,7 @@ def _newer(path: str, name: str) -> str | None:
 
 def _users(name: str) -> str:
     """Return the processes that use a segment, as far as we may see."""
-    others = (process for process in census.users(name) if process.name != str(os.getpid()))
+    others = (process for process in open_files.users(name) if process.name != str(os.getpid()))
     words = [f"{process.name} {_program(process)}" for process in others]
     return ", ".join(words) or "a process that we may not see"
 

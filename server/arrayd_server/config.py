@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from arrayd.common.bytesize import format_bytes, parse_bytes
-from arrayd_server import limits
 from arrayd_server.core import bounds
 from arrayd_server.core.bounds import Bound
+from arrayd_server.kernel import memory_limits
 
 _SOCKET_PATH_BYTES = 107
 """The longest path a Unix socket can have (unix(7): 108 with the final NUL)."""
@@ -74,7 +74,7 @@ def _budget(text: str) -> Budget:
         percent = math.nan
     if not 0 < percent <= 100:
         raise ValueError("write a percentage above 0% and up to 100%")
-    capacity = limits.capacity()
+    capacity = memory_limits.capacity()
     budget = Budget(_positive(int(capacity.smallest * percent / 100)))
     budget.bound = bounds.share(capacity.tightest, text, format_bytes(capacity.smallest))
     return budget
@@ -137,7 +137,7 @@ def _auto_memory() -> int:
     # chunks up to 1 MiB, and 2 GiB leave room for those that nobody advised. An eighth of a
     # small machine, for several loaders may meet a bomb at a time; the kernel, should that be
     # too much still, kills a loader first (worker.py).
-    capacity = limits.capacity()
+    capacity = memory_limits.capacity()
     memory = min(capacity.ram, capacity.cgroup or capacity.ram)
     return max(2 * LEAST_LOADER_MEMORY, min(memory // 8, 2 << 30))
 

@@ -18,11 +18,12 @@ from arrayd.common import failpoints, proc
 from arrayd.errors import AccessDenied, ArraydError, DaemonError
 from arrayd.wire import layout, protocol
 from arrayd.wire.grant import Grant
-from arrayd_server import adoption, describe, leases, report, systemd
+from arrayd_server import adoption, describe, report, systemd
 from arrayd_server.config import Config
 from arrayd_server.core.effects import Progress, Reply
 from arrayd_server.core.records import Asker, Peer, State
 from arrayd_server.core.registry import Registry
+from arrayd_server.kernel import leases
 from arrayd_server.perform import Performer
 from arrayd_server.requests import HANDLERS, WITHOUT_ANSWER
 from arrayd_server.scope import Scope

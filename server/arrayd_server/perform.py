@@ -18,7 +18,6 @@ from arrayd.common.bytesize import format_bytes
 from arrayd.errors import ArraydError, NotSealed
 from arrayd.wire import layout
 from arrayd.wire.grant import Grant
-from arrayd_server import limits
 from arrayd_server.core import explain
 from arrayd_server.core.effects import (
     Cancel,
@@ -36,10 +35,11 @@ from arrayd_server.core.effects import (
 from arrayd_server.core.records import Asker, Block, Found, State, name_alias
 from arrayd_server.core.registry import Registry
 from arrayd_server.describe import metadata, placed, planned
+from arrayd_server.kernel import memory_limits
+from arrayd_server.kernel.close_watch import Watch
 from arrayd_server.loading import Callbacks, Loads, Probed
 from arrayd_server.segments import Outcome, Segments
 from arrayd_server.transport import peers
-from arrayd_server.watch import Watch
 from arrayd_server.workers import Pool
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Performer:
 
     def measure(self) -> None:
         """Tell the core what /dev/shm and the cgroup still give; before it may reserve."""
-        headroom, shelf = limits.headroom(), self._registry.shelf
+        headroom, shelf = memory_limits.headroom(), self._registry.shelf
         shelf.headroom, shelf.tightest = headroom.free, headroom.tightest
 
     def begin(self) -> float:

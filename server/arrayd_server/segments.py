@@ -25,8 +25,8 @@ from typing import Any
 from arrayd.common import failpoints
 from arrayd.errors import ArraydError, DaemonError
 from arrayd.wire import layout
-from arrayd_server import leases
-from arrayd_server.census import Census
+from arrayd_server.kernel import leases
+from arrayd_server.kernel.open_files import Census
 from arrayd_server.room import refusal
 from arrayd_server.scope import Scope
 

@@ -35,8 +35,9 @@ from arrayd.source import Source
 from arrayd.wire.codec import pack, stream
 from arrayd.wire.dtypes import descr, from_descr
 from arrayd.wire.protocol import PACKAGE_VERSION
-from arrayd_server import leases, loaders
+from arrayd_server import loaders
 from arrayd_server.apart import apart, die_with_parent
+from arrayd_server.kernel import leases
 from arrayd_server.loaders import checks
 from arrayd_server.loaders.base import Member, Part, Plan
 from arrayd_server.messages import Fill, Filled, Found, Further, Identity, Look, Probe

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from arrayd_server import limits
+from arrayd_server.kernel import memory_limits
 from tests.helpers import wait_until
 
 
@@ -55,8 +55,8 @@ def parent() -> Path | None:
     """Return a directory in which memory groups can be made; None: there is none."""
     if os.geteuid() != 0:
         return None
-    own = limits._own_groups(Path("/proc"))
-    for fstype, root, mount in limits._cgroup_mounts(Path("/proc")):
+    own = memory_limits._own_groups(Path("/proc"))
+    for fstype, root, mount in memory_limits._cgroup_mounts(Path("/proc")):
         group = own.get(fstype, PurePosixPath("/"))
         inside = mount / group.relative_to(root) if group.is_relative_to(root) else mount
         for place in (inside, mount):

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from arrayd.wire import layout
 from arrayd.wire.dtypes import from_descr
-from arrayd_server import adoption, describe, leases
+from arrayd_server import adoption, describe
 from arrayd_server.core.records import Block
 from arrayd_server.core.registry import Registry
+from arrayd_server.kernel import leases
 from arrayd_server.scope import Scope
 from arrayd_server.segments import Segments
 from tests.faults.forgery import HONEST, PLAN, SPEC, Image

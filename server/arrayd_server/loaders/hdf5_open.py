@@ -20,7 +20,7 @@ import h5py
 
 from arrayd.errors import ArraydError, BadFile, SourceBusy, SpecMismatch
 from arrayd.source import Source
-from arrayd_server import leases
+from arrayd_server.kernel import leases
 from arrayd_server.loaders.checks import open_regular
 
 OPTIONS = ("locking", "swmr")

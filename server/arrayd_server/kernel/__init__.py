@@ -1,0 +1,1 @@
+"""What the kernel is asked: leases, inotify, /proc, memory. It knows nothing of arrayd's rules."""
