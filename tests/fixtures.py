@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from arrayd_server.scope import Scope
+from arrayd_server.segments.scope import Scope
 
 PATIENCE = 20.0
 """Seconds in which a daemon starts or ends, even on a busy machine."""

@@ -95,7 +95,7 @@ def lays_out_otherwise() -> None:
 
 def describes_otherwise() -> None:
     """Put something else into the metadata."""
-    from arrayd_server.describe import Metadata  # a client has no server
+    from arrayd_server.segments.block_metadata import Metadata  # a client has no server
 
     Metadata.VERSION = 2
 

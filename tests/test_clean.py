@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd_server import clean
+from arrayd_server.segments import clean
 from tests.fixtures import Daemon
 
 ARRAYD = (sys.executable, "-c", "import sys, arrayd.cli; sys.exit(arrayd.cli.main())")

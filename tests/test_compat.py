@@ -16,9 +16,10 @@ import arrayd
 from arrayd.errors import NoSuchBlock
 from arrayd.source import Source
 from arrayd.wire import layout
-from arrayd_server import describe, origin
-from arrayd_server.adoption import Found
-from arrayd_server.scope import Scope
+from arrayd_server import origin
+from arrayd_server.segments import block_metadata
+from arrayd_server.segments.adoption import Found
+from arrayd_server.segments.scope import Scope
 from tests.fixtures import Daemon
 from tests.helpers import only_block
 from tests.test_clean import clean_after
@@ -92,8 +93,10 @@ def test_the_first_version_adopts_what_is_written_now(meta: bytes) -> None:
     """It takes no key that it does not know: what says nothing new is written as it was."""
     footer = layout.Footer("x", 0, 0, len(meta), zlib.crc32(meta), sealed=True)
     found = Found("x", 1, 3 * layout.PAGE, 0, sealed=True, meta=layout.unpack_meta(footer, meta))
-    block = describe.adopted(replace(found, data_bytes=describe.read(found).spec.nbytes), 1, 0.0)
-    assert layout.pack_meta(describe.metadata(block)) == meta
+    block = block_metadata.adopted(
+        replace(found, data_bytes=block_metadata.read(found).spec.nbytes), 1, 0.0
+    )
+    assert layout.pack_meta(block_metadata.metadata(block)) == meta
 
 
 @pytest.fixture

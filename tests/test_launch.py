@@ -23,7 +23,7 @@ import arrayd
 from arrayd.errors import DaemonLost, NoDaemon
 from arrayd.session import connection
 from arrayd.system import launch
-from arrayd_server.scope import Scope
+from arrayd_server.segments.scope import Scope
 from tests.fixtures import PATIENCE
 from tests.helpers import wait_until
 

@@ -18,11 +18,11 @@ import pytest
 
 from arrayd.errors import DaemonError
 from arrayd.wire import layout
-from arrayd_server.adoption import read_footer, scan
 from arrayd_server.kernel import leases, open_files
 from arrayd_server.kernel.close_watch import Watch
-from arrayd_server.scope import Scope, ScopeTaken
-from arrayd_server.segments import Outcome, Segments
+from arrayd_server.segments.adoption import read_footer, scan
+from arrayd_server.segments.scope import Scope, ScopeTaken
+from arrayd_server.segments.store import Outcome, Segments
 from tests.helpers import wait_until
 
 HOLDER = """

@@ -20,8 +20,8 @@ from arrayd import reduction
 from arrayd.errors import NoSuchBlock, ProtocolMismatch
 from arrayd.results.lost import LostArray
 from arrayd.session.session import good
-from arrayd_server import adoption
-from arrayd_server.scope import Scope
+from arrayd_server.segments import adoption
+from arrayd_server.segments.scope import Scope
 from tests import newer
 from tests.fixtures import Daemon
 from tests.helpers import PRELUDE, Stage, block_of, only_block, save

@@ -10,7 +10,7 @@ from arrayd.errors import ArraydError
 from arrayd_server import logs
 from arrayd_server.config import Config, ConfigError
 from arrayd_server.daemon import Daemon
-from arrayd_server.scope import Scope, ScopeTaken
+from arrayd_server.segments.scope import Scope, ScopeTaken
 
 
 def main() -> int:

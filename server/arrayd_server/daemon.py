@@ -18,7 +18,7 @@ from arrayd.common import failpoints, proc
 from arrayd.errors import AccessDenied, ArraydError, DaemonError
 from arrayd.wire import layout, protocol
 from arrayd.wire.grant import Grant
-from arrayd_server import adoption, describe, report, systemd
+from arrayd_server import report, systemd
 from arrayd_server.config import Config
 from arrayd_server.core.effects import Progress, Reply
 from arrayd_server.core.records import Asker, Peer, State
@@ -26,8 +26,9 @@ from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import leases
 from arrayd_server.perform import Performer
 from arrayd_server.requests import HANDLERS, WITHOUT_ANSWER
-from arrayd_server.scope import Scope
-from arrayd_server.segments import Outcome, Segments
+from arrayd_server.segments import adoption, block_metadata
+from arrayd_server.segments.scope import Scope
+from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.transport import peers
 from arrayd_server.transport.server import Connection, Wire
 from arrayd_server.workers import Pool
@@ -242,7 +243,7 @@ class Daemon:
         now = time.monotonic()
         for found in adoption.scan(self.segments):
             try:
-                block = describe.adopted(found, self.registry.shelf.new_number(), now)
+                block = block_metadata.adopted(found, self.registry.shelf.new_number(), now)
             except layout.NewerSegment as error:
                 log.warning("%s is left alone: %s", found.name, error)
                 self.segments.disown(found.name)

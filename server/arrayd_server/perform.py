@@ -34,11 +34,11 @@ from arrayd_server.core.effects import (
 )
 from arrayd_server.core.records import Asker, Block, Found, State, name_alias
 from arrayd_server.core.registry import Registry
-from arrayd_server.describe import metadata, placed, planned
 from arrayd_server.kernel import memory_limits
 from arrayd_server.kernel.close_watch import Watch
 from arrayd_server.loading import Callbacks, Loads, Probed
-from arrayd_server.segments import Outcome, Segments
+from arrayd_server.segments.block_metadata import metadata, placed, planned
+from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.transport import peers
 from arrayd_server.workers import Pool
 

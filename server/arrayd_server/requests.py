@@ -22,8 +22,8 @@ from arrayd.wire.protocol import Request
 from arrayd_server import origin, report
 from arrayd_server.core.effects import Effect, Reply
 from arrayd_server.core.records import Asker, Block, Draft, Waiter, Wanted, name_alias
-from arrayd_server.describe import planned
 from arrayd_server.origin import Origin
+from arrayd_server.segments.block_metadata import planned
 
 if TYPE_CHECKING:
     from arrayd_server.daemon import Daemon

@@ -15,7 +15,7 @@ import numpy as np
 import arrayd
 from arrayd.common.bytesize import parse_bytes
 from arrayd.results.status import Block, Status
-from arrayd_server.scope import Scope
+from arrayd_server.segments.scope import Scope
 from tests.fixtures import Daemon
 
 SETTLED = 12.0

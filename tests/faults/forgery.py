@@ -10,9 +10,9 @@ from typing import Any
 from arrayd.source import Source
 from arrayd.wire import layout
 from arrayd.wire.grant import Spec
-from arrayd_server import describe
 from arrayd_server.core.records import Block, State
 from arrayd_server.origin import of_source
+from arrayd_server.segments import block_metadata
 
 SPEC = Spec((125,), "<f8", "C", 8)
 
@@ -28,7 +28,7 @@ HONEST = Block(
     aliases=[b"k" * 16, b"a" * 16],
 )
 
-PLAN = describe.planned(SPEC, HONEST.source)
+PLAN = block_metadata.planned(SPEC, HONEST.source)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Image:
 
     def pack(self) -> tuple[bytes, bytes]:
         """Return metadata and footer."""
-        meta = describe.metadata(HONEST) if self.meta is None else self.meta
+        meta = block_metadata.metadata(HONEST) if self.meta is None else self.meta
         raw = layout.pack_meta(meta) if self.raw is None else self.raw
         footer = layout.Footer(
             self.says or self.name,

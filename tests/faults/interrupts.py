@@ -33,7 +33,7 @@ import arrayd
 from arrayd.session import flusher
 from arrayd.system import launch
 from arrayd.wire import protocol
-from arrayd_server import clean
+from arrayd_server.segments import clean
 
 _LOOKS = {dis.opmap[name] for name in dis.opmap if name.startswith(("CALL", "JUMP_BACKWARD"))}
 _PATIENCE = 3.0  # seconds in which what an act left has gone

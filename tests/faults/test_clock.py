@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd_server import describe
+from arrayd_server.segments import block_metadata
 from tests.faults.forgery import HONEST
 from tests.faults.grounds import NEEDS_ROOT
 from tests.fixtures import Daemon
@@ -79,7 +79,7 @@ def test_the_search_can_fail(tmp_path: Path) -> None:
 
 def test_no_time_is_written_down() -> None:
     """What a segment says of itself has no time in it: the next run may have another clock."""
-    assert set(describe.metadata(HONEST)) == {
+    assert set(block_metadata.metadata(HONEST)) == {
         *("spec", "origin", "aliases", "name", "published", "keep", "lost"),
     }
 

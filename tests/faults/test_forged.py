@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from arrayd.wire import layout
 from arrayd.wire.dtypes import from_descr
-from arrayd_server import adoption, describe
 from arrayd_server.core.records import Block
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import leases
-from arrayd_server.scope import Scope
-from arrayd_server.segments import Segments
+from arrayd_server.segments import adoption, block_metadata
+from arrayd_server.segments.scope import Scope
+from arrayd_server.segments.store import Segments
 from tests.faults.forgery import HONEST, PLAN, SPEC, Image
 from tests.faults.grounds import MIB
 
@@ -42,7 +42,7 @@ def taken_by(scope: Scope) -> list[Block]:
     registry = Registry(scope.prefix, 1 << 30)
     for found in adoption.scan(segments):
         try:
-            block = describe.adopted(found, registry.shelf.new_number(), 0.0)
+            block = block_metadata.adopted(found, registry.shelf.new_number(), 0.0)
         except layout.NewerSegment:
             segments.disown(found.name)
             continue
@@ -73,7 +73,7 @@ def family(tmp_path: Path) -> Iterator[str]:
 
 def changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
     """Return honest metadata with another value somewhere."""
-    meta: dict[str, Any] = msgpack.unpackb(layout.pack_meta(describe.metadata(HONEST)))
+    meta: dict[str, Any] = msgpack.unpackb(layout.pack_meta(block_metadata.metadata(HONEST)))
     place = meta
     for key in path[:-1]:
         place = place[key]
@@ -109,7 +109,7 @@ def test_a_newer_arrayd_says_more(family: str, tmp_path: Path, addition: str) ->
     replace(Image(name, meta), size=PLAN.size + 2 * layout.PAGE).write(f"/dev/shm/{name}")
     (block,) = taken(str(tmp_path))
     assert block.size == PLAN.size + 2 * layout.PAGE
-    again = msgpack.unpackb(layout.pack_meta(describe.metadata(block)))
+    again = msgpack.unpackb(layout.pack_meta(block_metadata.metadata(block)))
     assert again["aliases"] == meta.pop("aliases")[:8]
     assert again == {**meta, "aliases": again["aliases"]} or addition == "a version that is known"
 
@@ -276,16 +276,16 @@ def test_whatever_the_metadata_say(lies: list[tuple[tuple[str, ...], Any]], seal
             continue
     found = adoption.Found("N", 5, PLAN.size, SPEC.nbytes, sealed, meta)
     try:
-        block = describe.adopted(found, 1, 0.0)
+        block = block_metadata.adopted(found, 1, 0.0)
     except (ValueError, layout.NewerSegment):
         return
     dtype = from_descr(block.spec.descr)
     flat = np.zeros(SPEC.nbytes, "u1")
     shown = np.ndarray(block.spec.shape, dtype, flat, order="C" if block.spec.order == "C" else "F")
     assert shown.nbytes == SPEC.nbytes
-    wire = layout.pack_meta(describe.metadata(block))
-    again = describe.adopted(replace(found, meta=msgpack.unpackb(wire)), 1, 0.0)
-    assert layout.pack_meta(describe.metadata(again)) == wire
+    wire = layout.pack_meta(block_metadata.metadata(block))
+    again = block_metadata.adopted(replace(found, meta=msgpack.unpackb(wire)), 1, 0.0)
+    assert layout.pack_meta(block_metadata.metadata(again)) == wire
     for part in ("", "spec", "origin"):
         mine, theirs = ((m[part] if part else m) for m in (msgpack.unpackb(wire), meta))
         assert set(theirs) <= set(mine)

@@ -12,8 +12,8 @@ import numpy as np
 
 import arrayd
 from arrayd.wire.grant import Spec
-from arrayd_server import describe
-from arrayd_server.scope import Scope
+from arrayd_server.segments import block_metadata
+from arrayd_server.segments.scope import Scope
 from tests.faults.forgery import HONEST, SPEC, Image
 from tests.faults.grounds import NEEDS_ROOT
 from tests.fixtures import Daemon
@@ -58,8 +58,8 @@ def test_a_sparse_giant(daemon: Daemon, client: arrayd.Client, tmp_path: Path) -
     client.get(tmp_path / "x.npy")
     size = only_block(client).size
     spec = Spec((1 << 37,), "<f8", "C", 8)
-    plan = describe.planned(spec, HONEST.source)
-    meta = describe.metadata(replace(HONEST, spec=spec))
+    plan = block_metadata.planned(spec, HONEST.source)
+    meta = block_metadata.metadata(replace(HONEST, spec=spec))
 
     def forge(family: str) -> None:
         name = f"{family}00000000-1"
@@ -115,12 +115,12 @@ def test_two_claim_one_name(daemon: Daemon, client: arrayd.Client) -> None:
     """Where two segments say that they have a name, the one made later has it."""
     source = replace(HONEST.source, source=None, words="name:N", stat=None)
     block = replace(HONEST, source=source, name="N", published=True, keep=True, aliases=[])
-    plan = describe.planned(SPEC, source)
+    plan = block_metadata.planned(SPEC, source)
 
     def forge(family: str) -> None:
         for number in (9, 10):  # by name the tenth is before the ninth
             name = f"{family}00000000-{number}"
-            image = Image(name, describe.metadata(block), meta_offset=plan.meta_offset)
+            image = Image(name, block_metadata.metadata(block), meta_offset=plan.meta_offset)
             replace(image, size=plan.size).write(f"/dev/shm/{name}")
 
     start_on(daemon, forge)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import arrayd
-from arrayd_server.scope import Scope
+from arrayd_server.segments.scope import Scope
 from tests.faults.grounds import NEEDS_ROOT, is_stopped
 from tests.fixtures import PATIENCE, Daemon
 from tests.helpers import Stage, save, wait_until

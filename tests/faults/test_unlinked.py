@@ -13,7 +13,7 @@ import pytest
 
 import arrayd
 from arrayd.common import failpoints
-from arrayd_server.scope import Scope
+from arrayd_server.segments.scope import Scope
 from tests.faults.grounds import alive, halted, points, stopped
 from tests.fixtures import Daemon
 from tests.helpers import (

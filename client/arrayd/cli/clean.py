@@ -23,4 +23,4 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Hand over to the server's side, which knows locks and leases."""
     only = [] if args.endpoint is None else [launch.normal(args.endpoint)]
-    become("arrayd_server.clean", *only)
+    become("arrayd_server.segments.clean", *only)

@@ -27,8 +27,8 @@ from arrayd.errors import ArraydError, DaemonError
 from arrayd.wire import layout
 from arrayd_server.kernel import leases
 from arrayd_server.kernel.open_files import Census
-from arrayd_server.room import refusal
-from arrayd_server.scope import Scope
+from arrayd_server.segments.nospace import refusal
+from arrayd_server.segments.scope import Scope
 
 RESERVE_STEP = 64 << 20
 """Bytes reserved at a time, so that a failure gives up soon."""

@@ -19,10 +19,10 @@ from pathlib import Path
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import ArraydError
 from arrayd.wire import layout
-from arrayd_server import adoption, describe
 from arrayd_server.config import private_directory
 from arrayd_server.kernel import leases, open_files
-from arrayd_server.scope import Scope, ScopeTaken
+from arrayd_server.segments import adoption, block_metadata
+from arrayd_server.segments.scope import Scope, ScopeTaken
 
 _SEGMENT = re.compile(rf"{layout.PREFIX}([0-9a-f]{{10}})-[0-9a-f]{{8}}-[0-9]+")
 _DIRECTORY = re.compile(rf"{layout.PREFIX}{os.geteuid()}-([0-9a-f]{{10}})")
@@ -134,7 +134,7 @@ def _free(path: str, report: Report) -> None:
 def _newer(path: str, name: str) -> str | None:
     """Return why a segment is a newer arrayd's affair; None: it is ours, or none at all."""
     try:
-        describe.read(adoption.read(path, name))
+        block_metadata.read(adoption.read(path, name))
     except layout.NewerSegment as error:
         return str(error)
     except Exception:  # whoever wrote it may have written anything: it is removed unread

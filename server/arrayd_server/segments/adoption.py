@@ -19,7 +19,7 @@ import msgpack
 
 from arrayd.common import failpoints
 from arrayd.wire import layout
-from arrayd_server.segments import Segments
+from arrayd_server.segments.store import Segments
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Self
 
 from arrayd.errors import DaemonError
 from arrayd.wire import layout
-from arrayd_server.room import refusal
+from arrayd_server.segments.nospace import refusal
 
 
 class ScopeTaken(DaemonError):

@@ -1,0 +1,1 @@
+"""Segments in /dev/shm: made, sealed, described, adopted, unlinked."""
