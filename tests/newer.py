@@ -119,9 +119,9 @@ def main(kind: str, python: str, dash_m: str, module: str, *arguments: str) -> N
     """Run a module of the newer arrayd; a daemon's loaders are of it, too."""
     become(kind)
     if module == "arrayd_server":
-        from arrayd_server import workers
+        from arrayd_server.loading import worker_pool
 
-        workers.PROGRAM = (__file__, kind, python, dash_m, "arrayd_server.worker")  # type: ignore[assignment]  # longer
+        worker_pool.PROGRAM = (__file__, kind, python, dash_m, "arrayd_server.loading.worker")  # type: ignore[assignment]  # longer
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

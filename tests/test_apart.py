@@ -17,8 +17,8 @@ import pytest
 
 import arrayd
 from arrayd.errors import LoadError
-from arrayd_server.tasks import Task
-from arrayd_server.workers import Pool
+from arrayd_server.loading.tasks import Task
+from arrayd_server.loading.worker_pool import Pool
 from tests.faults.impostors import pool, program
 from tests.fixtures import Daemon
 from tests.helpers import wait_until

@@ -29,11 +29,11 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.source import Source
-from arrayd_server import worker
 from arrayd_server.loaders import base, engine, load_format, members, probe
 from arrayd_server.loaders.base import Part, Plan
 from arrayd_server.loaders.checks import os_errors
-from arrayd_server.messages import Probe
+from arrayd_server.loading import worker
+from arrayd_server.loading.messages import Probe
 from tests.loading import (
     ALL,
     Array,

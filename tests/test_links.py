@@ -17,9 +17,9 @@ import arrayd
 from arrayd.errors import ArraydError, BadFile, LoadError, MissingDependency, SourceChanged
 from arrayd.reduction import redeem, reduce
 from arrayd.source import Source
-from arrayd_server import worker
 from arrayd_server.loaders import hdf5_links, probe
-from arrayd_server.messages import Probe
+from arrayd_server.loading import worker
+from arrayd_server.loading.messages import Probe
 from tests.fixtures import Daemon
 from tests.helpers import block_of
 from tests.loading import load, make_segment

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from arrayd.errors import ArraydError, ProtocolMismatch
-from arrayd_server.tasks import Queue, Task
+from arrayd_server.loading.tasks import Queue, Task
 from tests.faults.impostors import Errand, pool, program
 
 

@@ -18,10 +18,10 @@ import arrayd
 from arrayd.errors import BadFile, SourceBusy, SpecMismatch
 from arrayd.session.locking import VARIABLE
 from arrayd.source import Source
-from arrayd_server import worker
 from arrayd_server.kernel import leases
 from arrayd_server.loaders import hdf5, probe
-from arrayd_server.messages import Probe
+from arrayd_server.loading import worker
+from arrayd_server.loading.messages import Probe
 from tests.helpers import block_of
 
 PLAIN = "f = h5py.File(path, 'a'); f['x'][:5] = 1"

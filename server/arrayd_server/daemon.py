@@ -24,6 +24,7 @@ from arrayd_server.core.effects import Progress, Reply
 from arrayd_server.core.records import Asker, Peer, State
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import leases
+from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.perform import Performer
 from arrayd_server.requests import HANDLERS, WITHOUT_ANSWER
 from arrayd_server.segments import adoption, block_metadata
@@ -31,7 +32,6 @@ from arrayd_server.segments.scope import Scope
 from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.transport import peers
 from arrayd_server.transport.server import Connection, Wire
-from arrayd_server.workers import Pool
 
 log = logging.getLogger(__name__)
 

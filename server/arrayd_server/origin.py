@@ -17,7 +17,7 @@ from arrayd.source import Source
 from arrayd.wire.codec import pack
 from arrayd.wire.records import Record
 from arrayd_server.core.records import Edition
-from arrayd_server.messages import Found
+from arrayd_server.loading.messages import Found
 
 
 @dataclass(frozen=True, slots=True)

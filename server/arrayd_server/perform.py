@@ -36,11 +36,11 @@ from arrayd_server.core.records import Asker, Block, Found, State, name_alias
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import memory_limits
 from arrayd_server.kernel.close_watch import Watch
-from arrayd_server.loading import Callbacks, Loads, Probed
+from arrayd_server.loading.loads import Callbacks, Loads, Probed
+from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments.block_metadata import metadata, placed, planned
 from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.transport import peers
-from arrayd_server.workers import Pool
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from arrayd.wire import protocol
 from arrayd_server.core.records import Asker, Block, Job, Peer, State
 from arrayd_server.core.shelf import Shelf
-from arrayd_server.loading import Question
+from arrayd_server.loading.loads import Question
 
 if TYPE_CHECKING:
     from arrayd_server.daemon import Daemon

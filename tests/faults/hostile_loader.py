@@ -130,7 +130,7 @@ class Loader:
         numbers = (theirs.fileno(), os.getpid(), self._memory)
         with theirs, self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "arrayd_server.worker", *map(str, numbers)],
+                [sys.executable, "-m", "arrayd_server.loading.worker", *map(str, numbers)],
                 pass_fds=[theirs.fileno()],
                 stderr=log,
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from arrayd.errors import ArraydError
-from arrayd_server import workers
-from arrayd_server.tasks import Task
-from arrayd_server.workers import Pool
+from arrayd_server.loading import worker_pool
+from arrayd_server.loading.tasks import Task
+from arrayd_server.loading.worker_pool import Pool
 
 _PRELUDE = """
 import os, signal, socket, sys, time
@@ -70,7 +70,7 @@ IMPOSTORS = {
 def program(name: str) -> Iterator[None]:
     """Have new workers be one of `IMPOSTORS`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "PROGRAM", ("-c", f"{_PRELUDE}\n{IMPOSTORS[name]}{_END}"))
+        patch.setattr(worker_pool, "PROGRAM", ("-c", f"{_PRELUDE}\n{IMPOSTORS[name]}{_END}"))
         yield
 
 

@@ -21,10 +21,11 @@ import arrayd
 from arrayd.common import failpoints
 from arrayd.errors import ArraydError, LoaderCrashed, LoadError, LoadTimeout
 from arrayd.source import Source
-from arrayd_server import origin, workers
+from arrayd_server import origin
 from arrayd_server.core.records import Asker
-from arrayd_server.loading import Callbacks, Loads
-from arrayd_server.workers import Pool
+from arrayd_server.loading import worker_pool
+from arrayd_server.loading.loads import Callbacks, Loads
+from arrayd_server.loading.worker_pool import Pool
 from tests.faults.impostors import IMPOSTORS, Errand, longest_turn, outcome, pool, program
 from tests.fixtures import Daemon
 from tests.helpers import Stage, leaves_nothing_behind, save, wait_until
@@ -88,7 +89,7 @@ def test_a_worker_that_lives_on() -> None:
         async with pool() as one:
             with program("stubborn"):
                 errand = Errand(one)
-                assert await longest_turn(until=lambda: errand.done) < workers.ENDING - 0.05
+                assert await longest_turn(until=lambda: errand.done) < worker_pool.ENDING - 0.05
             with pytest.raises(LoaderCrashed, match="SIGKILL"):
                 await errand.result()
 
@@ -271,7 +272,7 @@ def test_a_pool_with_an_unkillable_worker(unkillable: Callable[[int], None]) -> 
                 for _ in range(3):
                     await Errand(one).result()
             began = time.monotonic()
-        assert time.monotonic() - began < workers.PARTING + 1
+        assert time.monotonic() - began < worker_pool.PARTING + 1
         assert process.poll() is None, "it was killable after all"
         unfrozen.append(process)
 
@@ -301,7 +302,7 @@ def test_a_daemon_with_an_unkillable_loader(
         leaves_nothing_behind(client)
     began = time.monotonic()
     daemon.stop()
-    assert time.monotonic() - began < workers.PARTING + SOON
+    assert time.monotonic() - began < worker_pool.PARTING + SOON
 
 
 # ---- through a daemon -------------------------------------------------------------------------

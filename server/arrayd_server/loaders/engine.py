@@ -29,7 +29,7 @@ from arrayd_server.loaders.base import Chunks, Part, Plan, storage_shape
 from arrayd_server.loaders.cast import cast_chunk
 from arrayd_server.loaders.checks import os_errors
 from arrayd_server.loaders.padding import as_items
-from arrayd_server.messages import Further, Identity
+from arrayd_server.loading.messages import Further, Identity
 
 TICK = 20_000_000
 """Nanoseconds in which two writes may leave one time stamp: two ticks of 10 ms (HZ=100)."""

@@ -29,12 +29,12 @@ from arrayd.common import failpoints
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import LoaderCrashed, LoadError, LoadTimeout, ProtocolMismatch
 from arrayd.wire.codec import pack, stream
-from arrayd_server import messages
-from arrayd_server.tasks import Queue, Task
+from arrayd_server.loading import messages
+from arrayd_server.loading.tasks import Queue, Task
 
 log = logging.getLogger(__name__)
 
-PROGRAM = ("-m", "arrayd_server.worker")
+PROGRAM = ("-m", "arrayd_server.loading.worker")
 
 RETIRE_AFTER = 60.0
 """Seconds after which an idle worker goes: it holds some 40 MB."""

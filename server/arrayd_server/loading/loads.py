@@ -12,10 +12,10 @@ from arrayd.errors import ArraydError, LoaderCrashed
 from arrayd.wire.grant import Spec
 from arrayd_server import origin
 from arrayd_server.core.records import Asker
-from arrayd_server.messages import Fill, Filled, Found, Look, Probe, Rows
+from arrayd_server.loading.messages import Fill, Filled, Found, Look, Probe, Rows
+from arrayd_server.loading.tasks import Task
+from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.origin import Origin
-from arrayd_server.tasks import Task
-from arrayd_server.workers import Pool
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Started by exec, never by fork: it must not inherit a descriptor or mapping of a
 one load; one that asks for more memory than a loader may have, gets none. Run as
 ``python -m arrayd_server.worker FD PARENT MEMORY``.
 
-Tasks and answers are those of `arrayd_server.messages`. The last answer says ``spent`` if the
+Tasks and answers are those of `arrayd_server.loading.messages`. The last answer says ``spent`` if the
 process has so much memory that it should be the last. A task with ``apart`` is done in
 a child: the process itself reads nothing then.
 """
@@ -36,11 +36,11 @@ from arrayd.wire.codec import pack, stream
 from arrayd.wire.dtypes import descr, from_descr
 from arrayd.wire.protocol import PACKAGE_VERSION
 from arrayd_server import loaders
-from arrayd_server.apart import apart, die_with_parent
 from arrayd_server.kernel import leases
 from arrayd_server.loaders import checks
 from arrayd_server.loaders.base import Member, Part, Plan
-from arrayd_server.messages import Fill, Filled, Found, Further, Identity, Look, Probe
+from arrayd_server.loading.apart import apart, die_with_parent
+from arrayd_server.loading.messages import Fill, Filled, Found, Further, Identity, Look, Probe
 
 MAX_ANSWER = 8 << 20
 """Bytes of the largest answer: the daemon packs it again, for a client."""

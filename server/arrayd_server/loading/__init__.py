@@ -1,0 +1,1 @@
+"""From a job of the core to the tasks of loader processes, and back."""
