@@ -45,7 +45,7 @@ def test_an_answer_has_these_bytes() -> None:
 
 def test_every_op_has_a_handler_and_a_line_in_the_docs() -> None:
     """What the protocol names is what the daemon does and what its docstring tells."""
-    from arrayd_server.requests import HANDLERS
+    from arrayd_server.service.handlers import HANDLERS
 
     assert set(HANDLERS) == set(protocol.FIELDS) - {"hello"}
     assert protocol.__doc__ is not None

@@ -9,11 +9,12 @@ import pytest
 
 from arrayd.errors import DaemonError
 from arrayd.source import Source
-from arrayd_server import origin, requests
+from arrayd_server import origin
 from arrayd_server.core.records import Asker, Wanted
+from arrayd_server.service import handlers
 
 ME = b"me"
-MAX, SHARE = requests.MAX_IN_FLIGHT, requests.SHARE
+MAX, SHARE = handlers.MAX_IN_FLIGHT, handlers.SHARE
 
 
 class Shelf:
@@ -37,7 +38,7 @@ def _daemon(jobs: tuple[int, int], infos: tuple[int, int] = (0, 0)) -> Any:
 
 def _wanted(daemon: Any, path: object, **options: bool) -> Any:
     item = {"source": {"path": path}, "stat": None}
-    return requests._wanted(daemon, Asker(ME, 1), item, **options)
+    return handlers._wanted(daemon, Asker(ME, 1), item, **options)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from arrayd.results import status_table
 from arrayd.results.status import Block, Holder, Job, Status
 from arrayd.wire.dtypes import descr
 from arrayd.wire.grant import Spec
-from arrayd_server import report
 from arrayd_server.core import records
 from arrayd_server.core.records import State
 from arrayd_server.core.shelf import Shelf
+from arrayd_server.service import status_report
 
 G = 1 << 30
 NOBODY = 4_000_000_000
@@ -347,8 +347,8 @@ def test_which_blocks_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
             shelf.rest(added)
 
     def told(most: int) -> list[int]:
-        monkeypatch.setattr(report, "MAX_TOLD", most)
-        return [one.number for one in report._chosen(shelf)]
+        monkeypatch.setattr(status_report, "MAX_TOLD", most)
+        return [one.number for one in status_report._chosen(shelf)]
 
     assert told(6) == [1, 2, 3, 4, 5, 6]
     assert told(4) == [2, 4, 5, 6]

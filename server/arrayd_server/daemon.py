@@ -18,18 +18,19 @@ from arrayd.common import failpoints, proc
 from arrayd.errors import AccessDenied, ArraydError, DaemonError
 from arrayd.wire import layout, protocol
 from arrayd.wire.grant import Grant
-from arrayd_server import report, systemd
+from arrayd_server import systemd
 from arrayd_server.config import Config
 from arrayd_server.core.effects import Progress, Reply
 from arrayd_server.core.records import Asker, Peer, State
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import leases
 from arrayd_server.loading.worker_pool import Pool
-from arrayd_server.perform import Performer
-from arrayd_server.requests import HANDLERS, WITHOUT_ANSWER
 from arrayd_server.segments import adoption, block_metadata
 from arrayd_server.segments.scope import Scope
 from arrayd_server.segments.store import Outcome, Segments
+from arrayd_server.service import status_report
+from arrayd_server.service.executor import Performer
+from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER
 from arrayd_server.transport import peers
 from arrayd_server.transport.server import Connection, Wire
 
@@ -98,7 +99,7 @@ class Daemon:
             self._pool.warm()
         failpoints.hit("daemon.bound")
         log.info("arrayd %s serves %s", protocol.PACKAGE_VERSION, self.config.endpoint)
-        systemd.notify(systemd.READY, systemd.status(report.summary(self)))
+        systemd.notify(systemd.READY, systemd.status(status_report.summary(self)))
         keeper = loop.create_task(self._keep_house())
         try:
             await self._stopping.wait()
@@ -264,7 +265,7 @@ class Daemon:
                 self.stop(signal.SIGUSR1)
                 return
             self.performer.recheck()
-            line = report.summary(self)
+            line = status_report.summary(self)
             if line != shown:
                 shown = line
                 systemd.notify(systemd.status(line))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from arrayd.wire import protocol
-from arrayd_server.requests import MAX_IN_FLIGHT, SHARE
+from arrayd_server.service.handlers import MAX_IN_FLIGHT, SHARE
 from tests.faults import zmtp
 from tests.faults.floods import KINDS
 from tests.faults.hostile_peers import FLAGS, Fuzzer, bystander

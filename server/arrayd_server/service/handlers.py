@@ -19,11 +19,12 @@ from arrayd.source import Source
 from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import Request
-from arrayd_server import origin, report
+from arrayd_server import origin
 from arrayd_server.core.effects import Effect, Reply
 from arrayd_server.core.records import Asker, Block, Draft, Waiter, Wanted, name_alias
 from arrayd_server.origin import Origin
 from arrayd_server.segments.block_metadata import planned
+from arrayd_server.service import status_report
 
 if TYPE_CHECKING:
     from arrayd_server.daemon import Daemon
@@ -164,7 +165,7 @@ def bye(daemon: Daemon, request: Request, now: float) -> list[Effect]:
 def status(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     """Tell everything there is to know."""
     failpoints.hit("daemon.status")
-    return [Reply(Asker(request.nonce, request.id), report.build(daemon, now))]
+    return [Reply(Asker(request.nonce, request.id), status_report.build(daemon, now))]
 
 
 def stop(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform

@@ -1,0 +1,1 @@
+"""Requests become events of the core; its effects are performed here."""
