@@ -16,7 +16,7 @@ import arrayd
 from arrayd.errors import NoSuchBlock
 from arrayd.source import Source
 from arrayd.wire import layout
-from arrayd_server import origin
+from arrayd_server import identity
 from arrayd_server.segments import block_metadata
 from arrayd_server.segments.adoption import Found
 from arrayd_server.segments.scope import Scope
@@ -85,7 +85,7 @@ def test_blocks_of_the_first_version_are_adopted(daemon: Daemon, client: arrayd.
     assert blocks["name:kept"].dtype == RECORDS.dtype
     assert blocks["/tmp/compat_old/x.npy (rows=slice(1, 3, None), cast=float32)"].shape == (2, 4)
     asked = Source.of("/tmp/compat_old/x.npy", cast="f4", rows=slice(1, 3))
-    assert origin.alias(asked, STAT) in LOADED
+    assert identity.alias(asked, STAT) in LOADED
 
 
 @pytest.mark.parametrize("meta", [KEPT, LOADED])

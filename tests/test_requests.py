@@ -9,7 +9,7 @@ import pytest
 
 from arrayd.errors import DaemonError
 from arrayd.source import Source
-from arrayd_server import origin
+from arrayd_server import identity
 from arrayd_server.core.records import Asker, Wanted
 from arrayd_server.service import handlers
 
@@ -22,7 +22,7 @@ class Shelf:
 
     def find(self, alias: object) -> str | None:
         """Return it."""
-        return "block" if alias == origin.alias(_source("/there.npy"), None) else None
+        return "block" if alias == identity.alias(_source("/there.npy"), None) else None
 
 
 def _source(path: str) -> Any:

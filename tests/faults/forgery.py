@@ -11,7 +11,7 @@ from arrayd.source import Source
 from arrayd.wire import layout
 from arrayd.wire.grant import Spec
 from arrayd_server.core.records import Block, State
-from arrayd_server.origin import of_source
+from arrayd_server.identity import of_source
 from arrayd_server.segments import block_metadata
 
 SPEC = Spec((125,), "<f8", "C", 8)

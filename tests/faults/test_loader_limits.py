@@ -21,7 +21,7 @@ import arrayd
 from arrayd.common import failpoints
 from arrayd.errors import ArraydError, LoaderCrashed, LoadError, LoadTimeout
 from arrayd.source import Source
-from arrayd_server import origin
+from arrayd_server import identity
 from arrayd_server.core.records import Asker
 from arrayd_server.loading import worker_pool
 from arrayd_server.loading.loads import Callbacks, Loads
@@ -179,7 +179,7 @@ def test_an_answer_without_meaning() -> None:
         one = Nonsense(asyncio.get_running_loop(), 1, timeout=9, memory=1 << 30)
         never: Any = lambda *_: pytest.fail("it means something")  # noqa: E731 - three times
         calls = Callbacks(never, never, never, lambda job, error: failed.append(error))
-        Loads(one, calls).probe(1, origin.of_source(Source.of("/x.npy"), None))
+        Loads(one, calls).probe(1, identity.of_source(Source.of("/x.npy"), None))
         return failed
 
     (error,) = asyncio.run(run())
@@ -194,7 +194,7 @@ def test_questions_of_those_who_are_gone() -> None:
         async with pool() as one:
             told: list[Any] = []
             loads = Loads(one, Callbacks(*4 * [lambda *_: None]))
-            source = origin.of_source(Source.of("/x.npy"), None)
+            source = identity.of_source(Source.of("/x.npy"), None)
             with program("silent"):
                 for who, request in ((b"a", 1), (b"a", 1), (b"a", 2), (b"b", 1), (b"b", 2)):
                     loads.info(Asker(who, request), source, told.append)

@@ -10,12 +10,12 @@ from typing import Any
 
 from arrayd.errors import ArraydError, LoaderCrashed
 from arrayd.wire.grant import Spec
-from arrayd_server import origin
+from arrayd_server import identity
 from arrayd_server.core.records import Asker
+from arrayd_server.identity import Origin
 from arrayd_server.loading.messages import Fill, Filled, Found, Look, Probe, Rows
 from arrayd_server.loading.tasks import Task
 from arrayd_server.loading.worker_pool import Pool
-from arrayd_server.origin import Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,14 @@ class Loads:
         if to in questions:
             return
         number = next(self._numbers)
-        questions[to] = Question(number, origin, time.monotonic())
+        questions[to] = Question(number, identity, time.monotonic())
         self.asked += 1
 
         def told(result: Mapping[str, Any] | ArraydError) -> None:
             self._drop(to)
             on_result(result)
 
-        self._pool.submit(_task(number, "info", Look, origin, told))
+        self._pool.submit(_task(number, "info", Look, identity, told))
 
     def forget(self, nonce: bytes, request: int | None = None) -> None:
         """Let nobody work on a question of a session that is gone, or has stopped waiting."""
@@ -114,7 +114,9 @@ class Loads:
     def probe(self, job: int, origin: Origin) -> None:
         """Ask how big a source is."""
         self._pool.submit(
-            _task(job, "probe", Probe, origin, lambda result: self._on_probed(job, origin, result))
+            _task(
+                job, "probe", Probe, identity, lambda result: self._on_probed(job, identity, result)
+            )
         )
 
     def fill(self, job: int, path: str) -> None:
@@ -154,7 +156,7 @@ class Loads:
         assert origin_.source is not None
         try:
             found = Found.from_wire(result)
-            key = origin.key(origin_.source, found)
+            key = identity.key(origin_.source, found)
             probed = Probed(key, found.spec, found.rows, bool(found.files))
         except (TypeError, ValueError) as error:
             self._on.failed(job, _nonsense(origin_, error))
@@ -169,7 +171,7 @@ class Loads:
         try:
             filled = result if isinstance(result, ArraydError) else Filled.from_wire(result)
         except (TypeError, ValueError) as error:
-            filled = _nonsense(origin, error)
+            filled = _nonsense(identity, error)
         if isinstance(filled, ArraydError):
             self.cancel(job)
             self._on.failed(job, filled)
@@ -190,9 +192,9 @@ def _task(
     origin: Origin,
     on_result: Callable[[Mapping[str, Any] | ArraydError], None],
 ) -> Task:
-    assert origin.source is not None
-    wire = {"op": op, **kind(origin.source, origin.stat).to_wire()}
-    return Task(job, str(origin), wire, on_result, _no_rows, urgent=True)
+    assert identity.source is not None
+    wire = {"op": op, **kind(identity.source, identity.stat).to_wire()}
+    return Task(job, str(identity), wire, on_result, _no_rows, urgent=True)
 
 
 def _nonsense(origin: Origin, error: Exception) -> LoaderCrashed:

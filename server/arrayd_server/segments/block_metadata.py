@@ -18,7 +18,7 @@ from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Spec
 from arrayd.wire.records import Record, later
 from arrayd_server.core.records import Block, Edition, Job, State, name_alias
-from arrayd_server.origin import Origin, edition, may_refer
+from arrayd_server.identity import Origin, edition, may_refer
 from arrayd_server.segments.adoption import Found
 
 _KEPT_ALIASES = 8

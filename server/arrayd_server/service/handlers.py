@@ -19,10 +19,10 @@ from arrayd.source import Source
 from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import Request
-from arrayd_server import origin
+from arrayd_server import identity
 from arrayd_server.core.effects import Effect, Reply
 from arrayd_server.core.records import Asker, Block, Draft, Waiter, Wanted, name_alias
-from arrayd_server.origin import Origin
+from arrayd_server.identity import Origin
 from arrayd_server.segments.block_metadata import planned
 from arrayd_server.service import status_report
 
@@ -78,7 +78,7 @@ def info(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa:
         return [Reply(to, _published(daemon, source.name))]
     if _crowded(daemon, to):
         return [Reply(to, _refusal(daemon, to))]
-    asked = origin.of_source(source, request.fields["stat"])
+    asked = identity.of_source(source, request.fields["stat"])
     daemon.performer.loads.info(to, asked, lambda found: daemon.performer.act([Reply(to, found)]))
     return []
 
@@ -241,9 +241,9 @@ def _meant(item: Mapping[str, Any]) -> Wanted | ArraydError:
         alias = name_alias(source.name)
         return Wanted(alias, Origin(None, str(source)), name=source.name)
     stat: Sequence[int] | None = item.get("stat")
-    whole = origin.alias(source.whole(), stat) if source.rows is not None else None
-    alias, asked = origin.alias(source, stat), origin.of_source(source, stat)
-    return Wanted(alias, asked, whole, edition=origin.edition(source, stat))
+    whole = identity.alias(source.whole(), stat) if source.rows is not None else None
+    alias, asked = identity.alias(source, stat), identity.of_source(source, stat)
+    return Wanted(alias, asked, whole, edition=identity.edition(source, stat))
 
 
 def _waiter(request: Request, wanted: Wanted) -> Waiter:
@@ -277,7 +277,7 @@ def _published(daemon: Daemon, name: str) -> Mapping[str, Any] | ArraydError:
 def _matcher(source: Source) -> Callable[[Block], bool]:
     if source.name is not None:
         return lambda block: block.name == source.name
-    return lambda block: origin.matches(block.source, source)
+    return lambda block: identity.matches(block.source, source)
 
 
 def _product(shape: Sequence[int]) -> int:
