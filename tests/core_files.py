@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from arrayd.wire.grant import Spec
-from arrayd_server.core.records import Wanted, name_alias
+from arrayd_server.core.model import Wanted, name_alias
 
 SPEC = Spec((4,), "<f8", "C", 8)
 ROWS = 4

@@ -25,7 +25,7 @@ from arrayd_server.core.effects import (
     Trace,
     Unlink,
 )
-from arrayd_server.core.records import Block, Edition, Found, State, name_alias
+from arrayd_server.core.model import Block, Edition, Found, State, name_alias
 from arrayd_server.core.registry import Registry
 from tests.core_files import NAMES, ROWS, SPEC, File, wanted
 from tests.core_naive import Naive

@@ -16,7 +16,7 @@ from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Fill, Make, Probe, Reply, Seal
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.lends import LEND_SECONDS
-from arrayd_server.core.records import (
+from arrayd_server.core.model import (
     Asker,
     Block,
     Draft,

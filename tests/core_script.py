@@ -7,7 +7,7 @@ from typing import Any, ParamSpec
 
 from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Effect, Reply
-from arrayd_server.core.records import Asker, Block, Draft, Peer, State, Waiter, Wanted
+from arrayd_server.core.model import Asker, Block, Draft, Peer, State, Waiter, Wanted
 from tests.core_files import SPEC, File, wanted, wanted_name
 from tests.core_model import Shell
 

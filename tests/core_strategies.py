@@ -8,7 +8,7 @@ import os
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 
-from arrayd_server.core.records import Draft
+from arrayd_server.core.model import Draft
 from tests.core_files import SPEC, File, wanted, wanted_name
 
 PIDS = {b"a": 1, b"b": 1, b"c": 2}

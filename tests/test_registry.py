@@ -14,7 +14,7 @@ import pytest
 from arrayd.errors import BadFile, InUse, NoSuchBlock, NotOwner
 from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Cancel, Fill, Probe, Progress
-from arrayd_server.core.records import Asker, Draft, State, Waiter
+from arrayd_server.core.model import Asker, Draft, State, Waiter
 from tests.core_files import SPEC, wanted, wanted_name
 from tests.core_script import MEDIUM, SMALL, World
 

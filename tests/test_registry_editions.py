@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from arrayd_server.core.records import Edition, State, Wanted
+from arrayd_server.core.model import Edition, State, Wanted
 from tests.core_files import File, wanted
 from tests.core_script import World
 

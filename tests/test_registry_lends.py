@@ -10,7 +10,7 @@ from arrayd.errors import NoRoom, NoSuchBlock
 from arrayd.wire.grant import Grant
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.lends import LEND_SECONDS, MAX_LENDS
-from arrayd_server.core.records import State
+from arrayd_server.core.model import State
 from tests.core_files import File
 from tests.core_script import SMALL, World
 

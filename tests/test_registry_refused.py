@@ -9,7 +9,7 @@ import pytest
 from arrayd.errors import LoadError, NoRoom
 from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Fill, Make, Probe, Unlink
-from arrayd_server.core.records import Asker, State
+from arrayd_server.core.model import Asker, State
 from tests.core_files import File
 from tests.core_model import OTHERS
 from tests.core_script import LARGE, MEDIUM, SMALL, World

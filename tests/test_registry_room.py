@@ -10,7 +10,7 @@ from arrayd.errors import NoRoom
 from arrayd.wire.grant import Grant
 from arrayd_server.core import bounds, jobs
 from arrayd_server.core.effects import Fill, Inspect, Unlink
-from arrayd_server.core.records import Block, State, name_alias
+from arrayd_server.core.model import Block, State, name_alias
 from tests.core_files import SPEC, File, wanted
 from tests.core_script import HUGE, LARGE, MEDIUM, SMALL, World
 

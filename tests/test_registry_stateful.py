@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from arrayd.errors import NameTaken, NoSuchBlock, NotOwner
 from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Fill, Inspect, Make, Probe
-from arrayd_server.core.records import Asker, Draft, Peer, Waiter, Wanted
+from arrayd_server.core.model import Asker, Draft, Peer, Waiter, Wanted
 from tests.core_files import File, wanted
 from tests.core_model import OTHERS, Shell, one
 from tests.core_strategies import PIDS, WALKS, drafts, files, picks, pins, sessions, waits, wishes

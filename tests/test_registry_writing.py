@@ -7,7 +7,7 @@ import pytest
 from arrayd.errors import NameTaken, NoSuchBlock, NotOwner, NotSealed
 from arrayd.wire.grant import Grant
 from arrayd_server.core.holds import STALE_AFTER
-from arrayd_server.core.records import Draft, State
+from arrayd_server.core.model import Draft, State
 from tests.core_files import NAMES, SPEC, File, wanted
 from tests.core_script import World
 

@@ -10,7 +10,7 @@ import pytest
 from arrayd.errors import DaemonError
 from arrayd.source import Source
 from arrayd_server import identity
-from arrayd_server.core.records import Asker, Wanted
+from arrayd_server.core.model import Asker, Wanted
 from arrayd_server.service import handlers
 
 ME = b"me"

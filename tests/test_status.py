@@ -17,9 +17,9 @@ from arrayd.results import status_table
 from arrayd.results.status import Block, Holder, Job, Status
 from arrayd.wire.dtypes import descr
 from arrayd.wire.grant import Spec
-from arrayd_server.core import records
-from arrayd_server.core.records import State
-from arrayd_server.core.shelf import Shelf
+from arrayd_server.core import model
+from arrayd_server.core.blocks import Shelf
+from arrayd_server.core.model import State
 from arrayd_server.service import status_report
 
 G = 1 << 30
@@ -339,7 +339,7 @@ def test_which_blocks_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those in use, then the idle ones used last; the oldest first, as always."""
     shelf = Shelf("run", 1 << 30)
     for number in range(1, 7):
-        added = records.Block(
+        added = model.Block(
             f"run-{number}", number, Spec((1,), "<f8", "C", 8), 9, "x", State.SEALED, 0.0, 0.0
         )
         shelf.add(added)
@@ -353,6 +353,6 @@ def test_which_blocks_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(6) == [1, 2, 3, 4, 5, 6]
     assert told(4) == [2, 4, 5, 6]
     assert told(1) == [2]
-    shelf.blocks["run-5"].holders |= {bytes([i]): records.Hold(1, 0.0) for i in range(8)}
+    shelf.blocks["run-5"].holders |= {bytes([i]): model.Hold(1, 0.0) for i in range(8)}
     assert told(4) == [2, 5, 6]
     assert told(2) == [2]

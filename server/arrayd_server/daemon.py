@@ -21,7 +21,7 @@ from arrayd.wire.grant import Grant
 from arrayd_server import systemd
 from arrayd_server.config import Config
 from arrayd_server.core.effects import Progress, Reply
-from arrayd_server.core.records import Asker, Peer, State
+from arrayd_server.core.model import Asker, Peer, State
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import leases
 from arrayd_server.loading.worker_pool import Pool

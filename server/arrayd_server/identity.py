@@ -16,7 +16,7 @@ from arrayd.errors import SpecMismatch
 from arrayd.source import Source
 from arrayd.wire.codec import pack
 from arrayd.wire.records import Record
-from arrayd_server.core.records import Edition
+from arrayd_server.core.model import Edition
 from arrayd_server.loading.messages import Found
 
 

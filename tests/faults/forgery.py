@@ -10,7 +10,7 @@ from typing import Any
 from arrayd.source import Source
 from arrayd.wire import layout
 from arrayd.wire.grant import Spec
-from arrayd_server.core.records import Block, State
+from arrayd_server.core.model import Block, State
 from arrayd_server.identity import of_source
 from arrayd_server.segments import block_metadata
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from arrayd.wire import layout
 from arrayd.wire.dtypes import from_descr
-from arrayd_server.core.records import Block
+from arrayd_server.core.model import Block
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import leases
 from arrayd_server.segments import adoption, block_metadata

@@ -22,7 +22,7 @@ from arrayd.common import failpoints
 from arrayd.errors import ArraydError, LoaderCrashed, LoadError, LoadTimeout
 from arrayd.source import Source
 from arrayd_server import identity
-from arrayd_server.core.records import Asker
+from arrayd_server.core.model import Asker
 from arrayd_server.loading import worker_pool
 from arrayd_server.loading.loads import Callbacks, Loads
 from arrayd_server.loading.worker_pool import Pool

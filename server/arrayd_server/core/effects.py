@@ -8,7 +8,7 @@ from typing import Any
 
 from arrayd.errors import ArraydError
 from arrayd.wire.grant import Grant
-from arrayd_server.core.records import Asker
+from arrayd_server.core.model import Asker
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from typing import cast
 
 from arrayd.wire.grant import Grant
 from arrayd_server.core import lends
+from arrayd_server.core.blocks import Shelf
 from arrayd_server.core.effects import Effect, Inspect, Reply, Unlink
-from arrayd_server.core.records import (
+from arrayd_server.core.model import (
     Asker,
     Block,
     Counters,
@@ -22,7 +23,6 @@ from arrayd_server.core.records import (
     State,
     Waiter,
 )
-from arrayd_server.core.shelf import Shelf
 
 STALE_AFTER = 5.0
 """Seconds after which a hold whose block nobody maps may be dropped for room (rule 2)."""

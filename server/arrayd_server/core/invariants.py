@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from arrayd_server.core.records import Stage, State
+from arrayd_server.core.model import Stage, State
 
 if TYPE_CHECKING:
     from arrayd_server.core.registry import Registry

@@ -9,10 +9,11 @@ from collections.abc import Hashable
 from typing import Any
 
 from arrayd.errors import ArraydError
-from arrayd_server.core import explain, lends
+from arrayd_server.core import error_texts, lends
+from arrayd_server.core.blocks import Shelf
 from arrayd_server.core.effects import Cancel, Effect, Fill, Inspect, Make, Probe, Reply
 from arrayd_server.core.holds import STALE_AFTER, Holds, may_be_stale
-from arrayd_server.core.records import (
+from arrayd_server.core.model import (
     Asker,
     Block,
     Draft,
@@ -23,7 +24,6 @@ from arrayd_server.core.records import (
     Waiter,
     name_alias,
 )
-from arrayd_server.core.shelf import Shelf
 
 PROGRESS_EVERY = 0.1
 """Seconds between two progress messages of one load to each of up to a thousand waiters."""
@@ -255,7 +255,7 @@ class Jobs:
 
     def _fail_for_room(self, job: Job, now: float) -> list[Effect]:
         facts = (self._shelf, self._holds.sessions, self.unfilled, now)
-        return self.fail(job, explain.no_room(job, *facts))
+        return self.fail(job, error_texts.no_room(job, *facts))
 
     # ---- ends ----------------------------------------------------------------------------
 

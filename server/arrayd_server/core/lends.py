@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from arrayd_server.core.effects import Effect, Trace
-from arrayd_server.core.records import Block, Lend, Session, State
+from arrayd_server.core.model import Block, Lend, Session, State
 
 LEND_SECONDS = 60.0
 """How long a reference keeps its block when its sender is gone, and when room is needed."""

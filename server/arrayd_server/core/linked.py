@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from arrayd_server.core.effects import Effect, Probe
 from arrayd_server.core.jobs import Jobs
-from arrayd_server.core.records import Job, Stage
+from arrayd_server.core.model import Job, Stage
 
 
 def part_late(jobs: Jobs, job: Job, now: float) -> list[Effect]:

@@ -23,13 +23,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from arrayd.errors import ArraydError, NoRoom
-from arrayd_server.core import explain, invariants
+from arrayd_server.core import error_texts, invariants
+from arrayd_server.core.blocks import Shelf
 from arrayd_server.core.effects import Effect, Inspect, Probe, Progress, Reply, Seal, stranger
-from arrayd_server.core.evictions import Evictions
+from arrayd_server.core.evict_requests import Evictions
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import PROGRESS_EVERY, RESERVED, Jobs
 from arrayd_server.core.linked import part_late
-from arrayd_server.core.records import (
+from arrayd_server.core.model import (
     Asker,
     Block,
     Counters,
@@ -44,7 +45,6 @@ from arrayd_server.core.records import (
     Waiter,
     Wanted,
 )
-from arrayd_server.core.shelf import Shelf
 
 
 class Registry:
@@ -82,7 +82,7 @@ class Registry:
         """Open a session, or take its restated holds in place of those known."""
         session = self.sessions.get(to.nonce)
         if session is not None and session.peer.pid != peer.pid:
-            return [Reply(to, explain.not_your_session(session))]
+            return [Reply(to, error_texts.not_your_session(session))]
         if session is None:
             session = self.sessions[to.nonce] = Session(to.nonce, peer, now)
         seqs, effects = self.holds.restate(session, holds, latest, now)
@@ -113,7 +113,7 @@ class Registry:
             block.outdated = False  # the file may be again what it was
             return [self.holds.grant(block, to, waiter, now)]
         if wanted.name is not None and waiter.patience <= 0:
-            return [Reply(to, explain.no_such_name(wanted.name))]
+            return [Reply(to, error_texts.no_such_name(wanted.name))]
         job, waiter.window = wanted.served_by(self.jobs.find)
         if job is not None:
             self.counters.joins += 1
@@ -132,7 +132,7 @@ class Registry:
         if wanted.served_by(self.shelf.find)[0] is not None:
             return [Reply(to, {"resident": True})]
         if wanted.name is not None:
-            return [Reply(to, explain.no_such_name(wanted.name))]
+            return [Reply(to, error_texts.no_such_name(wanted.name))]
         effects: list[Effect] = [Reply(to, {"resident": False})]
         job, _ = wanted.served_by(self.jobs.find)
         if job is None:
@@ -170,7 +170,7 @@ class Registry:
         if to.nonce not in self.sessions:
             return [stranger(to)]
         if not self.holds.holdable(segment):
-            return [Reply(to, explain.no_block(segment))]
+            return [Reply(to, error_texts.no_block(segment))]
         block = self.shelf.blocks[segment]
         self.holds.redeem(block, token)
         return [self.holds.grant(block, to, Waiter(), now)]
@@ -189,7 +189,7 @@ class Registry:
         if begun is not None:
             return self._writable(begun, now)  # repeated
         if draft.name is not None and not draft.replace and self.jobs.name_taken(draft.name):
-            return [Reply(to, explain.name_taken(draft.name))]
+            return [Reply(to, error_texts.name_taken(draft.name))]
         job = self.jobs.new(Stage.QUEUED, draft.source, now, [])
         self.jobs.write(job, draft, to)
         return self.jobs.queue(job, patience, now)
@@ -208,14 +208,14 @@ class Registry:
             return [stranger(to)]
         block = self.shelf.blocks.get(segment)
         if block is None or to.nonce not in block.holders:
-            return [Reply(to, explain.no_block(segment))]
+            return [Reply(to, error_texts.no_block(segment))]
         job = self.jobs.of_writer(block)
         if job is None:
             return [self.holds.grant(block, to, Waiter(), now)]  # sealed already: repeated
         if job.writer is not None and job.writer.nonce != to.nonce:
-            return [Reply(to, explain.not_creator(segment))]
+            return [Reply(to, error_texts.not_creator(segment))]
         if job.stage is not Stage.WRITING:
-            return [] if to == job.writer else [Reply(to, explain.sealing(segment))]
+            return [] if to == job.writer else [Reply(to, error_texts.sealing(segment))]
         self.jobs.answer_to(job, to)
         self.jobs.enter(job, Stage.SEALING)
         return [Seal(job.number, segment)]
@@ -361,7 +361,7 @@ class Registry:
         if block is None or block.state not in (State.SEALED, State.WRITING):
             return []
         if block.job is not None:
-            return self.failed(block.job, explain.removed(block), now)
+            return self.failed(block.job, error_texts.removed(block), now)
         return self.holds.unlink(block, force=True)
 
     def freed(self, segment: str, now: float) -> list[Effect]:

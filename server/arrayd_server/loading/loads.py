@@ -11,7 +11,7 @@ from typing import Any
 from arrayd.errors import ArraydError, LoaderCrashed
 from arrayd.wire.grant import Spec
 from arrayd_server import identity
-from arrayd_server.core.records import Asker
+from arrayd_server.core.model import Asker
 from arrayd_server.identity import Origin
 from arrayd_server.loading.messages import Fill, Filled, Found, Look, Probe, Rows
 from arrayd_server.loading.tasks import Task

@@ -17,7 +17,7 @@ from arrayd.wire import layout
 from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Spec
 from arrayd.wire.records import Record, later
-from arrayd_server.core.records import Block, Edition, Job, State, name_alias
+from arrayd_server.core.model import Block, Edition, Job, State, name_alias
 from arrayd_server.identity import Origin, edition, may_refer
 from arrayd_server.segments.adoption import Found
 

@@ -18,7 +18,7 @@ from arrayd.common.bytesize import format_bytes
 from arrayd.errors import ArraydError, NotSealed
 from arrayd.wire import layout
 from arrayd.wire.grant import Grant
-from arrayd_server.core import explain
+from arrayd_server.core import error_texts
 from arrayd_server.core.effects import (
     Cancel,
     Effect,
@@ -32,7 +32,7 @@ from arrayd_server.core.effects import (
     Trace,
     Unlink,
 )
-from arrayd_server.core.records import Asker, Block, Found, State, name_alias
+from arrayd_server.core.model import Asker, Block, Found, State, name_alias
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import memory_limits
 from arrayd_server.kernel.close_watch import Watch
@@ -292,7 +292,7 @@ class Performer:
         try:
             sealed = self._segments.seal(*self._draft(job, segment))
         except FileNotFoundError:
-            self.act(self._registry.failed(job, explain.removed(block), self.begin()))
+            self.act(self._registry.failed(job, error_texts.removed(block), self.begin()))
             return
         except (OSError, ArraydError) as error:  # no descriptor, say: soon there may be one
             why = str(error)

@@ -21,7 +21,7 @@ from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import Request
 from arrayd_server import identity
 from arrayd_server.core.effects import Effect, Reply
-from arrayd_server.core.records import Asker, Block, Draft, Waiter, Wanted, name_alias
+from arrayd_server.core.model import Asker, Block, Draft, Waiter, Wanted, name_alias
 from arrayd_server.identity import Origin
 from arrayd_server.segments.block_metadata import planned
 from arrayd_server.service import status_report

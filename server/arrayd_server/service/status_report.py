@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from arrayd.wire import protocol
-from arrayd_server.core.records import Asker, Block, Job, Peer, State
-from arrayd_server.core.shelf import Shelf
+from arrayd_server.core.blocks import Shelf
+from arrayd_server.core.model import Asker, Block, Job, Peer, State
 from arrayd_server.loading.loads import Question
 
 if TYPE_CHECKING:

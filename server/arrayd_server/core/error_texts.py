@@ -15,8 +15,8 @@ from arrayd.errors import (
     NotOwner,
     NotSealed,
 )
-from arrayd_server.core.records import Block, Job, Nonce, Session, State
-from arrayd_server.core.shelf import Shelf
+from arrayd_server.core.blocks import Shelf
+from arrayd_server.core.model import Block, Job, Nonce, Session, State
 
 _SHOWN = 5
 

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Hashable, Iterator, Sequence
 
 from arrayd_server.core import bounds
-from arrayd_server.core.records import Block, Job, State
+from arrayd_server.core.model import Block, Job, State
 
 MAX_ALIASES = 64
 """Spellings of one block that are remembered; more are probed again, never wrong."""

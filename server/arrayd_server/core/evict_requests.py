@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from arrayd_server.core import explain
+from arrayd_server.core import error_texts
+from arrayd_server.core.blocks import Shelf
 from arrayd_server.core.effects import Effect, Reply
 from arrayd_server.core.holds import Holds
-from arrayd_server.core.records import Asker, Block, State
-from arrayd_server.core.shelf import Shelf
+from arrayd_server.core.model import Asker, Block, State
 
 
 @dataclass(slots=True)
@@ -38,10 +38,10 @@ class Evictions:
         blocks = [b for b in self._shelf.blocks.values() if b.state is not State.LEAVING]
         chosen = [b for b in blocks if matches(b)]
         if not chosen:
-            return [Reply(to, explain.not_in_memory())]
+            return [Reply(to, error_texts.not_in_memory())]
         busy = [b for b in chosen if b.wanted or b.state is not State.SEALED]
         if busy:
-            return [Reply(to, explain.in_use(busy, self._holds.sessions))]
+            return [Reply(to, error_texts.in_use(busy, self._holds.sessions))]
         eviction = _Eviction(to, len(chosen))
         self._of.update((block.segment, eviction) for block in chosen)
         return [effect for block in chosen for effect in self._holds.unlink(block)]
@@ -60,5 +60,5 @@ class Evictions:
         if eviction.open:
             return []
         if eviction.refused:
-            return [Reply(eviction.to, explain.in_use(eviction.refused, self._holds.sessions))]
+            return [Reply(eviction.to, error_texts.in_use(eviction.refused, self._holds.sessions))]
         return [Reply(eviction.to, {"blocks": eviction.blocks, "bytes": eviction.bytes})]
