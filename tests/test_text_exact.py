@@ -130,8 +130,8 @@ def test_a_clipped_load_is_another_block() -> None:
     from arrayd_server import identity
     from arrayd_server.loading.messages import Found
 
-    identity = ("/a.txt", 1, 2, 3, 4, 5)
-    found = Found((1,), "<i4", "<i4", 4, "C", "C", 1, (), (), None, identity, False, "text")
+    state = ("/a.txt", 1, 2, 3, 4, 5)
+    found = Found((1,), "<i4", "<i4", 4, "C", "C", 1, (), (), None, state, False, "text")
     keys = {
         identity.key(Source.of("/a.txt", dtype="i4", overflow=how), found)
         for how in ("error", "clip")

@@ -244,7 +244,7 @@ def test_a_reply_that_is_too_late(
     p = puppets(daemon)
     late, right = p(f"""
 import random, arrayd.session
-arrayd.session._GRACE = 0  # the client's own patience, not the daemon's answer
+arrayd.session.session._GRACE = 0  # the client's own patience, not the daemon's answer
 chance, late, right = random.Random(5), 0, 0
 os.chdir({str(tmp_path)!r})
 arrayd.get_many([f"{{value}}.npy" for value in range(8)])

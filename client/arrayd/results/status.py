@@ -1,7 +1,7 @@
 """`Status`: who holds what, as plain data that prints as a table; see `status_table`.
 
-The fields are those of the daemon's answer (`arrayd_server.service.status_report`). Sizes are in bytes,
-times in seconds.
+The fields are those of the daemon's answer (`arrayd_server.service.status_report`). Sizes are
+in bytes, times in seconds.
 """
 
 from __future__ import annotations

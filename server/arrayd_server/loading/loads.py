@@ -79,14 +79,14 @@ class Loads:
         if to in questions:
             return
         number = next(self._numbers)
-        questions[to] = Question(number, identity, time.monotonic())
+        questions[to] = Question(number, origin, time.monotonic())
         self.asked += 1
 
         def told(result: Mapping[str, Any] | ArraydError) -> None:
             self._drop(to)
             on_result(result)
 
-        self._pool.submit(_task(number, "info", Look, identity, told))
+        self._pool.submit(_task(number, "info", Look, origin, told))
 
     def forget(self, nonce: bytes, request: int | None = None) -> None:
         """Let nobody work on a question of a session that is gone, or has stopped waiting."""
@@ -114,9 +114,7 @@ class Loads:
     def probe(self, job: int, origin: Origin) -> None:
         """Ask how big a source is."""
         self._pool.submit(
-            _task(
-                job, "probe", Probe, identity, lambda result: self._on_probed(job, identity, result)
-            )
+            _task(job, "probe", Probe, origin, lambda result: self._on_probed(job, origin, result))
         )
 
     def fill(self, job: int, path: str) -> None:
@@ -147,21 +145,19 @@ class Loads:
             apart=load.found.apart,
         )
 
-    def _on_probed(
-        self, job: int, origin_: Origin, result: Mapping[str, Any] | ArraydError
-    ) -> None:
+    def _on_probed(self, job: int, origin: Origin, result: Mapping[str, Any] | ArraydError) -> None:
         if isinstance(result, ArraydError):
             self._on.failed(job, result)
             return
-        assert origin_.source is not None
+        assert origin.source is not None
         try:
             found = Found.from_wire(result)
-            key = identity.key(origin_.source, found)
+            key = identity.key(origin.source, found)
             probed = Probed(key, found.spec, found.rows, bool(found.files))
         except (TypeError, ValueError) as error:
-            self._on.failed(job, _nonsense(origin_, error))
+            self._on.failed(job, _nonsense(origin, error))
             return
-        self._loads[job] = Load(origin_, found)
+        self._loads[job] = Load(origin, found)
         self._on.probed(job, probed)
 
     def _on_part(self, job: int, origin: Origin, result: Mapping[str, Any] | ArraydError) -> None:
@@ -171,7 +167,7 @@ class Loads:
         try:
             filled = result if isinstance(result, ArraydError) else Filled.from_wire(result)
         except (TypeError, ValueError) as error:
-            filled = _nonsense(identity, error)
+            filled = _nonsense(origin, error)
         if isinstance(filled, ArraydError):
             self.cancel(job)
             self._on.failed(job, filled)
@@ -192,9 +188,9 @@ def _task(
     origin: Origin,
     on_result: Callable[[Mapping[str, Any] | ArraydError], None],
 ) -> Task:
-    assert identity.source is not None
-    wire = {"op": op, **kind(identity.source, identity.stat).to_wire()}
-    return Task(job, str(identity), wire, on_result, _no_rows, urgent=True)
+    assert origin.source is not None
+    wire = {"op": op, **kind(origin.source, origin.stat).to_wire()}
+    return Task(job, str(origin), wire, on_result, _no_rows, urgent=True)
 
 
 def _nonsense(origin: Origin, error: Exception) -> LoaderCrashed:

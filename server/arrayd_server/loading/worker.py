@@ -3,10 +3,10 @@
 Started by exec, never by fork: it must not inherit a descriptor or mapping of a segment
 (the lease test would not see it). It dies with the daemon. A file that crashes it costs
 one load; one that asks for more memory than a loader may have, gets none. Run as
-``python -m arrayd_server.worker FD PARENT MEMORY``.
+``python -m arrayd_server.loading.worker FD PARENT MEMORY``.
 
-Tasks and answers are those of `arrayd_server.loading.messages`. The last answer says ``spent`` if the
-process has so much memory that it should be the last. A task with ``apart`` is done in
+Tasks and answers are those of `arrayd_server.loading.messages`. The last answer says ``spent``
+if the process has so much memory that it should be the last. A task with ``apart`` is done in
 a child: the process itself reads nothing then.
 """
 

@@ -133,8 +133,8 @@ class Peers:
         total = sum(len(process.nonces) for process in self._processes.values())
         if total >= self._limit or listener.spare() < listener.reserve() // 2:
             raise DaemonError(
-                f"The daemon has {total} sessions and {listener.spare()} descriptors left: it takes "
-                "no more. Raise its limit of descriptors (LimitNOFILE=, ulimit -n) or "
+                f"The daemon has {total} sessions and {listener.spare()} descriptors left: it "
+                "takes no more. Raise its limit of descriptors (LimitNOFILE=, ulimit -n) or "
                 f"--max-clients ({self._limit})."
             )
 
