@@ -1,4 +1,4 @@
-"""How the tests of the loaders write a file in each format and load it through the engine."""
+"""How the tests of the loaders write a file in each format and load it into a segment."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from numpy.lib import format as npformat
 
 from arrayd.source import Source
 from arrayd_server.kernel import leases
-from arrayd_server.loaders import base, engine, flat, hdf5_read, npz, probe
+from arrayd_server.loaders import base, contiguous, npz, probe, segment_writer
 from arrayd_server.loaders.base import Part, Plan
+from arrayd_server.loaders.hdf5 import reading
 
 Array = np.ndarray[Any, Any]
 Make = Callable[[Path, Array], Source]
@@ -35,11 +36,11 @@ def make_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make many parts and chunks of small files."""
     monkeypatch.setattr(base, "PART_BYTES", 200)
     monkeypatch.setattr(base, "CHUNK_BYTES", 48)
-    monkeypatch.setattr(flat, "GAP", 24)
+    monkeypatch.setattr(contiguous, "GAP", 24)
     monkeypatch.setattr(npz, "BACKWARD_BYTES", 64)
-    monkeypatch.setattr(hdf5_read, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(hdf5_read, "LARGE_BYTES", 80)
-    monkeypatch.setattr(hdf5_read, "GAP", 24)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(reading, "LARGE_BYTES", 80)
+    monkeypatch.setattr(reading, "GAP", 24)
 
 
 def make_segment() -> Iterator[Path]:
@@ -49,19 +50,19 @@ def make_segment() -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
-def target_of(source: Source, plan: Plan, path: Path) -> engine.Target:
+def target_of(source: Source, plan: Plan, path: Path) -> segment_writer.Target:
     """Make the segment that `plan` needs."""
     dtype = plan.target or plan.dtype
     size = int(np.prod(plan.shape, dtype=object)) * dtype.itemsize
     with open(path, "wb") as file:
         file.truncate(size)
-    return engine.Target(str(path), dtype, source.order or plan.order, size)
+    return segment_writer.Target(str(path), dtype, source.order or plan.order, size)
 
 
-def write(source: Source, plan: Plan, part: Part, target: engine.Target) -> int:
+def write(source: Source, plan: Plan, part: Part, target: segment_writer.Target) -> int:
     """Write one part; nobody watches, nobody cancels."""
     done: list[int] = []
-    changed = engine.write_part(
+    changed = segment_writer.write_part(
         source, plan, part, target, on_rows=done.append, cancelled=lambda: False
     )
     assert done == sorted(done)

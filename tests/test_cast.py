@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arrayd.errors import CastError, SpecMismatch
-from arrayd_server.loaders.cast import cast_chunk, check_cast
+from arrayd_server.loaders.casts.cast import cast_chunk, check_cast
 
 INTEGERS = ["?", "i1", "u1", "<i2", ">u2", "i4", "u4", "i8", "u8"]
 FLOATS = ["f2", "<f4", ">f4", "f8", "g"]

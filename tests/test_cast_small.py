@@ -11,7 +11,7 @@ import pytest
 
 import arrayd
 from arrayd.errors import CastError, SpecMismatch
-from arrayd_server.loaders.cast import cast_chunk, check_cast
+from arrayd_server.loaders.casts.cast import cast_chunk, check_cast
 
 NAMES = [
     name

@@ -11,7 +11,7 @@ import pytest
 import arrayd
 from arrayd.errors import BadFile, SourceNotFound, SpecMismatch
 from arrayd.source import Source
-from arrayd_server.loaders.hdf5_names import decoded, encoded, walk
+from arrayd_server.loaders.hdf5.names import decoded, encoded, walk
 
 LATIN = b"L\xe4nge"
 NAMES = [

@@ -17,7 +17,8 @@ import arrayd
 from arrayd.errors import ArraydError, BadFile, LoadError, MissingDependency, SourceChanged
 from arrayd.reduction import redeem, reduce
 from arrayd.source import Source
-from arrayd_server.loaders import hdf5_links, probe
+from arrayd_server.loaders import probe
+from arrayd_server.loaders.hdf5 import links
 from arrayd_server.loading import worker
 from arrayd_server.loading.messages import Probe
 from tests.fixtures import Daemon
@@ -208,7 +209,7 @@ def test_more_files_than_may_be_open(tmp_path: Path, segment: Path) -> None:
     """They are looked at one after another; what cannot be opened is an error, no fill value."""
     source = sources(tmp_path, 60)
     assert len(probe(source).files) == 60
-    limit = len(os.listdir("/proc/self/fd")) + hdf5_links._OPEN + 10
+    limit = len(os.listdir("/proc/self/fd")) + links._OPEN + 10
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
@@ -224,7 +225,7 @@ def test_more_files_than_may_be_open(tmp_path: Path, segment: Path) -> None:
 def test_a_filter_of_a_source_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be decoded is said, where libhdf5 may show the fill value."""
     source = sources(tmp_path, 2)
-    monkeypatch.setattr("arrayd_server.loaders.hdf5_filters.h5py", without_filters())
+    monkeypatch.setattr("arrayd_server.loaders.hdf5.filters.h5py", without_filters())
     with pytest.raises(MissingDependency, match=r"filter 1 \(deflate\)"):
         probe(source)
 

@@ -27,7 +27,9 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.source import Source
-from arrayd_server.loaders import base, hdf5, hdf5_read, members, probe
+from arrayd_server.loaders import base, members, probe
+from arrayd_server.loaders.hdf5 import loader as hdf5
+from arrayd_server.loaders.hdf5 import reading
 from tests.loading import (
     QUICK,
     RECORD,
@@ -271,7 +273,7 @@ def test_no_chunk_is_decoded_twice(
     plan = probe(source)
     touched: list[tuple[int, ...]] = []
 
-    class Spy(hdf5_read.Reader):
+    class Spy(reading.Reader):
         def read(self, selection: tuple[slice, ...]) -> Array:
             lines = [
                 range(s.start // c, (s.stop - 1) // c + 1)
@@ -281,7 +283,7 @@ def test_no_chunk_is_decoded_twice(
             return super().read(selection)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hdf5_read, "Reader", Spy)
+        patch.setattr(reading, "Reader", Spy)
         for part in plan.parts:
             for _ in hdf5.fill(source, plan, part):
                 pass
@@ -295,16 +297,16 @@ def test_tall_chunks(
     tmp_path: Path, segment: Path, monkeypatch: pytest.MonkeyPatch, rows: slice
 ) -> None:
     """A row of chunks beyond `TALL_BYTES` is read a few rows at a time, and is the same."""
-    monkeypatch.setattr(hdf5_read, "TALL_BYTES", 1000)
+    monkeypatch.setattr(reading, "TALL_BYTES", 1000)
     sizes = []
 
-    class Spy(hdf5_read.Reader):
+    class Spy(reading.Reader):
         def read(self, selection: tuple[slice, ...]) -> Array:
             out = super().read(selection)
             sizes.append(out.nbytes)
             return out
 
-    monkeypatch.setattr(hdf5_read, "Reader", Spy)
+    monkeypatch.setattr(reading, "Reader", Spy)
     array = np.arange(400).reshape(40, 10)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("x", data=array, chunks=(40, 2), compression="gzip")
@@ -323,9 +325,9 @@ def test_cuts_cover_in_order_and_bounded(
     """Cuts give the values in C order, split no chunk, and stay near what was asked."""
     chunks = chunk[: len(shape)]
     array = np.arange(np.prod(shape)).reshape(shape)
-    pieces = [array[cut] for cut in hdf5_read.cuts(shape, chunks, cap)]
+    pieces = [array[cut] for cut in reading.cuts(shape, chunks, cap)]
     np.testing.assert_array_equal(np.concatenate([p.ravel() for p in pieces]), array.ravel())
-    for cut in hdf5_read.cuts(shape, chunks, cap):
+    for cut in reading.cuts(shape, chunks, cap):
         assert all(s.start % c == 0 for s, c in zip(cut, chunks, strict=True))
     if set(chunks) == {1}:
         assert max(piece.size for piece in pieces) <= cap

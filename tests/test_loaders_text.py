@@ -14,8 +14,9 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.source import Source
-from arrayd_server.loaders import text, text_scan
-from arrayd_server.loaders.text_reader import Reader
+from arrayd_server.loaders.text import loader as text
+from arrayd_server.loaders.text import row_scan
+from arrayd_server.loaders.text.parser import Reader
 from tests.texts import (
     METHYLATION,
     QUICK,
@@ -45,7 +46,7 @@ def test_methylation_files(
     source = METHYLATION / f"{name}.cov.txt"
     if not source.exists():
         pytest.skip(f"{METHYLATION} is not there: the sample data are no part of the project")
-    monkeypatch.setattr(text_scan, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(row_scan, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(text, "PART_BYTES", 10_000)
     monkeypatch.setattr(text, "PIECE_BYTES", 700)
     path = written(tmp_path, source.read_bytes(), f"s.cov.txt{suffix}")
@@ -223,7 +224,7 @@ def test_mixed_line_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_rows: int, block: int
 ) -> None:
     """Offsets stay true where all three line ends are mixed."""
-    monkeypatch.setattr(text_scan, "BLOCK_BYTES", block)
+    monkeypatch.setattr(row_scan, "BLOCK_BYTES", block)
     path = written(tmp_path, "\r\n\r\n# x\r1 2\r\n3 4\r\r\n5 6\r\n\n7 8\rrest")
     same(path, max_rows=max_rows)
 
@@ -240,7 +241,7 @@ def test_line_end_at_a_block_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     """A return and its line feed count as one line end wherever a block ends."""
-    monkeypatch.setattr(text_scan, "BLOCK_BYTES", block)
+    monkeypatch.setattr(row_scan, "BLOCK_BYTES", block)
     path = written(tmp_path, "1\r\n22\r\n333\r\n\r\nx\r\n")
     same(path, max_rows=2, skiprows=1)
     assert bad_line(path).details["line"] == 5
@@ -271,7 +272,7 @@ def test_a_block_reads_few_bytes_for_few_rows(tmp_path: Path) -> None:
 
 def test_wide_rows_are_read_in_small_pieces(tmp_path: Path, monkeypatch: Any) -> None:
     """A dtype much wider than its text makes no large chunks."""
-    monkeypatch.setattr(text_scan, "BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(row_scan, "BLOCK_BYTES", 1 << 20)
     monkeypatch.setattr(text, "PART_BYTES", 1 << 20)
     monkeypatch.setattr(text, "PIECE_BYTES", 4096)
     source = Source.of(written(tmp_path, "ab\n" * 1000), dtype="U100")

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from arrayd.source import Source
-from arrayd_server.loaders import base, flat, hdf5_read, npz, text
+from arrayd_server.loaders import base, contiguous, npz
+from arrayd_server.loaders.hdf5 import reading
+from arrayd_server.loaders.text import loader as text
 from tests.loading import ALL, Array, Make, load, make_segment, same
 
 POISON = 0xA5
@@ -34,11 +36,11 @@ def _poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fill what `malloc` and `np.empty` give; have parts of some KiB, and chunks of fewer."""
     monkeypatch.setattr(base, "PART_BYTES", 16 << 10)
     monkeypatch.setattr(base, "CHUNK_BYTES", 4 << 10)
-    monkeypatch.setattr(flat, "GAP", 2 << 10)
+    monkeypatch.setattr(contiguous, "GAP", 2 << 10)
     monkeypatch.setattr(npz, "BACKWARD_BYTES", 8 << 10)
     monkeypatch.setattr(text, "PIECE_BYTES", 8 << 10)
     for name, size in (("BLOCK_BYTES", 4 << 10), ("LARGE_BYTES", 6 << 10), ("GAP", 2 << 10)):
-        monkeypatch.setattr(hdf5_read, name, size)
+        monkeypatch.setattr(reading, name, size)
     empty = np.empty
 
     def poisoned(*args: Any, **kwargs: Any) -> Array:

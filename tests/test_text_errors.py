@@ -19,7 +19,8 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.source import Source
-from arrayd_server.loaders import text, text_scan
+from arrayd_server.loaders.text import loader as text
+from arrayd_server.loaders.text import row_scan
 from tests.texts import TABLE, bad_line, load, read, tiny, written
 
 __all__ = ["tiny"]
@@ -129,7 +130,7 @@ def test_undecodable_byte_names_line(tmp_path: Path, comments: Any) -> None:
 
 def test_endless_line_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file without line ends is refused instead of read whole into memory."""
-    monkeypatch.setattr(text_scan, "LINE_BYTES", 1000)
+    monkeypatch.setattr(row_scan, "LINE_BYTES", 1000)
     assert "this is no text file" in str(bad_line(written(tmp_path, b"\0" * 5000)))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from arrayd.errors import ArraydError, CastError
 from arrayd.source import Source
-from arrayd_server.loaders import text
+from arrayd_server.loaders.text import loader as text
 from tests.texts import load, same, tiny, written
 
 __all__ = ["tiny"]

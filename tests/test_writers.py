@@ -19,7 +19,8 @@ from arrayd.errors import BadFile, SourceBusy, SpecMismatch
 from arrayd.session.locking import VARIABLE
 from arrayd.source import Source
 from arrayd_server.kernel import leases
-from arrayd_server.loaders import hdf5, probe
+from arrayd_server.loaders import probe
+from arrayd_server.loaders.hdf5 import loader as hdf5
 from arrayd_server.loading import worker
 from arrayd_server.loading.messages import Probe
 from tests.helpers import block_of
@@ -237,7 +238,7 @@ def test_a_file_system_without_locks(
     def flock(*_: object) -> None:
         raise OSError(code, "no locks")
 
-    monkeypatch.setattr("arrayd_server.loaders.hdf5_open.fcntl.flock", flock)
+    monkeypatch.setattr("arrayd_server.loaders.hdf5.opening.fcntl.flock", flock)
     source = Source.of(write(tmp_path / "x.h5"), locking=locking)
     if refused:
         with pytest.raises(SourceBusy, match=r"no locks.*locking=False"):

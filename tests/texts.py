@@ -18,8 +18,9 @@ from arrayd.errors import (
     BadFile,
 )
 from arrayd.source import Source
-from arrayd_server.loaders import text, text_scan
 from arrayd_server.loaders.base import Plan
+from arrayd_server.loaders.text import loader as text
+from arrayd_server.loaders.text import row_scan
 
 METHYLATION = Path(__file__).parents[2] / "shared" / "data" / "methylation"
 RECORD = np.dtype([("chr", "S10"), ("pos", "<i4"), ("pct", "<f4"), ("c", "<i4"), ("t", "<i4")])
@@ -33,14 +34,14 @@ Array = np.ndarray[Any, Any]
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make many blocks, parts and pieces of small files."""
-    monkeypatch.setattr(text_scan, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(row_scan, "BLOCK_BYTES", 16)
     monkeypatch.setattr(text, "PART_BYTES", 40)
     monkeypatch.setattr(text, "PIECE_BYTES", 12)
     monkeypatch.setattr(text, "_STEP", 3)
 
 
 def read(source: Source, plan: Plan) -> Array:
-    """Fill every part of `plan`, as the engine does."""
+    """Fill every part of `plan`, as the segment writer does."""
     storage = np.zeros(plan.storage_shape, plan.dtype)
     end = 0
     for part in plan.parts:

@@ -11,9 +11,9 @@ import numpy as np
 from arrayd.errors import MissingDependency, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders.base import Container, Described, Format, LongText, Member, Plan
-from arrayd_server.loaders.cast import check_cast, resolved
-from arrayd_server.loaders.checks import install, os_errors
+from arrayd_server.loaders.casts.cast import check_cast, resolved
 from arrayd_server.loaders.recognise import recognised
+from arrayd_server.loaders.validation import install, os_errors
 
 __all__ = ["load_format", "members", "probe", "recognised"]
 

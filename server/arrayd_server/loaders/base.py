@@ -7,7 +7,7 @@ A format is a module with two functions::
 
 `probe` reads headers (text: counts rows) and never the values. `fill` yields the
 rows of one part in order, in chunks of bounded size, in the file's dtype; the
-engine casts each chunk and writes it to its place in the segment. So every format
+segment writer casts each chunk and writes it to its place in the segment. So every format
 gets parallel parts, progress, casting and cancellation alike, and the memory a
 worker needs is one chunk. A chunk may be overwritten after the next is asked for.
 Only the order of its values counts, not its shape: a row too big for one chunk comes

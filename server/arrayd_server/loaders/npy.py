@@ -13,9 +13,9 @@ from numpy.lib import format as npformat
 
 from arrayd.errors import BadFile
 from arrayd.source import Source
-from arrayd_server.loaders import flat
+from arrayd_server.loaders import contiguous
 from arrayd_server.loaders.base import Plan
-from arrayd_server.loaders.checks import check_dtype, check_options, open_regular
+from arrayd_server.loaders.validation import check_dtype, check_options, open_regular
 
 HEADER_LIMIT = 256 << 10
 """Characters of a header that are parsed at most, in some seconds and 125 MB: thousands of fields.
@@ -28,7 +28,7 @@ Header = tuple[tuple[int, ...], str, np.dtype[Any]]
 
 _LENGTH = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}
 
-fill = flat.fill
+fill = contiguous.fill
 
 
 def probe(source: Source) -> Plan:
@@ -46,8 +46,8 @@ def probe(source: Source) -> Plan:
         shape, order, dtype = read_header(file, source)
         offset, size = file.tell(), os.fstat(file.fileno()).st_size
     dtype = check_dtype(source, dtype)
-    check_complete(source, offset + flat.check_size(source, shape, dtype), size)
-    return flat.plan(source, shape, dtype, order=order, offset=offset)
+    check_complete(source, offset + contiguous.check_size(source, shape, dtype), size)
+    return contiguous.plan(source, shape, dtype, order=order, offset=offset)
 
 
 def check_complete(source: Source, need: int, size: int) -> None:

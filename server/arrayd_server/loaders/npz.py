@@ -21,9 +21,9 @@ import numpy as np
 
 from arrayd.errors import ArraydError, BadFile
 from arrayd.source import Source
-from arrayd_server.loaders import base, flat, npy
+from arrayd_server.loaders import base, contiguous, npy
 from arrayd_server.loaders.base import Chunks, Member, Part, Plan
-from arrayd_server.loaders.checks import (
+from arrayd_server.loaders.validation import (
     check_dtype,
     check_options,
     no_member,
@@ -63,15 +63,15 @@ def probe(source: Source) -> Plan:
             shape, order, dtype = npy.read_header(stream, source)
             offset = stream.tell()
         dtype = check_dtype(source, dtype)
-        size = offset + flat.check_size(source, shape, dtype)
+        size = offset + contiguous.check_size(source, shape, dtype)
         npy.check_complete(source, size, info.file_size)
         if info.compress_type != zipfile.ZIP_STORED:
-            plan = flat.plan(
+            plan = contiguous.plan(
                 source, shape, dtype, order=order, offset=offset, part_bytes=sys.maxsize
             )
             return replace(plan, detail=(*plan.detail, info.filename), member=member)
         begin = _data_offset(source, file, info)
-        plan = flat.plan(source, shape, dtype, order=order, offset=begin + offset)
+        plan = contiguous.plan(source, shape, dtype, order=order, offset=begin + offset)
         npy.check_complete(source, begin + size, os.fstat(file.fileno()).st_size)
     return replace(plan, detail=(*plan.detail, ""), member=member)
 
@@ -87,7 +87,7 @@ def fill(source: Source, plan: Plan, part: Part) -> Chunks:
         The file has become shorter since `plan` was made.
     """
     name = plan.detail[6]
-    return _inflated(source, plan, part, name) if name else flat.fill(source, plan, part)
+    return _inflated(source, plan, part, name) if name else contiguous.fill(source, plan, part)
 
 
 def members(source: Source) -> list[Member]:
@@ -170,7 +170,7 @@ def _inflated(source: Source, plan: Plan, part: Part, name: str) -> Chunks:
         _stream(source, archive, name) as stream,
     ):
         chunk_bytes = BACKWARD_BYTES if step < 0 else base.CHUNK_BYTES
-        yield from flat.walk(partial(_read, source, stream), plan, part, chunk_bytes)
+        yield from contiguous.walk(partial(_read, source, stream), plan, part, chunk_bytes)
         rest = archive.getinfo(name).file_size - stream.tell()
         if source.rows is None and rest <= TAIL_BYTES:
             _check_rest(source, stream)

@@ -10,11 +10,11 @@ import numpy as np
 
 from arrayd.errors import BadFile, SpecMismatch
 from arrayd.source import Source
-from arrayd_server.loaders import flat
+from arrayd_server.loaders import contiguous
 from arrayd_server.loaders.base import Plan
-from arrayd_server.loaders.checks import check_dtype, check_options, open_regular
+from arrayd_server.loaders.validation import check_dtype, check_options, open_regular
 
-fill = flat.fill
+fill = contiguous.fill
 
 
 def probe(source: Source) -> Plan:
@@ -37,13 +37,13 @@ def probe(source: Source) -> Plan:
     with open_regular(source.path) as file:
         size = os.fstat(file.fileno()).st_size
     shape = _resolved(source, _shape(source), dtype.itemsize, size - offset)
-    need = offset + flat.check_size(source, shape, dtype)
+    need = offset + contiguous.check_size(source, shape, dtype)
     if need > size:
         raise BadFile(
             f"{source} is too short: offset {offset} and shape {shape} of {dtype} need {need} "
             f"bytes, it has {size}. Check dtype= and shape=, or pass -1 for the first length."
         )
-    return flat.plan(source, shape, dtype, offset=offset)
+    return contiguous.plan(source, shape, dtype, offset=offset)
 
 
 def _dtype(source: Source) -> np.dtype[Any]:

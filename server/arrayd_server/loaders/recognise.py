@@ -8,7 +8,7 @@ from dataclasses import replace
 from arrayd.errors import BadFile, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders import kinds
-from arrayd_server.loaders.checks import open_regular, os_errors
+from arrayd_server.loaders.validation import open_regular, os_errors
 
 _MAY_BE_EMPTY = ("text", "raw")
 _ZARR_FILES = (".zarray", ".zgroup", "zarr.json", ".zmetadata")

@@ -27,7 +27,6 @@ from typing import Any
 import msgpack
 import numpy as np
 
-import arrayd_server.loaders.engine as engine
 from arrayd.common import failpoints
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import ArraydError, LoadError, SourceChanged, SourceNotFound, to_wire
@@ -37,7 +36,7 @@ from arrayd.wire.dtypes import descr, from_descr
 from arrayd.wire.protocol import PACKAGE_VERSION
 from arrayd_server import loaders
 from arrayd_server.kernel import leases
-from arrayd_server.loaders import checks
+from arrayd_server.loaders import segment_writer, validation
 from arrayd_server.loaders.base import Member, Part, Plan
 from arrayd_server.loading.apart import apart, die_with_parent
 from arrayd_server.loading.messages import Fill, Filled, Found, Further, Identity, Look, Probe
@@ -134,7 +133,7 @@ class Task:
 def probe(task: Probe) -> Found:
     """Return what a source holds, how its rows divide, and which file it is now."""
     source = task.source.understand()
-    identity = engine.settled(source.path)
+    identity = segment_writer.settled(source.path)
     if task.stat is not None:
         _same_file(source, identity, task.stat)
     source = loaders.recognised(source)
@@ -169,7 +168,7 @@ def _planned(source: Source) -> tuple[Plan, list[Further]]:
     """
     plan = loaders.probe(source)
     for _ in range(_LOOKS):
-        files = engine.all_settled(plan.files)
+        files = segment_writer.all_settled(plan.files)
         # What it refers to was found before it was known which state it is in.
         again = loaders.probe(source) if files else plan
         if again == plan:
@@ -191,7 +190,7 @@ def info(task: Look) -> dict[str, Any]:
     if source.member is not None or members is None or _is_loadable(source, members):
         plan = loaders.look(source)
         result |= {"shape": plan.shape, "descr": descr(plan.dtype), "order": plan.order}
-        files = engine.further(plan.files)
+        files = segment_writer.further(plan.files)
         result["files"] = [(path, None if one is None else one[3]) for path, one in files]
         if (header := loaders.header(source, plan)) is not None:
             result["header"], result["left_out"] = header
@@ -207,11 +206,11 @@ def _is_loadable(source: Source, members: list[Member]) -> bool:
 def fill(fill: Fill, task: Task) -> Filled:
     """Load one part into the segment; return how many values the cast changed."""
     source, found = fill.source.understand(), fill.found.understand()
-    lost = engine.write_part(
+    lost = segment_writer.write_part(
         source,
         Plan(found.shape, from_descr(found.file), found.natural, (), found.detail),
         Part(*fill.part),
-        engine.Target(fill.path, from_descr(found.descr), found.order, found.spec.nbytes),
+        segment_writer.Target(fill.path, from_descr(found.descr), found.order, found.spec.nbytes),
         on_rows=task.rows,
         cancelled=task.cancelled,
     )
@@ -223,13 +222,13 @@ def fill(fill: Fill, task: Task) -> Filled:
 
 def _check_unchanged(source: Source, found: Found) -> None:
     """Refuse what was read while a file changed, be it one that the source's refers to."""
-    now = engine.further(path for path, _ in found.files)
+    now = segment_writer.further(path for path, _ in found.files)
     states: list[tuple[str, Identity | None, Identity | None]] = [
-        (source.path, found.identity, engine.identity(source.path)),
+        (source.path, found.identity, segment_writer.identity(source.path)),
         *((path, then, one) for (path, then), (_, one) in zip(found.files, now, strict=True)),
     ]
     for path, then, one in states:
-        if not engine.unchanged(then, one, growing=_grows(source)):
+        if not segment_writer.unchanged(then, one, growing=_grows(source)):
             raise SourceChanged(f"{path} changed while {source} was read. Ask again.")
 
 
@@ -266,7 +265,7 @@ def _answer(wire: Mapping[str, Any], task: Task) -> None:
         task.end(ok=_done(wire, task))
         if wire["op"] == "fill":
             failpoints.hit("worker.answered")
-    except engine.Cancelled:  # nobody reads the answer, unless the segment was not there
+    except segment_writer.Cancelled:  # nobody reads the answer, unless the segment was not there
         path = wire["source"].get("path")
         task.fail(LoadError(f"{path}: somebody removed its file from /dev/shm. Ask again."))
     except ArraydError as error:
@@ -302,13 +301,13 @@ def _out_of_memory(wire: Mapping[str, Any], error: MemoryError) -> LoadError:
 
 def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return a member's dtype; for one that no request for it would get, object."""
-    return dtype if checks.travels(dtype) else np.dtype(object)
+    return dtype if validation.travels(dtype) else np.dtype(object)
 
 
 def _same_file(source: Source, identity: Identity, stat: tuple[int, ...]) -> None:
     """Refuse a file that is not the one the client sees under this path."""
     seen = identity[1:]
-    if engine.unchanged((identity[0], *stat), identity, growing=_grows(source)):
+    if segment_writer.unchanged((identity[0], *stat), identity, growing=_grows(source)):
         return
     if seen[:2] == stat[:2]:
         message = f"{source.path} changed while it was asked for. Ask again."

@@ -1,4 +1,4 @@
-"""``python -m arrayd_server.segments.clean [ENDPOINT]``: remove what daemons that were killed have left.
+"""``python -m arrayd_server.segments.clean [ENDPOINT]``: remove what killed daemons have left.
 
 A scope whose lock nobody holds has no living daemon. What nobody maps there, by the
 kernel's word, is removed; everything else stays, and is listed with the reason.

@@ -15,9 +15,10 @@ from itertools import islice
 from typing import IO, Any
 
 from arrayd.errors import BadFile
-from arrayd_server.loaders import kinds, text_scan
-from arrayd_server.loaders.checks import open_regular, os_errors
-from arrayd_server.loaders.text_scan import LineTooLong, line_ends
+from arrayd_server.loaders import kinds
+from arrayd_server.loaders.text import row_scan
+from arrayd_server.loaders.text.row_scan import LineTooLong, line_ends
+from arrayd_server.loaders.validation import open_regular, os_errors
 
 _OPENERS: dict[str, Any] = {
     ".gz": gzip.open,
@@ -67,7 +68,7 @@ class Lines:
         self.number += 1
         self.taken.append(line)
         self.size += len(line)
-        if self.size > text_scan.LINE_BYTES:
+        if self.size > row_scan.LINE_BYTES:
             raise LineTooLong(
                 f"no end of the row in {self.size} characters up to line {self.number}"
             )
@@ -129,7 +130,7 @@ def open_lines(path: str, encoding: str, skip: int) -> Iterator[Lines]:
         As `open_bytes`; or the text is not of `encoding`.
     """
     with open_bytes(path) as file, io.TextIOWrapper(_buffered(file), encoding) as text:
-        lines = Lines(iter(partial(text.readline, text_scan.LINE_BYTES + 1), ""))
+        lines = Lines(iter(partial(text.readline, row_scan.LINE_BYTES + 1), ""))
         try:
             for _ in islice(lines, skip):
                 lines.clear()

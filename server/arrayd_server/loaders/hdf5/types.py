@@ -10,7 +10,7 @@ import numpy as np
 from arrayd.errors import SpecMismatch
 from arrayd.source import Source
 from arrayd.wire.dtypes import bare
-from arrayd_server.loaders.checks import check_dtype
+from arrayd_server.loaders.validation import check_dtype
 
 DType = np.dtype[Any]
 

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 
 from arrayd_server.loaders import base
-from arrayd_server.loaders.checks import blame_memory
+from arrayd_server.loaders.validation import blame_memory
 
 FAILURES = (KeyError, ValueError, OSError, RuntimeError)
 """What h5py raises for what it cannot find or read."""

@@ -21,7 +21,7 @@ import h5py
 from arrayd.errors import ArraydError, BadFile, SourceBusy, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.kernel import leases
-from arrayd_server.loaders.checks import open_regular
+from arrayd_server.loaders.validation import open_regular
 
 OPTIONS = ("locking", "swmr")
 """The format's options."""

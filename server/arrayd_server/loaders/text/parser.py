@@ -19,12 +19,12 @@ import numpy as np
 
 from arrayd.errors import ArraydError, SpecMismatch
 from arrayd.source import Source
-from arrayd_server.loaders.checks import check_options
-from arrayd_server.loaders.padding import clear_padding
-from arrayd_server.loaders.text_diagnose import BOM, Row, WrongColumns, diagnose, nul_byte
-from arrayd_server.loaders.text_exact import Lost, columns_of, holds_text, narrow, reading
-from arrayd_server.loaders.text_open import Lines
-from arrayd_server.loaders.text_scan import Rule, line_ends
+from arrayd_server.loaders.casts.padding import clear_padding
+from arrayd_server.loaders.text.diagnose import BOM, Row, WrongColumns, diagnose, nul_byte
+from arrayd_server.loaders.text.exact import Lost, columns_of, holds_text, narrow, reading
+from arrayd_server.loaders.text.opening import Lines
+from arrayd_server.loaders.text.row_scan import Rule, line_ends
+from arrayd_server.loaders.validation import check_options
 
 OPTIONS = (
     "comments",

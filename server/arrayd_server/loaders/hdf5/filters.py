@@ -10,7 +10,7 @@ import h5py
 
 from arrayd.errors import MissingDependency
 from arrayd.source import Source
-from arrayd_server.loaders.checks import install
+from arrayd_server.loaders.validation import install
 
 
 def need_filters(source: Source, dataset: Any) -> None:

@@ -31,8 +31,7 @@ import numpy as np
 from arrayd.errors import SourceChanged
 from arrayd.source import Source
 from arrayd_server.loaders.base import PART_BYTES, Part, Plan
-from arrayd_server.loaders.checks import selected
-from arrayd_server.loaders.text_open import (
+from arrayd_server.loaders.text.opening import (
     Lines,
     compressed,
     open_bytes,
@@ -40,8 +39,8 @@ from arrayd_server.loaders.text_open import (
     refuse_other_kinds,
     undecodable,
 )
-from arrayd_server.loaders.text_reader import Array, Reader
-from arrayd_server.loaders.text_scan import (
+from arrayd_server.loaders.text.parser import Array, Reader
+from arrayd_server.loaders.text.row_scan import (
     Block,
     Rule,
     after_lines,
@@ -51,6 +50,7 @@ from arrayd_server.loaders.text_scan import (
     text_lines,
     whole_lines,
 )
+from arrayd_server.loaders.validation import selected
 
 PIECE_BYTES = 256 << 10
 """How much text goes to `numpy.loadtxt` at once; larger pieces are no faster."""

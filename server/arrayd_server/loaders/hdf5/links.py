@@ -25,11 +25,11 @@ import h5py
 
 from arrayd.errors import ArraydError, BadFile, LoadError, SourceNotFound
 from arrayd.source import Source
-from arrayd_server.loaders.checks import ABSENT, blame_memory, open_regular, os_errors
-from arrayd_server.loaders.hdf5_filters import need_filters
-from arrayd_server.loaders.hdf5_names import decoded, encoded
-from arrayd_server.loaders.hdf5_open import Access, locked, open_file
-from arrayd_server.loaders.hdf5_read import is_decoded
+from arrayd_server.loaders.hdf5.filters import need_filters
+from arrayd_server.loaders.hdf5.names import decoded, encoded
+from arrayd_server.loaders.hdf5.opening import Access, locked, open_file
+from arrayd_server.loaders.hdf5.reading import is_decoded
+from arrayd_server.loaders.validation import ABSENT, blame_memory, open_regular, os_errors
 
 MAX_FILES = 10_000
 """Files that one array may be made of; their names are remembered with it."""

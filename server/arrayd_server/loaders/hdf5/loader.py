@@ -17,17 +17,18 @@ import numpy as np
 from arrayd.errors import ArraydError, SourceChanged
 from arrayd.source import Source
 from arrayd.wire.dtypes import bare
-from arrayd_server.loaders import base, hdf5_header
+from arrayd_server.loaders import base
 from arrayd_server.loaders.base import Chunks, Member, Part, Plan
-from arrayd_server.loaders.checks import blame_memory, check_options, only_member, selected
-from arrayd_server.loaders.flat import check_size
-from arrayd_server.loaders.hdf5_file import find_dataset, opened
-from arrayd_server.loaders.hdf5_filters import need_filters
-from arrayd_server.loaders.hdf5_names import FAILURES, canonical, dataset_names, walk
-from arrayd_server.loaders.hdf5_open import OPTIONS, Access
-from arrayd_server.loaders.hdf5_read import Reader, aligned, blocks, chunk_shape, whole_chunks
-from arrayd_server.loaders.hdf5_types import TEXT, described, shareable
-from arrayd_server.loaders.long_text import check_padding, measured
+from arrayd_server.loaders.casts.long_text import check_padding, measured
+from arrayd_server.loaders.contiguous import check_size
+from arrayd_server.loaders.hdf5 import header_file
+from arrayd_server.loaders.hdf5.file import find_dataset, opened
+from arrayd_server.loaders.hdf5.filters import need_filters
+from arrayd_server.loaders.hdf5.names import FAILURES, canonical, dataset_names, walk
+from arrayd_server.loaders.hdf5.opening import OPTIONS, Access
+from arrayd_server.loaders.hdf5.reading import Reader, aligned, blocks, chunk_shape, whole_chunks
+from arrayd_server.loaders.hdf5.types import TEXT, described, shareable
+from arrayd_server.loaders.validation import blame_memory, check_options, only_member, selected
 
 
 def probe(source: Source) -> Plan:
@@ -133,7 +134,7 @@ def _same_shape(source: Source, now: tuple[int, ...] | None, then: tuple[int, ..
 
 def header(source: Source, plan: Plan) -> tuple[bytes, list[str]]:
     """Return type and attributes of the dataset; see `hdf5_header`."""
-    return hdf5_header.header(source, plan.detail[0])
+    return header_file.header(source, plan.detail[0])
 
 
 def members(source: Source) -> list[Member]:

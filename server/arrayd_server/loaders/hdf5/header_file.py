@@ -14,8 +14,8 @@ import h5py
 
 from arrayd.common import hdf5_attributes
 from arrayd.source import Source
-from arrayd_server.loaders.hdf5_file import find_dataset, opened
-from arrayd_server.loaders.hdf5_names import FAILURES, decoded
+from arrayd_server.loaders.hdf5.file import find_dataset, opened
+from arrayd_server.loaders.hdf5.names import FAILURES, decoded
 
 MAX_ATTRIBUTE = 64_000
 """Bytes of an attribute; files of HDF5's oldest layout, which is the default, hold no more."""

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from arrayd.errors import CastError, SpecMismatch
-from arrayd_server.loaders.cast_small import is_foreign, is_small, narrow, wide
-from arrayd_server.loaders.cast_time import rescale
-from arrayd_server.loaders.long_text import fixed
-from arrayd_server.loaders.padding import clear_padding
+from arrayd_server.loaders.casts.long_text import fixed
+from arrayd_server.loaders.casts.padding import clear_padding
+from arrayd_server.loaders.casts.small_floats import is_foreign, is_small, narrow, wide
+from arrayd_server.loaders.casts.times import rescale
 
 Array = np.ndarray[Any, Any]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]

@@ -29,9 +29,9 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.source import Source
-from arrayd_server.loaders import base, engine, load_format, members, probe
+from arrayd_server.loaders import base, load_format, members, probe, segment_writer
 from arrayd_server.loaders.base import Part, Plan
-from arrayd_server.loaders.checks import os_errors
+from arrayd_server.loaders.validation import os_errors
 from arrayd_server.loading import worker
 from arrayd_server.loading.messages import Probe
 from tests.loading import (
@@ -130,13 +130,13 @@ def test_identity_follows_links_and_changes(tmp_path: Path) -> None:
     """Two names of a file have one identity; a write gives it another."""
     source = as_npy(tmp_path, np.arange(3))
     (tmp_path / "link.npy").symlink_to(source.path)
-    before = engine.identity(str(tmp_path / "link.npy"))
-    assert before == engine.identity(source.path)
+    before = segment_writer.identity(str(tmp_path / "link.npy"))
+    assert before == segment_writer.identity(source.path)
     with open(source.path, "ab") as file:
         file.write(b"x")
-    assert engine.identity(source.path) != before
+    assert segment_writer.identity(source.path) != before
     with pytest.raises(SourceNotFound, match="gone"):
-        engine.identity(str(tmp_path / "gone"))
+        segment_writer.identity(str(tmp_path / "gone"))
 
 
 class Clock:
@@ -148,7 +148,7 @@ class Clock:
         self._stamps = [self.now + stamp for stamp in stamps]
         monkeypatch.setattr(time, "time_ns", lambda: self.now)
         monkeypatch.setattr(time, "sleep", self._sleep)
-        monkeypatch.setattr(engine, "identity", lambda path: self._identity())
+        monkeypatch.setattr(segment_writer, "identity", lambda path: self._identity())
 
     def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -179,17 +179,17 @@ def test_a_file_that_was_just_written(
 ) -> None:
     """Its stamp's tick is waited out, so that a later write has another; no odd clock delays it."""
     clock = Clock(monkeypatch, stamp)
-    found = engine.settled("/x")
+    found = segment_writer.settled("/x")
     assert clock.slept == ([] if waits is None else [pytest.approx(waits)])
     assert found[4] == 10**18 + stamp
     if waits is not None:
-        assert clock.now >= found[4] + engine.TICK
+        assert clock.now >= found[4] + segment_writer.TICK
 
 
 def test_a_file_that_is_always_being_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is waited for once; what it is then is what counts."""
     clock = Clock(monkeypatch, -1 * MS, 15 * MS, 35 * MS)
-    assert engine.settled("/x")[4] == 10**18 + 15 * MS
+    assert segment_writer.settled("/x")[4] == 10**18 + 15 * MS
     assert len(clock.slept) == 1
 
 
@@ -197,7 +197,7 @@ def test_a_worker_waits_for_the_tick(tmp_path: Path) -> None:
     """A probe of a file written this instant ends when its stamp is a tick old, or later."""
     source = as_npy(tmp_path, np.arange(3))
     worker.probe(Probe(source))
-    assert time.time_ns() >= os.stat(source.path).st_mtime_ns + engine.TICK
+    assert time.time_ns() >= os.stat(source.path).st_mtime_ns + segment_writer.TICK
 
 
 @pytest.mark.parametrize("words", ["memory allocation failed for chunk", "Can't allocate buffer"])
@@ -282,8 +282,8 @@ def test_cancelling(order: str, tmp_path: Path, segment: Path) -> None:
     source = replace(as_npy(tmp_path, np.arange(400).reshape(20, 20)), order=order)
     plan = probe(source)
     answers = iter([False, False, True])
-    with pytest.raises(engine.Cancelled):
-        engine.write_part(
+    with pytest.raises(segment_writer.Cancelled):
+        segment_writer.write_part(
             source,
             plan,
             plan.parts[0],
@@ -310,7 +310,7 @@ def test_nothing_is_left_open(
         inner = view[0]
         raise MemoryError(inner.shape)
 
-    monkeypatch.setattr(engine, "scatter", fail)
+    monkeypatch.setattr(segment_writer, "scatter", fail)
     monkeypatch.setattr(os, "pwrite", fail)
     with pytest.raises((MemoryError, TypeError)) as caught:
         write(source, plan, plan.parts[1], target)
@@ -374,5 +374,5 @@ def test_scatter_is_flat_assignment(array: Array, ends: tuple[int, int]) -> None
     view = np.zeros_like(array.T).T
     expected = np.zeros(array.size, "i2")
     expected[start:stop] = array.reshape(-1)[start:stop]
-    engine.scatter(view, start, array.reshape(-1)[start:stop])
+    segment_writer.scatter(view, start, array.reshape(-1)[start:stop])
     np.testing.assert_array_equal(view, expected.reshape(array.shape))

@@ -23,7 +23,7 @@ from arrayd.errors import BadFile, SourceChanged
 from arrayd.source import Source
 from arrayd_server.loaders import base
 from arrayd_server.loaders.base import Chunks, Part, Plan
-from arrayd_server.loaders.checks import open_regular, selected
+from arrayd_server.loaders.validation import open_regular, selected
 
 GAP = 16 << 10
 """Bytes it is cheaper to read along than to skip with another system call."""

@@ -18,10 +18,10 @@ import numpy as np
 
 from arrayd.errors import ArraydError, BadFile, CastError, SpecMismatch
 from arrayd_server.loaders import kinds
-from arrayd_server.loaders.text_exact import INTEGER, Lost, columns_of, integer_for
+from arrayd_server.loaders.text.exact import INTEGER, Lost, columns_of, integer_for
 
 if TYPE_CHECKING:
-    from arrayd_server.loaders.text_reader import Reader
+    from arrayd_server.loaders.text.parser import Reader
 
 DType = np.dtype[Any]
 

@@ -26,9 +26,9 @@ from arrayd.errors import AccessDenied, BadFile, CastError, NoRoom, SourceNotFou
 from arrayd.source import Source
 from arrayd_server.loaders import base, load_format, recognised
 from arrayd_server.loaders.base import Chunks, Part, Plan, storage_shape
-from arrayd_server.loaders.cast import cast_chunk
-from arrayd_server.loaders.checks import os_errors
-from arrayd_server.loaders.padding import as_items
+from arrayd_server.loaders.casts.cast import cast_chunk
+from arrayd_server.loaders.casts.padding import as_items
+from arrayd_server.loaders.validation import os_errors
 from arrayd_server.loading.messages import Further, Identity
 
 TICK = 20_000_000

@@ -11,13 +11,13 @@ import h5py
 
 from arrayd.errors import ArraydError, BadFile, SourceChanged, SourceNotFound, SpecMismatch
 from arrayd.source import Source
-from arrayd_server.loaders.checks import (
+from arrayd_server.loaders.hdf5.links import Links, NotThere
+from arrayd_server.loaders.hdf5.names import FAILURES, dataset_names
+from arrayd_server.loaders.validation import (
     blame_memory,
     listed,
     no_member,
 )
-from arrayd_server.loaders.hdf5_links import Links, NotThere
-from arrayd_server.loaders.hdf5_names import FAILURES, dataset_names
 
 
 @contextmanager
