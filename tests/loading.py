@@ -19,8 +19,9 @@ from numpy.lib import format as npformat
 
 from arrayd.source import Source
 from arrayd_server.kernel import leases
-from arrayd_server.loaders import base, contiguous, npz, probe, segment_writer
+from arrayd_server.loaders import base, contiguous, npz, segment_writer
 from arrayd_server.loaders.base import Part, Plan
+from arrayd_server.loaders.formats import probe
 from arrayd_server.loaders.hdf5 import reading
 
 Array = np.ndarray[Any, Any]

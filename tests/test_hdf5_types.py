@@ -13,8 +13,8 @@ from h5py import h5d, h5s, h5t
 import arrayd
 from arrayd.errors import ArraydError, CastError, SpecMismatch
 from arrayd.source import Source
-from arrayd_server.loaders import probe
 from arrayd_server.loaders.casts import long_text
+from arrayd_server.loaders.formats import probe
 from tests.loading import load, make_segment, make_tiny, same
 
 tiny = pytest.fixture(autouse=True)(make_tiny)

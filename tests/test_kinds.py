@@ -17,7 +17,7 @@ import pytest
 import arrayd
 from arrayd.errors import BadFile, SpecMismatch
 from arrayd.source import Source
-from arrayd_server import loaders
+from arrayd_server.loaders import formats
 from tests.fixtures import Daemon
 from tests.helpers import block_of
 
@@ -60,9 +60,9 @@ def test_hdf5_and_npy_are_known_by_their_bytes(
 ) -> None:
     """They are read under any suffix, or none, and behind a user block."""
     write(tmp_path / name)
-    source = loaders.recognised(Source.of(tmp_path / name, dataset=member))
-    plan = loaders.probe(source)
-    fill = loaders.load_format(source.resolved_format()).fill
+    source = formats.recognised(Source.of(tmp_path / name, dataset=member))
+    plan = formats.probe(source)
+    fill = formats.load_format(source.resolved_format()).fill
     chunks = [chunk.copy() for part in plan.parts for chunk in fill(source, plan, part)]
     np.testing.assert_array_equal(np.concatenate(chunks), X)
 
@@ -101,7 +101,7 @@ def test_text_by_more_suffixes(tmp_path: Path, suffix: str, pack: str) -> None:
     }
     path = tmp_path / f"a.{suffix}{pack}"
     path.write_bytes(packed[pack](data))
-    plan = loaders.probe(Source.of(path, dtype="S4,i4,i4"))
+    plan = formats.probe(Source.of(path, dtype="S4,i4,i4"))
     assert plan.shape == (3,)
 
 
@@ -144,7 +144,7 @@ def test_what_is_not_read_is_named(
     """Each error says what the file is and how to go on."""
     (tmp_path / name).write_bytes(data)
     with pytest.raises((BadFile, SpecMismatch)) as caught:
-        loaders.probe(Source.of(tmp_path / name))
+        formats.probe(Source.of(tmp_path / name))
     assert what in str(caught.value)
     assert way in str(caught.value)
 
@@ -154,11 +154,11 @@ def test_a_zarr_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.zarr").mkdir()
     (tmp_path / "a.zarr" / ".zgroup").write_text("{}")
     with pytest.raises(BadFile, match=r"Zarr store.*arrayd\.put"):
-        loaders.probe(Source.of(tmp_path / "a.zarr"))
+        formats.probe(Source.of(tmp_path / "a.zarr"))
 
 
 @pytest.mark.parametrize("head", ["PAR1 2", "CRAMPS 1", "GRIB 3", "BZh 1", "RIFF 2"])
 def test_words_are_no_marks(tmp_path: Path, head: str) -> None:
     """A text that begins with a word of another format's is text."""
     (tmp_path / "a.txt").write_text(f"{head}\n")
-    assert loaders.probe(Source.of(tmp_path / "a.txt", dtype="S9,i4")).shape == ()
+    assert formats.probe(Source.of(tmp_path / "a.txt", dtype="S9,i4")).shape == ()

@@ -17,7 +17,7 @@ import arrayd
 from arrayd.errors import ArraydError, BadFile, LoadError, MissingDependency, SourceChanged
 from arrayd.reduction import redeem, reduce
 from arrayd.source import Source
-from arrayd_server.loaders import probe
+from arrayd_server.loaders.formats import probe
 from arrayd_server.loaders.hdf5 import links
 from arrayd_server.loading import worker
 from arrayd_server.loading.messages import Probe

@@ -20,7 +20,8 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.source import Rows, Source
-from arrayd_server.loaders import base, load_format, probe
+from arrayd_server.loaders import base
+from arrayd_server.loaders.formats import load_format, probe
 from tests.loading import (
     ALL,
     QUICK,

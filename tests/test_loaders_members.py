@@ -27,7 +27,8 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.source import Source
-from arrayd_server.loaders import base, members, probe
+from arrayd_server.loaders import base
+from arrayd_server.loaders.formats import members, probe
 from arrayd_server.loaders.hdf5 import loader as hdf5
 from arrayd_server.loaders.hdf5 import reading
 from tests.loading import (

@@ -29,8 +29,9 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.source import Source
-from arrayd_server.loaders import base, load_format, members, probe, segment_writer
+from arrayd_server.loaders import base, file_identity, segment_writer
 from arrayd_server.loaders.base import Part, Plan
+from arrayd_server.loaders.formats import load_format, members, probe
 from arrayd_server.loaders.validation import os_errors
 from arrayd_server.loading import worker
 from arrayd_server.loading.messages import Probe
@@ -130,13 +131,13 @@ def test_identity_follows_links_and_changes(tmp_path: Path) -> None:
     """Two names of a file have one identity; a write gives it another."""
     source = as_npy(tmp_path, np.arange(3))
     (tmp_path / "link.npy").symlink_to(source.path)
-    before = segment_writer.identity(str(tmp_path / "link.npy"))
-    assert before == segment_writer.identity(source.path)
+    before = file_identity.identity(str(tmp_path / "link.npy"))
+    assert before == file_identity.identity(source.path)
     with open(source.path, "ab") as file:
         file.write(b"x")
-    assert segment_writer.identity(source.path) != before
+    assert file_identity.identity(source.path) != before
     with pytest.raises(SourceNotFound, match="gone"):
-        segment_writer.identity(str(tmp_path / "gone"))
+        file_identity.identity(str(tmp_path / "gone"))
 
 
 class Clock:
@@ -148,7 +149,7 @@ class Clock:
         self._stamps = [self.now + stamp for stamp in stamps]
         monkeypatch.setattr(time, "time_ns", lambda: self.now)
         monkeypatch.setattr(time, "sleep", self._sleep)
-        monkeypatch.setattr(segment_writer, "identity", lambda path: self._identity())
+        monkeypatch.setattr(file_identity, "identity", lambda path: self._identity())
 
     def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -179,17 +180,17 @@ def test_a_file_that_was_just_written(
 ) -> None:
     """Its stamp's tick is waited out, so that a later write has another; no odd clock delays it."""
     clock = Clock(monkeypatch, stamp)
-    found = segment_writer.settled("/x")
+    found = file_identity.settled_identity("/x")
     assert clock.slept == ([] if waits is None else [pytest.approx(waits)])
     assert found[4] == 10**18 + stamp
     if waits is not None:
-        assert clock.now >= found[4] + segment_writer.TICK
+        assert clock.now >= found[4] + file_identity.TICK
 
 
 def test_a_file_that_is_always_being_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is waited for once; what it is then is what counts."""
     clock = Clock(monkeypatch, -1 * MS, 15 * MS, 35 * MS)
-    assert segment_writer.settled("/x")[4] == 10**18 + 15 * MS
+    assert file_identity.settled_identity("/x")[4] == 10**18 + 15 * MS
     assert len(clock.slept) == 1
 
 
@@ -197,7 +198,7 @@ def test_a_worker_waits_for_the_tick(tmp_path: Path) -> None:
     """A probe of a file written this instant ends when its stamp is a tick old, or later."""
     source = as_npy(tmp_path, np.arange(3))
     worker.probe(Probe(source))
-    assert time.time_ns() >= os.stat(source.path).st_mtime_ns + segment_writer.TICK
+    assert time.time_ns() >= os.stat(source.path).st_mtime_ns + file_identity.TICK
 
 
 @pytest.mark.parametrize("words", ["memory allocation failed for chunk", "Can't allocate buffer"])

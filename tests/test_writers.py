@@ -19,7 +19,7 @@ from arrayd.errors import BadFile, SourceBusy, SpecMismatch
 from arrayd.session.locking import VARIABLE
 from arrayd.source import Source
 from arrayd_server.kernel import leases
-from arrayd_server.loaders import probe
+from arrayd_server.loaders.formats import probe
 from arrayd_server.loaders.hdf5 import loader as hdf5
 from arrayd_server.loading import worker
 from arrayd_server.loading.messages import Probe

@@ -1,4 +1,4 @@
-"""What the core wants done. `daemon.py` performs these, in order, and feeds back results."""
+"""What the core wants done: `service.executor` performs it, in order, and feeds back results."""
 
 from __future__ import annotations
 

@@ -32,12 +32,7 @@ from arrayd.source import Source
 from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import PACKAGE_VERSION
 from arrayd.wire.records import Record, later
-
-Identity = tuple[str, int, int, int, int, int]
-"""Real path, device, inode, size, mtime and ctime (ns) of a file: another means another block."""
-
-Further = tuple[str, Identity | None]
-"""A file by the name under which it was looked for, as it was; None: not there."""
+from arrayd_server.loaders.file_identity import FileIdentity, NamedIdentity
 
 Rows = tuple[int, int, tuple[Any, ...]]
 """Start, stop and hint of a `loaders.base.Part`."""
@@ -104,10 +99,10 @@ class Found(Record):
     parts: tuple[Rows, ...]
     detail: Any = field(metadata={"read": _tuples})
     member: str | None
-    identity: Identity
+    identity: FileIdentity
     apart: bool
     format: str
-    files: tuple[Further, ...] = later(())
+    files: tuple[NamedIdentity, ...] = later(())
     locked: bool = later(False)
 
     @property

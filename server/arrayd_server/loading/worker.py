@@ -34,12 +34,12 @@ from arrayd.source import Source
 from arrayd.wire.codec import pack, stream
 from arrayd.wire.dtypes import descr, from_descr
 from arrayd.wire.protocol import PACKAGE_VERSION
-from arrayd_server import loaders
 from arrayd_server.kernel import leases
-from arrayd_server.loaders import segment_writer, validation
+from arrayd_server.loaders import file_identity, formats, segment_writer, validation
 from arrayd_server.loaders.base import Member, Part, Plan
+from arrayd_server.loaders.file_identity import FileIdentity, NamedIdentity
 from arrayd_server.loading.apart import apart, die_with_parent
-from arrayd_server.loading.messages import Fill, Filled, Found, Further, Identity, Look, Probe
+from arrayd_server.loading.messages import Fill, Filled, Found, Look, Probe
 
 MAX_ANSWER = 8 << 20
 """Bytes of the largest answer: the daemon packs it again, for a client."""
@@ -133,10 +133,10 @@ class Task:
 def probe(task: Probe) -> Found:
     """Return what a source holds, how its rows divide, and which file it is now."""
     source = task.source.understand()
-    identity = segment_writer.settled(source.path)
+    identity = file_identity.settled_identity(source.path)
     if task.stat is not None:
         _same_file(source, identity, task.stat)
-    source = loaders.recognised(source)
+    source = formats.recognised(source)
     plan, files = _planned(source)
     target = plan.target or plan.dtype
     return Found(
@@ -158,7 +158,7 @@ def probe(task: Probe) -> Found:
     )
 
 
-def _planned(source: Source) -> tuple[Plan, list[Further]]:
+def _planned(source: Source) -> tuple[Plan, list[NamedIdentity]]:
     """Return the plan, and what its file refers to in the state that is planned for.
 
     Raises
@@ -166,11 +166,11 @@ def _planned(source: Source) -> tuple[Plan, list[Further]]:
     SourceChanged
         It changes all the time.
     """
-    plan = loaders.probe(source)
+    plan = formats.probe(source)
     for _ in range(_LOOKS):
-        files = segment_writer.all_settled(plan.files)
+        files = file_identity.settled_identities(plan.files)
         # What it refers to was found before it was known which state it is in.
-        again = loaders.probe(source) if files else plan
+        again = formats.probe(source) if files else plan
         if again == plan:
             return plan, files
         plan = again
@@ -179,8 +179,8 @@ def _planned(source: Source) -> tuple[Plan, list[Further]]:
 
 def info(task: Look) -> dict[str, Any]:
     """Return what a file holds: its members, and the array asked for if that is clear."""
-    source = loaders.recognised(task.source.understand())
-    members = loaders.members(source)
+    source = formats.recognised(task.source.understand())
+    members = formats.members(source)
     result: dict[str, Any] = {
         "members": [(m.name, m.shape, descr(_plain(m.dtype))) for m in members or ()],
         "problems": {m.name: m.problem[:MAX_PROBLEM] for m in members or () if m.problem},
@@ -188,11 +188,11 @@ def info(task: Look) -> dict[str, Any]:
         "format": source.resolved_format(),
     }
     if source.member is not None or members is None or _is_loadable(source, members):
-        plan = loaders.look(source)
+        plan = formats.look(source)
         result |= {"shape": plan.shape, "descr": descr(plan.dtype), "order": plan.order}
-        files = segment_writer.further(plan.files)
+        files = file_identity.identities(plan.files)
         result["files"] = [(path, None if one is None else one[3]) for path, one in files]
-        if (header := loaders.header(source, plan)) is not None:
+        if (header := formats.header(source, plan)) is not None:
             result["header"], result["left_out"] = header
     return result
 
@@ -222,13 +222,13 @@ def fill(fill: Fill, task: Task) -> Filled:
 
 def _check_unchanged(source: Source, found: Found) -> None:
     """Refuse what was read while a file changed, be it one that the source's refers to."""
-    now = segment_writer.further(path for path, _ in found.files)
-    states: list[tuple[str, Identity | None, Identity | None]] = [
-        (source.path, found.identity, segment_writer.identity(source.path)),
+    now = file_identity.identities(path for path, _ in found.files)
+    states: list[tuple[str, FileIdentity | None, FileIdentity | None]] = [
+        (source.path, found.identity, file_identity.identity(source.path)),
         *((path, then, one) for (path, then), (_, one) in zip(found.files, now, strict=True)),
     ]
     for path, then, one in states:
-        if not segment_writer.unchanged(then, one, growing=_grows(source)):
+        if not file_identity.unchanged(then, one, growing=_grows(source)):
             raise SourceChanged(f"{path} changed while {source} was read. Ask again.")
 
 
@@ -252,7 +252,7 @@ def _do(wire: Mapping[str, Any], task: Task) -> None:
         _answer(wire, task)
         return
     with contextlib.suppress(ArraydError):  # the child says it
-        loaders.load_format(Source.from_wire(wire["source"]).resolved_format())
+        formats.load_format(Source.from_wire(wire["source"]).resolved_format())
     try:
         apart(lambda: _answer(wire, task))
     except OSError as error:
@@ -304,10 +304,10 @@ def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype if validation.travels(dtype) else np.dtype(object)
 
 
-def _same_file(source: Source, identity: Identity, stat: tuple[int, ...]) -> None:
+def _same_file(source: Source, identity: FileIdentity, stat: tuple[int, ...]) -> None:
     """Refuse a file that is not the one the client sees under this path."""
     seen = identity[1:]
-    if segment_writer.unchanged((identity[0], *stat), identity, growing=_grows(source)):
+    if file_identity.unchanged((identity[0], *stat), identity, growing=_grows(source)):
         return
     if seen[:2] == stat[:2]:
         message = f"{source.path} changed while it was asked for. Ask again."

@@ -5,11 +5,11 @@ daemon's own directory ``/dev/shm/arrayd-<uid>-<scope>/`` (0700). The second is 
 the resource tracker of Python < 3.13 unlinks what a process merely attached, and logind
 removes a user's segments at logout; whichever is left, `republish` links the same inode back.
 The daemon opens through the spare alone, which also keeps its own opens out of the sight of the
-watch on /dev/shm (`watch.py`).
+watch on /dev/shm (`kernel.close_watch`).
 
 A segment is its inode, noted when it was made or adopted: what else may stand under one of its
 names is not ours, and is neither asked nor counted. Where every name is gone, processes may
-map it still; `census.py` knows.
+map it still; `kernel.open_files` knows.
 """
 
 from __future__ import annotations

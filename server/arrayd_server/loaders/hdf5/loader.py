@@ -1,7 +1,7 @@
 """HDF5 datasets, and so NetCDF-4 and MATLAB 7.3, through h5py.
 
-`hdf5_open` opens files that nobody is writing, `hdf5_links` finds what they refer to, `hdf5_file`
-finds a dataset, `hdf5_types` says as what dtype its values are shared, `hdf5_read` reads them.
+`opening` opens files that nobody is writing, `links` finds what they refer to, `file`
+finds a dataset, `types` says as what dtype its values are shared, `reading` reads them.
 Files are opened late, closed soon and never kept locked: an open reader must not make the user's
 writer fail.
 """
@@ -133,7 +133,7 @@ def _same_shape(source: Source, now: tuple[int, ...] | None, then: tuple[int, ..
 
 
 def header(source: Source, plan: Plan) -> tuple[bytes, list[str]]:
-    """Return type and attributes of the dataset; see `hdf5_header`."""
+    """Return type and attributes of the dataset; see `header_file`."""
     return header_file.header(source, plan.detail[0])
 
 

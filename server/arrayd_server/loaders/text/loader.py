@@ -1,7 +1,7 @@
 """Text, with the semantics of `numpy.loadtxt`, in parallel where rows can be seen in the bytes.
 
-`probe` finds the rows at the speed of memory (`text_scan`); `fill` gives pieces of
-whole lines to `numpy.loadtxt` (`text_reader`). So the values are numpy's own, and
+`probe` finds the rows at the speed of memory (`row_scan`); `fill` gives pieces of
+whole lines to `numpy.loadtxt` (`parser`). So the values are numpy's own, and
 only the division into lines is ours. Three ways, by what the options allow:
 
 - plain file, at most one comment character, no quotes, an ASCII-based encoding: byte

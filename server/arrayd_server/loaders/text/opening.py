@@ -183,7 +183,7 @@ def _buffered(file: IO[bytes]) -> Any:
 
 @contextmanager
 def _told(path: str) -> Iterator[None]:
-    """Turn the errors of the operating system, the decompressors and `text_scan` into ours."""
+    """Turn the errors of the operating system, the decompressors and `row_scan` into ours."""
     try:
         with os_errors(path):
             yield
