@@ -32,7 +32,7 @@ MARKER = b"SECRET-OF-A-FILE"
 
 def python(code: str, **options: Any) -> subprocess.Popen[str]:
     """Run code that has `apart`."""
-    prelude = "import os, signal, sys, time\nfrom arrayd_server.apart import apart\n"
+    prelude = "import os, signal, sys, time\nfrom arrayd_server.loading.apart import apart\n"
     return subprocess.Popen(
         [sys.executable, "-c", prelude + code], stdout=subprocess.PIPE, text=True, **options
     )

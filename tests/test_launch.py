@@ -197,7 +197,7 @@ def test_what_the_daemon_inherits(home: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_twenty_processes_start_one_daemon(home: Path) -> None:
     """Whoever comes while it is being started waits, and finds it."""
-    script = "from arrayd import launch; print(launch.find(timeout=60))"
+    script = "from arrayd.system import launch; print(launch.find(timeout=60))"
     command = [sys.executable, "-c", script]
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(home.parent)}
     crowd = [

@@ -47,7 +47,7 @@ def test_without_a_watch_its_names_are_asked_about(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="user namespaces may be forbidden to others")
 def test_without_inotify_the_error_says_so() -> None:
     """A user with as many inotify instances as it may have is told, with the setting to raise."""
-    code = "from arrayd_server.watch import Watch; Watch('/dev/shm')"
+    code = "from arrayd_server.kernel.close_watch import Watch; Watch('/dev/shm')"
     limit = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
     command = ["unshare", "-Ur", "sh", "-c", limit, "sh", sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -20,8 +20,8 @@ from arrayd_server.loading.worker_pool import Pool
 
 _PRELUDE = """
 import os, signal, socket, sys, time
-from arrayd.packing import pack, stream
-from arrayd.protocol import PACKAGE_VERSION
+from arrayd.wire.codec import pack, stream
+from arrayd.wire.protocol import PACKAGE_VERSION
 sock = socket.socket(fileno=int(sys.argv[1]))
 inbox = stream()
 def task():

@@ -128,7 +128,7 @@ def test_a_private_daemon_is_revived_later(hog: Puppet, tmp_path: Path) -> None:
     """A get that has no descriptors to start the daemon again leaves that to the next one."""
     hog(f'os.environ.update(ARRAYD_ENDPOINT="private", XDG_RUNTIME_DIR={str(tmp_path)!r})')
     hog("""
-from arrayd import launch
+from arrayd.system import launch
 client = arrayd.connect()
 a = client.get("a.npy")
 assert launch.ended(client.stop(), 20)
@@ -161,8 +161,8 @@ def test_a_command_without_descriptors(daemon: Daemon, tmp_path: Path) -> None:
 def test_clients_that_are_not_closed(hog: Puppet, daemon: Daemon) -> None:
     """A client that is dropped ends with its last array: sessions, descriptors, threads."""
     hog("""
-from arrayd import keeper
-keeper.LOOK_EVERY = 0.05
+from arrayd.session import flusher
+flusher.LOOK_EVERY = 0.05
 def taken():
     return [len(os.listdir(f"/proc/self/{what}")) for what in ("fd", "task")]
 arrayd.get("a.npy")
@@ -200,7 +200,7 @@ outcomes
 def test_the_edge_of_what_a_session_needs(hog: Puppet) -> None:
     """With a little less than that, or just that, or a little more: an answer, never an abort."""
     outcomes = hog("""
-from arrayd import resources
+from arrayd.system import libzmq_guard
 stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
 stack = (8 << 20) if stack == -1 else stack
 def session(nbytes):
@@ -226,7 +226,7 @@ def session(nbytes):
 def test_a_thread_with_a_stack_and_no_more(hog: Puppet) -> None:
     """A thread that has no memory for Python dies as it begins: nobody waits for its word."""
     outcomes = hog("""
-from arrayd import resources
+from arrayd.system import libzmq_guard
 stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
 stack = (8 << 20) if stack == -1 else stack
 outcomes = []

@@ -180,10 +180,10 @@ def test_exec_between_grant_and_attach(
     save(tmp_path / "a.npy", np.arange(1000))
     p = puppets(daemon)
     p(f"""
-import arrayd.holdings
+import arrayd.session.holds
 become = reincarnate
 def reincarnate():
-    arrayd.holdings.Pages = lambda *_: become()
+    arrayd.session.holds.Pages = lambda *_: become()
     arrayd.get({str(tmp_path / "a.npy")!r})
 """)
     p.reincarnate()

@@ -27,7 +27,7 @@ POINT = "client.granted"
 def start(script: str, setting: object) -> subprocess.Popen[str]:
     """Start a Python process whose failpoints are armed so."""
     return subprocess.Popen(
-        [sys.executable, "-c", f"from arrayd.failpoints import hit\n{script}"],
+        [sys.executable, "-c", f"from arrayd.common.failpoints import hit\n{script}"],
         env={**os.environ, failpoints.VARIABLE: str(setting)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -74,7 +74,7 @@ def test_a_misspelt_call_is_seen(tmp_path: Path) -> None:
 def test_off_costs_nothing() -> None:
     """Without the variable a point costs less than 100 ns."""
     script = (
-        "import timeit; from arrayd import failpoints\n"
+        "import timeit; from arrayd.common import failpoints\n"
         "timer = timeit.Timer(\"failpoints.hit('client.granted')\", globals=globals())\n"
         "print(min(timer.repeat(20, 20_000)) / 20_000)"
     )
