@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.fixtures import daemon, short_directory, start_daemon
-from tests.guard import leaves_nothing, session_leaves_nothing
-from tests.helpers import client, puppets, slow_file
-from tests.seclusion import pytest_configure
+from tests.support.daemons import daemon, short_directory, start_daemon
+from tests.support.leaks import leaves_nothing, session_leaves_nothing
+from tests.support.private_shm import pytest_configure
+from tests.support.processes import client, puppets, slow_file
 
 __all__ = [
     "client",

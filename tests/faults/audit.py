@@ -16,7 +16,7 @@ import arrayd
 from arrayd.common.bytesize import parse_bytes
 from arrayd.results.status import Block, Status
 from arrayd_server.segments.scope import Scope
-from tests.fixtures import Daemon
+from tests.support.daemons import Daemon
 
 SETTLED = 12.0
 """Seconds in which deaths are noticed, orphans end, releases arrive and pages are freed."""

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from arrayd_server.kernel import memory_limits
-from tests.helpers import wait_until
+from tests.support.processes import wait_until
 
 
 class Cgroup:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from arrayd.common import failpoints
-from tests.fixtures import Daemon
-from tests.helpers import wait_until
+from tests.support.daemons import Daemon
+from tests.support.processes import wait_until
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces and mounts need root")
 

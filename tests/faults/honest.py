@@ -18,7 +18,7 @@ import numpy as np
 
 import arrayd
 from arrayd.results.status import Block, Session, Status
-from tests.helpers import block_of
+from tests.support.processes import block_of
 
 HELD, ROWS = "held.npy", 2000
 IDLE = "idle.npy"

@@ -27,8 +27,8 @@ from arrayd.wire.codec import pack
 from tests.faults import zmtp
 from tests.faults.honest import HELD, IDLE, write_files
 from tests.faults.wild import Wild, World, hello
-from tests.fixtures import PATIENCE, Daemon
-from tests.helpers import Puppet, PuppetError, Stage
+from tests.support.daemons import PATIENCE, Daemon
+from tests.support.processes import Puppet, PuppetError, Stage
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ("--budget", "64M", "--workers", "2")

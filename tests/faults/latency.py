@@ -23,8 +23,8 @@ from pathlib import Path
 from tests.faults.floods import KINDS
 from tests.faults.honest import IDLE
 from tests.faults.hostile_peers import FLAGS, ROOT, bystander, latencies, private_kib
-from tests.fixtures import PATIENCE, Daemon
-from tests.helpers import Puppet, Stage, wait_until
+from tests.support.daemons import PATIENCE, Daemon
+from tests.support.processes import Puppet, Stage, wait_until
 
 Latencies = dict[str, list[float]]
 

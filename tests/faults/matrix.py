@@ -31,8 +31,8 @@ import arrayd
 from arrayd.common import failpoints
 from tests.faults import journey
 from tests.faults.routes import Case, cases
-from tests.fixtures import PATIENCE, Daemon
-from tests.helpers import Puppet, PuppetError, Stage, block_of, wait_until, workers
+from tests.support.daemons import PATIENCE, Daemon
+from tests.support.processes import Puppet, PuppetError, Stage, block_of, wait_until, workers
 
 ROOT = Path(__file__).resolve().parents[2]
 

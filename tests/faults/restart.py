@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 import arrayd
 from tests.faults.crew import ROOT
-from tests.fixtures import Daemon
+from tests.support.daemons import Daemon
 
 READERS = 20
 FLAGS = ("--budget", "3M", "--workers", "2")

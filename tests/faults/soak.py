@@ -28,7 +28,7 @@ from tests.faults.acts import COLUMNS
 from tests.faults.audit import Audit
 from tests.faults.crew import Crew
 from tests.faults.truth import SOURCES, Board
-from tests.fixtures import Daemon
+from tests.support.daemons import Daemon
 
 ENDINGS = {signal.SIGKILL: 3, signal.SIGUSR1: 3, signal.SIGTERM: 2}
 BUDGETS = ("7M", "10M", "32M")

@@ -13,8 +13,8 @@ import arrayd
 from arrayd.common import failpoints
 from tests.faults.cgroups import Cgroup, cgroup
 from tests.faults.grounds import MIB, alive, halted, points
-from tests.fixtures import Daemon
-from tests.helpers import Stage, leaves_nothing_behind, save, workers
+from tests.support.daemons import Daemon
+from tests.support.processes import Stage, leaves_nothing_behind, save, workers
 
 __all__ = ["cgroup", "points"]
 

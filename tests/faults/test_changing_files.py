@@ -22,8 +22,8 @@ import pytest
 
 import arrayd
 from arrayd.common import failpoints
-from tests.fixtures import Daemon
-from tests.helpers import (
+from tests.support.daemons import Daemon
+from tests.support.processes import (
     SLOW_ROWS,
     Puppet,
     Stage,

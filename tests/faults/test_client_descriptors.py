@@ -18,8 +18,8 @@ import pytest
 import arrayd
 from arrayd.results.status import Block
 from arrayd.system import libzmq_guard
-from tests.fixtures import Daemon
-from tests.helpers import Puppet, Stage, pids, save, wait_until
+from tests.support.daemons import Daemon
+from tests.support.processes import Puppet, Stage, pids, save, wait_until
 
 HOG = """
 import ctypes, gc, mmap, operator, os, resource

@@ -15,8 +15,8 @@ import pytest
 
 import arrayd
 from arrayd.common import failpoints
-from tests.fixtures import PATIENCE, Daemon
-from tests.helpers import (
+from tests.support.daemons import PATIENCE, Daemon
+from tests.support.processes import (
     Puppet,
     Stage,
     leaves_nothing_behind,

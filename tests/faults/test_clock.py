@@ -16,8 +16,8 @@ import arrayd
 from arrayd_server.segments import block_metadata
 from tests.faults.forgery import HONEST
 from tests.faults.grounds import NEEDS_ROOT
-from tests.fixtures import Daemon
-from tests.helpers import Stage, block_of, only_block, pids, save, wait_until
+from tests.support.daemons import Daemon
+from tests.support.processes import Stage, block_of, only_block, pids, save, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,8 +12,8 @@ import pytest
 import arrayd
 from tests.faults.hostile_peers import FLAGS, bystander
 from tests.faults.latency import flood
-from tests.fixtures import Daemon
-from tests.helpers import Puppet, Stage, wait_until
+from tests.support.daemons import Daemon
+from tests.support.processes import Puppet, Stage, wait_until
 
 LIMIT = 256
 

@@ -17,7 +17,7 @@ import pytest
 
 from arrayd.common import failpoints
 from arrayd.errors import ArraydError
-from tests.helpers import wait_until
+from tests.support.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT, SERVER = ROOT / "client" / "arrayd", ROOT / "server" / "arrayd_server"

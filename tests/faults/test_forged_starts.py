@@ -16,8 +16,8 @@ from arrayd_server.segments import block_metadata
 from arrayd_server.segments.scope import Scope
 from tests.faults.forgery import HONEST, SPEC, Image
 from tests.faults.grounds import NEEDS_ROOT
-from tests.fixtures import Daemon
-from tests.helpers import Stage, block_of, only_block, save, wait_until
+from tests.support.daemons import Daemon
+from tests.support.processes import Stage, block_of, only_block, save, wait_until
 
 
 def start_on(daemon: Daemon, forge: Callable[[str], None]) -> float:

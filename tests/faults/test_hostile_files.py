@@ -18,8 +18,8 @@ from arrayd.source import Source
 from tests.faults.hostile_crafted import CRAFTED, Crafted
 from tests.faults.hostile_files import Trial, mutants, originals
 from tests.faults.hostile_loader import MEMORY
-from tests.fixtures import Daemon
-from tests.helpers import leaves_nothing_behind, save
+from tests.support.daemons import Daemon
+from tests.support.processes import leaves_nothing_behind, save
 
 CASES = 500
 

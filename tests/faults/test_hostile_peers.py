@@ -15,8 +15,8 @@ from tests.faults.floods import KINDS
 from tests.faults.hostile_peers import FLAGS, Fuzzer, bystander
 from tests.faults.latency import UNCHECKED, flood, suffer
 from tests.faults.wild import hello
-from tests.fixtures import Daemon
-from tests.helpers import Puppet, Stage, wait_until
+from tests.support.daemons import Daemon
+from tests.support.processes import Puppet, Stage, wait_until
 
 PEAK, REST = 300, 100
 """MiB of private memory that a flood may make the daemon take, and keep when it is over."""

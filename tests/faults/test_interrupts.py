@@ -15,8 +15,8 @@ import pytest
 
 from arrayd.system.signal_safe import Turns, Wakeup, open_into, work_off
 from tests.faults.interrupts import ACTS
-from tests.fixtures import Daemon
-from tests.helpers import save
+from tests.support.daemons import Daemon
+from tests.support.processes import save
 
 EVERY = {"start": 25}
 """Which moments are tried here, if not each seventh; by hand, all of them are."""

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import arrayd
-from tests.fixtures import Daemon
-from tests.helpers import Stage, block_of, only_block, pids, save, wait_until
+from tests.support.daemons import Daemon
+from tests.support.processes import Stage, block_of, only_block, pids, save, wait_until
 
 
 def test_a_late_grant_is_given_back(

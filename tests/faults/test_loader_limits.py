@@ -27,9 +27,9 @@ from arrayd_server.loading import worker_pool
 from arrayd_server.loading.loads import Callbacks, Loads
 from arrayd_server.loading.worker_pool import Pool
 from tests.faults.impostors import IMPOSTORS, Errand, longest_turn, outcome, pool, program
-from tests.fixtures import Daemon
-from tests.helpers import Stage, leaves_nothing_behind, save, wait_until
-from tests.helpers import workers as loaders
+from tests.support.daemons import Daemon
+from tests.support.processes import Stage, leaves_nothing_behind, save, wait_until
+from tests.support.processes import workers as loaders
 
 TURN = 0.8
 """Seconds in which the loop comes round on a busy machine, if it waits for nobody."""

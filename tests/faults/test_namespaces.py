@@ -11,8 +11,8 @@ import pytest
 
 import arrayd
 from tests.faults.grounds import NEEDS_ROOT
-from tests.fixtures import Daemon
-from tests.helpers import Puppet, Stage, leaves_nothing_behind, save
+from tests.support.daemons import Daemon
+from tests.support.processes import Puppet, Stage, leaves_nothing_behind, save
 
 pytestmark = NEEDS_ROOT
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import arrayd
-from tests.fixtures import PATIENCE, Daemon
-from tests.helpers import SLOW, Stage, frozen_load, save, wait_until
+from tests.support.daemons import PATIENCE, Daemon
+from tests.support.processes import SLOW, Stage, frozen_load, save, wait_until
 
 PROLOGUE = f"""
 import os, sys, time, signal, threading, gc, warnings

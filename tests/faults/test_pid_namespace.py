@@ -12,8 +12,8 @@ import pytest
 import arrayd
 from arrayd.session import connection
 from tests.faults.grounds import NEEDS_ROOT
-from tests.fixtures import Daemon
-from tests.helpers import Stage, save, wait_until
+from tests.support.daemons import Daemon
+from tests.support.processes import Stage, save, wait_until
 
 pytestmark = NEEDS_ROOT
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import restart
-from tests.fixtures import Daemon
+from tests.support.daemons import Daemon
 
 
 def test_nobody_minds_a_restart(

@@ -15,8 +15,8 @@ import pytest
 import arrayd
 from arrayd.common import failpoints
 from tests.faults.grounds import MIB, NEEDS_ROOT, Ground, alive, ground, halted, points
-from tests.fixtures import PATIENCE, Daemon
-from tests.helpers import Puppet, Stage, block_of, save, wait_until
+from tests.support.daemons import PATIENCE, Daemon
+from tests.support.processes import Puppet, Stage, block_of, save, wait_until
 
 __all__ = ["ground", "points"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.faults import soak
 from tests.faults.acts import OF_A_PROCESS, WEIGHTS
-from tests.fixtures import Daemon
+from tests.support.daemons import Daemon
 
 
 def test_nothing_is_lost(start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 import arrayd
 from arrayd.common import failpoints
 from tests.faults.grounds import alive, halted, is_stopped, points
-from tests.fixtures import PATIENCE, Daemon
-from tests.helpers import (
+from tests.support.daemons import PATIENCE, Daemon
+from tests.support.processes import (
     Stage,
     block_of,
     leaves_nothing_behind,

@@ -15,8 +15,8 @@ import pytest
 import arrayd
 from arrayd_server.segments.scope import Scope
 from tests.faults.grounds import NEEDS_ROOT, is_stopped
-from tests.fixtures import PATIENCE, Daemon
-from tests.helpers import Stage, save, wait_until
+from tests.support.daemons import PATIENCE, Daemon
+from tests.support.processes import Stage, save, wait_until
 
 SERVE = (sys.executable, "-m", "arrayd_server", "--budget", "16M")
 

@@ -15,8 +15,8 @@ import arrayd
 from arrayd.common import failpoints
 from arrayd_server.segments.scope import Scope
 from tests.faults.grounds import alive, halted, points, stopped
-from tests.fixtures import Daemon
-from tests.helpers import (
+from tests.support.daemons import Daemon
+from tests.support.processes import (
     Puppet,
     Stage,
     block_of,

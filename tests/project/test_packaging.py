@@ -1,0 +1,50 @@
+"""What pip installed is complete. The README's command installs before it runs this."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib import metadata, resources
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def installed() -> metadata.Distribution:
+    """Return the installed distribution."""
+    try:
+        return metadata.distribution("arrayd")
+    except metadata.PackageNotFoundError:
+        pytest.skip("arrayd runs from its source tree here; pip has not installed it")
+
+
+def test_one_version(installed: metadata.Distribution) -> None:
+    """Pip and ``arrayd.__version__`` agree."""
+    assert importlib.import_module("arrayd").__version__ == installed.version
+
+
+def test_the_command(installed: metadata.Distribution) -> None:
+    """``arrayd`` is the one program, and its entry point is there."""
+    (script,) = installed.entry_points.select(group="console_scripts")
+    assert script.name == "arrayd"
+    assert callable(script.load())
+
+
+@pytest.mark.parametrize("package", ["arrayd", "arrayd_server"])
+def test_type_checkers_see_the_types(package: str, installed: metadata.Distribution) -> None:
+    """Both packages carry py.typed."""
+    assert (resources.files(package) / "py.typed").is_file()
+
+
+def test_the_unit_is_installed(installed: metadata.Distribution) -> None:
+    """The user unit lies where its ExecStart expects itself: share/arrayd of the environment."""
+    unit = Path(sys.prefix, "share", "arrayd", "arrayd.service")
+    assert unit.read_text() == (ROOT / "deploy" / "arrayd.service").read_text(), "install again"
+
+
+def test_every_extra_is_known(installed: metadata.Distribution) -> None:
+    """``arrayd[test]`` and ``arrayd[all]`` exist, and nothing else is promised."""
+    assert set(installed.metadata.get_all("Provides-Extra") or ()) == {"test", "all"}

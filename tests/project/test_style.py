@@ -1,0 +1,231 @@
+"""The house rules: linters, types, who imports whom, and the size of things."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CLIENT = ROOT / "client" / "arrayd"
+SERVER = ROOT / "server" / "arrayd_server"
+TESTS = ROOT / "tests"
+CORE = SERVER / "core"
+
+SHARED = {"common", "errors", "source", "wire"}
+"""The rooms of `arrayd` that the server may import."""
+
+# A room is a folder, or a module that lies in none. A room imports those named here and itself,
+# types included, and each arrow is needed: one that nobody goes by is to be struck out.
+CLIENT_ROOMS = {
+    "errors": "",
+    "wire": "errors",
+    "common": "errors wire",
+    "source": "common errors wire",
+    "system": "common errors wire",
+    "results": "common errors source wire",
+    "array": "reduction session system wire",
+    "session": "array client common errors results source system wire",
+    "client": "array common errors results session source system wire",
+    "api": "array client results session system",
+    "integrations": "array",
+    "reduction": "api array client common errors integrations results session source system wire",
+    "gather": "client common errors results session source wire",
+    "cli": "client common errors gather results source system wire",
+}
+"""Which room of the client imports which; the first ones are the lowest."""
+
+SERVER_ROOMS = {
+    "core": "",
+    "kernel": "core",
+    "transport": "",
+    "loaders": "kernel",
+    "identity": "core loading",
+    "loading": "core identity kernel loaders",
+    "config": "core kernel",
+    "systemd": "",
+    "logs": "config systemd",
+    "segments": "config core identity kernel",
+    "service": "core daemon identity kernel loading segments transport",
+    "daemon": "config core kernel loading segments service systemd transport",
+    "__main__": "config daemon logs segments",
+}
+"""The same of the server. A loader process (`loading.worker`) has nothing above `loading`."""
+
+IMPURE = {
+    *("asyncio", "concurrent", "ctypes", "datetime", "fcntl", "h5py", "logging", "mmap"),
+    *("msgpack", "multiprocessing", "numpy", "os", "pathlib", "random", "secrets", "select"),
+    *("shutil", "signal", "socket", "subprocess", "sys", "tempfile", "threading", "time"),
+    *("uuid", "zmq"),
+}
+"""What decisions must not depend on: the clock, the system, threads, chance, the wire."""
+
+TOP_LEVEL = {"pyproject.toml", "server", "client", "tests", "deploy", "README.md", "LICENSE"}
+
+MAX_LINES = 400
+
+
+def sources(*folders: Path) -> list[Path]:
+    """Return the Python files below `folders`."""
+    return sorted(path for folder in folders for path in folder.rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the dotted name of everything that `path` imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative imports hide who imports whom"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def offending(path: Path, *allowed: str, of: str) -> list[str]:
+    """Return what `path` imports from the package `of` beyond the modules `allowed`."""
+    inside = [name for name in imports(path) if f"{name}.".startswith(f"{of}.")]
+    return [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for name in inside
+        if not any(f"{name}.".startswith(f"{of}.{module}.") for module in allowed)
+    ]
+
+
+def run(*command: str) -> None:
+    """Run a Python module on the project; fail with all that it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout}{done.stderr}"
+
+
+def test_ruff_finds_nothing() -> None:
+    """``ruff check`` passes on the whole project."""
+    run("ruff", "check", "--quiet", ".")
+
+
+def test_the_code_is_formatted() -> None:
+    """``ruff format`` would change nothing."""
+    run("ruff", "format", "--check", "--quiet", ".")
+
+
+def test_the_types_hold() -> None:
+    """``mypy --strict`` passes on client, server and tests."""
+    run("mypy", "--strict", "--no-error-summary")
+
+
+@pytest.mark.parametrize("path", sources(CLIENT), ids=lambda path: str(path.relative_to(CLIENT)))
+def test_the_client_never_imports_the_server(path: Path) -> None:
+    """A client starts the daemon as a program; it does not load it."""
+    assert offending(path, of="arrayd_server") == []
+
+
+@pytest.mark.parametrize("path", sources(SERVER), ids=lambda path: str(path.relative_to(SERVER)))
+def test_the_server_imports_what_is_shared(path: Path) -> None:
+    """From the client the server takes the wire, the errors and the types of requests only."""
+    assert offending(path, *SHARED, of="arrayd") == []
+
+
+@pytest.mark.parametrize("path", sources(CORE), ids=lambda path: path.name)
+def test_the_core_is_pure(path: Path) -> None:
+    """The core decides from its arguments alone, and imports nothing that could do more."""
+    assert {name.partition(".")[0] for name in imports(path)} & IMPURE == set()
+    assert offending(path, "core", of="arrayd_server") == []
+
+
+def arrows(package: Path) -> dict[str, set[str]]:
+    """Return which rooms of a package import which others."""
+    modules = {path.relative_to(package).with_suffix("").parts for path in sources(package)}
+    rooms = {parts[0] for parts in modules} - {"__init__"}
+    found: dict[str, set[str]] = {room: set() for room in rooms}
+    for path in sources(package):
+        room = path.relative_to(package).with_suffix("").parts[0]
+        for name in imports(path):
+            first, _, rest = name.partition(".")
+            target = rest.partition(".")[0]
+            if first == package.name and room in rooms and target in rooms - {room}:
+                found[room].add(target)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("package", "rooms"),
+    [(CLIENT, CLIENT_ROOMS), (SERVER, SERVER_ROOMS)],
+    ids=["client", "server"],
+)
+def test_each_room_imports_what_it_may(package: Path, rooms: dict[str, str]) -> None:
+    """The arrows between folders are those of the table, no more and no fewer."""
+    assert arrows(package) == {room: set(below.split()) for room, below in rooms.items()}
+
+
+def test_the_core_has_the_registry() -> None:
+    """The rules of the lifecycle live in the core, so the test above looks at them."""
+    assert CORE / "registry.py" in sources(CORE)
+
+
+def test_the_import_table_can_fail(tmp_path: Path) -> None:
+    """Every way of importing is seen: plain, from, aliased, in a function."""
+    module = tmp_path / "module.py"
+    module.write_text(
+        "import arrayd.client\nfrom arrayd import launch as go, errors\n"
+        "def f():\n    from arrayd.cli.main import x\n    import arrayd_server as s, os.path\n"
+    )
+    assert list(imports(module)) == [
+        "arrayd.client",
+        "arrayd.system.launch",
+        "arrayd.errors",
+        "arrayd.cli.main.x",
+        "arrayd_server",
+        "os.path",
+    ]
+
+
+def test_no_file_is_long() -> None:
+    """A file is one thing; above 400 lines it is two."""
+    lengths = {p: len(p.read_text().splitlines()) for p in sources(CLIENT, SERVER, TESTS)}
+    assert {path.name: n for path, n in lengths.items() if n > MAX_LINES} == {}
+
+
+def test_everything_says_what_it_is_for() -> None:
+    """Every module of the product and every test function has a docstring."""
+    silent = []
+    for path in sources(CLIENT, SERVER, TESTS):
+        tree = ast.parse(path.read_text())
+        if TESTS not in path.parents and not ast.get_docstring(tree):
+            silent.append(str(path))
+        functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+        tests = (node for node in functions if node.name.startswith("test_"))
+        silent += [f"{path}:{test.name}" for test in tests if not ast.get_docstring(test)]
+    assert silent == []
+
+
+def test_importing_arrayd_is_cheap() -> None:
+    """``import arrayd`` loads numpy, pyzmq and msgpack; no h5py, tqdm, argparse or server."""
+    script = (
+        "import sys, json; before = set(sys.modules); import arrayd; "
+        "loaded = {n: getattr(m, '__file__', None) for n, m in sys.modules.items()}; "
+        "print(json.dumps([n for n in loaded if n not in before and loaded[n]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    roots = {name.partition(".")[0] for name in json.loads(done.stdout)}
+    assert roots - sys.stdlib_module_names == {"arrayd", "numpy", "zmq", "msgpack"}
+    assert not roots & {"argparse", "unittest", "sqlite3", "http", "xml"}
+
+
+def test_the_top_level_is_short() -> None:
+    """A visitor sees seven names, and hidden files."""
+    git = shutil.which("git")
+    if git is None:
+        pytest.skip("git is not installed")
+    command = [git, "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"not a git clone: {done.stderr.strip()}")
+    names = {line.partition("/")[0] for line in done.stdout.splitlines()}
+    assert {name for name in names if not name.startswith(".")} <= TOP_LEVEL

@@ -1,0 +1,385 @@
+"""A naive model of the core, for its tests: what must be so, kept as plain sets.
+
+`Naive` watches what goes into the core and what comes out, and compares after every event.
+It is written without a look at how the core does it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+from arrayd.errors import InUse, NoRoom
+from arrayd.wire.grant import Grant
+from arrayd_server.core.effects import Fill, Make, Probe, Reply, Seal
+from arrayd_server.core.holds import STALE_AFTER
+from arrayd_server.core.lends import LEND_SECONDS
+from arrayd_server.core.model import (
+    Asker,
+    Block,
+    Draft,
+    Job,
+    Stage,
+    State,
+    Wanted,
+)
+from tests.support.core_files import SPEC, File
+
+if TYPE_CHECKING:
+    from tests.support.core_model import Shell
+
+
+class Naive:
+    """What must be so, kept as plain sets without a rule of the core's in sight."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+        self.sessions: dict[bytes, int] = {}
+        self.holds: dict[tuple[bytes, str], tuple[int, float]] = {}
+        self.lends: dict[tuple[str, bytes], tuple[bytes, float]] = {}  # by whom, and when
+        self.orphans: dict[tuple[str, bytes], tuple[int, float]] = {}  # whose, and until when
+        self.sizes: dict[str, int] = {}  # everything charged
+        self.holding: dict[str, Hashable] = {}  # segment -> key of the contents, or its Draft
+        self.final: set[str] = set()
+        self.leaving: set[str] = set()
+        self.pinned: dict[str, float] = {}
+        self.kept: set[str] = set()
+        self.names: dict[str, str] = {}
+        self.learned: dict[Hashable, str] = {}
+        self.floor = 0
+        self.seqs: dict[bytes, int] = {}  # session -> the latest number it was told
+        self.asked: dict[Asker, Wanted | Draft | None] = {}
+        self.sent: Counter[Asker] = Counter()
+        self.owed: set[Asker] = set()
+        self.pins: dict[Asker, float] = {}
+        self.evicting = False  # the event is a request to evict
+        self.latest: Hashable = None  # the alias asked for last
+        self.probing: dict[int, Hashable] = {}
+        self.version = 0  # of what linked files refer to
+        self.since: dict[Asker, int] = {}  # request -> the version when it was sent first
+        self.looked: dict[int, int] = {}  # job -> the version when its probe began
+
+    # ---- what goes in --------------------------------------------------------------------
+
+    def ask(self, to: Asker, what: Wanted | Draft | None = None, pin: float = 0.0) -> Asker:
+        """Note that a request is sent."""
+        self.asked[to], self.pins[to] = what, pin
+        self.sent[to] += 1
+        self.owed.add(to)
+        self.since.setdefault(to, self.version)
+        if isinstance(what, Wanted):
+            self.latest = what.alias
+        return to
+
+    def excuse(self, left: Callable[[Asker], bool]) -> None:
+        """Note that no answer is owed, nor wanted, any more."""
+        for to in [to for to in self.asked if left(to)]:
+            self.owed.discard(to)
+            self.sent[to] = 0
+
+    def come(self, nonce: bytes, pid: int, latest: int) -> None:
+        """Note that a client says who it is, and the highest number that it was told."""
+        self.sessions[nonce] = pid
+        self.seqs[nonce] = max(self.seqs.get(nonce, 0), latest)
+
+    def end(self, nonce: bytes) -> None:
+        """Note that a session ends; what it sent may be with others of its process group."""
+        pid = self.sessions.pop(nonce, None)
+        for lend, (sender, _) in self.lends.items():
+            if sender == nonce and lend not in self.orphans and pid is not None:
+                self.orphans[lend] = (pid, self._shell.now + LEND_SECONDS)
+        self.seqs.pop(nonce, None)
+        self.holds = {k: v for k, v in self.holds.items() if k[0] != nonce}
+        self.excuse(lambda to: to.nonce == nonce)
+
+    def release(self, nonce: bytes, segment: str, seq: int) -> None:
+        """Note a release: it counts if it names the latest grant."""
+        if (nonce, segment) in self.holds and seq >= self.holds[nonce, segment][0]:
+            del self.holds[nonce, segment]
+
+    def lend(self, nonce: bytes, segment: str, token: bytes) -> None:
+        """Note a reference in flight, if its sender has the block."""
+        if (nonce, segment) in self.holds:
+            self.arrive(segment, token)
+            self.lends[segment, token] = (nonce, self._shell.now)
+
+    def arrive(self, segment: str, token: bytes) -> None:
+        """Note that a reference is in flight no more."""
+        self.lends.pop((segment, token), None)
+        self.orphans.pop((segment, token), None)
+
+    def expire(self) -> None:
+        """Note which references nobody is left to redeem, a minute after their sender ended."""
+        now = self._shell.now
+        for lend, (group, due) in list(self.orphans.items()):
+            if due <= now and group in self._shell.kernel.groups:
+                self.orphans[lend] = (group, now + LEND_SECONDS)
+            elif due <= now:
+                self.arrive(*lend)
+
+    def adopt(self, block: Block, mapped: bool) -> None:
+        """Note a segment that an earlier run left."""
+        self.sizes[block.segment] = block.size
+        self.floor += block.size
+        if block.keep:
+            self.kept.add(block.segment)
+        if block.state is State.SEALED:
+            self.final.add(block.segment)
+            self.learned.update(dict.fromkeys(block.aliases, block.segment))
+            if block.name is not None:
+                self.names[block.name] = block.segment
+        draft = Draft(SPEC, block.size, block.source, block.name, block.keep)
+        self.holding[block.segment] = draft if block.published else block.source.key
+        self._shell.kernel.make(block.segment, block.size)
+        if mapped:
+            self._shell.kernel.attach(block.segment, "earlier")
+
+    # ---- what comes out ------------------------------------------------------------------
+
+    def began(self, effect: Probe | Fill | Make | Seal) -> None:
+        """Note new work, and that nothing is done twice."""
+        if isinstance(effect, Probe):
+            self.looked[effect.job] = self.version
+            if effect.source.linked:  # it may be looked at again for who came meanwhile
+                return
+            twins = [alias for job, alias in self.probing.items() if job in self._shell.work]
+            alias = self.probing.get(effect.job, self.latest)  # it may be tried again
+            assert alias not in twins, "the same source is probed twice"
+            self.probing[effect.job] = alias
+            return
+        job = self._shell.registry.jobs.table[effect.job]
+        if isinstance(effect, Fill):
+            found = self.found(effect.job, job.source)
+            assert found not in [
+                key for segment, key in self.holding.items() if segment not in self.leaving
+            ], "the same contents are loaded twice"
+            self.holding[effect.segment] = found
+            self.sizes[effect.segment] = job.source.size
+        elif isinstance(effect, Make):
+            assert job.draft is not None
+            self.holding[effect.segment] = job.draft
+            self.sizes[effect.segment] = job.draft.size
+
+    def found(self, job: int, file: File) -> Hashable:
+        """Return the key of what a probe has found."""
+        return (file.key, self.looked[job]) if file.linked else file.key
+
+    def replied(self, reply: Reply) -> None:
+        """Note an answer: it is wanted, and a grant gives what was asked for."""
+        to, body = reply.to, reply.body
+        if self.sent[to] == 0 and isinstance(body, InUse | dict):
+            return  # an eviction goes on when its asker has left
+        assert self.sent[to] > 0, "an answer that nobody waits for"
+        self.sent[to] -= 1
+        self.owed.discard(to)
+        if isinstance(body, Grant):
+            self._granted(to, body)
+        elif isinstance(body, NoRoom) and "budget" in body.details:  # the core's own
+            self._no_room(body.details["needed"])
+        elif not isinstance(body, Exception) and "holds" in body:
+            self.holds = {k: v for k, v in self.holds.items() if k[0] != to.nonce}
+            for segment, seq in body["holds"].items():
+                self._hold(to.nonce, segment, seq)
+
+    def _hold(self, nonce: bytes, segment: str, seq: int) -> None:
+        assert seq > self.seqs.get(nonce, 0), "rule 7: grants are numbered in order"
+        assert segment in self.sizes, "rule 2: a hold without a segment"
+        assert segment not in self.leaving, "rule 2: a hold of what is unlinked"
+        self.seqs[nonce] = seq
+        self.holds[nonce, segment] = (seq, self._shell.now)
+
+    def _granted(self, to: Asker, grant: Grant) -> None:
+        segment, what = grant.segment, self.asked[to]
+        self._hold(to.nonce, segment, grant.seq)
+        assert grant.sealed == (segment in self.final)
+        if isinstance(what, Draft):
+            assert self.holding[segment] is what
+        if not isinstance(what, Wanted):
+            return
+        until = self._shell.now + self.pins[to]
+        self.pinned[segment] = max(self.pinned.get(segment, 0.0), until)
+        assert grant.sealed
+        if what.name is not None:
+            assert self.names[what.name] == segment
+            return
+        file = replace(what.source, rows=None) if grant.window else what.source
+        if file.linked:
+            assert self.holding[segment] == grant.key, "another key"
+            key, version = cast(tuple[Hashable, int], grant.key)
+            assert key == file.key, "the wrong contents"
+            assert version >= self.since[to], "old contents"
+            return
+        assert self.holding[segment] == file.key, "the wrong contents"
+        assert not grant.key
+        if not grant.window:
+            self.learned[what.alias] = segment
+
+    def _no_room(self, needed: int) -> None:
+        """Assert that there was none, even with all that is idle."""
+        shell = self._shell
+        if needed > shell.registry.shelf.budget or shell.registry.jobs.queued():
+            return
+        idle = self.idle() - set(shell.closed)
+        spare = {s for s in idle if not self.published(s) and not self.is_pinned(s)}
+        spare |= {s for s in self._only_lent() if not self.is_pinned(s) and s not in self.kept}
+        room = self._room_without(spare | self._coming())
+        assert room < needed, f"refused {needed} bytes though {room} could be had"
+
+    def _only_lent(self) -> set[str]:
+        """Return the final blocks that nobody has but references of long ago."""
+        mapped = {segment for segment, _ in self._shell.kernel.mappers}
+        held = {segment for _, segment in self.holds}
+        lent = {segment for segment, _ in self.lends} & self.final
+        return {s for s in lent - mapped - held - self.leaving if self._old(s)}
+
+    def _coming(self) -> set[str]:
+        """Return what is on its way back to the kernel, as far as the core was told."""
+        blocks = self._shell.registry.shelf.blocks
+        return {segment for segment in self.leaving if not blocks[segment].mapped}
+
+    def _room_without(self, spare: set[str]) -> int:
+        """Return the room there would be if these segments were gone."""
+        pages, kernel = self._shell.kernel.pages, self._shell.kernel
+        busy = self.sizes.keys() - spare
+        unfilled = sum(self.sizes[s] - pages.get(s, 0) for s in busy)
+        free = kernel.free + sum(pages.get(s, 0) for s in spare) - unfilled
+        return min(self._shell.registry.shelf.budget - sum(self.sizes[s] for s in busy), free)
+
+    def sealed(self, segment: str) -> None:
+        """Note that a segment is final, and published if it is a client's."""
+        self.final.add(segment)
+        draft = self.holding[segment]
+        if isinstance(draft, Draft):
+            if draft.keep:
+                self.kept.add(segment)
+            if draft.name is not None:
+                self.kept.discard(self.names.get(draft.name, ""))
+                self.names[draft.name] = segment
+
+    def seen_unmapped(self, segment: str, *, mapped: bool) -> None:
+        """Note which holds the core may and must drop now (rule 2)."""
+        if not mapped and self._shell.registry.jobs.queued():
+            oldest = self._shell.now - STALE_AFTER
+            for nonce in self.holders(segment):
+                if self.holds[nonce, segment][1] <= oldest:
+                    del self.holds[nonce, segment]
+
+    def unlinking(self, segment: str, *, force: bool) -> None:
+        """Assert that a block may go now."""
+        assert segment in self.sizes, "unlinked twice"
+        assert segment not in self.leaving, "unlinked twice"
+        self.leaving.add(segment)
+        if force or segment not in self.final:
+            gone = segment not in self._shell.kernel.named  # somebody removed it
+            assert gone or segment not in self.final, "force is for unfinished blocks"
+            self.holds = {k: v for k, v in self.holds.items() if k[1] != segment}
+            self._give_up(segment)
+            return
+        assert segment in self.final
+        assert not self.holders(segment), "rule 2: unlinked though held"
+        lent = self.lent(segment)
+        assert not lent or self._old(segment), "unlinked though a reference is in flight"
+        self._give_up(segment)
+        if not self.evicting:
+            assert segment not in self.kept, "a kept block was evicted for room"
+            assert not self.is_pinned(segment), "a pinned block was evicted for room"
+            queue = sum(job.size for job in self._shell.registry.jobs.queued())
+            needed = queue > self._room_without(self._coming() - {segment})
+            useless = self.published(segment) or self._shell.outdated(segment)
+            assert needed or (useless and not lent), "evicted without need"
+
+    def _give_up(self, segment: str) -> None:
+        """Note that the references to a segment mean nothing any more."""
+        for lend in [lend for lend in self.lends if lend[0] == segment]:
+            self.arrive(*lend)
+
+    def _old(self, segment: str) -> bool:
+        """Say whether all references to a segment were sent long ago."""
+        times = [when for (held, _), (_, when) in self.lends.items() if held == segment]
+        return all(self._shell.now - when >= LEND_SECONDS for when in times)
+
+    def forget(self, segment: str) -> None:
+        """Note that the kernel has the pages of a segment."""
+        self.leaving.remove(segment)
+        del self.sizes[segment], self.holding[segment]
+        self.final.discard(segment)
+        self.kept.discard(segment)
+
+    # ---- what must be so -----------------------------------------------------------------
+
+    def _jobs(self) -> list[Job]:
+        return list(self._shell.registry.jobs.table.values())
+
+    def holders(self, segment: str) -> list[bytes]:
+        """Return the sessions that hold a segment."""
+        return [nonce for nonce, held in self.holds if held == segment]
+
+    def lent(self, segment: str) -> bool:
+        """Say whether a reference to a segment is in flight."""
+        return any(held == segment for held, _ in self.lends)
+
+    def published(self, segment: str) -> bool:
+        """Say whether a client made it."""
+        return isinstance(self.holding[segment], Draft)
+
+    def is_pinned(self, segment: str) -> bool:
+        """Say whether somebody wants it kept warm."""
+        return self.pinned.get(segment, 0.0) > self._shell.now
+
+    def unused(self) -> set[str]:
+        """Return what nobody holds, lends or maps."""
+        mapped = {segment for segment, _ in self._shell.kernel.mappers}
+        held = {segment for _, segment in self.holds} | {segment for segment, _ in self.lends}
+        return set(self.sizes) - self.leaving - mapped - held
+
+    def idle(self) -> set[str]:
+        """Return the final blocks that nobody uses."""
+        return self.unused() & self.final
+
+    def resident(self, what: Wanted) -> bool:
+        """Say whether a request must be answered at once, without a probe."""
+        if what.name is not None:
+            segments = [self.names.get(what.name)]
+        else:
+            segments = [self.learned.get(what.alias), self.learned.get(what.whole)]
+        return any(s in self.final and s not in self.leaving for s in segments if s)
+
+    def compare(self) -> None:
+        """Assert that the registry says the same."""
+        registry, shelf = self._shell.registry, self._shell.registry.shelf
+        assert {n: s.peer.pid for n, s in registry.sessions.items()} == self.sessions
+        holds = {
+            (nonce, segment): (hold.seq, hold.since)
+            for nonce, session in registry.sessions.items()
+            for segment, hold in session.holds.items()
+        }
+        assert holds == self.holds, "rules 2, 5, 7: the holds"
+        blocks = shelf.blocks.values()
+        lends = {(b.segment, t): (u.sender, u.since) for b in blocks for t, u in b.lends.items()}
+        assert lends == self.lends, "the references in flight"
+        orphans = {(b.segment, t): due for b in blocks for t, due in b.orphans.items()}
+        assert orphans == {k: due for k, (_, due) in self.orphans.items()}, "and their ends"
+        assert {b.segment: b.size for b in shelf.blocks.values()} == self.sizes, "rule 1"
+        assert shelf.charged == sum(self.sizes.values()), "rule 1: the charge"
+        assert shelf.charged <= max(shelf.budget, self.floor), "rule 1: over budget"
+        for to in self.owed:
+            what = self.asked[to]
+            waits = isinstance(what, Wanted) and what.name is not None and self.resident(what)
+            assert not waits, "a published block, and a session that waits for it"
+        self._compare_idle()
+
+    def _compare_idle(self) -> None:
+        shell, shelf = self._shell, self._shell.registry.shelf
+        mapped = {segment for segment, _ in shell.kernel.mappers}
+        assert mapped <= set(shelf.blocks), "rule 1: mapped, but credited"
+        idle = set(shelf.idle)
+        # Somebody may map an idle block and the core need not know; but it must hear of the end.
+        assert idle - mapped <= self.idle(), "rule 4: idle, but in use"
+        assert self.idle() - set(shell.closed) <= idle, "rule 4: forgotten"
+        writing = {s for job in self._jobs() if job.stage is Stage.WRITING for s in [job.segment]}
+        assert not (self.unused() & writing) - set(shell.closed), "rule 3: written by nobody"
+        for segment in idle:
+            lost = self.published(segment) and segment not in self.kept
+            assert not lost or segment in self.pinned, "published, unused, but not freed"

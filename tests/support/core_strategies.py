@@ -1,0 +1,52 @@
+"""What a random walk over the core may ask for: sessions, files, names, drafts, times."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+
+from arrayd_server.core.model import Draft
+from tests.support.core_files import SPEC, File, wanted, wanted_name
+
+PIDS = {b"a": 1, b"b": 1, b"c": 2}
+"""The process of each session."""
+
+sessions = st.sampled_from(sorted(PIDS))
+sizes = st.sampled_from([25, 40, 60, 25, 40, 60, 101])
+picks = st.integers(0, 11)
+names = st.sampled_from(["n", "n", "m"])
+waits = st.sampled_from([0.0, 1.0, 10.0])
+pins = st.sampled_from([0.0, 0.0, 7.0, math.inf])
+files = st.builds(
+    lambda size, rows, linked: File(f"{'l' * linked}f{size}", size, rows, linked),
+    sizes,
+    st.sampled_from([None, None, "half", "full"]),
+    st.sampled_from([False, False, True]),
+)
+drafts = st.builds(
+    Draft,
+    st.just(SPEC),
+    sizes,
+    st.just("put"),
+    names | st.none(),
+    st.booleans(),
+    st.booleans(),
+)
+wishes = st.one_of(st.builds(wanted, files, st.sampled_from("aab")), st.builds(wanted_name, names))
+
+_MANY = int(os.environ.get("ARRAYD_TEST_WALKS", "0"))
+
+WALKS = settings(
+    max_examples=_MANY or 300,
+    stateful_step_count=80,
+    deadline=None,
+    derandomize=not _MANY,
+    print_blob=True,
+    report_multiple_bugs=False,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+"""How many walks, and how long: see `test_registry_stateful`."""

@@ -1,0 +1,401 @@
+"""The core, walked at random against a naive model (`core_naive`) in a fake world (`core_model`).
+
+Three sessions in two processes ask, map, release, fork, exec and die; loads end well, badly,
+late or never; strangers map blocks at the worst moment; the clock is late.
+
+``ARRAYD_TEST_WALKS=20000`` walks longer, from random seeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import hypothesis.strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from arrayd.errors import NameTaken, NoSuchBlock, NotOwner
+from arrayd.wire.grant import Grant
+from arrayd_server.core.effects import Fill, Inspect, Make, Probe
+from arrayd_server.core.model import Asker, Draft, Peer, Waiter, Wanted
+from tests.support.core_files import File, wanted
+from tests.support.core_model import OTHERS, Shell, one
+from tests.support.core_strategies import (
+    PIDS,
+    WALKS,
+    drafts,
+    files,
+    picks,
+    pins,
+    sessions,
+    waits,
+    wishes,
+)
+
+BUDGET = 100
+
+
+class Walk(RuleBasedStateMachine):
+    """Everything that can happen to a daemon, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests = 0
+        self.told: dict[bytes, dict[str, int]] = {nonce: {} for nonce in PIDS}
+        self.past: list[tuple[Asker, Wanted | Draft, Waiter]] = []
+
+    @initialize(
+        capacity=st.sampled_from([1000, 120, 70, 70]),
+        found=st.lists(st.tuples(st.sampled_from([25, 60]), *[st.booleans()] * 4), max_size=3),
+    )
+    def start(self, capacity: int, found: list[tuple[int, bool, bool, bool, bool]]) -> None:
+        """Start a daemon that adopts what an earlier run left."""
+        self.shell = Shell(BUDGET, capacity + sum(size for size, *_ in found))
+        self.naive, self.registry = self.shell.naive, self.shell.registry
+        for index, (size, mapped, sealed, published, keep) in enumerate(found):
+            block = self.shell.left(index, size, sealed, published or not sealed, keep)
+            self.naive.adopt(block, mapped)
+            if mapped:
+                self.told[b"a"][block.segment] = 0
+            self.shell.do(self.registry.adopt, block, self.shell.now)
+        for nonce in PIDS:
+            self._hello(nonce, PIDS[nonce], set(self.told[nonce]))
+
+    def _ask(self, nonce: bytes, what: Wanted | Draft | None = None, pin: float = 0.0) -> Asker:
+        self.requests += 1
+        return self.naive.ask(Asker(nonce, self.requests), what, pin)
+
+    def _read(self) -> None:
+        """Let the clients read their answers."""
+        for reply in self.shell.replies:
+            if isinstance(reply.body, Grant):
+                self.told[reply.to.nonce][reply.body.segment] = reply.body.seq
+
+    @property
+    def segments(self) -> list[str]:
+        """Names that a peer can come up with."""
+        return [*sorted(self.shell.kernel.ever), "run-99", "nonsense"]
+
+    # ---- sessions ------------------------------------------------------------------------
+
+    def _hello(self, nonce: bytes, pid: int, holds: set[str], latest: int = 0) -> None:
+        to, known = self._ask(nonce), self.naive.sessions.get(nonce, pid)
+        if known == pid:
+            self.naive.come(nonce, pid, latest)
+        [reply, *_] = self.shell.do(
+            self.registry.hello, to, Peer(7, pid, "walk", pid), holds, latest, self.shell.now
+        )
+        assert isinstance(reply.body, NotOwner) == (known != pid)
+        if isinstance(reply.body, dict):
+            self.told[nonce] = dict(reply.body["holds"])
+
+    @rule(
+        nonce=sessions,
+        pid=st.sampled_from([0, 0, 0, 0, 0, 3]),
+        keep=st.sampled_from("aaammns"),
+        latest=st.sampled_from([0, 0, 1, 1000]),
+    )
+    def hello(self, nonce: bytes, pid: int, keep: str, latest: int) -> None:
+        """Let a client come, or come back: with all, none, the mapped, or too many holds."""
+        known = set(self.told[nonce])
+        mapped = {s for s in known if (s, nonce) in self.shell.kernel.mappers}
+        stated = {"a": known, "n": set(), "m": mapped, "s": known | set(self.segments)}[keep]
+        self._hello(nonce, pid or PIDS[nonce], stated, latest)
+
+    @precondition(lambda self: len(self.naive.sessions) > 1)
+    @rule(nonce=sessions, unmaps=st.booleans())
+    def ended(self, nonce: bytes, unmaps: bool) -> None:
+        """Let a client say goodbye with its arrays mapped, or die."""
+        if unmaps:
+            self._unmap_all(nonce)
+        self.naive.end(nonce)
+        self.shell.do(self.registry.ended, nonce, self.shell.now)
+        self.told[nonce] = {}
+
+    # ---- requests ------------------------------------------------------------------------
+
+    @rule(nonce=sessions, what=wishes, patience=waits, pin=pins)
+    def get(self, nonce: bytes, what: Wanted, patience: float, pin: float) -> None:
+        """Ask for an array."""
+        waiter = Waiter(pin=pin, patience=patience)
+        self._get(self._ask(nonce, what, pin), what, waiter)
+
+    def _get(self, to: Asker, what: Wanted, waiter: Waiter) -> None:
+        resident, known = self.naive.resident(what), to.nonce in self.naive.sessions
+        self.shell.do(self.registry.get, to, what, waiter, self.shell.now)
+        self._read()
+        first = next((r.body for r in self.shell.replies if r.to == to), None)
+        assert not (resident and Probe in map(type, self.shell.seen)), "loaded again"
+        if not known:
+            assert first == {"hello": True}
+        elif resident:
+            assert isinstance(first, Grant) or first == {"again": True}
+        elif what.name is not None and waiter.patience == 0:
+            assert isinstance(first, NoSuchBlock)
+        else:
+            self.past.append((to, what, waiter))
+
+    @precondition(lambda self: self.past)
+    @rule(pick=picks)
+    def repeat(self, pick: int) -> None:
+        """Send a request again, perhaps after the answer."""
+        to, what, waiter = one(self.past[-12:], pick)
+        if to.nonce in self.naive.sessions and self.naive.sent[to] > 0:
+            self.naive.ask(to, what, self.naive.pins[to])
+            if isinstance(what, Draft):
+                self._create(to, what, waiter.patience)
+            else:
+                self._get(to, what, waiter)
+
+    @rule(nonce=sessions, what=wishes, wait=st.booleans())
+    def prefetch(self, nonce: bytes, what: Wanted, wait: bool) -> None:
+        """Begin a load; the answer comes at once."""
+        to = self._ask(nonce, what)
+        resident = self.naive.resident(what)
+        self.shell.do(self.registry.prefetch, to, what, self.shell.now)
+        assert to not in self.naive.owed
+        assert not (resident and Probe in map(type, self.shell.seen)), "loaded again"
+        if wait:
+            self._work_off()
+
+    @precondition(lambda self: self.naive.owed)
+    @rule(pick=picks)
+    def cancel(self, pick: int) -> None:
+        """Give up waiting; the request may be answered already, or unknown."""
+        asked = [*self.naive.asked][-12:]
+        to = one([*asked, Asker(b"?", 1)], pick)
+        self.naive.excuse(lambda asker: asker == to)
+        self.shell.do(self.registry.cancel, to.nonce, to.request, self.shell.now)
+
+    @rule(nonce=sessions, pick=picks, age=st.sampled_from([0, 0, 0, 1, 100]), unmaps=st.booleans())
+    def release(self, nonce: bytes, pick: int, age: int, unmaps: bool) -> None:
+        """Let go: of a grant, of an older grant, of what was never held."""
+        segment = one([*self.told[nonce], *self.segments], pick)
+        seq = self.told[nonce].get(segment, 0) - age
+        if unmaps and not age:
+            self.shell.unmap(segment, nonce)
+            self.told[nonce].pop(segment, None)
+        self.naive.release(nonce, segment, seq)
+        self.shell.do(self.registry.release, nonce, [(segment, seq)], self.shell.now)
+
+    @rule(nonce=sessions, pick=picks, token=st.sampled_from([b"t", b"u"]))
+    def lend(self, nonce: bytes, pick: int, token: bytes) -> None:
+        """Send a reference to another process."""
+        segment = one([*self.told[nonce], *self.segments], pick)
+        self.naive.lend(nonce, segment, token)
+        self.shell.do(self.registry.lend, nonce, segment, token, self.shell.now)
+
+    @rule(nonce=sessions, pick=picks, token=st.sampled_from([b"t", b"u", b"?"]))
+    def redeem(self, nonce: bytes, pick: int, token: bytes) -> None:
+        """Receive a reference, perhaps too late, perhaps twice."""
+        flying = [segment for segment, _ in self.naive.lends]
+        segment, to = one([*flying, *self.segments], pick), self._ask(nonce)
+        alive = segment in self.naive.sizes.keys() - self.naive.leaving
+        if nonce in self.naive.sessions and alive:
+            self.naive.arrive(segment, token)
+        [reply, *_] = self.shell.do(self.registry.redeem, to, segment, token, self.shell.now)
+        self._read()
+        assert alive or not isinstance(reply.body, Grant)
+        assert to not in self.naive.owed
+
+    @rule(nonce=sessions, pick=picks, everything=st.sampled_from([False, False, True]))
+    def evict(self, nonce: bytes, pick: int, everything: bool) -> None:
+        """Ask for memory back: of one block, or of all."""
+        segment, to = one([*sorted(self.naive.idle()), *self.segments], pick), self._ask(nonce)
+        self.naive.evicting = True
+        self.shell.do(self.registry.evict, to, lambda b: everything or b.segment == segment)
+        self.naive.evicting = False
+
+    # ---- blocks that clients write -------------------------------------------------------
+
+    @rule(nonce=sessions, draft=drafts, patience=waits)
+    def create(self, nonce: bytes, draft: Draft, patience: float) -> None:
+        """Ask for a block to write."""
+        draft = replace(draft)  # one of its own: the model tells drafts apart
+        self._create(self._ask(nonce, draft), draft, patience)
+
+    def _create(self, to: Asker, draft: Draft, patience: float) -> None:
+        self.shell.do(self.registry.create, to, draft, patience, self.shell.now)
+        self._read()
+        taken = [r for r in self.shell.replies if isinstance(r.body, NameTaken)]
+        assert not (taken and draft.replace)
+        self.past.append((to, draft, Waiter(patience=patience)))
+
+    @rule(nonce=sessions, draft=drafts)
+    def put(self, nonce: bytes, draft: Draft) -> None:
+        """Publish a block, as far as that goes without a hitch."""
+        self.create(nonce, draft, 0.0)
+        self._work_off()
+        self.seal(nonce, 0)
+        self._work_off()
+
+    @precondition(lambda self: self.registry.jobs.table)
+    @rule(nonce=sessions, pick=picks)
+    def seal(self, nonce: bytes, pick: int) -> None:
+        """Ask to seal a block, one's own or not."""
+        mine = [s for s in reversed(self.told[nonce]) if s not in self.naive.final]
+        segment, to = one([*mine, *self.segments], pick), self._ask(nonce)
+        self.shell.do(self.registry.seal, to, segment, self.shell.now)
+        self._read()
+
+    @precondition(lambda self: self.registry.jobs.table)
+    @rule(nonce=sessions, pick=picks)
+    def abort(self, nonce: bytes, pick: int) -> None:
+        """Give up a block; whoever seals it is not answered."""
+        segment = one([*self.told[nonce], *self.segments], pick)
+        job = self.registry.jobs.of_writer(self.registry.shelf.blocks.get(segment))
+        if job is not None and job.writer is not None and job.writer.nonce == nonce:
+            self.naive.excuse(job.writer.__eq__)
+        self.shell.do(self.registry.abort, nonce, segment, self.shell.now)
+
+    # ---- work ----------------------------------------------------------------------------
+
+    def _work_off(self) -> None:
+        while self.shell.work:
+            self.shell.finish(next(iter(self.shell.work)))
+            self._read()
+
+    @rule(nonce=sessions, what=files, maps=st.booleans())
+    def load(self, nonce: bytes, what: File, maps: bool) -> None:
+        """Get an array, as far as that goes without a hitch."""
+        self.get(nonce, wanted(what), 0.0, 0.0)
+        self._work_off()
+        for segment in self.told[nonce] if maps else ():
+            self.shell.kernel.attach(segment, nonce)
+
+    @precondition(lambda self: self.shell.work)
+    @rule(pick=picks, outcome=st.sampled_from(["ok", "ok", "ok", "progress", "fail"]))
+    def work(self, pick: int, outcome: str) -> None:
+        """Let some work end, or go on."""
+        self.shell.finish(one([*self.shell.work], pick), outcome)
+        self._read()
+
+    @rule(pick=picks)
+    def late(self, pick: int) -> None:
+        """Bring word of a job that is over: it changes nothing."""
+        over = [job for job in self.shell.dead if job not in self.registry.jobs.table]
+        assert not any(self.shell.late(one(over, pick)))
+        self.naive.compare()
+
+    @precondition(lambda self: self.shell.closing)
+    @rule(pick=picks)
+    def freed(self, pick: int) -> None:
+        """Give some pages back to the kernel."""
+        self.shell.free(pick)
+        self._read()
+
+    @rule()
+    def changed(self) -> None:
+        """Let something change that linked files refer to."""
+        self.naive.version += 1
+
+    # ---- the kernel ----------------------------------------------------------------------
+
+    @rule(nonce=sessions, pick=picks)
+    def attach(self, nonce: bytes, pick: int) -> None:
+        """Map what was granted, if it is still there."""
+        if self.told[nonce]:
+            self.shell.kernel.attach(one([*self.told[nonce]], pick), nonce)
+
+    @rule(pick=picks, where=st.sampled_from("fnii"))
+    def stranger(self, pick: int, where: str) -> None:
+        """Let a client fork, or a stranger map any block, or all idle ones, by name."""
+        kernel = self.shell.kernel
+        forked = {segment for segment, _ in kernel.mappers}
+        found = {"f": forked, "n": kernel.named, "i": self.naive.idle()}[where]
+        if found:
+            chosen = found if where == "i" else {one(sorted(found), pick)}
+            kernel.mappers |= {(segment, "stranger") for segment in chosen}
+
+    @rule(pick=picks)
+    def unmapped(self, pick: int) -> None:
+        """Let a stranger go."""
+        held = sorted(pair for pair in self.shell.kernel.mappers if isinstance(pair[1], str))
+        if held:
+            self.shell.unmap(*one(held, pick))
+
+    @rule(group=st.sampled_from([*PIDS.values()]))
+    def groups(self, group: int) -> None:
+        """Let the last of a process group end, or somebody else be left of it after all."""
+        self.shell.kernel.groups ^= {group}
+
+    @rule(nonce=sessions)
+    def exec(self, nonce: bytes) -> None:
+        """Let a process call exec: its mappings go, its session stays."""
+        self._unmap_all(nonce)
+
+    def _unmap_all(self, nonce: bytes) -> None:
+        for segment, who in sorted(self.shell.kernel.mappers, key=str):
+            if who == nonce:
+                self.shell.unmap(segment, nonce)
+
+    @rule(when=st.sampled_from(["before", "after"]))
+    def ambush(self, when: str) -> None:
+        """Let a stranger map the next block between its test and its unlink, or after that."""
+        self.shell.ambush = when
+
+    @rule(pick=picks, keeps=st.sampled_from([0, 20, 60, 1000]))
+    def crowd(self, pick: int, keeps: int) -> None:
+        """Let other programs take room that a block was promised, and keep some of it."""
+        self.shell.crowd(1000)
+        begun = [job for job, task in self.shell.work.items() if isinstance(task, Fill | Make)]
+        if begun:
+            self.shell.finish(one(begun, pick))
+            self._read()
+        self.shell.crowd(keeps)
+
+    @rule(pick=picks)
+    def removed(self, pick: int) -> None:
+        """Let somebody remove a block's file, as a resource tracker or a logout does."""
+        if self.naive.final - self.naive.leaving:
+            segment = one(sorted(self.naive.final - self.naive.leaving), pick)
+            self.shell.kernel.named.discard(segment)
+
+    @rule(pick=picks)
+    def inotify(self, pick: int) -> None:
+        """Let the daemon read which segments were closed, and look at one at its own will."""
+        self.shell.read_closed()
+        self.shell.do(lambda segment: [Inspect(segment)], one(self.segments, pick))
+        self._read()
+
+    @rule(seconds=st.sampled_from([0.05, 1.0, 5.0, 25.0, 61.0]))
+    def sleep(self, seconds: float) -> None:
+        """Let time pass, and the alarm ring in time."""
+        self.shell.sleep(seconds)
+        self._read()
+
+    @rule(seconds=st.sampled_from([0.5, 6.0, 70.0]))
+    def oversleep(self, seconds: float) -> None:
+        """Let time pass while the daemon is too busy to look at the clock."""
+        self.shell.now += seconds
+
+    # ---- the end -------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        """Expect everybody to be answered and, when all are gone, nothing to be left."""
+        if not hasattr(self, "shell"):
+            return
+        self.shell.ambush = None
+        self.shell.kernel.pages.pop(OTHERS, None)
+        self.shell.drain()
+        asked = self.naive.asked
+        for to in list(self.naive.owed):
+            what = asked[to]
+            assert isinstance(what, Wanted), f"{to} was never answered"
+            assert what.name is not None, f"{to} was never answered"
+        for nonce in PIDS:
+            self.ended(nonce, unmaps=True)
+        self.shell.kernel.groups.clear()
+        for segment, who in sorted(self.shell.kernel.mappers, key=str):
+            self.shell.unmap(segment, who)
+        self.shell.drain()
+        assert not self.registry.jobs.table
+        assert set(self.registry.shelf.blocks) == set(self.registry.shelf.idle)
+        self.evict(b"a", 0, everything=True)
+        self.shell.drain()
+        assert self.registry.shelf.charged == 0
+        assert not self.shell.kernel.named
+        assert not self.shell.kernel.pages
+
+
+TestWalk = Walk.TestCase
+TestWalk.settings = WALKS

@@ -1,0 +1,86 @@
+"""The watch on /dev/shm: what it hears of, and what is said where there is none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import arrayd
+from arrayd_server.kernel.close_watch import Heard, Watch
+from tests.support.daemons import Daemon
+from tests.support.processes import block_of, wait_until
+
+
+def test_the_watch_hears_of_names_that_go(tmp_path: Path) -> None:
+    """Always, of closes only while somebody is waited for."""
+    watch = Watch(str(tmp_path))
+    for name in ("a", "b", "c"):
+        (tmp_path / name).touch()
+    (tmp_path / "a").unlink()
+    (tmp_path / "b").rename(tmp_path / "d")
+    assert watch.heard() == Heard(gone={"a", "b"})
+    watch.add("c")
+    (tmp_path / "c").read_bytes()
+    (tmp_path / "c").unlink()
+    assert watch.heard() == Heard({"c"}, {"c"})
+    watch.discard("c")
+    (tmp_path / "d").read_bytes()
+    assert watch.heard() == Heard()
+    watch.close()
+
+
+def test_without_a_watch_its_names_are_asked_about(tmp_path: Path) -> None:
+    """The kernel gives no watch (here: no directory): who rechecks by the clock knows whom."""
+    watch = Watch(str(tmp_path / "gone"))
+    watch.add("a")
+    assert watch.names == {"a"}
+    assert watch.heard() == Heard()
+    watch.discard("a")
+    watch.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="user namespaces may be forbidden to others")
+def test_without_inotify_the_error_says_so() -> None:
+    """A user with as many inotify instances as it may have is told, with the setting to raise."""
+    code = "from arrayd_server.kernel.close_watch import Watch; Watch('/dev/shm')"
+    limit = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
+    command = ["unshare", "-Ur", "sh", "-c", limit, "sh", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "DaemonError" in done.stderr
+    assert "fs.inotify.max_user_instances" in done.stderr
+
+
+def test_a_name_that_goes_is_back_at_once(client: arrayd.Client, daemon: Daemon) -> None:
+    """Within milliseconds of its removal, not at the next look around, a second apart."""
+    shared = client.put([1, 2, 3], "x")
+    path = f"/dev/shm/{block_of(shared).name}"
+    inode = os.stat(path).st_ino
+    gaps = []
+    for _ in range(5):
+        began = time.monotonic()
+        os.unlink(path)
+        wait_until(lambda: os.path.exists(path), "the name is back")
+        gaps.append(time.monotonic() - began)
+    assert os.stat(path).st_ino == inode
+    assert min(gaps) < 0.1
+    del shared
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="its resource tracker knows better")
+def test_the_standard_library_attaches_again_and_again(
+    client: arrayd.Client, daemon: Daemon
+) -> None:
+    """Each process that merely attaches removes the name at its end (gh-82300)."""
+    shared = client.put([1, 2, 3], "x")
+    name = block_of(shared).name
+    code = f"from multiprocessing.shared_memory import SharedMemory; SharedMemory({name!r})"
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        wait_until(lambda: os.path.exists(f"/dev/shm/{name}"), "the name is back")
+    assert client.get("name:x").tolist() == [1, 2, 3]
+    del shared
