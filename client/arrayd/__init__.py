@@ -51,7 +51,7 @@ from arrayd.errors import (
 )
 from arrayd.results.info import Info
 from arrayd.results.progress import Progress
-from arrayd.results.status import Status
+from arrayd.results.status_table import Status
 from arrayd.source import Source
 from arrayd.wire.protocol import PACKAGE_VERSION
 

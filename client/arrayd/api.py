@@ -15,7 +15,7 @@ from arrayd.array import SharedArray
 from arrayd.client import Client, give_back
 from arrayd.results.info import Info
 from arrayd.results.progress import Progress
-from arrayd.results.status import Status
+from arrayd.results.status_table import Status
 from arrayd.session.request import SourceLike
 from arrayd.system import launch
 

@@ -22,7 +22,7 @@ from arrayd.errors import (
 from arrayd.results.info import Info, Told
 from arrayd.results.lost import LostArray
 from arrayd.results.progress import Progress, reporter
-from arrayd.results.status import Status
+from arrayd.results.status_table import Status
 from arrayd.session import sealing
 from arrayd.session.fetch import TRIES, Fetching, Terms, bare
 from arrayd.session.request import SourceLike, Wish

@@ -14,7 +14,7 @@ import numpy as np
 
 import arrayd
 from arrayd.common.bytesize import parse_bytes
-from arrayd.results.status import Block, Status
+from arrayd.results.status import BlockStatus, DaemonStatus
 from arrayd_server.segments.scope import Scope
 from tests.support.daemons import Daemon
 
@@ -59,7 +59,7 @@ class Audit:
         held = {(pid, segment) for pid, answer in answers.items() for segment in answer["holds"]}
         reborn = _reborn(answers)
 
-        def wrong(status: Status) -> str:
+        def wrong(status: DaemonStatus) -> str:
             said = {(who.pid, b.segment) for b in status.blocks for who in b.holders}
             pids = {session.pid for session in status.sessions} - {os.getpid()}
             more = {(pid, segment) for pid, segment in said - held if pid not in reborn}
@@ -109,7 +109,7 @@ class Audit:
         """Take note of what the daemon has; once `warm`, see that it has not grown."""
         found: dict[str, int] = {}
 
-        def grown(_: Status) -> str:
+        def grown(_: DaemonStatus) -> str:
             found.update(_usage(self.daemon.pid, actors))
             if not warm:
                 return ""
@@ -139,7 +139,9 @@ class Audit:
             if block.name is not None and block.state == "idle":
                 self.client.evict(block=block.number)
 
-    def _settle(self, what: str, wrong: Callable[[Status], str], patience: float = SETTLED) -> None:
+    def _settle(
+        self, what: str, wrong: Callable[[DaemonStatus], str], patience: float = SETTLED
+    ) -> None:
         """Wait until nothing is wrong; take note of what is at the end."""
         deadline = time.monotonic() + patience
         while complaint := wrong(status := self.client.status()):
@@ -148,7 +150,7 @@ class Audit:
                 return
             time.sleep(0.05)  # between two looks
 
-    def _mismatch(self, status: Status) -> str:
+    def _mismatch(self, status: DaemonStatus) -> str:
         """Say in what /dev/shm differs from the books: names, second links, bytes."""
         books = {block.segment: block.size for block in status.blocks}
         names = set(self.daemon.segments)
@@ -165,23 +167,23 @@ def _reborn(answers: Mapping[int, dict[str, Any]]) -> set[int]:
     return {pid for pid, answer in answers.items() if answer["reborn"]}
 
 
-def _is_stale(block: Block, reborn: set[int]) -> bool:
+def _is_stale(block: BlockStatus, reborn: set[int]) -> bool:
     """Say whether a block is held by nobody but programs that are no more."""
     return block.state in ("held", "writing") and {who.pid for who in block.holders} <= reborn
 
 
-def _unrest(status: Status, reborn: set[int]) -> str:
+def _unrest(status: DaemonStatus, reborn: set[int]) -> str:
     busy = [b for b in status.blocks if b.state not in ("idle", "lent")]
     busy = [b for b in busy if not _is_stale(b, reborn)]
     return f"{len(busy)} blocks, {len(status.jobs)} jobs" if busy or status.jobs else ""
 
 
-def _published(status: Status, reborn: set[int]) -> str:
+def _published(status: DaemonStatus, reborn: set[int]) -> str:
     left = [b for b in status.blocks if not b.path and b.state != "lent"]
     return ", ".join(b.segment for b in left if not _is_stale(b, reborn))
 
 
-def _lent(status: Status) -> int:
+def _lent(status: DaemonStatus) -> int:
     return sum(block.size for block in status.blocks if block.state == "lent")
 
 

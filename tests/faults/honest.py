@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import arrayd
-from arrayd.results.status import Block, Session, Status
+from arrayd.results.status import BlockStatus, DaemonStatus, SessionStatus
 from tests.support.processes import block_of
 
 HELD, ROWS = "held.npy", 2000
@@ -182,15 +182,15 @@ def write_files(folder: Path) -> None:
         np.save(folder / name, np.arange(ROWS) + number)
 
 
-def _ours(session: Session) -> bool:
+def _ours(session: SessionStatus) -> bool:
     return session.pid == os.getpid()
 
 
-def _is_ours(block: Block) -> bool:
+def _is_ours(block: BlockStatus) -> bool:
     return [holder.pid for holder in block.holders].count(os.getpid()) == 1
 
 
-def _wrong_sums(status: Status) -> Iterator[str]:
+def _wrong_sums(status: DaemonStatus) -> Iterator[str]:
     if status.charged != sum(block.size for block in status.blocks):
         yield f"{status.charged} bytes are charged for {status.blocks}"
     if not 0 <= status.charged <= status.budget or status.held + status.idle != status.charged:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd.results.status import Block
+from arrayd.results.status import BlockStatus
 from arrayd.system import libzmq_guard
 from tests.support.daemons import Daemon
 from tests.support.processes import Puppet, Stage, pids, save, wait_until
@@ -286,7 +286,7 @@ def test_the_canary() -> None:
     os.close(other)
 
 
-def held_block(client: arrayd.Client, name: str) -> Block:
+def held_block(client: arrayd.Client, name: str) -> BlockStatus:
     """Return the status of the block of a file."""
     (block,) = [b for b in client.status().blocks if b.source.endswith(name)]
     return block

@@ -26,7 +26,7 @@ import pytest
 
 import arrayd
 from arrayd.errors import ArraydError, from_wire
-from arrayd.results.status import Block
+from arrayd.results.status import BlockStatus
 from tests.support import puppet
 from tests.support.daemons import PATIENCE, Daemon
 
@@ -225,13 +225,13 @@ def wait_until(holds: Callable[[], object], what: str) -> None:
         time.sleep(0.002)
 
 
-def only_block(client: arrayd.Client) -> Block:
+def only_block(client: arrayd.Client) -> BlockStatus:
     """Return the status of the one block there is."""
     (block,) = client.status().blocks
     return block
 
 
-def pids(block: Block) -> list[int]:
+def pids(block: BlockStatus) -> list[int]:
     """Return the processes that hold a block."""
     return sorted(holder.pid for holder in block.holders)
 

@@ -20,8 +20,8 @@ from arrayd.cli.common import Subparsers, complain, parse_dtype
 from arrayd.cli.demo_reader import checksum
 from arrayd.cli.demo_stage import (
     SAMPLE_DTYPE,
+    DemoReader,
     OwnDaemon,
-    Reader,
     directory,
     run_arrayd,
     wait_until,
@@ -66,17 +66,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def readers(count: int, endpoint: str, story: Story) -> Iterator[list[Reader]]:
+def readers(count: int, endpoint: str, story: Story) -> Iterator[list[DemoReader]]:
     """Give so many processes that get the story's files, all at once."""
     with contextlib.ExitStack() as stack:
         crowd = [
-            stack.enter_context(Reader(endpoint, story.files, story.dtype)) for _ in range(count)
+            stack.enter_context(DemoReader(endpoint, story.files, story.dtype))
+            for _ in range(count)
         ]
         ask(crowd, "connect")
         yield crowd
 
 
-def ask(crowd: Sequence[Reader], word: str) -> list[dict[str, Any]]:
+def ask(crowd: Sequence[DemoReader], word: str) -> list[dict[str, Any]]:
     """Have all readers do something at the same time; return their answers."""
     for reader in crowd:
         reader.tell(word)
@@ -116,7 +117,7 @@ class Story:
         for path in self.files:
             client.info(Source.of(path, dtype=self.dtype))
 
-    def load(self, client: Client, crowd: list[Reader]) -> None:
+    def load(self, client: Client, crowd: list[DemoReader]) -> None:
         """Have all readers ask for all files; each is loaded once."""
         heard = ask(crowd, "get")
         self.cold = max(one["seconds"] for one in heard)
@@ -136,7 +137,7 @@ class Story:
             self.checksums[: len(expected)] == expected, "the values are not those of np.loadtxt"
         )
 
-    def memory(self, client: Client, crowd: list[Reader]) -> None:
+    def memory(self, client: Client, crowd: list[DemoReader]) -> None:
         """Add up what the readers see, and what it takes."""
         measured = ask(crowd, "measure")
         mapped, share = (sum(one[key] for one in measured) for key in ("mapped", "share"))
@@ -151,7 +152,7 @@ class Story:
         self.check(abs(share - size) <= slack, f"{size} bytes of arrays take {share} of memory")
         self.check(mapped >= len(crowd) * size, f"the readers map {mapped} bytes only")
 
-    def kill(self, client: Client, crowd: list[Reader]) -> None:
+    def kill(self, client: Client, crowd: list[DemoReader]) -> None:
         """Kill one reader: its holds end; the others keep theirs, until they end too."""
         before = _holders(client)
         victim = crowd.pop()

@@ -110,7 +110,7 @@ class OwnDaemon:
             return " ".join(log.read().split())[-500:] or "it said nothing."
 
 
-class Reader:
+class DemoReader:
     """A process that gets the files and holds them; see `arrayd.cli.demo_reader`."""
 
     def __init__(self, endpoint: str, files: Sequence[str], dtype: np.dtype[Any] | None) -> None:

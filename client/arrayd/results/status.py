@@ -1,4 +1,4 @@
-"""`Status`: who holds what, as plain data that prints as a table; see `status_table`.
+"""What a daemon knows at one moment, as plain data; `status_table` renders it.
 
 The fields are those of the daemon's answer (`arrayd_server.service.status_report`). Sizes are
 in bytes, times in seconds.
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from arrayd.results import status_table
 from arrayd.wire.dtypes import descr, from_descr
 from arrayd.wire.records import Record, later
 
@@ -28,7 +27,7 @@ class Holder(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Session(Record):
+class SessionStatus(Record):
     """A client of the daemon; `version` is that of its arrayd, if it told."""
 
     pid: int
@@ -39,7 +38,7 @@ class Session(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Block(Record):
+class BlockStatus(Record):
     """An array in shared memory.
 
     Parameters
@@ -90,7 +89,7 @@ class Block(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Job(Record):
+class JobStatus(Record):
     """A request without a block: a file is looked at, or room or a name is waited for.
 
     `stage` is ``probing``, ``awaiting``, ``waiting for room``, or ``info``.
@@ -104,7 +103,7 @@ class Job(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Status(Record):
+class DaemonStatus(Record):
     """What a daemon knows at one moment.
 
     Parameters
@@ -143,23 +142,16 @@ class Status(Record):
     shm_total: int
     garbage: int
     counters: dict[str, int]
-    sessions: tuple[Session, ...]
-    blocks: tuple[Block, ...]
+    sessions: tuple[SessionStatus, ...]
+    blocks: tuple[BlockStatus, ...]
     blocks_more: int
-    jobs: tuple[Job, ...]
+    jobs: tuple[JobStatus, ...]
     jobs_more: int
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain data for `json.dumps`; a dtype is its ``.npy`` description."""
         plain: dict[str, Any] = _listed(self.to_wire())
         return plain
-
-    def __str__(self) -> str:
-        """Return the status_table, as wide as the terminal it goes to."""
-        return status_table.text(self, status_table.terminal_width())
-
-    def _repr_html_(self) -> str:
-        return status_table.html(self)
 
 
 def _listed(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How a `Status` looks: as a table of text that fits its terminal, or as HTML.
+"""`Status`: the daemon's status, printed as a table that fits its terminal, or as HTML.
 
 ::
 
@@ -17,14 +17,11 @@ import pwd
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from arrayd.common.bytesize import format_bytes
-
-if TYPE_CHECKING:
-    from arrayd.results.status import Block, Holder, Job, Status
+from arrayd.results.status import BlockStatus, DaemonStatus, Holder, JobStatus
 
 HEAD = ("BLOCK", "SIZE", "SHAPE", "DTYPE", "STATE", "SOURCE", "HELD BY", "AGE")
 
@@ -38,12 +35,25 @@ Row = tuple[str, ...]
 Columns = dict[str, Row]
 
 
+class Status(DaemonStatus):
+    """A `DaemonStatus` (its fields are listed there) that prints as a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """Return the table, as wide as the terminal it goes to."""
+        return text(self, terminal_width())
+
+    def _repr_html_(self) -> str:
+        return html(self)
+
+
 def terminal_width() -> int | None:
     """Return the columns of the terminal; None where the output goes elsewhere."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def text(status: Status, width: int | None = None) -> str:
+def text(status: DaemonStatus, width: int | None = None) -> str:
     """Return the table of `status`, in lines of at most `width` characters if that can be."""
     lines = [*_flow(_daemon(status), "  ", width), *_flow(_memory(status), "   ", width)]
     rows = _rows(status)
@@ -51,7 +61,7 @@ def text(status: Status, width: int | None = None) -> str:
     return "\n".join([*lines, *grid, *_more(status)])
 
 
-def html(status: Status) -> str:
+def html(status: DaemonStatus) -> str:
     """Return the table of `status` as HTML."""
     lines = ["  ".join(_daemon(status)), "   ".join(_memory(status))]
     head = "".join(f"<div>{_html.escape(line)}</div>" for line in lines)
@@ -73,7 +83,7 @@ def _html_row(cells: Iterable[str], tag: str) -> str:
 # ---- what it says ----------------------------------------------------------------------------
 
 
-def _daemon(status: Status) -> list[str]:
+def _daemon(status: DaemonStatus) -> list[str]:
     return [
         f"arrayd {status.version}",
         "private" if status.private else f"user {_user(status.uid)}",
@@ -84,7 +94,7 @@ def _daemon(status: Status) -> list[str]:
     ]
 
 
-def _memory(status: Status) -> list[str]:
+def _memory(status: DaemonStatus) -> list[str]:
     budget, unit = format_bytes(status.budget).split()
     charged, held, idle = (
         _in_unit(count, unit) for count in (status.charged, status.held, status.idle)
@@ -109,16 +119,16 @@ def _in_unit(count: int, unit: str) -> str:
     return format_bytes(count) if number == "0.0" else number
 
 
-def _rows(status: Status) -> list[Row]:
+def _rows(status: DaemonStatus) -> list[Row]:
     return [*map(_block, status.blocks), *map(_job, status.jobs)]
 
 
-def _more(status: Status) -> list[str]:
+def _more(status: DaemonStatus) -> list[str]:
     more = status.blocks_more
     return [f"and {more:,} more blocks (those in use are shown first)"] if more else []
 
 
-def _block(block: Block) -> Row:
+def _block(block: BlockStatus) -> Row:
     waits = f"waits: {_who(block.waiters)}" if block.waiters else "-"
     return (
         str(block.number),
@@ -132,13 +142,13 @@ def _block(block: Block) -> Row:
     )
 
 
-def _job(job: Job) -> Row:
+def _job(job: JobStatus) -> Row:
     size = format_bytes(job.size) if job.size else "-"
     held = f"waits: {_who(job.waiters)}" if job.waiters else "-"
     return ("-", size, "-", "-", job.stage, _printable(job.source), held, _duration(job.age))
 
 
-def _state(block: Block) -> str:
+def _state(block: BlockStatus) -> str:
     if block.state == "held":
         return f"held ×{len(block.holders)}"
     if block.state == "idle":

@@ -191,7 +191,7 @@ _PLAIN = (str, int, bool, float, bytes, types.NoneType)
 # ---- from the types of the fields to how they are read ----------------------------------------
 
 
-class _Known(NamedTuple):
+class _KnownField(NamedTuple):
     """A field whose key is known."""
 
     name: str
@@ -201,17 +201,17 @@ class _Known(NamedTuple):
     default: Any
 
 
-_tables: dict[type[Record], dict[Any, _Known]] = {}
+_tables: dict[type[Record], dict[Any, _KnownField]] = {}
 
 
-def _table(cls: type[Record]) -> dict[Any, _Known]:
+def _table(cls: type[Record]) -> dict[Any, _KnownField]:
     """Return the fields of a class by their keys."""
     if cls not in _tables:
         _tables[cls] = _made_table(cls)
     return _tables[cls]
 
 
-def _made_table(cls: type[Record]) -> dict[Any, _Known]:
+def _made_table(cls: type[Record]) -> dict[Any, _KnownField]:
     hints = typing.get_type_hints(cls)
     table = {}
     for one in fields(cls):
@@ -219,7 +219,7 @@ def _made_table(cls: type[Record]) -> dict[Any, _Known]:
             own = one.metadata
             read = own["read"] if "read" in own else _reader(hints[one.name])
             write, later = own.get("write", _plain), own.get("later", False)
-            table[own.get("key", one.name)] = _Known(one.name, read, write, later, one.default)
+            table[own.get("key", one.name)] = _KnownField(one.name, read, write, later, one.default)
     return table
 
 

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arrayd.results import status_table
-from arrayd.results.status import Block, Holder, Job, Status
+from arrayd.results.status import BlockStatus, Holder, JobStatus
+from arrayd.results.status_table import Status
 from arrayd.wire.dtypes import descr
 from arrayd.wire.grant import Spec
 from arrayd_server.core import model
@@ -29,10 +30,10 @@ NOBODY = 4_000_000_000
 ROOT = pwd.getpwuid(0).pw_name
 
 
-def block(**changes: Any) -> Block:
+def block(**changes: Any) -> BlockStatus:
     """Return a block of a typical file, held by two."""
     held = (Holder(9912, NOBODY, "other", 100.0), Holder(9911, 0, "train.py", 7300.0))
-    common = Block(
+    common = BlockStatus(
         number=42,
         segment="arrayd-0123456789-01234567-42",
         size=int(39.9 * G),
@@ -81,7 +82,7 @@ LOADING = block(
 )
 
 
-def status(*blocks: Block, jobs: tuple[Job, ...] = (), **changes: Any) -> Status:
+def status(*blocks: BlockStatus, jobs: tuple[JobStatus, ...] = (), **changes: Any) -> Status:
     """Return the status of a daemon with these blocks."""
     common = Status(
         version="0.1.0",
@@ -112,7 +113,7 @@ def status(*blocks: Block, jobs: tuple[Job, ...] = (), **changes: Any) -> Status
 TYPICAL = status(block(), IDLE, LOADING)
 
 
-def state_of(one: Block) -> str:
+def state_of(one: BlockStatus) -> str:
     """Return the STATE of a block as the table shows it."""
     return status_table._block(one)[status_table.HEAD.index("STATE")]
 
@@ -207,7 +208,7 @@ def test_states(changes: dict[str, Any], words: str) -> None:
 def test_a_job_without_a_block() -> None:
     """A request that waits for room has a row, and counts as a load."""
     waits = (Holder(7, 0, "a.py", 1.0), Holder(8, 0, "b.py", 2.0))
-    job = Job("waiting for room", "/data/x.npy", 0, waits, 3.0)
+    job = JobStatus("waiting for room", "/data/x.npy", 0, waits, 3.0)
     lines = status_table.text(status(jobs=(job,))).splitlines()
     assert lines[1].endswith("loads 1")
     row = " ".join(lines[3].split())
@@ -290,7 +291,7 @@ def test_html_is_escaped() -> None:
 
 def test_json_round_trip() -> None:
     """``to_json`` is of JSON's types, and all there is."""
-    waits = Job("probing", "/x", 0, (Holder(1, 0, "a", 1.0),), 1.0)
+    waits = JobStatus("probing", "/x", 0, (Holder(1, 0, "a", 1.0),), 1.0)
     whole = status(block(), IDLE, LOADING, jobs=(waits,))
     assert Status.from_wire(json.loads(json.dumps(whole.to_json()))) == whole
 
