@@ -207,7 +207,7 @@ def test_the_import_table_can_fail(tmp_path: Path) -> None:
     """Every way of importing is seen: plain, from, aliased, in a function."""
     module = tmp_path / "module.py"
     module.write_text(
-        "import arrayd.client\nfrom arrayd import launch as go, errors\n"
+        "import arrayd.client\nfrom arrayd.system import launch as go\nfrom arrayd import errors\n"
         "def f():\n    from arrayd.cli.main import x\n    import arrayd_server as s, os.path\n"
     )
     assert list(imports(module)) == [

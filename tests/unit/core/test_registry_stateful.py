@@ -2,7 +2,6 @@
 
 Three sessions in two processes ask, map, release, fork, exec and die; loads end well, badly,
 late or never; strangers map blocks at the worst moment; the clock is late.
-
 ``ARRAYD_TEST_WALKS=20000`` walks longer, from random seeds.
 """
 
