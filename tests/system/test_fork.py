@@ -128,7 +128,9 @@ def test_what_was_dropped_just_before(
     client: arrayd.Client, daemon: Daemon, puppets: Stage
 ) -> None:
     """A hold that has ended but is not yet given back is the parent's affair alone."""
-    parent = puppets(daemon, "import numpy as np, arrayd, arrayd.keeper as k; k.FLUSH_AFTER = 60")
+    parent = puppets(
+        daemon, "import numpy as np, arrayd, arrayd.session.flusher as k; k.FLUSH_AFTER = 60"
+    )
     parent("x = arrayd.put(np.arange(100))")
     parent("del x")
     child = parent.fork()

@@ -239,7 +239,7 @@ def test_a_borrowed_nonce(
 ) -> None:
     """A session is its process's: its nonce from another process is AccessDenied."""
     assert "ok" in ask(wire, hello_of(os.getpid()))
-    thief = puppets(daemon, "import zmq, arrayd.protocol as p")
+    thief = puppets(daemon, "import zmq, arrayd.wire.protocol as p")
     thief(f"sock = zmq.Context().socket(zmq.DEALER); sock.connect({daemon.endpoint!r})")
     for op in ("bye", "status"):
         thief(f"sock.send(p.request({NONCE!r}, 5, {op!r}))")

@@ -337,7 +337,7 @@ def test_a_starter_that_hangs(home: Path) -> None:
 
 def test_looking_for_a_daemon_loads_none() -> None:
     """``arrayd.system.launch`` does not import the server."""
-    script = "import sys, arrayd.launch; sys.exit('arrayd_server' in sys.modules)"
+    script = "import sys, arrayd.system.launch; sys.exit('arrayd_server' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
