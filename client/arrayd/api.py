@@ -308,7 +308,7 @@ def _default(*, start: bool = True) -> Client:
     with _lock:
         client = _clients.get(None)
         if client is None:
-            endpoint = launch.find(start=start)
+            endpoint = launch.find_endpoint(start=start)
             # A reference may have opened a session there before.
             client = _clients.get(endpoint) or Client(endpoint)
             client = _clients.setdefault(None, client)

@@ -19,13 +19,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
+from arrayd.common import endpoints
 from arrayd.common.bytesize import format_bytes, parse_bytes
 from arrayd_server.core import bounds
 from arrayd_server.core.bounds import Bound
 from arrayd_server.kernel import memory_limits
-
-_SOCKET_PATH_BYTES = 107
-"""The longest path a Unix socket can have (unix(7): 108 with the final NUL)."""
 
 LEAST_LOADER_MEMORY = 128 << 20
 """Bytes with which a loader can do anything at all: Python, numpy and h5py take 60 MiB."""
@@ -38,25 +36,17 @@ class ConfigError(ValueError):
 # How the text of an option becomes its value. A ValueError says what may be written.
 
 
-def private_directory() -> Path:
-    """Return where this user's private daemon has its socket, lock and log."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime:
-        return Path(runtime, "arrayd")
-    return Path(f"/tmp/arrayd-{os.getuid()}")
-
-
 def _endpoint(text: str) -> str:
-    url = f"ipc://{private_directory()}/sock" if text == "private" else text
+    url = f"ipc://{endpoints.private_socket()}" if text == endpoints.PRIVATE else text
     scheme, _, path = url.partition("://")
     if path and scheme != "ipc":
         raise ValueError("arrayd listens on no network; write ipc:///absolute/path or private")
     if not path.startswith("/") or not path.strip("/"):
         raise ValueError("write ipc:///absolute/path or private")
-    path = "/" + os.path.normpath(path).lstrip("/")
-    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
-        raise ValueError(f"the path is longer than the {_SOCKET_PATH_BYTES} bytes of a Unix socket")
-    return f"ipc://{path}"
+    endpoint, most = endpoints.normalize(path), endpoints.SOCKET_PATH_BYTES
+    if endpoints.path_bytes(endpoint) > most:
+        raise ValueError(f"the path is longer than the {most} bytes of a Unix socket")
+    return endpoint
 
 
 class Budget(int):

@@ -92,7 +92,7 @@ def send() -> None:
 def start() -> None:
     """Have a private daemon started."""
     os.environ["XDG_RUNTIME_DIR"] = os.getcwd()
-    assert launch.alive(launch.find(launch.PRIVATE))
+    assert launch.alive(launch.find_endpoint("private"))
 
 
 _ALL = (get, get_many, opening, put, create, send, start)
@@ -153,7 +153,7 @@ def _end_private() -> None:
             if endpoint in path.read_bytes().split(b"\0"):
                 pid = int(path.parent.name)
                 os.kill(pid, signal.SIGTERM)
-                launch.ended(pid, _PATIENCE)
+                launch.wait_ended(pid, _PATIENCE)
     clean.clean(launch.private_endpoint())  # what one left that could not do so itself
 
 

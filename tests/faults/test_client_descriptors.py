@@ -131,7 +131,7 @@ def test_a_private_daemon_is_revived_later(hog: Puppet, tmp_path: Path) -> None:
 from arrayd.system import launch
 client = arrayd.connect()
 a = client.get("a.npy")
-assert launch.ended(client.stop(), 20)
+assert launch.wait_ended(client.stop(), 20)
 """)
     hog("hog(2)")
     assert "ulimit -n" in hog('outcome(lambda: client.get("large.npy")[5])')
@@ -139,7 +139,7 @@ assert launch.ended(client.stop(), 20)
     try:
         assert hog('outcome(lambda: client.get("large.npy", timeout=9)[5])') == 5
     finally:
-        assert hog("a = None; launch.ended(client.stop(), 20)")
+        assert hog("a = None; launch.wait_ended(client.stop(), 20)")
 
 
 def test_a_command_without_descriptors(daemon: Daemon, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ SERVER_ROOMS = {
     "config": "core kernel",
     "systemd": "",
     "logs": "config systemd",
-    "segments": "config core identity kernel",
+    "segments": "core identity kernel",
     "service": "core daemon identity kernel loading segments transport",
     "daemon": "config core kernel loading segments service systemd transport",
     "__main__": "config daemon logs segments",

@@ -44,7 +44,7 @@ def end(endpoint: str, number: int = signal.SIGTERM) -> None:
     if launch.alive(endpoint):
         pid = pid_at(endpoint)
         os.kill(pid, number)
-        assert launch.ended(pid, PATIENCE)
+        assert launch.wait_ended(pid, PATIENCE)
 
 
 def pid_at(endpoint: str) -> int:
@@ -77,16 +77,20 @@ def executable(path: Path, script: str) -> str:
 def test_the_argument_comes_first(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint given as an argument beats the environment, and starts nothing."""
     monkeypatch.setenv("ARRAYD_ENDPOINT", "ipc:///from/environment")
-    assert launch.find("ipc:///from/argument") == "ipc:///from/argument"
-    assert launch.find() == "ipc:///from/environment"
+    assert launch.find_endpoint("ipc:///from/argument") == "ipc:///from/argument"
+    assert launch.find_endpoint() == "ipc:///from/environment"
     assert not home.exists()
 
 
 def test_a_path_is_an_endpoint(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bare and relative paths are spelled as the daemon spells its endpoint."""
     monkeypatch.chdir(home.parent)
-    assert launch.find("/a//b/../sock") == "ipc:///a/sock"
-    assert launch.find("sock") == launch.find("ipc://sock") == f"ipc://{home.parent}/sock"
+    assert launch.find_endpoint("/a//b/../sock") == "ipc:///a/sock"
+    assert (
+        launch.find_endpoint("sock")
+        == launch.find_endpoint("ipc://sock")
+        == f"ipc://{home.parent}/sock"
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,15 +104,15 @@ def test_a_path_is_an_endpoint(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_is_no_endpoint(endpoint: str, words: str, home: Path) -> None:
     """Another transport, no path and a path too long for a socket are refused with the reason."""
     with pytest.raises(NoDaemon, match=words):
-        launch.find(endpoint)
+        launch.find_endpoint(endpoint)
 
 
 def test_the_systems_daemon_comes_before_the_users(home: Path) -> None:
     """Where the machine has a daemon that admits us it is used, unless ``private`` is said."""
     with listening(home.parent / "system") as system:
-        assert launch.find(start=False) == system
+        assert launch.find_endpoint(start=False) == system
         with pytest.raises(NoDaemon, match="No arrayd daemon runs"):
-            launch.find("private", start=False)
+            launch.find_endpoint("private", start=False)
 
 
 def test_the_environment_can_say_private(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +120,7 @@ def test_the_environment_can_say_private(home: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("ARRAYD_ENDPOINT", "private")
     home.mkdir(mode=0o700)
     with listening(home.parent / "system"), listening(home / "sock") as private:
-        assert launch.find(start=False) == private
+        assert launch.find_endpoint(start=False) == private
 
 
 def test_a_dead_system_socket_is_passed_over(home: Path) -> None:
@@ -125,13 +129,13 @@ def test_a_dead_system_socket_is_passed_over(home: Path) -> None:
         pass
     assert stat.S_ISSOCK((home.parent / "system").stat().st_mode)
     with pytest.raises(NoDaemon, match=str(home)):
-        launch.find(start=False)
+        launch.find_endpoint(start=False)
 
 
 def test_nothing_is_started_where_nothing_may_be(home: Path) -> None:
     """``start=False`` says how to get a daemon, at once, and leaves no trace."""
     with pytest.raises(NoDaemon, match="arrayd serve"):
-        launch.find(start=False)
+        launch.find_endpoint(start=False)
     assert not home.exists()
 
 
@@ -150,7 +154,7 @@ def test_a_daemon_is_started(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     inherited = os.open(home.parent, os.O_RDONLY)
     os.set_inheritable(inherited, True)
     try:
-        endpoint = launch.find()
+        endpoint = launch.find_endpoint()
     finally:
         os.close(inherited)
     process = Path(f"/proc/{pid_at(endpoint)}")
@@ -171,9 +175,9 @@ def test_a_daemon_is_started(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_daemon_that_runs_is_used(home: Path) -> None:
     """A second look starts none."""
-    first = pid_at(launch.find())
-    assert pid_at(launch.find()) == first
-    assert pid_at(launch.find(start=False)) == first
+    first = pid_at(launch.find_endpoint())
+    assert pid_at(launch.find_endpoint()) == first
+    assert pid_at(launch.find_endpoint(start=False)) == first
 
 
 def test_what_the_daemon_inherits(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +189,7 @@ def test_what_the_daemon_inherits(home: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ARRAYD_IDLE_EXIT", "77")
     monkeypatch.chdir(home.parent)
     monkeypatch.setenv("PYTHONPATH", f"here{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    process = Path(f"/proc/{pid_at(launch.find('private'))}")
+    process = Path(f"/proc/{pid_at(launch.find_endpoint('private'))}")
     lines = (process / "environ").read_bytes().decode().split("\0")
     environment = dict(line.split("=", 1) for line in lines if line)
     command = (process / "cmdline").read_bytes().decode().split("\0")
@@ -197,7 +201,7 @@ def test_what_the_daemon_inherits(home: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_twenty_processes_start_one_daemon(home: Path) -> None:
     """Whoever comes while it is being started waits, and finds it."""
-    script = "from arrayd.system import launch; print(launch.find(timeout=60))"
+    script = "from arrayd.system import launch; print(launch.find_endpoint(timeout=60))"
     command = [sys.executable, "-c", script]
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(home.parent)}
     crowd = [
@@ -218,13 +222,13 @@ def test_a_stale_socket_is_replaced(home: Path) -> None:
         assert launch.alive(endpoint)
     assert (home / "sock").is_socket()
     assert not launch.alive(endpoint)
-    assert launch.find() == endpoint
+    assert launch.find_endpoint() == endpoint
     assert launch.alive(endpoint)
 
 
 def test_a_daemon_that_died_is_started_again(home: Path) -> None:
     """``ensure`` revives the private daemon after ``kill -9``, and nobody else's."""
-    endpoint = launch.find()
+    endpoint = launch.find_endpoint()
     first = pid_at(endpoint)
     end(endpoint, signal.SIGKILL)
     # A loader that it was starting has its socket until it becomes another program.
@@ -247,7 +251,7 @@ def test_a_daemon_on_its_way_out_is_waited_for(home: Path, monkeypatch: pytest.M
             return outcomes[-1]
 
         monkeypatch.setattr(launch, "_start", start_and_leave)
-        assert launch.alive(launch.find(timeout=PATIENCE))
+        assert launch.alive(launch.find_endpoint(timeout=PATIENCE))
     assert outcomes == [False, True]
 
 
@@ -258,7 +262,7 @@ def test_a_daemon_that_stays_on_its_way_out(home: Path, monkeypatch: pytest.Monk
     """The wait for it ends in time, and says what is the matter."""
     monkeypatch.setattr(launch, "_start", lambda *_: False)
     with pytest.raises(NoDaemon, match="is ending"):
-        launch.find(timeout=0.1)
+        launch.find_endpoint(timeout=0.1)
 
 
 @pytest.mark.parametrize("kind", ["open", "link", "file"])
@@ -273,7 +277,7 @@ def test_a_directory_that_others_can_enter(kind: str, home: Path) -> None:
         home.mkdir()
         home.chmod(0o755)
     with pytest.raises(NoDaemon, match="is not a directory of yours with mode 0700"):
-        launch.find()
+        launch.find_endpoint()
     assert not home.is_dir() or not any(home.iterdir())
 
 
@@ -285,21 +289,21 @@ def test_another_users_directory(home: Path) -> None:
     with listening(home / "sock"):
         for start in (True, False):
             with pytest.raises(NoDaemon):
-                launch.find("private", start=start)
+                launch.find_endpoint("private", start=start)
 
 
 def test_no_place_for_the_directory(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An XDG_RUNTIME_DIR that is not there is named, with the remedy."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(home / "nowhere"))
     with pytest.raises(NoDaemon, match="XDG_RUNTIME_DIR"):
-        launch.find()
+        launch.find_endpoint()
 
 
 def test_a_bad_option_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon's own last words are in the error."""
     monkeypatch.setenv("ARRAYD_BUDGET", "plenty")
     with pytest.raises(NoDaemon, match="ARRAYD_BUDGET=plenty: not a size"):
-        launch.find()
+        launch.find_endpoint()
 
 
 def test_an_interpreter_without_the_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,10 +311,10 @@ def test_an_interpreter_without_the_server(home: Path, monkeypatch: pytest.Monke
     complaint = "echo 'No module named arrayd_server' >&2; exit 1"
     monkeypatch.setattr(sys, "executable", executable(home.parent / "python", complaint))
     with pytest.raises(NoDaemon, match="No module named arrayd_server"):
-        launch.find()
+        launch.find_endpoint()
     monkeypatch.setattr(sys, "executable", "")
     with pytest.raises(NoDaemon, match=r"sys\.executable is empty"):
-        launch.find()
+        launch.find_endpoint()
 
 
 def test_a_daemon_that_does_not_come_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,12 +322,12 @@ def test_a_daemon_that_does_not_come_up(home: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "executable", executable(home.parent / "python", "exec sleep 60"))
     began = time.monotonic()
     with pytest.raises(NoDaemon, match="does not listen") as caught:
-        launch.find(timeout=0.2)
+        launch.find_endpoint(timeout=0.2)
     assert time.monotonic() - began < 5
     pid = caught.value.details["pid"]
     assert Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
     os.kill(pid, signal.SIGKILL)
-    assert launch.ended(pid, PATIENCE)
+    assert launch.wait_ended(pid, PATIENCE)
 
 
 def test_a_starter_that_hangs(home: Path) -> None:
@@ -332,7 +336,7 @@ def test_a_starter_that_hangs(home: Path) -> None:
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(NoDaemon, match=f"holds {home}/lock"):
-            launch.find(timeout=0.1)
+            launch.find_endpoint(timeout=0.1)
 
 
 def test_looking_for_a_daemon_loads_none() -> None:

@@ -97,7 +97,7 @@ def test_the_private_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_client_and_daemon_agree_where_private_is(
     runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rule stands on both sides, for neither may import the other: it is one rule."""
+    """Both sides use the rule of `arrayd.common.endpoints`, and make one spelling of it."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
     assert Config.load().endpoint == private_endpoint()
 

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
         pid = client.status().pid
         with contextlib.suppress(DaemonLost):  # it may be gone before its answer is here
             client.stop()
-    ended = launch.ended(pid, PATIENCE)
+    ended = launch.wait_ended(pid, PATIENCE)
     state = "stopped" if ended else "is still giving memory back"
     print(f"arrayd at {client.endpoint}, pid {pid}: {state}")
     return 0

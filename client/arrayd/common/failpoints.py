@@ -15,7 +15,8 @@ renames the file to ``NAME.PID`` and acts, so it does that once, in whichever pr
 An action is ``kill``, ``term``, ``int``, ``stop`` (a signal to the thread itself), ``exit``
 (at once, status 1), ``sleep:SECONDS``, or the name of an errno (``ENOSPC``), which is raised as
 an `OSError`. After it may come ``:N``, from the N-th hit in the process on, and ``:P%``, with
-that probability. Unknown names and actions refuse to start.
+that probability. Of an unknown name or action the
+import of arrayd fails (ImportError).
 """
 
 from __future__ import annotations
@@ -233,4 +234,4 @@ if os.environ.get(VARIABLE):
     try:
         hit = _armed(os.environ[VARIABLE])
     except ArraydError as error:
-        raise SystemExit(f"arrayd: {error}") from None
+        raise ImportError(error.message) from None

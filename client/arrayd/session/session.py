@@ -50,7 +50,7 @@ class Session:
     """
 
     def __init__(self, endpoint: str | None = None, *, start: bool = True) -> None:
-        self.endpoint = launch.find(endpoint, start=start)
+        self.endpoint = launch.find_endpoint(endpoint, start=start)
         self.daemon: dict[str, Any] = {}
         self.holdings = Holdings(self, self._ring)
         self._start = start

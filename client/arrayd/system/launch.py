@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from arrayd.common import endpoints
+from arrayd.common.endpoints import PRIVATE, SCHEME
 from arrayd.errors import NoDaemon, SpecMismatch
 from arrayd.system import libzmq_guard
 from arrayd.system.signal_safe import descriptors, open_into
@@ -26,14 +28,8 @@ from arrayd.system.signal_safe import descriptors, open_into
 SYSTEM_ENDPOINT = "ipc:///run/arrayd/arrayd.sock"
 """Where a daemon for the whole machine listens."""
 
-PRIVATE = "private"
-"""As an endpoint: the user's own daemon, even where there is one for the machine."""
-
 IDLE_EXIT = "600"
 """Seconds without a user after which a private daemon ends; ``ARRAYD_IDLE_EXIT`` overrules."""
-
-_SCHEME = "ipc://"
-_SOCKET_PATH_BYTES = 107  # unix(7): 108 with the final NUL
 
 # The shell forks, execs Python and is gone: the daemon becomes a child of init, which reaps
 # it. Forking twice here would be unsafe, for this process may have threads.
@@ -46,7 +42,7 @@ _SCRUBBED = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "JOURNAL_STREAM", "ARRAYD_
 _OUTGOING = "serves this endpoint"
 
 
-def find(endpoint: str | None = None, *, start: bool = True, timeout: float = 10.0) -> str:
+def find_endpoint(endpoint: str | None = None, *, start: bool = True, timeout: float = 10.0) -> str:
     """Return the endpoint of the daemon to use; see to it that a private one runs.
 
     The first of: `endpoint`, ``ARRAYD_ENDPOINT``, `SYSTEM_ENDPOINT` if it admits this
@@ -75,7 +71,7 @@ def find(endpoint: str | None = None, *, start: bool = True, timeout: float = 10
         raise SpecMismatch(f"An endpoint is 'ipc:///path', a path, or 'private', not {kind}.")
     wanted = os.fsdecode(endpoint or b"") or os.environ.get("ARRAYD_ENDPOINT") or ""
     if wanted and wanted != PRIVATE:
-        return normal(wanted)
+        return normalize(wanted)
     libzmq_guard.need_descriptors(libzmq_guard.DESCRIPTORS)
     if not wanted and alive(SYSTEM_ENDPOINT):
         return SYSTEM_ENDPOINT
@@ -108,7 +104,7 @@ def alive(endpoint: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # a connection to a Unix socket is made at once, or not
         try:
-            probe.connect(endpoint.removeprefix(_SCHEME))
+            probe.connect(endpoint.removeprefix(SCHEME))
         except BlockingIOError:  # so many are connecting that the queue is full
             return True
         except OSError:
@@ -136,7 +132,7 @@ def why_silent(endpoint: str, seconds: float, pid: int | None = None) -> str:
     )
 
 
-def ended(pid: int, timeout: float) -> bool:
+def wait_ended(pid: int, timeout: float) -> bool:
     """Say whether a daemon, no child of this process, ends within `timeout` seconds."""
     with descriptors() as opened:
         try:
@@ -151,12 +147,10 @@ def ended(pid: int, timeout: float) -> bool:
 
 def private_endpoint() -> str:
     """Return where this user's private daemon listens, or would."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    directory = f"{runtime}/arrayd" if runtime else f"/tmp/arrayd-{os.getuid()}"
-    return normal(f"{directory}/sock")
+    return normalize(endpoints.private_socket())
 
 
-def normal(endpoint: str) -> str:
+def normalize(endpoint: str) -> str:
     """Return an endpoint, or a bare path, as the daemon itself spells it.
 
     Raises
@@ -171,17 +165,18 @@ def normal(endpoint: str) -> str:
         raise NoDaemon(f"{endpoint}: arrayd speaks over Unix sockets only; write ipc:///path.")
     if not path or "\0" in path:
         raise NoDaemon(f"{endpoint!r}: no socket can have this path; write ipc:///path.")
-    path = "/" + os.path.abspath(path).lstrip("/")
-    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+    url = endpoints.normalize(path)
+    count = endpoints.path_bytes(url)
+    if count > endpoints.SOCKET_PATH_BYTES:
         raise NoDaemon(
-            f"{path}: {len(os.fsencode(path))} bytes are too many for the path of a Unix socket, "
-            f"which has {_SOCKET_PATH_BYTES} at most. Choose a shorter one."
+            f"{url.removeprefix(SCHEME)}: {count} bytes are too many for the path of a Unix "
+            f"socket, which has {endpoints.SOCKET_PATH_BYTES} at most. Choose a shorter one."
         )
-    return f"{_SCHEME}{path}"
+    return url
 
 
 def _directory(endpoint: str) -> Path:
-    return Path(endpoint.removeprefix(_SCHEME)).parent
+    return Path(endpoint.removeprefix(SCHEME)).parent
 
 
 # ---- the private daemon ----------------------------------------------------------------------
@@ -285,7 +280,7 @@ def _start(directory: Path, endpoint: str, deadline: float) -> bool:
     for wait in _waits(deadline):
         if alive(endpoint):
             return True
-        if ended(pid, wait):
+        if wait_ended(pid, wait):
             words = _last_line(errors) or _last_line(directory / "log") or "it said nothing"
             if _OUTGOING in words:
                 return False

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from arrayd.common.bytesize import format_bytes
+from arrayd.common.endpoints import private_socket
 from arrayd.errors import ArraydError
 from arrayd.wire import layout
-from arrayd_server.config import private_directory
 from arrayd_server.kernel import leases, open_files
 from arrayd_server.segments import adoption, block_metadata
 from arrayd_server.segments.scope import Scope, ScopeTaken
@@ -75,7 +75,7 @@ def clean(endpoint: str | None = None) -> Report:
     scopes = found if endpoint is None else found & {Scope(endpoint).id}
     for scope_id in sorted(scopes):
         _clean_scope(_Known(scope_id), report)
-    socket_path = f"{private_directory()}/sock" if endpoint is None else endpoint
+    socket_path = private_socket() if endpoint is None else endpoint
     _clean_socket(Path(socket_path.removeprefix("ipc://")), report)
     return report
 
