@@ -32,7 +32,7 @@ from arrayd_server.service import status_report
 from arrayd_server.service.executor import Performer
 from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER
 from arrayd_server.transport import peers
-from arrayd_server.transport.server import Connection, Wire
+from arrayd_server.transport.server import PeerConnection, Server
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +65,10 @@ class Daemon:
         self.registry = Registry(scope.prefix, config.budget)
         self.registry.shelf.bound = config.budget.bound
         self.performer: Performer
-        self.wire: Wire
+        self.wire: Server
         self._peers: peers.Peers
         self._pool: Pool
-        self._routes: dict[bytes, Connection] = {}  # session -> the latest way to it
+        self._routes: dict[bytes, PeerConnection] = {}  # session -> the latest way to it
         self._busy_at = self.started
         self._stopping = asyncio.Event()
         self._signal = 0
@@ -93,7 +93,7 @@ class Daemon:
             loop, self.registry, self.segments, self._pool, self._answer, check=self.config.check
         )
         self._adopt()
-        self.wire = Wire(loop, self.config.endpoint, self._on_request, self._on_gone)
+        self.wire = Server(loop, self.config.endpoint, self._on_request, self._on_gone)
         self._socket_stat = os.stat(self._socket_path)
         if self.config.private:
             self._pool.warm()
@@ -125,7 +125,7 @@ class Daemon:
     # ---- requests ------------------------------------------------------------------------
 
     def _on_request(
-        self, request: protocol.Request, route: Connection, peer: peers.Address
+        self, request: protocol.Request, route: PeerConnection, peer: peers.Address
     ) -> None:
         now = self.performer.begin()
         if self._stopping.is_set():
@@ -163,7 +163,7 @@ class Daemon:
     def _hello(
         self,
         request: protocol.Request,
-        route: Connection,
+        route: PeerConnection,
         peer: peers.Address,
         now: float,
     ) -> None:
@@ -224,7 +224,7 @@ class Daemon:
         self.performer.loads.forget(nonce)
         self.performer.act(self.registry.ended(nonce, self._busy_at))
 
-    def _on_gone(self, route: Connection) -> None:
+    def _on_gone(self, route: PeerConnection) -> None:
         """Wait for the clients of a connection that broke; a pidfd knows better, if there is one.
 
         There is none for a process of a PID namespace that is none of ours.
@@ -232,7 +232,7 @@ class Daemon:
         if route.address.pid == 0 and not self._stopping.is_set():
             asyncio.get_running_loop().call_later(MISSED, self._miss, route)
 
-    def _miss(self, route: Connection) -> None:
+    def _miss(self, route: PeerConnection) -> None:
         for nonce in [nonce for nonce, other in self._routes.items() if other is route]:
             self._peers.forget(nonce, 0)
             self._on_death(nonce)

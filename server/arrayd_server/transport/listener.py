@@ -1,6 +1,6 @@
-"""The door: the socket that clients connect to, open while descriptors are free.
+"""The socket that clients connect to; connections are accepted while descriptors are free.
 
-Those who find it closed wait in the kernel's queue, as they would for a busy daemon.
+Clients that are not accepted wait in the kernel's queue, as they would for a busy daemon.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ RESERVE = 128
 """Descriptors (at most a quarter of the limit) that connections leave to the daemon's work."""
 
 _BACKLOG = 1024
-_AGAIN = 0.05  # seconds until a closed door looks for free descriptors again
-_MOST = 1024  # connections of one process
+_RETRY_AFTER = 0.05  # seconds until a listener that has paused looks for free descriptors again
+_MAX_PER_PROCESS = 1024  # connections
 
 
-class Door:
-    """A listening Unix socket that lets a peer in while descriptors are free.
+class Listener:
+    """A listening Unix socket that accepts connections while descriptors are free.
 
     Parameters
     ----------
     path
         Of the socket; a stale one there is replaced.
+    on_accept
+        Called with the socket of each new connection.
 
     Raises
     ------
@@ -40,13 +42,16 @@ class Door:
     """
 
     def __init__(
-        self, path: str, loop: asyncio.AbstractEventLoop, came: Callable[[socket.socket], None]
+        self,
+        path: str,
+        loop: asyncio.AbstractEventLoop,
+        on_accept: Callable[[socket.socket], None],
     ) -> None:
         _clear(path)
         self._loop = loop
-        self._came = came
+        self._on_accept = on_accept
         self._retry: asyncio.TimerHandle | None = None
-        self._told = False
+        self._warned = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         umask = os.umask(0o077)
         try:
@@ -54,44 +59,44 @@ class Door:
         finally:
             os.umask(umask)
         self._socket.listen(_BACKLOG)
-        loop.add_reader(self._socket, self._knock)
+        loop.add_reader(self._socket, self._accept)
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Accept no more connections."""
         if self._retry is not None:
             self._retry.cancel()
         self._loop.remove_reader(self._socket)
         self._socket.close()
 
-    def share(self) -> int:
+    def max_per_process(self) -> int:
         """Return how many connections one process may have."""
-        return max(1, min((limit() - reserve()) // 4, _MOST))
+        return max(1, min((limit() - reserve()) // 4, _MAX_PER_PROCESS))
 
-    def _knock(self) -> None:
-        """Let one in, or look again later."""
+    def _accept(self) -> None:
+        """Accept one connection, or pause."""
         try:
             if spare() > reserve():
                 sock = self._socket.accept()[0]
                 sock.setblocking(False)
-                self._told = False
-                self._came(sock)
+                self._warned = False
+                self._on_accept(sock)
                 return
         except BlockingIOError:
             return
         except OSError as error:
             log.warning("nobody can be let in: %s", error)
-        if not self._told:
-            self._told = True
+        if not self._warned:
+            self._warned = True
             log.warning(
                 "%d of %d descriptors are open: new clients wait. Raise LimitNOFILE= (ulimit -n)",
                 limit() - spare(),
                 limit(),
             )
         self._loop.remove_reader(self._socket)
-        self._retry = self._loop.call_later(_AGAIN, self._look_again)
+        self._retry = self._loop.call_later(_RETRY_AFTER, self._resume)
 
-    def _look_again(self) -> None:
-        self._loop.add_reader(self._socket, self._knock)
+    def _resume(self) -> None:
+        self._loop.add_reader(self._socket, self._accept)
 
 
 def limit() -> int:

@@ -16,53 +16,55 @@ import pytest
 import arrayd
 from arrayd.errors import DaemonLost
 from arrayd.session import connection
-from arrayd_server.transport.listener import Door
+from arrayd_server.transport.listener import Listener
 from tests.support.daemons import Daemon
 from tests.support.processes import raised, save
 
 
 @pytest.fixture
-def door() -> Iterator[Callable[[str], Door]]:
-    """Give ``door(path)``: one that nobody stands behind."""
-    loop, doors = asyncio.new_event_loop(), list[Door]()
+def listener() -> Iterator[Callable[[str], Listener]]:
+    """Give ``listener(path)``: one that accepts nobody."""
+    loop, listeners = asyncio.new_event_loop(), list[Listener]()
 
-    def hang(path: str) -> Door:
-        doors.append(Door(path, loop, lambda sock: sock.close()))
-        return doors[-1]
+    def listen(path: str) -> Listener:
+        listeners.append(Listener(path, loop, lambda sock: sock.close()))
+        return listeners[-1]
 
-    yield hang
-    for one in doors:
+    yield listen
+    for one in listeners:
         one.close()
     loop.close()
 
 
 def test_a_dead_daemons_socket_is_replaced(
-    door: Callable[[str], Door], short_directory: Path
+    listener: Callable[[str], Listener], short_directory: Path
 ) -> None:
     """What nobody serves any more is in nobody's way."""
     path = str(short_directory / "sock")
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
-    door(path)
+    listener(path)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
     assert os.stat(path).st_mode & 0o077 == 0
 
 
-def test_a_live_socket_is_left_alone(door: Callable[[str], Door], short_directory: Path) -> None:
+def test_a_live_socket_is_left_alone(
+    listener: Callable[[str], Listener], short_directory: Path
+) -> None:
     """Somebody else's socket is not stolen, whether or not he has time for us."""
     path = str(short_directory / "sock")
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(path)
         other.listen(0)
         for _ in range(3):  # from the second on his queue is full
-            error, _ = raised(lambda: door(path))
+            error, _ = raised(lambda: listener(path))
             assert path in str(error)
         other.accept()[0].close()
 
 
 def test_what_is_no_socket_is_left_alone(
-    door: Callable[[str], Door], short_directory: Path
+    listener: Callable[[str], Listener], short_directory: Path
 ) -> None:
     """A file, a directory or a dangling link of that name is not removed."""
     (short_directory / "file").write_text("dear")
@@ -70,7 +72,7 @@ def test_what_is_no_socket_is_left_alone(
     (short_directory / "link").symlink_to("/nowhere")
     for name in ("file", "directory", "link"):
         with pytest.raises(arrayd.DaemonError, match="no socket"):
-            door(str(short_directory / name))
+            listener(str(short_directory / name))
     assert (short_directory / "file").read_text() == "dear"
 
 
