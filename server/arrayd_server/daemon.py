@@ -63,7 +63,7 @@ class Daemon:
         self.started = time.monotonic()
         self.segments = Segments(scope)
         self.registry = Registry(scope.prefix, config.budget)
-        self.registry.shelf.bound = config.budget.bound
+        self.registry.blocks.bound = config.budget.bound
         self.performer: Performer
         self.wire: Server
         self._peers: peers.Peers
@@ -244,7 +244,7 @@ class Daemon:
         now = time.monotonic()
         for found in adoption.scan(self.segments):
             try:
-                block = block_metadata.adopted(found, self.registry.shelf.new_number(), now)
+                block = block_metadata.adopted(found, self.registry.blocks.new_number(), now)
             except layout.NewerSegment as error:
                 log.warning("%s is left alone: %s", found.name, error)
                 self.segments.disown(found.name)
@@ -253,7 +253,7 @@ class Daemon:
                 log.warning("%s is not usable (%s): removed", found.name, error)
                 self.segments.discard(found.name)
                 continue
-            log.info("adopted %s: %s", found.name, block.source)
+            log.info("adopted %s: %s", found.name, block.identity)
             self.performer.act(self.registry.adopt(block, now))
             failpoints.hit("daemon.adopting")
 
@@ -286,8 +286,8 @@ class Daemon:
             log.warning("the socket %s is gone: stopping", self._socket_path)
             return True
         now = time.monotonic()
-        shelf = self.registry.shelf
-        if self.registry.sessions or len(shelf.idle) < len(shelf.blocks):
+        blocks = self.registry.blocks
+        if self.registry.sessions or len(blocks.idle) < len(blocks.table):
             self._busy_at = now
         idle = now - self._busy_at
         if 0 < self.config.idle_exit <= idle:
@@ -317,14 +317,14 @@ class Daemon:
             return False
 
     def _free_unfinished(self) -> None:
-        for block in list(self.registry.shelf.blocks.values()):
+        for block in list(self.registry.blocks.table.values()):
             if block.state is State.LOADING:
                 self.segments.unlink(block.segment, force=True)
 
     async def _free_unmapped(self) -> None:
         """Unlink what nobody maps; processes that have said goodbye may take a moment to end."""
         deadline = time.monotonic() + PARTING
-        blocks = list(self.registry.shelf.blocks.values())
+        blocks = list(self.registry.blocks.table.values())
         for block in (b for b in blocks if b.state in (State.SEALED, State.WRITING)):
             failpoints.hit("daemon.freeing")
             outcome, fd = self.segments.unlink(block.segment, force=False)
@@ -333,7 +333,7 @@ class Daemon:
                 outcome, fd = self.segments.unlink(block.segment, force=False)
             if fd >= 0:
                 os.close(fd)
-            log.info("%s: %s", block.source, outcome.value)
+            log.info("%s: %s", block.identity, outcome.value)
 
 
 def _raise_descriptor_limit() -> None:

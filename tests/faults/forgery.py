@@ -21,14 +21,14 @@ HONEST = Block(
     number=1,
     spec=SPEC,
     size=0,
-    source=of_source(Source(path="/data/x.npy"), (1, 2, 3, 4, 5)),
+    identity=of_source(Source(path="/data/x.npy"), (1, 2, 3, 4, 5)),
     state=State.SEALED,
     since=0.0,
     used=0.0,
     aliases=[b"k" * 16, b"a" * 16],
 )
 
-PLAN = block_metadata.planned(SPEC, HONEST.source)
+PLAN = block_metadata.planned(SPEC, HONEST.identity)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from arrayd.wire import layout
 from arrayd.wire.dtypes import from_descr
+from arrayd_server.core import invariants
 from arrayd_server.core.model import Block
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import leases
@@ -42,7 +43,7 @@ def taken_by(scope: Scope) -> list[Block]:
     registry = Registry(scope.prefix, 1 << 30)
     for found in adoption.scan(segments):
         try:
-            block = block_metadata.adopted(found, registry.shelf.new_number(), 0.0)
+            block = block_metadata.adopted(found, registry.blocks.new_number(), 0.0)
         except layout.NewerSegment:
             segments.disown(found.name)
             continue
@@ -50,8 +51,8 @@ def taken_by(scope: Scope) -> list[Block]:
             segments.discard(found.name)
             continue
         registry.adopt(block, 0.0)
-        registry.tested(block.segment, mapped=False, now=0.0)
-        registry.check()
+        registry.inspected(block.segment, mapped=False, now=0.0)
+        invariants.check(registry)
         blocks.append(block)
     for block in blocks:
         segments.discard(block.segment)
@@ -85,7 +86,7 @@ def test_an_honest_one_is_taken(family: str, tmp_path: Path) -> None:
     """The forger's tools make what is adopted, if nothing is forged."""
     Image(f"{family}00000000-1").write(f"/dev/shm/{family}00000000-1")
     (block,) = taken(str(tmp_path))
-    assert (block.spec, block.source) == (SPEC, HONEST.source)
+    assert (block.spec, block.identity) == (SPEC, HONEST.identity)
     assert block.aliases == HONEST.aliases
 
 
@@ -291,7 +292,7 @@ def test_whatever_the_metadata_say(lies: list[tuple[tuple[str, ...], Any]], seal
         assert set(theirs) <= set(mine)
     registry = Registry("p", 1 << 30)
     registry.adopt(block, 0.0)
-    registry.tested("N", mapped=False, now=0.0)
+    registry.inspected("N", mapped=False, now=0.0)
 
 
 def test_all_kinds_of_files(family: str, tmp_path: Path) -> None:

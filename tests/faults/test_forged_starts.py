@@ -58,7 +58,7 @@ def test_a_sparse_giant(daemon: Daemon, client: arrayd.Client, tmp_path: Path) -
     client.get(tmp_path / "x.npy")
     size = only_block(client).size
     spec = Spec((1 << 37,), "<f8", "C", 8)
-    plan = block_metadata.planned(spec, HONEST.source)
+    plan = block_metadata.planned(spec, HONEST.identity)
     meta = block_metadata.metadata(replace(HONEST, spec=spec))
 
     def forge(family: str) -> None:
@@ -113,8 +113,8 @@ def test_two_of_one_name(daemon: Daemon, client: arrayd.Client, puppets: Stage) 
 
 def test_two_claim_one_name(daemon: Daemon, client: arrayd.Client) -> None:
     """Where two segments say that they have a name, the one made later has it."""
-    source = replace(HONEST.source, source=None, words="name:N", stat=None)
-    block = replace(HONEST, source=source, name="N", published=True, keep=True, aliases=[])
+    source = replace(HONEST.identity, source=None, words="name:N", stat=None)
+    block = replace(HONEST, identity=source, name="N", published=True, keep=True, aliases=[])
     plan = block_metadata.planned(SPEC, source)
 
     def forge(family: str) -> None:

@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from arrayd.errors import BadFile, NoRoom, NotSealed
 from arrayd.wire.grant import Grant
+from arrayd_server.core import invariants
 from arrayd_server.core.effects import (
     Cancel,
     Effect,
@@ -25,7 +26,7 @@ from arrayd_server.core.effects import (
     Trace,
     Unlink,
 )
-from arrayd_server.core.model import Block, Edition, Found, State, name_alias
+from arrayd_server.core.model import Block, Edition, ProbedFacts, State, name_alias
 from arrayd_server.core.registry import Registry
 from tests.support.core_files import NAMES, ROWS, SPEC, File, wanted
 from tests.support.core_naive import Naive
@@ -117,12 +118,12 @@ class Shell:
             self.seen.append(effect)
             assert len(self.seen) < 1000, "an event without end"
             self._perform(effect)
-        self.registry.check()
+        invariants.check(self.registry)
         self.naive.compare()
         return self.replies
 
     def _feed(self, event: Callable[P, list[Effect]], *args: P.args, **kwargs: P.kwargs) -> None:
-        self.registry.shelf.headroom = self.kernel.free
+        self.registry.blocks.headroom = self.kernel.free
         self._todo.extend(event(*args, **kwargs))
 
     def _perform(self, effect: Effect) -> None:
@@ -147,7 +148,7 @@ class Shell:
     def _reply(self, reply: Reply) -> None:
         body = reply.body
         if isinstance(body, Grant) and body.sealed and body.segment not in self.kernel.named:
-            self._feed(self.registry.lost, body.segment, self.now)
+            self._feed(self.registry.segment_removed, body.segment, self.now)
             reply = Reply(reply.to, {"again": True})
         self.naive.replied(reply)
         self.replies.append(reply)
@@ -157,7 +158,7 @@ class Shell:
             self.dead.append(job)
 
     def _look(self, segment: str) -> None:
-        if segment not in self.naive.sizes or segment in self.naive.leaving:
+        if segment not in self.naive.sizes or segment in self.naive.unlinked:
             return
         mapped = self.kernel.mapped(segment)
         if mapped and not self.naive.holders(segment):
@@ -165,7 +166,7 @@ class Shell:
         else:
             self.watched.discard(segment)
             self.naive.seen_unmapped(segment, mapped=mapped)
-        self._feed(self.registry.tested, segment, mapped, self.now)
+        self._feed(self.registry.inspected, segment, mapped, self.now)
 
     def _unlink(self, segment: str, *, force: bool) -> None:
         for job, task in list(self.work.items()):
@@ -175,14 +176,14 @@ class Shell:
         self._spring("before", segment)
         if self.kernel.mapped(segment) and not force:
             self.watched.add(segment)
-            self.naive.leaving.discard(segment)
-            self._feed(self.registry.refused, segment, self.now)
+            self.naive.unlinked.discard(segment)
+            self._feed(self.registry.unlink_refused, segment, self.now)
             return
         self._spring("after", segment)
         self.kernel.named.discard(segment)
         if self.kernel.mapped(segment):
             self.watched.add(segment)
-            self._feed(self.registry.leaving, segment)
+            self._feed(self.registry.still_mapped, segment)
         else:
             self.watched.discard(segment)
             self.closing.append(segment)
@@ -199,10 +200,10 @@ class Shell:
         twin = index == 1 or (published and name is None)  # of a block that is found first
         return Block(
             segment=f"old-{index}",
-            number=self.registry.shelf.new_number(),
+            number=self.registry.blocks.new_number(),
             spec=SPEC,
             size=size,
-            source="put" if published else File(f"old{index}", size) if twin else file,
+            identity="put" if published else File(f"old{index}", size) if twin else file,
             state=State.SEALED if sealed else State.WRITING,
             since=self.now,
             used=self.now,
@@ -216,7 +217,7 @@ class Shell:
         """Bring all word that there can be of a job; return the effects of each."""
         r, now, error = self.registry, self.now, BadFile("late")
         return [
-            r.probed(job, Found(("f25", None), SPEC, 25, ROWS), now),
+            r.probed(job, ProbedFacts(("f25", None), SPEC, 25, ROWS), now),
             r.progress(job, 1, now),
             r.filled(job, 0),
             r.sealed(job, now),
@@ -227,7 +228,7 @@ class Shell:
 
     def outdated(self, segment: str) -> bool:
         """Say whether the file of a block was seen in another state since."""
-        edition = self.registry.shelf.blocks[segment].edition
+        edition = self.registry.blocks.table[segment].edition
         return edition is not None and self.editions[edition.file] != edition
 
     # ---- what happens by itself ----------------------------------------------------------
@@ -251,10 +252,10 @@ class Shell:
         if outcome == "fail":
             return self.do(self.registry.failed, job, BadFile("broken"), now)
         if isinstance(task, Probe):
-            file, probed = task.source, self.registry.jobs.table.get(job)
+            file, probed = task.identity, self.registry.jobs.table.get(job)
             if probed is not None and probed.edition is not None:
                 self.editions[probed.edition.file] = probed.edition
-            found = Found(self.naive.found(job, file), SPEC, file.size, ROWS, file.linked)
+            found = ProbedFacts(self.naive.found(job, file), SPEC, file.size, ROWS, file.linked)
             return self.do(self.registry.probed, job, found, now)
         if isinstance(task, Make):
             self.kernel.make(task.segment, self.naive.sizes[task.segment])
@@ -296,7 +297,7 @@ class Shell:
         """Read what the kernel tells of watched segments."""
         while self.closed:
             segment = self.closed.pop(0)
-            if segment not in self.naive.leaving:
+            if segment not in self.naive.unlinked:
                 self.do(lambda name: [Inspect(name)], segment)
             elif segment in self.watched and not self.kernel.mapped(segment):
                 self.watched.discard(segment)

@@ -43,7 +43,7 @@ class Naive:
         self.sizes: dict[str, int] = {}  # everything charged
         self.holding: dict[str, Hashable] = {}  # segment -> key of the contents, or its Draft
         self.final: set[str] = set()
-        self.leaving: set[str] = set()
+        self.unlinked: set[str] = set()
         self.pinned: dict[str, float] = {}
         self.kept: set[str] = set()
         self.names: dict[str, str] = {}
@@ -130,8 +130,8 @@ class Naive:
             self.learned.update(dict.fromkeys(block.aliases, block.segment))
             if block.name is not None:
                 self.names[block.name] = block.segment
-        draft = Draft(SPEC, block.size, block.source, block.name, block.keep)
-        self.holding[block.segment] = draft if block.published else block.source.key
+        draft = Draft(SPEC, block.size, block.identity, block.name, block.keep)
+        self.holding[block.segment] = draft if block.published else block.identity.key
         self._shell.kernel.make(block.segment, block.size)
         if mapped:
             self._shell.kernel.attach(block.segment, "earlier")
@@ -142,7 +142,7 @@ class Naive:
         """Note new work, and that nothing is done twice."""
         if isinstance(effect, Probe):
             self.looked[effect.job] = self.version
-            if effect.source.linked:  # it may be looked at again for who came meanwhile
+            if effect.identity.linked:  # it may be looked at again for who came meanwhile
                 return
             twins = [alias for job, alias in self.probing.items() if job in self._shell.work]
             alias = self.probing.get(effect.job, self.latest)  # it may be tried again
@@ -151,12 +151,12 @@ class Naive:
             return
         job = self._shell.registry.jobs.table[effect.job]
         if isinstance(effect, Fill):
-            found = self.found(effect.job, job.source)
+            found = self.found(effect.job, job.identity)
             assert found not in [
-                key for segment, key in self.holding.items() if segment not in self.leaving
+                key for segment, key in self.holding.items() if segment not in self.unlinked
             ], "the same contents are loaded twice"
             self.holding[effect.segment] = found
-            self.sizes[effect.segment] = job.source.size
+            self.sizes[effect.segment] = job.identity.size
         elif isinstance(effect, Make):
             assert job.draft is not None
             self.holding[effect.segment] = job.draft
@@ -186,7 +186,7 @@ class Naive:
     def _hold(self, nonce: bytes, segment: str, seq: int) -> None:
         assert seq > self.seqs.get(nonce, 0), "rule 7: grants are numbered in order"
         assert segment in self.sizes, "rule 2: a hold without a segment"
-        assert segment not in self.leaving, "rule 2: a hold of what is unlinked"
+        assert segment not in self.unlinked, "rule 2: a hold of what is unlinked"
         self.seqs[nonce] = seq
         self.holds[nonce, segment] = (seq, self._shell.now)
 
@@ -204,7 +204,7 @@ class Naive:
         if what.name is not None:
             assert self.names[what.name] == segment
             return
-        file = replace(what.source, rows=None) if grant.window else what.source
+        file = replace(what.identity, rows=None) if grant.window else what.identity
         if file.linked:
             assert self.holding[segment] == grant.key, "another key"
             key, version = cast(tuple[Hashable, int], grant.key)
@@ -219,7 +219,7 @@ class Naive:
     def _no_room(self, needed: int) -> None:
         """Assert that there was none, even with all that is idle."""
         shell = self._shell
-        if needed > shell.registry.shelf.budget or shell.registry.jobs.queued():
+        if needed > shell.registry.blocks.budget or shell.registry.jobs.queued():
             return
         idle = self.idle() - set(shell.closed)
         spare = {s for s in idle if not self.published(s) and not self.is_pinned(s)}
@@ -232,12 +232,12 @@ class Naive:
         mapped = {segment for segment, _ in self._shell.kernel.mappers}
         held = {segment for _, segment in self.holds}
         lent = {segment for segment, _ in self.lends} & self.final
-        return {s for s in lent - mapped - held - self.leaving if self._old(s)}
+        return {s for s in lent - mapped - held - self.unlinked if self._old(s)}
 
     def _coming(self) -> set[str]:
         """Return what is on its way back to the kernel, as far as the core was told."""
-        blocks = self._shell.registry.shelf.blocks
-        return {segment for segment in self.leaving if not blocks[segment].mapped}
+        blocks = self._shell.registry.blocks.table
+        return {segment for segment in self.unlinked if not blocks[segment].mapped}
 
     def _room_without(self, spare: set[str]) -> int:
         """Return the room there would be if these segments were gone."""
@@ -245,7 +245,7 @@ class Naive:
         busy = self.sizes.keys() - spare
         unfilled = sum(self.sizes[s] - pages.get(s, 0) for s in busy)
         free = kernel.free + sum(pages.get(s, 0) for s in spare) - unfilled
-        return min(self._shell.registry.shelf.budget - sum(self.sizes[s] for s in busy), free)
+        return min(self._shell.registry.blocks.budget - sum(self.sizes[s] for s in busy), free)
 
     def sealed(self, segment: str) -> None:
         """Note that a segment is final, and published if it is a client's."""
@@ -269,8 +269,8 @@ class Naive:
     def unlinking(self, segment: str, *, force: bool) -> None:
         """Assert that a block may go now."""
         assert segment in self.sizes, "unlinked twice"
-        assert segment not in self.leaving, "unlinked twice"
-        self.leaving.add(segment)
+        assert segment not in self.unlinked, "unlinked twice"
+        self.unlinked.add(segment)
         if force or segment not in self.final:
             gone = segment not in self._shell.kernel.named  # somebody removed it
             assert gone or segment not in self.final, "force is for unfinished blocks"
@@ -302,7 +302,7 @@ class Naive:
 
     def forget(self, segment: str) -> None:
         """Note that the kernel has the pages of a segment."""
-        self.leaving.remove(segment)
+        self.unlinked.remove(segment)
         del self.sizes[segment], self.holding[segment]
         self.final.discard(segment)
         self.kept.discard(segment)
@@ -332,7 +332,7 @@ class Naive:
         """Return what nobody holds, lends or maps."""
         mapped = {segment for segment, _ in self._shell.kernel.mappers}
         held = {segment for _, segment in self.holds} | {segment for segment, _ in self.lends}
-        return set(self.sizes) - self.leaving - mapped - held
+        return set(self.sizes) - self.unlinked - mapped - held
 
     def idle(self) -> set[str]:
         """Return the final blocks that nobody uses."""
@@ -344,11 +344,11 @@ class Naive:
             segments = [self.names.get(what.name)]
         else:
             segments = [self.learned.get(what.alias), self.learned.get(what.whole)]
-        return any(s in self.final and s not in self.leaving for s in segments if s)
+        return any(s in self.final and s not in self.unlinked for s in segments if s)
 
     def compare(self) -> None:
         """Assert that the registry says the same."""
-        registry, shelf = self._shell.registry, self._shell.registry.shelf
+        registry, blocks = self._shell.registry, self._shell.registry.blocks
         assert {n: s.peer.pid for n, s in registry.sessions.items()} == self.sessions
         holds = {
             (nonce, segment): (hold.seq, hold.since)
@@ -356,14 +356,14 @@ class Naive:
             for segment, hold in session.holds.items()
         }
         assert holds == self.holds, "rules 2, 5, 7: the holds"
-        blocks = shelf.blocks.values()
-        lends = {(b.segment, t): (u.sender, u.since) for b in blocks for t, u in b.lends.items()}
+        every = blocks.table.values()
+        lends = {(b.segment, t): (u.sender, u.since) for b in every for t, u in b.lends.items()}
         assert lends == self.lends, "the references in flight"
-        orphans = {(b.segment, t): due for b in blocks for t, due in b.orphans.items()}
+        orphans = {(b.segment, t): due for b in every for t, due in b.orphans.items()}
         assert orphans == {k: due for k, (_, due) in self.orphans.items()}, "and their ends"
-        assert {b.segment: b.size for b in shelf.blocks.values()} == self.sizes, "rule 1"
-        assert shelf.charged == sum(self.sizes.values()), "rule 1: the charge"
-        assert shelf.charged <= max(shelf.budget, self.floor), "rule 1: over budget"
+        assert {b.segment: b.size for b in every} == self.sizes, "rule 1"
+        assert blocks.charged == sum(self.sizes.values()), "rule 1: the charge"
+        assert blocks.charged <= max(blocks.budget, self.floor), "rule 1: over budget"
         for to in self.owed:
             what = self.asked[to]
             waits = isinstance(what, Wanted) and what.name is not None and self.resident(what)
@@ -371,10 +371,10 @@ class Naive:
         self._compare_idle()
 
     def _compare_idle(self) -> None:
-        shell, shelf = self._shell, self._shell.registry.shelf
+        shell, blocks = self._shell, self._shell.registry.blocks
         mapped = {segment for segment, _ in shell.kernel.mappers}
-        assert mapped <= set(shelf.blocks), "rule 1: mapped, but credited"
-        idle = set(shelf.idle)
+        assert mapped <= set(blocks.table), "rule 1: mapped, but credited"
+        idle = set(blocks.idle)
         # Somebody may map an idle block and the core need not know; but it must hear of the end.
         assert idle - mapped <= self.idle(), "rule 4: idle, but in use"
         assert self.idle() - set(shell.closed) <= idle, "rule 4: forgotten"

@@ -7,7 +7,7 @@ from typing import Any, ParamSpec
 
 from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Effect, Reply
-from arrayd_server.core.model import Asker, Block, Draft, Peer, State, Waiter, Wanted
+from arrayd_server.core.model import Asker, AwaitedItem, Block, Draft, Peer, State, Wanted
 from tests.support.core_files import SPEC, File, wanted, wanted_name
 from tests.support.core_model import Shell
 
@@ -54,16 +54,16 @@ class World(Shell):
         return answers[0] if answers else None
 
     def get(
-        self, nonce: bytes, what: File | Wanted | str, patience: float = 1.0, pin: float = 0.0
+        self, nonce: bytes, what: File | Wanted | str, timeout: float = 1.0, pin: float = 0.0
     ) -> Asker:
         """Ask for an array."""
         if not isinstance(what, Wanted):
             what = wanted_name(what) if isinstance(what, str) else wanted(what)
         return self.get_again(
-            self.asker(nonce, what, pin), what, Waiter(pin=pin, patience=patience)
+            self.asker(nonce, what, pin), what, AwaitedItem(pin=pin, timeout=timeout)
         )
 
-    def get_again(self, to: Asker, what: Wanted, waiter: Waiter) -> Asker:
+    def get_again(self, to: Asker, what: Wanted, waiter: AwaitedItem) -> Asker:
         """Send a request for an array."""
         self.do(self.registry.get, to, what, waiter, self.now)
         return to
@@ -169,9 +169,9 @@ class World(Shell):
 
     def block(self, segment: str) -> Block:
         """Return a block of the registry."""
-        return self.registry.shelf.blocks[segment]
+        return self.registry.blocks.table[segment]
 
     def state(self, segment: str) -> State | None:
         """Return the state of a block; None: it is gone."""
-        block = self.registry.shelf.blocks.get(segment)
+        block = self.registry.blocks.table.get(segment)
         return None if block is None else block.state

@@ -15,7 +15,7 @@ MAX_ALIASES = 64
 """Spellings of one block that are remembered; more are probed again, never wrong."""
 
 
-class Shelf:
+class BlockTable:
     """All blocks of the daemon, from the reservation to the last page given back.
 
     Parameters
@@ -33,12 +33,12 @@ class Shelf:
         self.headroom = budget  # what /dev/shm and the cgroup still give, as last measured
         self.tightest = bounds.SHM  # which of them gives no more
         self.charged = 0
-        self.floor = 0  # bytes adopted at the start: they may exceed the budget
-        self.blocks: dict[str, Block] = {}
+        self.adopted_bytes = 0  # bytes adopted at the start: they may exceed the budget
+        self.table: dict[str, Block] = {}
         self.files: dict[Hashable, dict[str, Block]] = {}  # the blocks of each
         self.idle: dict[str, None] = {}  # least recently used first
         self.idle_bytes = 0
-        self.leaving: dict[str, Block] = {}
+        self.unlinked: dict[str, Block] = {}
         self.aliases: dict[Hashable, str] = {}
         self._numbers = itertools.count(1)
 
@@ -47,8 +47,8 @@ class Shelf:
         return next(self._numbers)
 
     def add(self, block: Block) -> None:
-        """Put a block on the shelf and charge it."""
-        self.blocks[block.segment] = block
+        """Add a block to the table and charge it."""
+        self.table[block.segment] = block
         self.charged += block.size
         if block.edition is not None:
             self.files.setdefault(block.edition.file, {})[block.segment] = block
@@ -66,7 +66,7 @@ class Shelf:
             number=number,
             spec=job.spec,
             size=job.size,
-            source=job.source,
+            identity=job.identity,
             state=state,
             since=now,
             used=now,
@@ -82,8 +82,8 @@ class Shelf:
 
     def remove(self, block: Block) -> None:
         """Take a block off: the kernel has its pages back."""
-        del self.blocks[block.segment]
-        self.leaving.pop(block.segment, None)
+        del self.table[block.segment]
+        self.unlinked.pop(block.segment, None)
         self.charged -= block.size
         if block.edition is not None:
             alike = self.files[block.edition.file]
@@ -91,27 +91,27 @@ class Shelf:
             if not alike:
                 del self.files[block.edition.file]
 
-    def rest(self, block: Block) -> None:
+    def mark_idle(self, block: Block) -> None:
         """Put a block on the idle list, as the one used last, unless it is there."""
         if block.segment not in self.idle:
             self.idle[block.segment] = None
             self.idle_bytes += block.size
 
-    def rouse(self, block: Block) -> None:
+    def unmark_idle(self, block: Block) -> None:
         """Take a block off the idle list, if it is there."""
         if block.segment in self.idle:
             del self.idle[block.segment]
             self.idle_bytes -= block.size
 
-    def leave(self, block: Block) -> None:
+    def mark_unlinked(self, block: Block) -> None:
         """Take note that a block's end was asked for."""
-        block.state = State.LEAVING
-        self.leaving[block.segment] = block
+        block.state = State.UNLINKED
+        self.unlinked[block.segment] = block
 
-    def stay(self, block: Block) -> None:
+    def restore(self, block: Block) -> None:
         """Take note that its end was refused."""
         block.state = State.SEALED
-        del self.leaving[block.segment]
+        del self.unlinked[block.segment]
 
     def index(self, block: Block) -> None:
         """Make a sealed block findable; what another block has taken meanwhile stays taken."""
@@ -132,9 +132,9 @@ class Shelf:
             del self.aliases[alias]
         return block
 
-    def hide(self, block: Block) -> None:
+    def unindex(self, block: Block) -> None:
         """Make a block unfindable and not idle."""
-        self.rouse(block)
+        self.unmark_idle(block)
         for alias in block.aliases:
             if self.aliases.get(alias) == block.segment:
                 del self.aliases[alias]
@@ -142,15 +142,15 @@ class Shelf:
     def find(self, alias: Hashable) -> Block | None:
         """Return the sealed block of an alias."""
         segment = self.aliases.get(alias)
-        return None if segment is None else self.blocks[segment]
+        return None if segment is None else self.table[segment]
 
-    def room(self, unfilled: int) -> int:
+    def available(self, unfilled: int) -> int:
         """Bytes that can be reserved now; `unfilled` are reserved but not yet in the kernel."""
         return min(self.budget - self.charged, self.headroom - unfilled)
 
-    def coming(self) -> int:
+    def bytes_being_freed(self) -> int:
         """Bytes that are on their way back to the kernel."""
-        return sum(block.size for block in self.leaving.values() if not block.mapped)
+        return sum(block.size for block in self.unlinked.values() if not block.mapped)
 
     def victims(
         self, shortage: int, now: float, others: Sequence[Block] = ()
@@ -163,7 +163,7 @@ class Shelf:
         chosen: list[Block] = []
         if shortage > self.idle_bytes + sum(block.size for block in others):
             return None
-        idle = (self.blocks[segment] for segment in self.idle)
+        idle = (self.table[segment] for segment in self.idle)
         spare = (b for b in idle if not b.published and b.pinned_until <= now)
         for block in itertools.chain(spare, others):
             if shortage <= 0:
@@ -172,8 +172,8 @@ class Shelf:
             shortage -= block.size
         return chosen if shortage <= 0 else None
 
-    def held(self, now: float) -> Iterator[Block]:
+    def unevictable(self, now: float) -> Iterator[Block]:
         """Yield the blocks that cannot make room: held, lent, mapped, kept or unfinished."""
-        for block in self.blocks.values():
+        for block in self.table.values():
             if block.segment not in self.idle or block.published or block.pinned_until > now:
                 yield block

@@ -33,7 +33,7 @@ class Probe:
     """Ask a worker how big a source is; answer with `probed` or `failed`."""
 
     job: int
-    source: Any
+    identity: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Inspect:
-    """Ask the kernel whether anybody maps it; answer with `tested`, again when that ends."""
+    """Ask the kernel whether anybody maps it; answer with `inspected`, again when that ends."""
 
     segment: str
 
@@ -86,8 +86,8 @@ class Trace:
 class Unlink:
     """Remove the segment.
 
-    Answer with `refused` (mapped, unless `force`) or later
-    `freed`, and with `leaving` in between if somebody mapped it at the last moment.
+    Answer with `unlink_refused` (mapped, unless `force`) or later
+    `freed`, and with `still_mapped` in between if somebody mapped it at the last moment.
     """
 
     segment: str

@@ -15,7 +15,7 @@ from arrayd.errors import (
     NotOwner,
     NotSealed,
 )
-from arrayd_server.core.blocks import Shelf
+from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.model import Block, Job, Nonce, Session, State
 
 _SHOWN = 5
@@ -64,7 +64,7 @@ def not_your_session(session: Session) -> NotOwner:
 
 def removed(block: Block) -> ArraydError:
     """Somebody removed the file of a block that was being written or loaded."""
-    what = f"{block.source}: somebody removed its file from /dev/shm."
+    what = f"{block.identity}: somebody removed its file from /dev/shm."
     return (
         NoSuchBlock(f"{what} Write it again.")
         if block.published
@@ -74,39 +74,39 @@ def removed(block: Block) -> ArraydError:
 
 def in_use(blocks: Iterable[Block], sessions: Mapping[Nonce, Session]) -> InUse:
     """Explain that blocks cannot be evicted: who is using them."""
-    lines = [f"{b.source} ({_user(b, sessions)})" for b in blocks]
+    lines = [f"{b.identity} ({_user(b, sessions)})" for b in blocks]
     return InUse(f"In use: {_shorten(lines)}. Release the arrays or end these processes first.")
 
 
 def no_room(
-    job: Job, shelf: Shelf, sessions: Mapping[Nonce, Session], unfilled: int, now: float
+    job: Job, blocks: BlockTable, sessions: Mapping[Nonce, Session], unfilled: int, now: float
 ) -> NoRoom:
     """Explain why there is no room for a job."""
-    reason = _reason(job, shelf, sessions, unfilled, now)
-    return NoRoom(reason, needed=job.size, budget=shelf.budget, charged=shelf.charged)
+    reason = _reason(job, blocks, sessions, unfilled, now)
+    return NoRoom(reason, needed=job.size, budget=blocks.budget, charged=blocks.charged)
 
 
 def _reason(
-    job: Job, shelf: Shelf, sessions: Mapping[Nonce, Session], unfilled: int, now: float
+    job: Job, blocks: BlockTable, sessions: Mapping[Nonce, Session], unfilled: int, now: float
 ) -> str:
-    need = f"{job.source} needs {format_bytes(job.size)}"
-    budget = format_bytes(shelf.budget)
-    if job.size > shelf.budget:
+    need = f"{job.identity} needs {format_bytes(job.size)}"
+    budget = format_bytes(blocks.budget)
+    if job.size > blocks.budget:
         return (
-            f"{need}, more than the whole budget of {budget}{shelf.bound.words}. Ask for a part "
-            f"(rows=), for fewer bits (cast=), or {shelf.bound.remedy}."
+            f"{need}, more than the whole budget of {budget}{blocks.bound.words}. Ask for a part "
+            f"(rows=), for fewer bits (cast=), or {blocks.bound.remedy}."
         )
-    free = max(0, shelf.budget - shelf.charged)
-    system = max(0, shelf.headroom - unfilled)
+    free = max(0, blocks.budget - blocks.charged)
+    system = max(0, blocks.headroom - unfilled)
     if free <= system:
-        bound = shelf.bound
+        bound = blocks.bound
         limit = f"the budget of {budget}{bound.words} has {format_bytes(free)} free"
     else:
-        bound = shelf.tightest
+        bound = blocks.tightest
         limit = f"{bound.words} gives {format_bytes(system)}"
     users = [
-        f"{b.source} {format_bytes(b.size)} ({_user(b, sessions)})"
-        for b in sorted(shelf.held(now), key=lambda b: -b.size)
+        f"{b.identity} {format_bytes(b.size)} ({_user(b, sessions)})"
+        for b in sorted(blocks.unevictable(now), key=lambda b: -b.size)
     ]
     held = f" Not to be evicted: {_shorten(users)}." if users else ""
     return f"{need}; {limit}.{held} Release arrays, or {bound.remedy}."

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from arrayd_server.core import error_texts
-from arrayd_server.core.blocks import Shelf
+from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Effect, Reply
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.model import Asker, Block, State
@@ -18,7 +18,7 @@ class _Eviction:
     open: int  # blocks that the kernel has not decided on
     blocks: int = 0
     bytes: int = 0
-    refused: list[Block] = field(default_factory=list)
+    busy: list[Block] = field(default_factory=list)
 
 
 class Evictions:
@@ -28,14 +28,14 @@ class Evictions:
     may have just gone: the answer is the kernel's.
     """
 
-    def __init__(self, shelf: Shelf, holds: Holds) -> None:
-        self._shelf = shelf
+    def __init__(self, blocks: BlockTable, holds: Holds) -> None:
+        self._blocks = blocks
         self._holds = holds
         self._of: dict[str, _Eviction] = {}
 
     def begin(self, to: Asker, matches: Callable[[Block], bool]) -> list[Effect]:
         """Free the matching blocks, or say who uses one of them."""
-        blocks = [b for b in self._shelf.blocks.values() if b.state is not State.LEAVING]
+        blocks = [b for b in self._blocks.table.values() if b.state is not State.UNLINKED]
         chosen = [b for b in blocks if matches(b)]
         if not chosen:
             return [Reply(to, error_texts.not_in_memory())]
@@ -52,13 +52,13 @@ class Evictions:
         if eviction is None:
             return []
         eviction.open -= 1
-        if block.state is State.LEAVING:
+        if block.state is State.UNLINKED:
             eviction.blocks += 1
             eviction.bytes += block.size
         else:
-            eviction.refused.append(block)
+            eviction.busy.append(block)
         if eviction.open:
             return []
-        if eviction.refused:
-            return [Reply(eviction.to, error_texts.in_use(eviction.refused, self._holds.sessions))]
+        if eviction.busy:
+            return [Reply(eviction.to, error_texts.in_use(eviction.busy, self._holds.sessions))]
         return [Reply(eviction.to, {"blocks": eviction.blocks, "bytes": eviction.bytes})]

@@ -9,10 +9,11 @@ from typing import cast
 
 from arrayd.wire.grant import Grant
 from arrayd_server.core import lends
-from arrayd_server.core.blocks import Shelf
+from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Effect, Inspect, Reply, Unlink
 from arrayd_server.core.model import (
     Asker,
+    AwaitedItem,
     Block,
     Counters,
     Edition,
@@ -21,7 +22,6 @@ from arrayd_server.core.model import (
     Nonce,
     Session,
     State,
-    Waiter,
 )
 
 STALE_AFTER = 5.0
@@ -31,16 +31,16 @@ STALE_AFTER = 5.0
 class Holds:
     """The relation *session holds block*, kept at both ends (rule 5)."""
 
-    def __init__(self, shelf: Shelf, counters: Counters) -> None:
+    def __init__(self, blocks: BlockTable, counters: Counters) -> None:
         self.sessions: dict[Nonce, Session] = {}
-        self._shelf = shelf
+        self._blocks = blocks
         self._counters = counters
-        self._alarms: list[tuple[float, str]] = []  # a heap: when time may end something of whom
-        self._alarm_of: dict[str, float] = {}  # the one that counts, where a block has several
+        self._expiry_heap: list[tuple[float, str]] = []  # when, and of which block
+        self._expiry_of: dict[str, float] = {}  # the one that counts, where a block has several
 
     def holdable(self, segment: str) -> bool:
         """Say whether a block of this name can be held: sealed, or being written."""
-        block = self._shelf.blocks.get(segment)
+        block = self._blocks.table.get(segment)
         return block is not None and block.state in (State.SEALED, State.WRITING)
 
     def hold(self, session: Session, block: Block, now: float) -> int:
@@ -51,7 +51,7 @@ class Holds:
             hold = session.holds[block.segment] = Hold(session.seq, now)
             block.holders[session.nonce] = hold
         hold.seq, hold.since = session.seq, now
-        self._shelf.rouse(block)
+        self._blocks.unmark_idle(block)
         block.used = now
         return session.seq
 
@@ -68,9 +68,9 @@ class Holds:
         effects: list[Effect] = []
         for segment in sorted(session.holds.keys() - stated):
             effects += self.drop(session, segment, now)
-        return {s: self.hold(session, self._shelf.blocks[s], now) for s in sorted(stated)}, effects
+        return {s: self.hold(session, self._blocks.table[s], now) for s in sorted(stated)}, effects
 
-    def grant(self, block: Block, to: Asker, waiter: Waiter, now: float) -> Effect:
+    def grant(self, block: Block, to: Asker, waiter: AwaitedItem, now: float) -> Effect:
         """Decide a hold and tell its session."""
         seq = self.hold(self.sessions[to.nonce], block, now)
         self.pin(block, waiter, now)
@@ -80,22 +80,22 @@ class Holds:
                 segment=block.segment,
                 spec=block.spec,
                 seq=seq,
-                source=str(block.source),
+                source=str(block.identity),
                 sealed=block.state is State.SEALED,
-                window=waiter.window,
+                window=waiter.whole_source,
                 lost=block.lost,
                 key=cast(bytes, block.aliases[0]) if block.linked else b"",
             ),
         )
 
-    def pin(self, block: Block, waiter: Waiter, now: float) -> None:
+    def pin(self, block: Block, waiter: AwaitedItem, now: float) -> None:
         """Keep a block warm for as long as `waiter` asks."""
         if waiter.pin > 0:
             block.pinned_until = max(block.pinned_until, now + waiter.pin)
 
     def drop(self, session: Session, segment: str, now: float) -> list[Effect]:
         """End a hold."""
-        block = self._shelf.blocks[segment]
+        block = self._blocks.table[segment]
         del session.holds[segment]
         del block.holders[session.nonce]
         block.used = now
@@ -118,7 +118,7 @@ class Holds:
         block.mapped = True  # until the kernel says otherwise
         return [Inspect(block.segment)]
 
-    def rest(self, block: Block, now: float) -> list[Effect]:
+    def retire(self, block: Block, now: float) -> list[Effect]:
         """Let a block that nobody has and nobody maps go idle, or free it for good.
 
         What a client published cannot be loaded again, and what a file held before it
@@ -126,7 +126,7 @@ class Holds:
         """
         if block.transient and block.pinned_until <= now:
             return self.unlink(block)
-        self._shelf.rest(block)
+        self._blocks.mark_idle(block)
         self._schedule(block)
         return []
 
@@ -136,29 +136,29 @@ class Holds:
         Nobody can ask for them. Who uses one keeps it, and so does a pin.
         """
         effects: list[Effect] = []
-        for block in [] if latest is None else self._shelf.editions(latest.file):
+        for block in [] if latest is None else self._blocks.editions(latest.file):
             block.outdated = block.edition != latest
-            if block.outdated and block.segment in self._shelf.idle:
-                self._shelf.rouse(block)
-                effects += self.rest(block, now)
+            if block.outdated and block.segment in self._blocks.idle:
+                self._blocks.unmark_idle(block)
+                effects += self.retire(block, now)
         return effects
 
     def unlink(self, block: Block, *, force: bool = False) -> list[Effect]:
         """Take a block out of sight and ask for its end; it stays charged until `freed`."""
-        self._shelf.hide(block)
+        self._blocks.unindex(block)
         for nonce in list(block.holders):
             del self.sessions[nonce].holds[block.segment]
         block.holders.clear()
         for token in list(block.lends):
             self.redeem(block, token)
-        self._shelf.leave(block)
+        self._blocks.mark_unlinked(block)
         block.job, block.mapped = None, False
         return [Unlink(block.segment, force)]
 
     def lend(self, session: Session, block: Block, token: bytes, now: float) -> None:
         """Keep a block while a reference to it travels."""
         for lend, ended in lends.lend(session, block, token, now):
-            self._part(lend, block, ended)
+            self._forget_lend(lend, block, ended)
         session.lends.add((block.segment, token))
 
     def redeem(self, block: Block, token: bytes) -> None:
@@ -166,9 +166,9 @@ class Holds:
         lend = block.lends.pop(token, None)
         if lend is not None:
             block.orphans.pop(token, None)
-            self._part(lend, block, token)
+            self._forget_lend(lend, block, token)
 
-    def _part(self, lend: Lend, block: Block, token: bytes) -> None:
+    def _forget_lend(self, lend: Lend, block: Block, token: bytes) -> None:
         """Let the sender of a reference forget it, if it is there."""
         sender = self.sessions.get(lend.sender)
         if sender is not None:
@@ -177,7 +177,7 @@ class Holds:
     def orphan(self, session: Session, now: float) -> None:
         """Take note that the sender of references ends: others may still have them."""
         for segment, token in sorted(session.lends):
-            block = self._shelf.blocks[segment]
+            block = self._blocks.table[segment]
             block.orphans[token] = now + lends.LEND_SECONDS  # the last one: the first is due first
             self._schedule(block)
         session.lends.clear()
@@ -194,25 +194,25 @@ class Holds:
         """Ask who is left of the senders of references; end the pins whose time has come."""
         effects: list[Effect] = []
         while self.wake_at() <= now:
-            block = self._shelf.blocks[self._alarms[0][1]]
+            block = self._blocks.table[self._expiry_heap[0][1]]
             questions = [] if block.asking else lends.ask(block, now)
             if questions:
                 effects += questions
             else:
-                self._shelf.rouse(block)
-                effects += self.rest(block, now)
+                self._blocks.unmark_idle(block)
+                effects += self.retire(block, now)
         return effects
 
     def wake_at(self) -> float:
         """When `expire` next has something to do; inf: never."""
-        while self._alarms:
-            at, segment = self._alarms[0]
-            block = self._shelf.blocks.get(segment)
-            if block is not None and at == self._alarm_of.get(segment) == self._end_of(block):
+        while self._expiry_heap:
+            at, segment = self._expiry_heap[0]
+            block = self._blocks.table.get(segment)
+            if block is not None and at == self._expiry_of.get(segment) == self._end_of(block):
                 return at
-            heapq.heappop(self._alarms)
-            if at == self._alarm_of.get(segment):
-                del self._alarm_of[segment]
+            heapq.heappop(self._expiry_heap)
+            if at == self._expiry_of.get(segment):
+                del self._expiry_of[segment]
                 if block is not None:
                     self._schedule(block)
         return math.inf
@@ -220,9 +220,9 @@ class Holds:
     def _schedule(self, block: Block) -> None:
         """See to it that `wake_at` knows when time may end something of a block."""
         at = self._end_of(block)
-        if at < self._alarm_of.get(block.segment, math.inf):
-            self._alarm_of[block.segment] = at
-            heapq.heappush(self._alarms, (at, block.segment))
+        if at < self._expiry_of.get(block.segment, math.inf):
+            self._expiry_of[block.segment] = at
+            heapq.heappush(self._expiry_heap, (at, block.segment))
 
     def _end_of(self, block: Block) -> float:
         """When a block's lends are to be looked at, or the pin by which it lives ends; or inf."""
@@ -230,7 +230,7 @@ class Holds:
         return min(question, block.pinned_until) if self._lives_by_pin(block) else question
 
     def _lives_by_pin(self, block: Block) -> bool:
-        return block.segment in self._shelf.idle and block.transient
+        return block.segment in self._blocks.idle and block.transient
 
     def evicted(self) -> None:
         """Count an eviction."""

@@ -29,14 +29,14 @@ def check(registry: Registry) -> None:
 
 
 def _budget(registry: Registry) -> None:
-    shelf = registry.shelf
-    assert shelf.charged == sum(b.size for b in shelf.blocks.values()), "rule 1: charge book"
-    assert shelf.charged <= max(shelf.budget, shelf.floor), "rule 1: over budget"
+    blocks = registry.blocks
+    assert blocks.charged == sum(b.size for b in blocks.table.values()), "rule 1: charge book"
+    assert blocks.charged <= max(blocks.budget, blocks.adopted_bytes), "rule 1: over budget"
 
 
 def _blocks(registry: Registry) -> None:
-    shelf = registry.shelf
-    for segment, block in shelf.blocks.items():
+    blocks = registry.blocks
+    for segment, block in blocks.table.items():
         assert segment == block.segment, "rule 6: a block under another name"
         if block.holders:
             assert block.state in (State.SEALED, State.WRITING), "rule 2: held but not there"
@@ -50,18 +50,18 @@ def _blocks(registry: Registry) -> None:
         if block.linked and block.state is State.SEALED:
             assert len(block.aliases) == 1, "found by more than its key"
         resting = block.state is State.SEALED and not block.wanted and not block.mapped
-        assert resting == (segment in shelf.idle), "rule 4: the idle list"
-    assert set(shelf.idle) <= set(shelf.blocks), "rule 4: idle but gone"
-    assert shelf.idle_bytes == sum(shelf.blocks[s].size for s in shelf.idle), "the idle bytes"
-    leaving = {s for s, block in shelf.blocks.items() if block.state is State.LEAVING}
-    assert set(shelf.leaving) == leaving, "the leaving blocks"
-    ends = map(registry.holds._end_of, shelf.blocks.values())
+        assert resting == (segment in blocks.idle), "rule 4: the idle list"
+    assert set(blocks.idle) <= set(blocks.table), "rule 4: idle but gone"
+    assert blocks.idle_bytes == sum(blocks.table[s].size for s in blocks.idle), "the idle bytes"
+    unlinked = {s for s, block in blocks.table.items() if block.state is State.UNLINKED}
+    assert set(blocks.unlinked) == unlinked, "the unlinked blocks"
+    ends = map(registry.holds._end_of, blocks.table.values())
     assert registry.holds.wake_at() == min(ends, default=math.inf), "the alarm of lends and pins"
-    alike = [block for blocks in shelf.files.values() for block in blocks.values()]
-    assert {b.segment for b in alike} == {
-        b.segment for b in shelf.blocks.values() if b.edition is not None
+    of_files = [block for alike in blocks.files.values() for block in alike.values()]
+    assert {b.segment for b in of_files} == {
+        b.segment for b in blocks.table.values() if b.edition is not None
     }, "the blocks of files"
-    numbers = [b.number for b in shelf.blocks.values()]
+    numbers = [b.number for b in blocks.table.values()]
     assert len(numbers) == len(set(numbers)), "rule 6: a number used twice"
 
 
@@ -69,7 +69,7 @@ def _jobs(registry: Registry) -> None:
     for number, job in registry.jobs.table.items():
         assert number == job.number, "rule 3: a job under another number"
         if job.segment is not None:
-            block = registry.shelf.blocks.get(job.segment)
+            block = registry.blocks.table.get(job.segment)
             assert block is not None, "rule 3: a job without its block"
             assert block.job == number, "rule 3: two jobs for one block"
         else:
@@ -95,11 +95,11 @@ def _stages(registry: Registry) -> None:
     assert jobs._waited == waiting.total(), "what all wait for"
     names = [j.draft.name for j in table if j.draft is not None and j.draft.name is not None]
     assert jobs._drafts == Counter(names), "the names to be published"
-    assert jobs.wake_at() == min((j.deadline for j in queued), default=math.inf), "the alarm"
+    assert jobs.wake_at() == min((j.next_check for j in queued), default=math.inf), "the alarm"
 
 
 def _holds(registry: Registry) -> None:
-    blocks = registry.shelf.blocks
+    blocks = registry.blocks.table
     for nonce, session in registry.sessions.items():
         for segment, hold in session.holds.items():
             assert segment in blocks, "rule 2: a hold without a segment"
@@ -114,7 +114,7 @@ def _holds(registry: Registry) -> None:
 def _lends(registry: Registry) -> None:
     sent = {(nonce, *lend) for nonce, s in registry.sessions.items() for lend in s.lends}
     known = set()
-    for segment, block in registry.shelf.blocks.items():
+    for segment, block in registry.blocks.table.items():
         assert not block.asking, "a question without an answer"
         assert block.orphans.keys() <= block.lends.keys(), "an orphan that was not lent"
         dues = list(block.orphans.values())
@@ -127,8 +127,8 @@ def _lends(registry: Registry) -> None:
 
 
 def _index(registry: Registry) -> None:
-    shelf = registry.shelf
-    for alias, segment in shelf.aliases.items():
-        assert segment in shelf.blocks, "an alias of a block that is gone"
-        assert shelf.blocks[segment].state is State.SEALED, "an alias of an unsealed block"
-        assert alias in shelf.blocks[segment].aliases, "an alias its block does not know"
+    blocks = registry.blocks
+    for alias, segment in blocks.aliases.items():
+        assert segment in blocks.table, "an alias of a block that is gone"
+        assert blocks.table[segment].state is State.SEALED, "an alias of an unsealed block"
+        assert alias in blocks.table[segment].aliases, "an alias its block does not know"

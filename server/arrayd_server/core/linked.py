@@ -20,9 +20,9 @@ def part_late(jobs: Jobs, job: Job, now: float) -> list[Effect]:
     late = [(to, waiter) for to, waiter in job.waiters.items() if waiter.late]
     if not late:
         return []
-    again = jobs.new(Stage.PROBING, job.source, now, aliases)
+    again = jobs.new(Stage.PROBING, job.identity, now, aliases)
     for to, waiter in late:
         jobs.leave_out(job, to)
         waiter.late = False
         jobs.join(again, to, waiter, now)
-    return [Probe(again.number, again.source)]
+    return [Probe(again.number, again.identity)]

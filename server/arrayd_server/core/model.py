@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from arrayd.wire.grant import Spec
 
-_Found = TypeVar("_Found")
+_T = TypeVar("_T")
 
 Nonce = bytes
 """A session's 128-bit name for itself."""
@@ -73,7 +73,8 @@ class State(Enum):
     LOADING = "loading"  # loader processes fill it; its job is FILLING or SEALING
     WRITING = "writing"  # a client fills it (`arrayd.create`); its job is MAKING to SEALING
     SEALED = "sealed"  # final, may be granted
-    LEAVING = "leaving"  # on its way out; charged until the kernel has the pages back
+    #: its name is removed, or about to be; charged until the kernel has the pages back
+    UNLINKED = "leaving"
 
 
 @dataclass(slots=True)
@@ -84,7 +85,7 @@ class Block:
     number: int
     spec: Spec
     size: int  # bytes charged: the whole segment
-    source: Any  # opaque to the core; the shell's description of where it came from
+    identity: Any  # opaque to the core; the shell's description of where it came from
     state: State
     since: float
     used: float
@@ -143,12 +144,12 @@ class Asker:
 
 
 @dataclass(slots=True)
-class Waiter:
+class AwaitedItem:
     """What an asker wants besides the array."""
 
-    window: bool = False  # the block will be the whole source: rows are cut by the client
+    whole_source: bool = False  # the block will be the whole source: rows are cut by the client
     pin: float = 0.0  # seconds to keep it warm after the grant; inf: until evicted
-    patience: float = 1.0  # seconds to wait for room; for a name: 0 is not at all
+    timeout: float = 1.0  # seconds to wait for room; for a name: 0 is not at all
     progress: bool = False  # tell how far the load is
     late: bool = False  # it came when the probe of its job was under way
 
@@ -159,7 +160,7 @@ class Draft:
 
     spec: Spec
     size: int
-    source: Any
+    identity: Any
     name: str | None = None
     keep: bool = False
     replace: bool = False
@@ -171,9 +172,9 @@ class Job:
 
     number: int
     stage: Stage
-    source: Any
+    identity: Any
     since: float
-    waiters: dict[Asker, Waiter] = field(default_factory=dict)
+    waiters: dict[Asker, AwaitedItem] = field(default_factory=dict)
     sessions: Counter[Nonce] = field(default_factory=Counter)  # how many of the waiters are whose
     aliases: list[Hashable] = field(default_factory=list)
     edition: Edition | None = None
@@ -181,14 +182,14 @@ class Job:
     size: int = 0
     segment: str | None = None
     detached: bool = False  # goes on without waiters (prefetch)
-    #: QUEUED: when `tick` must look at it, for its room or its patience is due
-    deadline: float = math.inf
-    patient_until: float = -math.inf  # QUEUED: when the most patient waiter gives up
+    #: QUEUED: when `tick` must look at it, for its room or its timeout is due
+    next_check: float = math.inf
+    deadline: float = -math.inf  # QUEUED: when the longest timeout of its waiters ends
     done: int = 0  # rows
     total: int = 0
-    told: float = -math.inf  # when progress was last reported
-    refused: bool = False  # the kernel had no pages for its first block
-    searched: float = -math.inf  # QUEUED: when stale holds were last looked for
+    reported_at: float = -math.inf  # when progress was last reported
+    retried: bool = False  # the kernel had no pages for its first block
+    searched_at: float = -math.inf  # QUEUED: when stale holds were last looked for
     writer: Asker | None = None  # of a client's block: who asked last (create, then seal)
     draft: Draft | None = None  # of a client's block: what is to be made
     #: its source is made of files that requests say nothing about: equal requests may mean
@@ -202,7 +203,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ProbedFacts:
     """What a probe has found of a source.
 
     Parameters
@@ -234,7 +235,7 @@ class Wanted:
         Equal for equal requests of the same file in the same state.
     whole
         The alias of the same source without ``rows=``; None where there are no rows.
-    source
+    identity
         Opaque to the core; handed to `Probe`.
     name
         Set for a published block; `alias` is then `name_alias` of it.
@@ -243,12 +244,12 @@ class Wanted:
     """
 
     alias: Hashable
-    source: Any
+    identity: Any
     whole: Hashable | None = None
     name: str | None = None
     edition: Edition | None = None
 
-    def served_by(self, find: Callable[[Hashable], _Found | None]) -> tuple[_Found | None, bool]:
+    def served_by(self, find: Callable[[Hashable], _T | None]) -> tuple[_T | None, bool]:
         """Return what `find` has for it, and whether that is the whole source."""
         found = find(self.alias)
         if found is not None or self.whole is None:

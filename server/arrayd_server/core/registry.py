@@ -1,15 +1,15 @@
 """Every rule of a block's life. Pure: events and the time go in, effects come out.
 
 No socket, file, clock, thread or lock is known here. Each public method is an event;
-it changes the state and returns the effects that `daemon.py` performs, whose results
-come back as further events. The rules, asserted by `check` (see `invariants.py`):
+it changes the state and returns the effects that `service.executor` performs, whose results
+come back as further events. The rules, asserted by `invariants.check`:
 
 1. Charged bytes never exceed max(budget, bytes adopted at the start): a block is charged
    before it is made, and credited only when the kernel has its pages back.
 2. A held block has a segment and is never evicted; a hold counts from its decision. The
    kernel overrules holds upwards (nobody holds it, but it is mapped: it stays) and, when
    room is needed, downwards (holds older than `STALE_AFTER` on a block nobody maps go).
-3. Every block is sealed, leaving, or has exactly one job in flight.
+3. Every block is sealed, unlinked, or has exactly one job in flight.
 4. The idle list is exactly the sealed blocks with no holder, no lend and no mapper.
 5. ``session.holds`` and ``block.holders`` are one relation seen from both ends; so are their lends.
 6. Segment names are never used twice.
@@ -23,8 +23,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from arrayd.errors import ArraydError, NoRoom
-from arrayd_server.core import error_texts, invariants
-from arrayd_server.core.blocks import Shelf
+from arrayd_server.core import error_texts
+from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Effect, Inspect, Probe, Progress, Reply, Seal, stranger
 from arrayd_server.core.evict_requests import Evictions
 from arrayd_server.core.holds import Holds
@@ -32,17 +32,17 @@ from arrayd_server.core.jobs import PROGRESS_EVERY, RESERVED, Jobs
 from arrayd_server.core.linked import part_late
 from arrayd_server.core.model import (
     Asker,
+    AwaitedItem,
     Block,
     Counters,
     Draft,
-    Found,
     Job,
     Nonce,
     Peer,
+    ProbedFacts,
     Session,
     Stage,
     State,
-    Waiter,
     Wanted,
 )
 
@@ -60,19 +60,15 @@ class Registry:
 
     def __init__(self, prefix: str, budget: int) -> None:
         self.counters = Counters()
-        self.shelf = Shelf(prefix, budget)
-        self.holds = Holds(self.shelf, self.counters)
-        self.jobs = Jobs(self.shelf, self.holds)
-        self.evictions = Evictions(self.shelf, self.holds)
+        self.blocks = BlockTable(prefix, budget)
+        self.holds = Holds(self.blocks, self.counters)
+        self.jobs = Jobs(self.blocks, self.holds)
+        self.evictions = Evictions(self.blocks, self.holds)
 
     @property
     def sessions(self) -> dict[Nonce, Session]:
         """The open sessions."""
         return self.holds.sessions
-
-    def check(self) -> None:
-        """Assert the rules; raises AssertionError naming the broken one."""
-        invariants.check(self)
 
     # ---- sessions ------------------------------------------------------------------------
 
@@ -98,53 +94,53 @@ class Registry:
             effects += self.holds.drop(session, segment, now)
         self.holds.orphan(session, now)
         del self.sessions[nonce]
-        return effects + self.jobs.pump(now)
+        return effects + self.jobs.start_queued(now)
 
     # ---- requests ------------------------------------------------------------------------
 
-    def get(self, to: Asker, wanted: Wanted, waiter: Waiter, now: float) -> list[Effect]:
+    def get(self, to: Asker, wanted: Wanted, waiter: AwaitedItem, now: float) -> list[Effect]:
         """Grant a source now, or join or begin its load."""
         if to.nonce not in self.sessions:
             return [stranger(to)]
         self.counters.requests += 1
-        block, waiter.window = wanted.served_by(self.shelf.find)
+        block, waiter.whole_source = wanted.served_by(self.blocks.find)
         if block is not None:
             self.counters.hits += 1
             block.outdated = False  # the file may be again what it was
             return [self.holds.grant(block, to, waiter, now)]
-        if wanted.name is not None and waiter.patience <= 0:
+        if wanted.name is not None and waiter.timeout <= 0:
             return [Reply(to, error_texts.no_such_name(wanted.name))]
-        job, waiter.window = wanted.served_by(self.jobs.find)
+        job, waiter.whole_source = wanted.served_by(self.jobs.find)
         if job is not None:
             self.counters.joins += 1
-            known = job.waiters.get(to, Waiter(late=True))
+            known = job.waiters.get(to, AwaitedItem(late=True))
             waiter.late = job.stage is Stage.PROBING and known.late
             self.jobs.join(job, to, waiter, now)
             return []
         stage = Stage.PROBING if wanted.name is None else Stage.AWAITING
-        job = self.jobs.new(stage, wanted.source, now, [wanted.alias])
+        job = self.jobs.new(stage, wanted.identity, now, [wanted.alias])
         job.edition = wanted.edition
         self.jobs.join(job, to, waiter, now)
-        return [Probe(job.number, wanted.source)] if stage is Stage.PROBING else []
+        return [Probe(job.number, wanted.identity)] if stage is Stage.PROBING else []
 
     def prefetch(self, to: Asker, wanted: Wanted, now: float) -> list[Effect]:
         """Begin a load that nobody waits for; an answer comes at once."""
-        if wanted.served_by(self.shelf.find)[0] is not None:
+        if wanted.served_by(self.blocks.find)[0] is not None:
             return [Reply(to, {"resident": True})]
         if wanted.name is not None:
             return [Reply(to, error_texts.no_such_name(wanted.name))]
         effects: list[Effect] = [Reply(to, {"resident": False})]
         job, _ = wanted.served_by(self.jobs.find)
         if job is None:
-            job = self.jobs.new(Stage.PROBING, wanted.source, now, [wanted.alias])
+            job = self.jobs.new(Stage.PROBING, wanted.identity, now, [wanted.alias])
             job.edition = wanted.edition
-            effects.append(Probe(job.number, wanted.source))
+            effects.append(Probe(job.number, wanted.identity))
         job.detached = True
         return effects
 
     def cancel(self, nonce: Nonce, request: int, now: float) -> list[Effect]:
         """Nobody waits for this request any more."""
-        return self.jobs.forget(nonce, request) + self.jobs.pump(now)
+        return self.jobs.forget(nonce, request) + self.jobs.start_queued(now)
 
     def release(self, nonce: Nonce, holds: Iterable[tuple[str, int]], now: float) -> list[Effect]:
         """End holds, each named with the number of the grant that it ends."""
@@ -156,13 +152,13 @@ class Registry:
             hold = session.holds.get(segment)
             if hold is not None and seq >= hold.seq:
                 effects += self.holds.drop(session, segment, now)
-        return effects + self.jobs.pump(now)
+        return effects + self.jobs.start_queued(now)
 
     def lend(self, nonce: Nonce, segment: str, token: bytes, now: float) -> list[Effect]:
         """Keep a held block for a reference that is on its way to another process."""
         session = self.sessions.get(nonce)
         if session is not None and segment in session.holds:
-            self.holds.lend(session, self.shelf.blocks[segment], token, now)
+            self.holds.lend(session, self.blocks.table[segment], token, now)
         return []
 
     def redeem(self, to: Asker, segment: str, token: bytes, now: float) -> list[Effect]:
@@ -171,9 +167,9 @@ class Registry:
             return [stranger(to)]
         if not self.holds.holdable(segment):
             return [Reply(to, error_texts.no_block(segment))]
-        block = self.shelf.blocks[segment]
+        block = self.blocks.table[segment]
         self.holds.redeem(block, token)
-        return [self.holds.grant(block, to, Waiter(), now)]
+        return [self.holds.grant(block, to, AwaitedItem(), now)]
 
     def evict(self, to: Asker, matches: Callable[[Block], bool]) -> list[Effect]:
         """Free the matching blocks, kept and pinned ones too, unless somebody uses one."""
@@ -181,7 +177,7 @@ class Registry:
 
     # ---- blocks that clients write -------------------------------------------------------
 
-    def create(self, to: Asker, draft: Draft, patience: float, now: float) -> list[Effect]:
+    def create(self, to: Asker, draft: Draft, timeout: float, now: float) -> list[Effect]:
         """Make a block for a client to write."""
         if to.nonce not in self.sessions:
             return [stranger(to)]
@@ -190,9 +186,9 @@ class Registry:
             return self._writable(begun, now)  # repeated
         if draft.name is not None and not draft.replace and self.jobs.name_taken(draft.name):
             return [Reply(to, error_texts.name_taken(draft.name))]
-        job = self.jobs.new(Stage.QUEUED, draft.source, now, [])
+        job = self.jobs.new(Stage.QUEUED, draft.identity, now, [])
         self.jobs.write(job, draft, to)
-        return self.jobs.queue(job, patience, now)
+        return self.jobs.queue(job, timeout, now)
 
     def made(self, number: int, now: float) -> list[Effect]:
         """Take note that the segment of a client's block is there: the client may write."""
@@ -206,17 +202,17 @@ class Registry:
         """Begin to make a client's block final."""
         if to.nonce not in self.sessions:
             return [stranger(to)]
-        block = self.shelf.blocks.get(segment)
+        block = self.blocks.table.get(segment)
         if block is None or to.nonce not in block.holders:
             return [Reply(to, error_texts.no_block(segment))]
         job = self.jobs.of_writer(block)
         if job is None:
-            return [self.holds.grant(block, to, Waiter(), now)]  # sealed already: repeated
+            return [self.holds.grant(block, to, AwaitedItem(), now)]  # sealed already: repeated
         if job.writer is not None and job.writer.nonce != to.nonce:
             return [Reply(to, error_texts.not_creator(segment))]
         if job.stage is not Stage.WRITING:
             return [] if to == job.writer else [Reply(to, error_texts.sealing(segment))]
-        self.jobs.answer_to(job, to)
+        self.jobs.set_writer(job, to)
         self.jobs.enter(job, Stage.SEALING)
         return [Seal(job.number, segment)]
 
@@ -228,18 +224,18 @@ class Registry:
         if job.writer is None:
             return self.failed(number, error, now)
         self.jobs.enter(job, Stage.WRITING)
-        return [Reply(job.writer, error), *self.holds.settle(self.shelf.blocks[job.segment])]
+        return [Reply(job.writer, error), *self.holds.settle(self.blocks.table[job.segment])]
 
     def abort(self, nonce: Nonce, segment: str, now: float) -> list[Effect]:
         """Give up a block that its own writer did not seal."""
-        job = self.jobs.of_writer(self.shelf.blocks.get(segment))
+        job = self.jobs.of_writer(self.blocks.table.get(segment))
         if job is None or job.writer is None or job.writer.nonce != nonce:
             return []
-        return self.jobs.end(job) + self.jobs.pump(now)
+        return self.jobs.end(job) + self.jobs.start_queued(now)
 
     # ---- loads ---------------------------------------------------------------------------
 
-    def probed(self, number: int, found: Found, now: float) -> list[Effect]:
+    def probed(self, number: int, found: ProbedFacts, now: float) -> list[Effect]:
         """Take what a source holds; reserve room, or join what is there already."""
         job = self.jobs.table.get(number)
         if job is None or job.stage is not Stage.PROBING:
@@ -248,7 +244,7 @@ class Registry:
         effects += part_late(self.jobs, job, now) if found.linked else []
         if not job.waiters and not job.detached:
             return effects + self.jobs.end(job)
-        block, other = self.shelf.find(found.key), self.jobs.find(found.key)
+        block, other = self.blocks.find(found.key), self.jobs.find(found.key)
         if block is not None:
             block.outdated = False
             return effects + self.jobs.finish(job, block, now)
@@ -256,8 +252,8 @@ class Registry:
             return effects + self.jobs.merge(job, other, now)
         self.jobs.add_alias(job, found.key)
         job.spec, job.size, job.total = found.spec, found.size, found.rows
-        patience = max((w.patience for w in job.waiters.values()), default=1.0)
-        return effects + self.jobs.queue(job, patience, now)
+        timeout = max((w.timeout for w in job.waiters.values()), default=1.0)
+        return effects + self.jobs.queue(job, timeout, now)
 
     def progress(self, number: int, rows: int, now: float) -> list[Effect]:
         """Take note of `rows` more rows loaded."""
@@ -266,9 +262,9 @@ class Registry:
             return []
         self.jobs.advance(job, rows)
         pause = PROGRESS_EVERY * max(1.0, len(job.waiters) / 1000)
-        if now - job.told < pause and job.done < job.total:
+        if now - job.reported_at < pause and job.done < job.total:
             return []
-        job.told = now
+        job.reported_at = now
         return [Progress(to, job.done, job.total) for to, w in job.waiters.items() if w.progress]
 
     def filled(self, number: int, lost: int) -> list[Effect]:
@@ -277,7 +273,7 @@ class Registry:
         if job is None or job.segment is None or job.stage is not Stage.FILLING:
             return []
         self.jobs.enter(job, Stage.SEALING)
-        self.shelf.blocks[job.segment].lost = lost
+        self.blocks.table[job.segment].lost = lost
         return [Seal(job.number, job.segment)]
 
     def sealed(self, number: int, now: float) -> list[Effect]:
@@ -285,7 +281,7 @@ class Registry:
         job = self.jobs.table.get(number)
         if job is None or job.segment is None:
             return []
-        block = self.shelf.blocks[job.segment]
+        block = self.blocks.table[job.segment]
         block.state, block.job, block.used, block.mapped = State.SEALED, None, now, False
         effects = self.jobs.finish(job, block, now)
         if job.draft is not None:
@@ -294,24 +290,24 @@ class Registry:
         else:
             self.counters.loads += 1
         if not block.wanted:
-            effects += self.holds.rest(block, now)
-        return effects + self.jobs.pump(now)
+            effects += self.holds.retire(block, now)
+        return effects + self.jobs.start_queued(now)
 
     def failed(self, number: int, error: ArraydError, now: float) -> list[Effect]:
         """Take note that a job cannot be done: everyone who waits is told."""
         job = self.jobs.table.get(number)
         if job is None:
             return []
-        if isinstance(error, NoRoom) and job.stage in RESERVED and not job.refused:
-            return self.jobs.again(job, now)
+        if isinstance(error, NoRoom) and job.stage in RESERVED and not job.retried:
+            return self.jobs.retry(job, now)
         self.counters.failures += 1
-        return self.jobs.fail(job, error) + self.jobs.pump(now)
+        return self.jobs.fail(job, error) + self.jobs.start_queued(now)
 
     # ---- what the kernel says ------------------------------------------------------------
 
-    def tested(self, segment: str, mapped: bool, now: float) -> list[Effect]:
+    def inspected(self, segment: str, mapped: bool, now: float) -> list[Effect]:
         """Take the kernel's word on whether anybody maps a block."""
-        block = self.shelf.blocks.get(segment)
+        block = self.blocks.table.get(segment)
         if block is None or block.state not in (State.SEALED, State.WRITING):
             return []
         dropped = not mapped and self.jobs.queued() and self.holds.drop_stale(block, now)
@@ -319,45 +315,45 @@ class Registry:
             return self.jobs.search_again(now) if dropped and not block.holders else []
         block.mapped = mapped
         if mapped:
-            self.shelf.rouse(block)
-            return self.jobs.pump(now)
+            self.blocks.unmark_idle(block)
+            return self.jobs.start_queued(now)
         job = self.jobs.of_writer(block)
         if job is not None and job.stage is not Stage.WRITING:
             return []  # a request is under way, whose end decides
-        ending = self.holds.rest(block, now) if job is None else self.jobs.end(job, force=False)
-        return ending + self.jobs.pump(now)
+        ending = self.holds.retire(block, now) if job is None else self.jobs.end(job, force=False)
+        return ending + self.jobs.start_queued(now)
 
     def traced(self, segment: str, groups: Mapping[int, bool], now: float) -> list[Effect]:
         """Take the kernel's word on whether anybody of some process groups lives."""
-        block = self.shelf.blocks.get(segment)
+        block = self.blocks.table.get(segment)
         return [] if block is None else self.holds.traced(block, groups, now)
 
-    def refused(self, segment: str, now: float) -> list[Effect]:
+    def unlink_refused(self, segment: str, now: float) -> list[Effect]:
         """Take note that an unlink was refused: somebody maps the block, so it stays."""
-        block = self.shelf.blocks.get(segment)
-        if block is None or block.state is not State.LEAVING:
+        block = self.blocks.table.get(segment)
+        if block is None or block.state is not State.UNLINKED:
             return []
-        self.shelf.stay(block)
+        self.blocks.restore(block)
         block.mapped = True
         if block.draft is not None:
             self.jobs.resume(block, now)
         else:
-            self.shelf.index(block)
+            self.blocks.index(block)
         # Inspected, it is watched until its last mapper goes, and others must make room.
         return [Inspect(segment), *self.evictions.decided(block)]
 
-    def leaving(self, segment: str) -> list[Effect]:
+    def still_mapped(self, segment: str) -> list[Effect]:
         """Take note that an unlinked block is still mapped, so still charged."""
-        block = self.shelf.blocks.get(segment)
-        if block is None or block.state is not State.LEAVING:
+        block = self.blocks.table.get(segment)
+        if block is None or block.state is not State.UNLINKED:
             return []
         block.mapped = True
-        self.jobs.reconsider()
+        self.jobs.recheck_queue()
         return self.evictions.decided(block)
 
-    def lost(self, segment: str, now: float) -> list[Effect]:
+    def segment_removed(self, segment: str, now: float) -> list[Effect]:
         """Take note that somebody removed a block's file: nobody can attach to it any more."""
-        block = self.shelf.blocks.get(segment)
+        block = self.blocks.table.get(segment)
         if block is None or block.state not in (State.SEALED, State.WRITING):
             return []
         if block.job is not None:
@@ -366,16 +362,16 @@ class Registry:
 
     def freed(self, segment: str, now: float) -> list[Effect]:
         """Take note that the kernel has the pages of an unlinked block back."""
-        block = self.shelf.blocks.get(segment)
-        if block is None or block.state is not State.LEAVING:
+        block = self.blocks.table.get(segment)
+        if block is None or block.state is not State.UNLINKED:
             return []
-        self.shelf.remove(block)
-        return self.evictions.decided(block) + self.jobs.pump(now)
+        self.blocks.remove(block)
+        return self.evictions.decided(block) + self.jobs.start_queued(now)
 
     def adopt(self, block: Block, now: float) -> list[Effect]:
         """Take over a segment that an earlier run of the daemon left; before any request."""
-        self.shelf.add(block)
-        self.shelf.floor += block.size
+        self.blocks.add(block)
+        self.blocks.adopted_bytes += block.size
         self.counters.adopted += 1
         block.mapped = True
         return [*self.jobs.adopt(block, now), Inspect(block.segment)]
@@ -383,8 +379,8 @@ class Registry:
     # ---- time ----------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Effect]:
-        """Do what time demands: the patience of the queue, lends and pins."""
-        effects = self.holds.expire(now) + self.jobs.pump(now)
+        """Do what time demands: the timeout of the queue, lends and pins."""
+        effects = self.holds.expire(now) + self.jobs.start_queued(now)
         # While something may still make room nobody gives up: the next tick is due at once.
         return effects or self.jobs.give_up(now)
 
@@ -396,4 +392,4 @@ class Registry:
         """Let the writer of a block have it, once its segment is there."""
         if job.stage is not Stage.WRITING or job.writer is None or job.segment is None:
             return []
-        return [self.holds.grant(self.shelf.blocks[job.segment], job.writer, Waiter(), now)]
+        return [self.holds.grant(self.blocks.table[job.segment], job.writer, AwaitedItem(), now)]

@@ -70,13 +70,13 @@ def metadata(block: Block, job: Job | None = None) -> dict[str, Any]:
     draft = job.draft if job is not None else None
     return Metadata(
         spec=block.spec,
-        origin=block.source,
+        origin=block.identity,
         aliases=tuple(a for a in aliases if isinstance(a, bytes))[:_KEPT_ALIASES],
         name=draft.name if draft is not None else block.name,
         published=block.published,
         keep=block.keep,
         lost=block.lost,
-        linked=block.linked or (False if _may_refer(block.source) else None),
+        linked=block.linked or (False if _may_refer(block.identity) else None),
         extra=block.extra,
     ).to_wire()
 
@@ -127,7 +127,7 @@ def _block(meta: Metadata, found: Found, number: int, now: float) -> Block:
         number=number,
         spec=meta.spec,
         size=found.size,
-        source=meta.origin,
+        identity=meta.origin,
         state=State.SEALED if found.sealed else State.WRITING,
         since=now,
         used=now,
@@ -157,7 +157,7 @@ def _may_refer(origin: Origin) -> bool:
 
 def _check(block: Block, found: Found) -> None:
     """Raise ValueError where a block cannot be what its segment says."""
-    spec, origin = block.spec, block.source
+    spec, origin = block.spec, block.identity
     if len(spec.shape) > _MAX_DIMENSIONS:  # their product may take for ever
         raise ValueError(f"{len(spec.shape)} dimensions")
     dtype = from_descr(spec.descr, stand_in=True)

@@ -18,7 +18,7 @@ from arrayd.common.bytesize import format_bytes
 from arrayd.errors import ArraydError, NotSealed
 from arrayd.wire import layout
 from arrayd.wire.grant import Grant
-from arrayd_server.core import error_texts
+from arrayd_server.core import error_texts, invariants
 from arrayd_server.core.effects import (
     Cancel,
     Effect,
@@ -32,7 +32,7 @@ from arrayd_server.core.effects import (
     Trace,
     Unlink,
 )
-from arrayd_server.core.model import Asker, Block, Found, State, name_alias
+from arrayd_server.core.model import Asker, Block, ProbedFacts, State, name_alias
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import memory_limits
 from arrayd_server.kernel.close_watch import Watch
@@ -112,13 +112,13 @@ class Performer:
         finally:
             self._acting = False
         if self._check:
-            self._registry.check()
+            invariants.check(self._registry)
         self._set_alarm()
 
     def measure(self) -> None:
         """Tell the core what /dev/shm and the cgroup still give; before it may reserve."""
-        headroom, shelf = memory_limits.headroom(), self._registry.shelf
-        shelf.headroom, shelf.tightest = headroom.free, headroom.tightest
+        headroom, blocks = memory_limits.headroom(), self._registry.blocks
+        blocks.headroom, blocks.tightest = headroom.free, headroom.tightest
 
     def begin(self) -> float:
         """Return the time of an event that begins; while jobs wait for room, measure first.
@@ -136,7 +136,7 @@ class Performer:
         """
         for segment in list(self._watch.names):
             self._look(segment)
-        blocks = self._registry.shelf.blocks
+        blocks = self._registry.blocks.table
         if not self._unchecked and self._segments.disturbed():
             self._unchecked = list(blocks)
         for segment in self._unchecked[-_CHECKED:]:
@@ -145,7 +145,7 @@ class Performer:
 
     def _see_to_names(self, segment: str) -> None:
         """Link a segment back under the name that somebody removed."""
-        block = self._registry.shelf.blocks.get(segment)
+        block = self._registry.blocks.table.get(segment)
         if block is not None and block.state in (State.SEALED, State.WRITING):
             with contextlib.suppress(ArraydError):  # whoever asks for it is told
                 self._find(segment)
@@ -207,9 +207,9 @@ class Performer:
         """
         if segment in self._making or self._segments.republish(segment):
             return True
-        block = self._registry.shelf.blocks[segment]
-        log.warning("%s: somebody removed the segment %s", block.source, segment)
-        self.act(self._registry.lost(segment, self.begin()))
+        block = self._registry.blocks.table[segment]
+        log.warning("%s: somebody removed the segment %s", block.identity, segment)
+        self.act(self._registry.segment_removed(segment, self.begin()))
         return False
 
     def _look(self, segment: str) -> None:
@@ -219,7 +219,7 @@ class Performer:
             self._watch.discard(segment)
             self._close(segment, fd)
             return
-        block = self._registry.shelf.blocks.get(segment)
+        block = self._registry.blocks.table.get(segment)
         if block is None or self._segments.is_leaving(segment):
             return
         mapped = self._segments.mapped(segment)
@@ -227,7 +227,7 @@ class Performer:
             self._watch.add(segment)
         else:
             self._watch.discard(segment)
-        self.act(self._registry.tested(segment, mapped, self.begin()))
+        self.act(self._registry.inspected(segment, mapped, self.begin()))
 
     def _unlink(self, segment: str, *, force: bool) -> None:
         if segment in self._making:
@@ -236,10 +236,10 @@ class Performer:
         outcome, fd = self._segments.unlink(segment, force=force)
         if outcome is Outcome.REFUSED:
             self._watch.add(segment)
-            self.act(self._registry.refused(segment, self.begin()))
+            self.act(self._registry.unlink_refused(segment, self.begin()))
         elif outcome is Outcome.LEAVING:
             self._watch.add(segment)
-            self.act(self._registry.leaving(segment))
+            self.act(self._registry.still_mapped(segment))
         else:
             self._watch.discard(segment)
             self._close(segment, fd)
@@ -264,7 +264,7 @@ class Performer:
         self.loads.fill(job, self._segments.path(segment))
 
     def _make(self, job: int, segment: str) -> None:
-        nbytes = self._registry.shelf.blocks[segment].spec.nbytes
+        nbytes = self._registry.blocks.table[segment].spec.nbytes
         draft = self._draft(job, segment)
         self._making[segment] = False
 
@@ -280,11 +280,11 @@ class Performer:
         The metadata names what the job is to publish: a daemon that adopts the unsealed
         segment goes on with the job.
         """
-        block, task = self._registry.shelf.blocks[segment], self._registry.jobs.table[job]
+        block, task = self._registry.blocks.table[segment], self._registry.jobs.table[job]
         return segment, placed(block), metadata(block, task)
 
     def _seal(self, job: int, segment: str, deadline: float) -> None:
-        block = self._registry.shelf.blocks.get(segment)
+        block = self._registry.blocks.table.get(segment)
         if block is None or block.job != job:
             return  # cancelled or aborted in between
         why = "another process can still write to it"
@@ -302,16 +302,16 @@ class Performer:
             self._loop.call_later(_SEAL_EVERY, self._seal, job, segment, deadline)
         else:
             refusal = NotSealed(
-                f"{block.source}: {why}, {SEAL_PATIENCE:.0f} s after it was to be sealed. Let "
+                f"{block.identity}: {why}, {SEAL_PATIENCE:.0f} s after it was to be sealed. Let "
                 "every process drop its array first (del)."
             )
             self.act(self._registry.unsealable(job, refusal, self.begin()))
 
     def _on_sealed(self, job: int, block: Block) -> None:
-        log.info("sealed %s: %s, %s", block.segment, block.source, format_bytes(block.size))
+        log.info("sealed %s: %s, %s", block.segment, block.identity, format_bytes(block.size))
         draft = self._registry.jobs.table[job].draft
         name = None if draft is None else draft.name
-        older = None if name is None else self._registry.shelf.find(name_alias(name))
+        older = None if name is None else self._registry.blocks.find(name_alias(name))
         self.act(self._registry.sealed(job, self.begin()))
         if older is not None:  # it has lost its name, which must not come back with a restart
             with contextlib.suppress(OSError, ArraydError):
@@ -326,8 +326,8 @@ class Performer:
             return
         self.measure()
         task = self._registry.jobs.table[job]
-        size = planned(found.spec, task.source).size
-        facts = Found(found.key, found.spec, size, found.rows, found.linked)
+        size = planned(found.spec, task.identity).size
+        facts = ProbedFacts(found.key, found.spec, size, found.rows, found.linked)
         self.act(self._registry.probed(job, facts, self.begin()))
         if job not in self._registry.jobs.table:
             self.loads.cancel(job)  # another load, or a resident block, serves it
@@ -356,7 +356,7 @@ class Performer:
         heard = self._watch.heard()
         for segment in heard.closed:
             self._look(segment)
-        for segment in heard.gone.intersection(self._registry.shelf.blocks):
+        for segment in heard.gone.intersection(self._registry.blocks.table):
             self._see_to_names(segment)
 
     # ---- the loop ------------------------------------------------------------------------

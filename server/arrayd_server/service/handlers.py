@@ -21,7 +21,7 @@ from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import Request
 from arrayd_server import identity
 from arrayd_server.core.effects import Effect, Reply
-from arrayd_server.core.model import Asker, Block, Draft, Waiter, Wanted, name_alias
+from arrayd_server.core.model import Asker, AwaitedItem, Block, Draft, Wanted, name_alias
 from arrayd_server.identity import Origin
 from arrayd_server.segments.block_metadata import planned
 from arrayd_server.service import status_report
@@ -230,7 +230,7 @@ def _wanted(
     wanted = _meant(item)
     if isinstance(wanted, ArraydError) or not _crowded(daemon, to, detached=detached):
         return wanted
-    return wanted if wanted.served_by(daemon.registry.shelf.find)[0] else _refusal(daemon, to)
+    return wanted if wanted.served_by(daemon.registry.blocks.find)[0] else _refusal(daemon, to)
 
 
 def _meant(item: Mapping[str, Any]) -> Wanted | ArraydError:
@@ -246,13 +246,13 @@ def _meant(item: Mapping[str, Any]) -> Wanted | ArraydError:
     return Wanted(alias, asked, whole, edition=identity.edition(source, stat))
 
 
-def _waiter(request: Request, wanted: Wanted) -> Waiter:
+def _waiter(request: Request, wanted: Wanted) -> AwaitedItem:
     pin = request.fields["pin"] or 0.0
     wait = request.fields["wait"]
     # A name is waited for only if a timeout says so.
     patience = 0.0 if wanted.name is not None and wait is None else _patience(wait)
     pinned = float("inf") if pin < 0 else float(pin)
-    return Waiter(pin=pinned, patience=patience, progress=bool(request.fields["progress"]))
+    return AwaitedItem(pin=pinned, timeout=patience, progress=bool(request.fields["progress"]))
 
 
 def _patience(wait: float | None) -> float:
@@ -260,7 +260,7 @@ def _patience(wait: float | None) -> float:
 
 
 def _published(daemon: Daemon, name: str) -> Mapping[str, Any] | ArraydError:
-    block = daemon.registry.shelf.find(name_alias(name))
+    block = daemon.registry.blocks.find(name_alias(name))
     if block is None:
         return NoSuchBlock(f"No block is published as {name!r}.")
     spec = block.spec
@@ -277,7 +277,7 @@ def _published(daemon: Daemon, name: str) -> Mapping[str, Any] | ArraydError:
 def _matcher(source: Source) -> Callable[[Block], bool]:
     if source.name is not None:
         return lambda block: block.name == source.name
-    return lambda block: identity.matches(block.source, source)
+    return lambda block: identity.matches(block.identity, source)
 
 
 def _product(shape: Sequence[int]) -> int:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from arrayd.wire import protocol
-from arrayd_server.core.blocks import Shelf
+from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.model import Asker, Block, Job, Peer, State
 from arrayd_server.loading.loads import Question
 
@@ -29,7 +29,7 @@ def build(daemon: Daemon, now: float) -> dict[str, Any]:
     bare = [job for job in registry.jobs.table.values() if job.segment is None]
     loads = daemon.performer.loads
     asked = list(itertools.islice(loads.questions(), max(0, MAX_JOBS - len(bare))))
-    blocks = _chosen(registry.shelf)
+    blocks = _chosen(registry.blocks)
     return {
         "version": protocol.PACKAGE_VERSION,
         "pid": os.getpid(),
@@ -39,8 +39,8 @@ def build(daemon: Daemon, now: float) -> dict[str, Any]:
         "endpoint": daemon.config.endpoint,
         "scope": daemon.scope.id,
         "leases": daemon.segments.leases,
-        "budget": registry.shelf.budget,
-        **_sums(registry.shelf),
+        "budget": registry.blocks.budget,
+        **_sums(registry.blocks),
         "shm_used": (shm.f_blocks - shm.f_bfree) * shm.f_frsize,
         "shm_total": shm.f_blocks * shm.f_frsize,
         "garbage": daemon.wire.garbage,
@@ -50,7 +50,7 @@ def build(daemon: Daemon, now: float) -> dict[str, Any]:
             for session in registry.sessions.values()
         ],
         "blocks": [_block(daemon, block, now) for block in blocks],
-        "blocks_more": len(registry.shelf.blocks) - len(blocks),
+        "blocks_more": len(registry.blocks.table) - len(blocks),
         "jobs": [
             *(_job(daemon, job, now) for job in bare[:MAX_JOBS]),
             *(_question(daemon, to, question, now) for to, question in asked),
@@ -61,22 +61,22 @@ def build(daemon: Daemon, now: float) -> dict[str, Any]:
 
 def summary(daemon: Daemon) -> str:
     """Return one line for systemd's status."""
-    sums, registry = _sums(daemon.registry.shelf), daemon.registry
+    sums, registry = _sums(daemon.registry.blocks), daemon.registry
     return (
-        f"{len(registry.shelf.blocks)} blocks, {sums['charged'] >> 20} of "
-        f"{registry.shelf.budget >> 20} MiB, {len(registry.sessions)} sessions"
+        f"{len(registry.blocks.table)} blocks, {sums['charged'] >> 20} of "
+        f"{registry.blocks.budget >> 20} MiB, {len(registry.sessions)} sessions"
     )
 
 
-def _sums(shelf: Shelf) -> dict[str, int]:
-    idle = shelf.idle_bytes
-    return {"charged": shelf.charged, "idle": idle, "held": shelf.charged - idle}
+def _sums(blocks: BlockTable) -> dict[str, int]:
+    idle = blocks.idle_bytes
+    return {"charged": blocks.charged, "idle": idle, "held": blocks.charged - idle}
 
 
-def _chosen(shelf: Shelf) -> list[Block]:
+def _chosen(blocks: BlockTable) -> list[Block]:
     """Return the blocks to tell of, oldest first: idle ones only where there is room for them."""
-    used = (block for block in shelf.blocks.values() if block.segment not in shelf.idle)
-    idle = (shelf.blocks[segment] for segment in reversed(shelf.idle))
+    used = (block for block in blocks.table.values() if block.segment not in blocks.idle)
+    idle = (blocks.table[segment] for segment in reversed(blocks.idle))
     chosen: list[Block] = []
     room = float(MAX_TOLD)
     for block in itertools.chain(used, idle):
@@ -88,9 +88,9 @@ def _chosen(shelf: Shelf) -> list[Block]:
 
 
 def _block(daemon: Daemon, block: Block, now: float) -> dict[str, Any]:
-    shelf = daemon.registry.shelf
+    blocks = daemon.registry.blocks
     job = daemon.registry.jobs.table.get(block.job or 0)
-    source = block.source.source
+    source = block.identity.source
     return {
         "number": block.number,
         "segment": block.segment,
@@ -99,11 +99,11 @@ def _block(daemon: Daemon, block: Block, now: float) -> dict[str, Any]:
         "shape": block.spec.shape,
         "descr": block.spec.descr,
         "order": block.spec.order,
-        "state": _state(block, idle=block.segment in shelf.idle),
+        "state": _state(block, idle=block.segment in blocks.idle),
         "pinned": block.keep or block.pinned_until > now,
         "done": job.done if job else 0,
         "total": job.total if job else 0,
-        "source": str(block.source),
+        "source": str(block.identity),
         "path": source.path if source is not None else "",
         "name": block.name,
         "holders": [_person(daemon, n, now - h.since) for n, h in block.holders.items()],
@@ -127,7 +127,7 @@ def _state(block: Block, *, idle: bool) -> str:
 def _job(daemon: Daemon, job: Job, now: float) -> dict[str, Any]:
     return {
         "stage": str(job.stage.value),
-        "source": str(job.source),
+        "source": str(job.identity),
         "size": job.size,
         "waiters": _waiters(daemon, job, now),
         "age": now - job.since,

@@ -19,7 +19,7 @@ from arrayd.results.status_table import Status
 from arrayd.wire.dtypes import descr
 from arrayd.wire.grant import Spec
 from arrayd_server.core import model
-from arrayd_server.core.blocks import Shelf
+from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.model import State
 from arrayd_server.service import status_report
 
@@ -338,22 +338,22 @@ def test_more_blocks_than_are_told_of() -> None:
 
 def test_which_blocks_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those in use, then the idle ones used last; the oldest first, as always."""
-    shelf = Shelf("run", 1 << 30)
+    blocks = BlockTable("run", 1 << 30)
     for number in range(1, 7):
         added = model.Block(
             f"run-{number}", number, Spec((1,), "<f8", "C", 8), 9, "x", State.SEALED, 0.0, 0.0
         )
-        shelf.add(added)
+        blocks.add(added)
         if number not in (2, 5):
-            shelf.rest(added)
+            blocks.mark_idle(added)
 
     def told(most: int) -> list[int]:
         monkeypatch.setattr(status_report, "MAX_TOLD", most)
-        return [one.number for one in status_report._chosen(shelf)]
+        return [one.number for one in status_report._chosen(blocks)]
 
     assert told(6) == [1, 2, 3, 4, 5, 6]
     assert told(4) == [2, 4, 5, 6]
     assert told(1) == [2]
-    shelf.blocks["run-5"].holders |= {bytes([i]): model.Hold(1, 0.0) for i in range(8)}
+    blocks.table["run-5"].holders |= {bytes([i]): model.Hold(1, 0.0) for i in range(8)}
     assert told(4) == [2, 5, 6]
     assert told(2) == [2]

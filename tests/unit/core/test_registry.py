@@ -14,7 +14,7 @@ import pytest
 from arrayd.errors import BadFile, InUse, NoSuchBlock, NotOwner
 from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Cancel, Fill, Probe, Progress
-from arrayd_server.core.model import Asker, Draft, State, Waiter
+from arrayd_server.core.model import Asker, AwaitedItem, Draft, State
 from tests.support.core_files import SPEC, wanted, wanted_name
 from tests.support.core_script import MEDIUM, SMALL, World
 
@@ -32,7 +32,7 @@ def test_an_unknown_session_is_asked_to_say_hello(world: World) -> None:
     """Every request of a stranger that wants an answer gets the same one."""
     to, r, now = Asker(b"?", 1), world.registry, world.now
     for effects in (
-        r.get(to, wanted(SMALL), Waiter(), now),
+        r.get(to, wanted(SMALL), AwaitedItem(), now),
         r.redeem(to, "x", b"t", now),
         r.create(to, Draft(SPEC, 25, "put"), 1.0, now),
         r.seal(to, "x", now),
@@ -53,8 +53,9 @@ def test_what_a_stranger_tells_is_ignored(world: World) -> None:
 def test_events_of_unknown_segments_are_ignored(world: World) -> None:
     """The kernel's word on a segment that is not ours changes nothing."""
     r, now = world.registry, world.now
-    assert r.tested("x", True, now) == r.tested("x", False, now) == []
-    assert r.refused("x", now) == r.leaving("x") == r.lost("x", now) == r.freed("x", now) == []
+    assert r.inspected("x", True, now) == r.inspected("x", False, now) == []
+    assert r.unlink_refused("x", now) == r.still_mapped("x") == []
+    assert r.segment_removed("x", now) == r.freed("x", now) == []
 
 
 def test_a_session_belongs_to_its_process(world: World) -> None:
@@ -71,7 +72,7 @@ def test_hello_replaces_the_holds(world: World) -> None:
     answer = world.hello(b"a", 1, [kept.segment, "run-99"])
     assert list(answer["holds"]) == [kept.segment]
     assert answer["holds"][kept.segment] > kept.seq
-    assert set(world.registry.shelf.idle) == {left.segment}
+    assert set(world.registry.blocks.idle) == {left.segment}
 
 
 def test_numbers_go_on_after_a_restart(world: World) -> None:
@@ -160,7 +161,7 @@ def test_a_failed_load_tells_everyone(world: World) -> None:
     world.finish(1)
     world.finish(1, "fail")
     assert all(isinstance(world.answer(to), BadFile) for to in askers)
-    assert world.state("run-1") is State.LEAVING
+    assert world.state("run-1") is State.UNLINKED
     world.get(b"a", SMALL)
     assert list(world.work) == [2]
 
@@ -170,7 +171,7 @@ def test_progress_goes_to_all_who_want_it_ten_times_a_second(world: World) -> No
     world.get(b"c", SMALL)  # does not want it
     askers = [world.asker(nonce, SMALL) for nonce in (b"a", b"b")]
     for to in askers:
-        world.get_again(to, wanted(SMALL), Waiter(progress=True))
+        world.get_again(to, wanted(SMALL), AwaitedItem(progress=True))
     world.finish(1)
     told = []
     for rows in (1, 1, 1, 2):
@@ -186,7 +187,7 @@ def test_progress_to_thousands_comes_less_often(world: World) -> None:
     world.finish(1)
     for number in range(5000):  # with the first 5001: more than 0.5 s apart
         to = Asker(b"b", 1000 + number)
-        world.registry.get(to, wanted(SMALL), Waiter(progress=True), world.now)
+        world.registry.get(to, wanted(SMALL), AwaitedItem(progress=True), world.now)
     told = []
     for _ in range(3):
         told.append(len(world.registry.progress(1, 1, world.now)))
@@ -211,7 +212,7 @@ def test_a_load_without_waiters_is_cancelled(world: World) -> None:
     assert world.work
     world.cancel(two)
     assert Cancel(1) in world.seen
-    assert world.state("run-1") is State.LEAVING
+    assert world.state("run-1") is State.UNLINKED
 
 
 def test_late_word_of_a_cancelled_job_is_ignored(world: World) -> None:
@@ -227,7 +228,7 @@ def test_a_prefetch_goes_on_for_nobody(world: World) -> None:
     assert world.answer(to) == {"resident": False}
     world.cancel(world.get(b"b", SMALL))
     world.work_off()
-    assert list(world.registry.shelf.idle) == ["run-1"]
+    assert list(world.registry.blocks.idle) == ["run-1"]
     again = world.asker(b"a")
     world.do(world.registry.prefetch, again, wanted(SMALL), world.now)
     assert world.answer(again) == {"resident": True}
@@ -247,9 +248,9 @@ def test_a_block_with_no_holder_is_idle(world: World) -> None:
     """Two sessions hold it; it is idle when both have let go."""
     one, two = world.load(b"a", SMALL), world.load(b"b", SMALL)
     world.release(b"a", one)
-    assert not world.registry.shelf.idle
+    assert not world.registry.blocks.idle
     world.release(b"b", two)
-    assert list(world.registry.shelf.idle) == ["run-1"]
+    assert list(world.registry.blocks.idle) == ["run-1"]
 
 
 def test_a_repeated_request_renews_the_one_hold(world: World) -> None:
@@ -263,7 +264,7 @@ def test_a_repeated_request_renews_the_one_hold(world: World) -> None:
 
 def test_a_repeated_request_is_answered_once(world: World) -> None:
     """A request sent twice while it loads is one waiter."""
-    what, waiter = wanted(SMALL), Waiter()
+    what, waiter = wanted(SMALL), AwaitedItem()
     to = world.get_again(world.asker(b"a", what), what, waiter)
     world.get_again(to, what, waiter)
     world.work_off()
@@ -275,10 +276,10 @@ def test_an_unheld_but_mapped_block_stays(world: World) -> None:
     grant = world.load(b"a", SMALL)
     world.kernel.attach(grant.segment, "child")
     world.end(b"a")
-    assert not world.registry.shelf.idle
+    assert not world.registry.blocks.idle
     world.unmap(grant.segment, "child")
     world.read_closed()
-    assert list(world.registry.shelf.idle) == [grant.segment]
+    assert list(world.registry.blocks.idle) == [grant.segment]
 
 
 def test_a_reference_in_flight_keeps_its_block(world: World) -> None:
@@ -287,7 +288,7 @@ def test_a_reference_in_flight_keeps_its_block(world: World) -> None:
     world.naive.lend(b"a", grant.segment, b"t")
     world.do(world.registry.lend, b"a", grant.segment, b"t", world.now)
     world.end(b"a")
-    assert not world.registry.shelf.idle
+    assert not world.registry.blocks.idle
     to = world.asker(b"b")
     world.naive.arrive(grant.segment, b"t")
     world.do(world.registry.redeem, to, grant.segment, b"t", world.now)
@@ -315,7 +316,7 @@ def test_a_block_whose_file_was_removed_is_loaded_anew(world: World) -> None:
     world.kernel.named.clear()
     assert world.answer(world.get(b"b", SMALL)) == {"again": True}
     assert world.load(b"b", SMALL).segment != old.segment
-    assert world.state(old.segment) is State.LEAVING
+    assert world.state(old.segment) is State.UNLINKED
 
 
 # ---- evict ---------------------------------------------------------------------------------
@@ -329,7 +330,7 @@ def test_evict_frees_what_nobody_uses(world: World) -> None:
     assert world.answer(to) is None
     world.free_all()
     assert world.answer(to) == {"blocks": 2, "bytes": 65}
-    assert world.registry.shelf.charged == 0
+    assert world.registry.blocks.charged == 0
 
 
 def test_evict_of_nothing_is_an_error(world: World) -> None:
@@ -344,7 +345,7 @@ def test_evict_spares_all_if_one_is_used(world: World) -> None:
     error = world.answer(world.evict())
     assert isinstance(error, InUse)
     assert "f40 (held by 2 py)" in str(error)
-    assert list(world.registry.shelf.idle) == ["run-1"]
+    assert list(world.registry.blocks.idle) == ["run-1"]
 
 
 def test_evict_asks_the_kernel(world: World) -> None:

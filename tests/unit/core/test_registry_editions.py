@@ -31,7 +31,7 @@ def cached(world: World, what: Wanted, pin: float = 0.0) -> str:
 
 def idle(world: World) -> set[str]:
     """Return the blocks that are kept warm."""
-    return set(world.registry.shelf.idle)
+    return set(world.registry.blocks.idle)
 
 
 def free(world: World) -> None:
@@ -47,7 +47,7 @@ def test_older_states_go(world: World) -> None:
         latest = cached(world, edition(state))
     free(world)
     assert idle(world) == {other, latest}
-    assert set(world.registry.shelf.blocks) == {other, latest}
+    assert set(world.registry.blocks.table) == {other, latest}
 
 
 def test_other_members_stay(world: World) -> None:
@@ -61,10 +61,10 @@ def test_a_holder_keeps_an_older_state(world: World) -> None:
     """It goes with its last holder, without being kept warm."""
     grant = world.load(b"b", edition(1))
     latest = cached(world, edition(2))
-    assert world.registry.shelf.blocks[grant.segment].state is State.SEALED
+    assert world.registry.blocks.table[grant.segment].state is State.SEALED
     world.release(b"b", grant)
     free(world)
-    assert set(world.registry.shelf.blocks) == {latest}
+    assert set(world.registry.blocks.table) == {latest}
 
 
 def test_a_pin_keeps_an_older_state(world: World) -> None:
@@ -74,7 +74,7 @@ def test_a_pin_keeps_an_older_state(world: World) -> None:
     assert idle(world) == {pinned, latest}
     world.sleep(5.0)
     free(world)
-    assert set(world.registry.shelf.blocks) == {latest}
+    assert set(world.registry.blocks.table) == {latest}
 
 
 def test_a_state_that_comes_back(world: World) -> None:
@@ -99,4 +99,4 @@ def test_a_load_of_an_older_state(world: World) -> None:
     world.release(b"a", latest, unmaps=False)
     world.release(b"b", older, unmaps=False)
     free(world)
-    assert set(world.registry.shelf.blocks) == idle(world) == {latest.segment}
+    assert set(world.registry.blocks.table) == idle(world) == {latest.segment}

@@ -8,6 +8,7 @@ import pytest
 
 from arrayd.errors import NoRoom, NoSuchBlock
 from arrayd.wire.grant import Grant
+from arrayd_server.core import invariants
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.lends import LEND_SECONDS, MAX_LENDS
 from arrayd_server.core.model import State
@@ -50,7 +51,7 @@ def redeem(world: World, segment: str, token: bytes = b"t") -> object:
 
 def needs(world: World, size: int) -> object:
     """Let session ``b`` load a file; return the answer, once all is done that can be."""
-    to = world.get(b"b", File(f"needs{size}", size), patience=0.0)
+    to = world.get(b"b", File(f"needs{size}", size), timeout=0.0)
     for _ in range(3):
         world.work_off()
         world.free_all()
@@ -80,7 +81,7 @@ def test_others_of_the_job_may_have_it(world: World) -> None:
     assert world.state(segment) is State.SEALED
     world.kernel.groups.clear()
     world.sleep(LEND_SECONDS)
-    assert world.state(segment) is State.LEAVING
+    assert world.state(segment) is State.UNLINKED
 
 
 def test_a_message_that_nobody_reads(world: World) -> None:
@@ -89,10 +90,10 @@ def test_a_message_that_nobody_reads(world: World) -> None:
     world.end(b"a")
     world.sleep(LEND_SECONDS - 0.1)
     assert world.state(published) is State.SEALED
-    assert not world.registry.shelf.idle
+    assert not world.registry.blocks.idle
     world.sleep(0.1)
-    assert world.state(published) is State.LEAVING
-    assert list(world.registry.shelf.idle) == [loaded]
+    assert world.state(published) is State.UNLINKED
+    assert list(world.registry.blocks.idle) == [loaded]
     assert world.registry.wake_at() == math.inf
 
 
@@ -114,7 +115,7 @@ def test_of_many_references_the_latest_are_remembered(world: World) -> None:
         world.registry.lend(b"a", grant.segment, token, world.now)
     assert list(world.block(grant.segment).lends) == tokens[1:]
     assert {token for _, token in world.registry.sessions[b"a"].lends} == set(tokens[1:])
-    world.registry.check()
+    invariants.check(world.registry)
 
 
 # ---- when room is needed ---------------------------------------------------------------------

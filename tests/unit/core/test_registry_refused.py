@@ -21,9 +21,9 @@ def world() -> World:
     return World(capacity=100)
 
 
-def begun(world: World, patience: float = 1.0) -> Asker:
+def begun(world: World, timeout: float = 1.0) -> Asker:
     """Begin a load of 60 bytes, for which there is room until somebody else takes all."""
-    to = world.get(b"a", LARGE, patience)
+    to = world.get(b"a", LARGE, timeout)
     number = max(world.work)
     world.finish(number)
     assert isinstance(world.work[number], Fill)
@@ -42,7 +42,7 @@ def test_idle_blocks_go_for_it(world: World) -> None:
     assert not world.work
     assert world.answer(to) is None
     world.free()  # of the first try
-    assert world.state(idle) is State.LEAVING
+    assert world.state(idle) is State.UNLINKED
     world.free_all()
     world.work_off()
     grant = world.answer(to)
@@ -72,7 +72,7 @@ def test_half_a_load_is_forgotten(world: World) -> None:
 
 def test_without_room_it_waits_as_long_as_its_asker(world: World) -> None:
     """Then the answer is that of any load that finds no room."""
-    to = begun(world, patience=10.0)
+    to = begun(world, timeout=10.0)
     world.finish(1)
     world.finish(1)
     world.free_all()
@@ -87,7 +87,7 @@ def test_without_room_it_waits_as_long_as_its_asker(world: World) -> None:
 
 def test_room_that_comes_back_is_taken(world: World) -> None:
     """As soon as anything happens, for nobody tells of what other programs give back."""
-    to = begun(world, patience=10.0)
+    to = begun(world, timeout=10.0)
     world.finish(1)
     world.finish(1)
     world.free_all()
@@ -137,7 +137,7 @@ def test_who_leaves_takes_the_second_try_along(world: World, leave: str) -> None
     assert not world.work
     assert not world.registry.jobs.table
     world.free_all()
-    assert world.registry.shelf.charged == 0
+    assert world.registry.blocks.charged == 0
 
 
 @pytest.mark.parametrize(("error", "tried"), [(NoRoom("full"), True), (LoadError("x"), False)])

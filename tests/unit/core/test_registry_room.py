@@ -23,8 +23,8 @@ def world() -> World:
 
 def left(world: World, size: int, **how: object) -> Block:
     """Return a sealed block of an earlier run."""
-    number, now = world.registry.shelf.new_number(), world.now
-    fields = {"source": File(f"f{size}", size), "state": State.SEALED, **how}
+    number, now = world.registry.blocks.new_number(), world.now
+    fields = {"identity": File(f"f{size}", size), "state": State.SEALED, **how}
     return Block(f"old-{number}", number, SPEC, size, since=now, used=now, **fields)  # type: ignore[arg-type]
 
 
@@ -38,16 +38,16 @@ def test_the_least_recently_used_goes_first(world: World) -> None:
     world.get(b"a", File("w", 40))
     world.finish(4)
     assert [e.segment for e in world.seen if isinstance(e, Unlink)] == [used]
-    assert {old, new} == set(world.registry.shelf.idle)
+    assert {old, new} == set(world.registry.blocks.idle)
 
 
 def test_a_load_waits_for_the_pages(world: World) -> None:
     """An evicted block is charged until the kernel has its pages; then the load begins."""
     world.cache(LARGE)
-    world.get(b"a", File("x", 60), patience=0.0)
+    world.get(b"a", File("x", 60), timeout=0.0)
     world.finish(2)
     assert not world.work
-    assert world.registry.shelf.charged == 60
+    assert world.registry.blocks.charged == 60
     world.sleep(1000)
     assert world.free() == []
     assert isinstance(world.work[2], Fill)
@@ -60,7 +60,7 @@ def test_nothing_more_is_evicted_while_pages_are_coming(world: World) -> None:
     world.get(b"a", MEDIUM)
     world.finish(3)
     world.cancel(world.get(b"b", File("other", 10)))
-    assert list(world.registry.shelf.idle) == [kept]
+    assert list(world.registry.blocks.idle) == [kept]
 
 
 def test_room_on_its_way_is_promised_once(world: World) -> None:
@@ -82,8 +82,8 @@ def test_the_queue_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     """Where many wait for room already, one more is told at once; who finds room is not."""
     monkeypatch.setattr(jobs, "MAX_QUEUE", 2)
     world.load(b"b", File("held", 70))
-    waiting = [world.get(b"a", File(name, 60), patience=math.inf) for name in "xy"]
-    late, lucky = world.get(b"a", File("z", 60), patience=math.inf), world.get(b"a", SMALL)
+    waiting = [world.get(b"a", File(name, 60), timeout=math.inf) for name in "xy"]
+    late, lucky = world.get(b"a", File("z", 60), timeout=math.inf), world.get(b"a", SMALL)
     for number in (2, 3, 4, 5):
         world.finish(number)
     assert isinstance(world.answer(late), NoRoom)
@@ -95,7 +95,7 @@ def test_the_queue_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_pinned_block_is_not_evicted_for_room(world: World, pin: float) -> None:
     """Not before its time; then it is a cache like any other."""
     segment = world.cache(LARGE, pin)
-    to = world.get(b"a", File("x", 60), patience=10.0)
+    to = world.get(b"a", File("x", 60), timeout=10.0)
     world.finish(2)
     assert world.state(segment) is State.SEALED
     world.sleep(10.0)
@@ -107,52 +107,52 @@ def test_a_refused_eviction_finds_another_victim(world: World) -> None:
     """What a stranger mapped meanwhile stays, and the next idle block goes, at once."""
     mapped, free = world.cache(MEDIUM), world.cache(LARGE)
     world.kernel.attach(mapped, "stranger")
-    world.get(b"a", SMALL, patience=0.0)
+    world.get(b"a", SMALL, timeout=0.0)
     world.finish(3)
     assert world.state(mapped) is State.SEALED
     assert world.block(mapped).mapped
-    assert world.state(free) is State.LEAVING
+    assert world.state(free) is State.UNLINKED
     world.unmap(mapped, "stranger")
     world.read_closed()
-    assert list(world.registry.shelf.idle) == [mapped]
+    assert list(world.registry.blocks.idle) == [mapped]
 
 
 def test_a_victim_mapped_at_the_last_moment_is_made_up_for(world: World) -> None:
     """It stays charged as long as it is mapped, and another goes."""
     first, second = world.cache(MEDIUM), world.cache(LARGE)
     world.ambush = "after"
-    to = world.get(b"a", SMALL, patience=0.0)
+    to = world.get(b"a", SMALL, timeout=0.0)
     world.finish(3)
     assert world.block(first).mapped
     assert world.registry.wake_at() <= world.now
     world.tick()
-    assert world.state(second) is State.LEAVING
+    assert world.state(second) is State.UNLINKED
     world.free()
     world.work_off()
     assert isinstance(world.answer(to), Grant)
-    assert world.registry.shelf.charged == 40 + 25
+    assert world.registry.blocks.charged == 40 + 25
 
 
 # ---- no room -------------------------------------------------------------------------------
 
 
 def test_what_exceeds_the_budget_fails_at_once(world: World) -> None:
-    """No patience helps, nothing is evicted, and the error says what does."""
+    """No timeout helps, nothing is evicted, and the error says what does."""
     world.cache(SMALL)
-    to = world.get(b"a", HUGE, patience=60.0)
+    to = world.get(b"a", HUGE, timeout=60.0)
     world.finish(2)
     error = world.answer(to)
     assert isinstance(error, NoRoom)
     assert error.details == {"needed": 101, "budget": 100, "charged": 25}
     assert "f101 needs 101 B, more than the whole budget of 100 B" in str(error)
-    assert list(world.registry.shelf.idle) == ["run-1"]
+    assert list(world.registry.blocks.idle) == ["run-1"]
 
 
 def test_no_room_names_the_holders(world: World) -> None:
-    """With sizes, pids and programs, the largest first, when patience has ended."""
+    """With sizes, pids and programs, the largest first, when the timeout has ended."""
     world.load(b"a", SMALL)
     world.load(b"b", LARGE)
-    to = world.get(b"a", MEDIUM, patience=1.0)
+    to = world.get(b"a", MEDIUM, timeout=1.0)
     world.finish(3)
     world.sleep(0.9)
     assert world.answer(to) is None
@@ -171,7 +171,7 @@ def test_no_room_names_what_else_is_in_the_way(world: World) -> None:
     world.release(b"a", world.publish(b"a", "n", 20, keep=True))
     world.get(b"a", File("z", 20))
     world.finish(4)
-    to = world.get(b"a", LARGE, patience=0.0)
+    to = world.get(b"a", LARGE, timeout=0.0)
     world.finish(5)
     world.tick()
     text = str(world.answer(to))
@@ -188,8 +188,8 @@ def test_no_room_in_the_machine(world: World) -> None:
     """If /dev/shm or the cgroup is the limit, the error says which, and what to do."""
     for bound, remedy in ((bounds.SHM, "--shm-size=…"), (bounds.CGROUP, "MemoryMax=")):
         world = World(capacity=30)
-        world.registry.shelf.tightest = bound
-        to = world.get(b"a", MEDIUM, patience=0.0)
+        world.registry.blocks.tightest = bound
+        to = world.get(b"a", MEDIUM, timeout=0.0)
         world.finish(1)
         world.tick()
         assert f"f40 needs 40 B; {bound.words} gives 30 B" in str(world.answer(to))
@@ -201,18 +201,18 @@ def test_unfilled_bytes_are_not_given_twice() -> None:
     """What a load or a create has reserved but not yet got is no headroom for others."""
     world = World(capacity=70)
     world.create(b"a", 40)
-    to = world.get(b"b", MEDIUM, patience=0.0)
+    to = world.get(b"b", MEDIUM, timeout=0.0)
     world.finish(2)
     world.tick()
     assert isinstance(world.answer(to), NoRoom)
 
 
-def test_the_most_patient_waiter_counts(world: World) -> None:
-    """A waiter with more patience keeps the queued job alive, whenever it joins."""
+def test_the_longest_timeout_counts(world: World) -> None:
+    """A waiter with a longer timeout keeps the queued job alive, whenever it joins."""
     held = world.load(b"b", LARGE)
-    to = world.get(b"a", File("x", 60), patience=1.0)
+    to = world.get(b"a", File("x", 60), timeout=1.0)
     world.finish(2)
-    world.get(b"a", File("x", 60), patience=30.0)
+    world.get(b"a", File("x", 60), timeout=30.0)
     world.sleep(20.0)
     world.release(b"b", held)
     world.free_all()
@@ -227,7 +227,7 @@ def test_a_stale_hold_gives_way_to_a_load(world: World) -> None:
     """A hold of 5 s on a block that nobody maps is dropped when room is needed."""
     world.load(b"b", LARGE, maps=False)
     world.sleep(5.0)
-    to = world.get(b"a", File("x", 60), patience=0.0)
+    to = world.get(b"a", File("x", 60), timeout=0.0)
     world.finish(2)
     world.free_all()
     world.work_off()
@@ -241,7 +241,7 @@ def test_a_young_or_mapped_hold_does_not_give_way(world: World, age: float, maps
     """The reply may be on its way; and the kernel's word is above all."""
     world.load(b"b", LARGE, maps=maps)
     world.sleep(age)
-    to = world.get(b"a", File("x", 60), patience=0.0)
+    to = world.get(b"a", File("x", 60), timeout=0.0)
     world.finish(2)
     world.tick()
     assert isinstance(world.answer(to), NoRoom)
@@ -249,9 +249,9 @@ def test_a_young_or_mapped_hold_does_not_give_way(world: World, age: float, maps
 
 
 def test_a_hold_that_becomes_stale_while_a_job_waits_gives_way(world: World) -> None:
-    """Before it gives up, a patient job looks again."""
+    """Before it gives up, a job with a long timeout looks again."""
     world.load(b"b", LARGE, maps=False)
-    to = world.get(b"a", File("x", 60), patience=6.0)
+    to = world.get(b"a", File("x", 60), timeout=6.0)
     world.finish(2)
     world.sleep(6.0)
     world.free_all()
@@ -277,10 +277,10 @@ def test_an_idle_daemon_never_wakes(world: World) -> None:
     assert world.registry.wake_at() == math.inf
 
 
-def test_a_queued_job_wakes_when_its_patience_ends(world: World) -> None:
+def test_a_queued_job_wakes_when_its_timeout_ends(world: World) -> None:
     """Exactly then."""
     world.load(b"b", LARGE)
-    world.get(b"a", File("x", 60), patience=3.0)
+    world.get(b"a", File("x", 60), timeout=3.0)
     world.finish(2)
     assert world.registry.wake_at() == world.now + 3.0
 
@@ -292,7 +292,7 @@ def test_a_pinned_published_block_goes_when_the_pin_ends(world: World) -> None:
     world.end(b"a")
     assert world.registry.wake_at() == world.now + 7.0
     world.sleep(7.0)
-    assert world.state(grant.segment) is State.LEAVING
+    assert world.state(grant.segment) is State.UNLINKED
 
 
 def test_a_kept_block_stays(world: World) -> None:
@@ -303,7 +303,7 @@ def test_a_kept_block_stays(world: World) -> None:
     world.finish(2)
     world.sleep(1000)
     assert isinstance(world.answer(to), NoRoom)
-    assert list(world.registry.shelf.idle) == [grant.segment]
+    assert list(world.registry.blocks.idle) == [grant.segment]
 
 
 # ---- adoption ------------------------------------------------------------------------------
@@ -325,28 +325,28 @@ def test_adoption_may_exceed_the_budget(world: World) -> None:
     world.finish(1)
     world.sleep(1.0)
     assert isinstance(world.answer(to), NoRoom)
-    assert world.registry.shelf.charged == 161
+    assert world.registry.blocks.charged == 161
 
 
 def test_an_adopted_block_that_nobody_maps_is_idle(world: World) -> None:
     """A cache is kept; what cannot be loaded again goes, unless it is kept."""
     world.adopt(left(world, 25))
-    world.adopt(left(world, 25, source="put", published=True))
-    world.adopt(left(world, 25, source="put", published=True, keep=True))
-    assert list(world.registry.shelf.idle) == ["old-1", "old-3"]
-    assert world.state("old-2") is State.LEAVING
+    world.adopt(left(world, 25, identity="put", published=True))
+    world.adopt(left(world, 25, identity="put", published=True, keep=True))
+    assert list(world.registry.blocks.idle) == ["old-1", "old-3"]
+    assert world.state("old-2") is State.UNLINKED
 
 
 def test_an_adopted_name_is_found(world: World) -> None:
     """A published block is published after a restart too."""
-    block = left(world, 25, source="put", published=True, name="n", aliases=[name_alias("n")])
+    block = left(world, 25, identity="put", published=True, name="n", aliases=[name_alias("n")])
     world.adopt(block, mapped=True)
     assert world.answer(world.get(b"a", "n")).segment == block.segment
 
 
 def test_writing_goes_on_after_a_restart(world: World) -> None:
     """Whoever holds an unsealed block can seal it; its name is taken meanwhile."""
-    block = left(world, 25, source="put", published=True, name="n", state=State.WRITING)
+    block = left(world, 25, identity="put", published=True, name="n", state=State.WRITING)
     world.adopt(block, mapped=True)
     assert world.registry.jobs.name_taken("n")
     world.hello(b"a", 1, [block.segment])
@@ -358,5 +358,5 @@ def test_writing_goes_on_after_a_restart(world: World) -> None:
 
 def test_an_unsealed_block_that_nobody_maps_goes(world: World) -> None:
     """Its writer did not survive."""
-    world.adopt(left(world, 25, source="put", published=True, state=State.WRITING))
-    assert world.state("old-1") is State.LEAVING
+    world.adopt(left(world, 25, identity="put", published=True, state=State.WRITING))
+    assert world.state("old-1") is State.UNLINKED

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from arrayd.errors import NameTaken, NoSuchBlock, NotOwner
 from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Fill, Inspect, Make, Probe
-from arrayd_server.core.model import Asker, Draft, Peer, Waiter, Wanted
+from arrayd_server.core.model import Asker, AwaitedItem, Draft, Peer, Wanted
 from tests.support.core_files import File, wanted
 from tests.support.core_model import OTHERS, Shell, one
 from tests.support.core_strategies import (
@@ -40,7 +40,7 @@ class Walk(RuleBasedStateMachine):
         super().__init__()
         self.requests = 0
         self.told: dict[bytes, dict[str, int]] = {nonce: {} for nonce in PIDS}
-        self.past: list[tuple[Asker, Wanted | Draft, Waiter]] = []
+        self.past: list[tuple[Asker, Wanted | Draft, AwaitedItem]] = []
 
     @initialize(
         capacity=st.sampled_from([1000, 120, 70, 70]),
@@ -112,13 +112,13 @@ class Walk(RuleBasedStateMachine):
 
     # ---- requests ------------------------------------------------------------------------
 
-    @rule(nonce=sessions, what=wishes, patience=waits, pin=pins)
-    def get(self, nonce: bytes, what: Wanted, patience: float, pin: float) -> None:
+    @rule(nonce=sessions, what=wishes, timeout=waits, pin=pins)
+    def get(self, nonce: bytes, what: Wanted, timeout: float, pin: float) -> None:
         """Ask for an array."""
-        waiter = Waiter(pin=pin, patience=patience)
+        waiter = AwaitedItem(pin=pin, timeout=timeout)
         self._get(self._ask(nonce, what, pin), what, waiter)
 
-    def _get(self, to: Asker, what: Wanted, waiter: Waiter) -> None:
+    def _get(self, to: Asker, what: Wanted, waiter: AwaitedItem) -> None:
         resident, known = self.naive.resident(what), to.nonce in self.naive.sessions
         self.shell.do(self.registry.get, to, what, waiter, self.shell.now)
         self._read()
@@ -128,7 +128,7 @@ class Walk(RuleBasedStateMachine):
             assert first == {"hello": True}
         elif resident:
             assert isinstance(first, Grant) or first == {"again": True}
-        elif what.name is not None and waiter.patience == 0:
+        elif what.name is not None and waiter.timeout == 0:
             assert isinstance(first, NoSuchBlock)
         else:
             self.past.append((to, what, waiter))
@@ -141,7 +141,7 @@ class Walk(RuleBasedStateMachine):
         if to.nonce in self.naive.sessions and self.naive.sent[to] > 0:
             self.naive.ask(to, what, self.naive.pins[to])
             if isinstance(what, Draft):
-                self._create(to, what, waiter.patience)
+                self._create(to, what, waiter.timeout)
             else:
                 self._get(to, what, waiter)
 
@@ -188,7 +188,7 @@ class Walk(RuleBasedStateMachine):
         """Receive a reference, perhaps too late, perhaps twice."""
         flying = [segment for segment, _ in self.naive.lends]
         segment, to = one([*flying, *self.segments], pick), self._ask(nonce)
-        alive = segment in self.naive.sizes.keys() - self.naive.leaving
+        alive = segment in self.naive.sizes.keys() - self.naive.unlinked
         if nonce in self.naive.sessions and alive:
             self.naive.arrive(segment, token)
         [reply, *_] = self.shell.do(self.registry.redeem, to, segment, token, self.shell.now)
@@ -206,18 +206,18 @@ class Walk(RuleBasedStateMachine):
 
     # ---- blocks that clients write -------------------------------------------------------
 
-    @rule(nonce=sessions, draft=drafts, patience=waits)
-    def create(self, nonce: bytes, draft: Draft, patience: float) -> None:
+    @rule(nonce=sessions, draft=drafts, timeout=waits)
+    def create(self, nonce: bytes, draft: Draft, timeout: float) -> None:
         """Ask for a block to write."""
         draft = replace(draft)  # one of its own: the model tells drafts apart
-        self._create(self._ask(nonce, draft), draft, patience)
+        self._create(self._ask(nonce, draft), draft, timeout)
 
-    def _create(self, to: Asker, draft: Draft, patience: float) -> None:
-        self.shell.do(self.registry.create, to, draft, patience, self.shell.now)
+    def _create(self, to: Asker, draft: Draft, timeout: float) -> None:
+        self.shell.do(self.registry.create, to, draft, timeout, self.shell.now)
         self._read()
         taken = [r for r in self.shell.replies if isinstance(r.body, NameTaken)]
         assert not (taken and draft.replace)
-        self.past.append((to, draft, Waiter(patience=patience)))
+        self.past.append((to, draft, AwaitedItem(timeout=timeout)))
 
     @rule(nonce=sessions, draft=drafts)
     def put(self, nonce: bytes, draft: Draft) -> None:
@@ -241,7 +241,7 @@ class Walk(RuleBasedStateMachine):
     def abort(self, nonce: bytes, pick: int) -> None:
         """Give up a block; whoever seals it is not answered."""
         segment = one([*self.told[nonce], *self.segments], pick)
-        job = self.registry.jobs.of_writer(self.registry.shelf.blocks.get(segment))
+        job = self.registry.jobs.of_writer(self.registry.blocks.table.get(segment))
         if job is not None and job.writer is not None and job.writer.nonce == nonce:
             self.naive.excuse(job.writer.__eq__)
         self.shell.do(self.registry.abort, nonce, segment, self.shell.now)
@@ -345,8 +345,8 @@ class Walk(RuleBasedStateMachine):
     @rule(pick=picks)
     def removed(self, pick: int) -> None:
         """Let somebody remove a block's file, as a resource tracker or a logout does."""
-        if self.naive.final - self.naive.leaving:
-            segment = one(sorted(self.naive.final - self.naive.leaving), pick)
+        if self.naive.final - self.naive.unlinked:
+            segment = one(sorted(self.naive.final - self.naive.unlinked), pick)
             self.shell.kernel.named.discard(segment)
 
     @rule(pick=picks)
@@ -388,10 +388,10 @@ class Walk(RuleBasedStateMachine):
             self.shell.unmap(segment, who)
         self.shell.drain()
         assert not self.registry.jobs.table
-        assert set(self.registry.shelf.blocks) == set(self.registry.shelf.idle)
+        assert set(self.registry.blocks.table) == set(self.registry.blocks.idle)
         self.evict(b"a", 0, everything=True)
         self.shell.drain()
-        assert self.registry.shelf.charged == 0
+        assert self.registry.blocks.charged == 0
         assert not self.shell.kernel.named
         assert not self.shell.kernel.pages
 

@@ -78,7 +78,7 @@ def test_an_aborted_block_goes(world: World) -> None:
     world.do(world.registry.abort, b"b", segment, world.now)
     assert world.state(segment) is State.WRITING
     world.do(world.registry.abort, b"a", segment, world.now)
-    assert world.state(segment) is State.LEAVING
+    assert world.state(segment) is State.UNLINKED
 
 
 def test_a_dead_writers_block_goes(world: World) -> None:
@@ -87,7 +87,7 @@ def test_a_dead_writers_block_goes(world: World) -> None:
     to = world.asker(b"b")
     world.do(world.registry.redeem, to, segment, b"t", world.now)
     world.end(b"a")
-    assert world.state(segment) is State.LEAVING
+    assert world.state(segment) is State.UNLINKED
     assert world.registry.release(b"b", [(segment, 99)], world.now) == []
 
 
@@ -99,7 +99,7 @@ def test_a_cancelled_create_leaves_nothing(world: World) -> None:
             world.work_off()
         world.cancel(to)
         world.free_all()
-        assert not world.registry.shelf.blocks
+        assert not world.registry.blocks.table
 
 
 def test_a_published_block_goes_with_its_last_holder(world: World) -> None:
@@ -109,7 +109,7 @@ def test_a_published_block_goes_with_its_last_holder(world: World) -> None:
     world.end(b"a")
     assert world.state(grant.segment) is State.SEALED
     world.end(b"b")
-    assert world.state(grant.segment) is State.LEAVING
+    assert world.state(grant.segment) is State.UNLINKED
     assert not world.registry.jobs.name_taken("n")
 
 
@@ -128,7 +128,7 @@ def test_replace_leaves_the_old_block_to_its_holders(world: World) -> None:
     assert world.answer(world.get(b"b", "n")).segment == new.segment
     assert world.state(old.segment) is State.SEALED
     world.release(b"a", old)
-    assert world.state(old.segment) is State.LEAVING
+    assert world.state(old.segment) is State.UNLINKED
 
 
 def test_replace_frees_an_idle_kept_block(world: World) -> None:
@@ -136,14 +136,14 @@ def test_replace_frees_an_idle_kept_block(world: World) -> None:
     old = world.publish(b"a", "n", keep=True)
     world.release(b"a", old)
     world.publish(b"b", "n", replace=True)
-    assert world.state(old.segment) is State.LEAVING
+    assert world.state(old.segment) is State.UNLINKED
 
 
 def test_a_name_is_awaited(world: World) -> None:
-    """Who has patience waits for the name; who has none is told at once, even then."""
-    waits = world.get(b"b", "n", patience=9.0)
-    assert isinstance(world.answer(world.get(b"a", "n", patience=0.0)), NoSuchBlock)
-    also = world.get(b"a", "n", patience=1.0)
+    """Who gives a timeout waits for the name; who gives 0 gets the error at once, even then."""
+    waits = world.get(b"b", "n", timeout=9.0)
+    assert isinstance(world.answer(world.get(b"a", "n", timeout=0.0)), NoSuchBlock)
+    also = world.get(b"a", "n", timeout=1.0)
     grant = world.publish(b"a", "n")
     assert world.answer(waits).segment == world.answer(also).segment == grant.segment
 
@@ -182,10 +182,10 @@ def test_an_unfinished_block_that_nobody_maps_goes(world: World) -> None:
     first, second = (world.left(i, 25, sealed=False, published=True, keep=False) for i in (0, 1))
     world.adopt(first)
     world.adopt(second)
-    assert world.state(second.segment) is State.LEAVING
+    assert world.state(second.segment) is State.UNLINKED
     world.unmap(first.segment, "ambush")
     world.read_closed()
-    assert world.state(first.segment) is State.LEAVING
+    assert world.state(first.segment) is State.UNLINKED
     world.free_all()
     assert not world.registry.jobs.table
     assert not world.registry.jobs.name_taken(NAMES[0])
@@ -201,4 +201,4 @@ def test_a_stale_writer_makes_room(world: World) -> None:
     world.free_all()
     world.work_off()
     assert isinstance(world.answer(to), Grant)
-    assert segment not in world.registry.shelf.blocks
+    assert segment not in world.registry.blocks.table

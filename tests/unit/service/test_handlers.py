@@ -17,7 +17,7 @@ ME = b"me"
 MAX, SHARE = handlers.MAX_IN_FLIGHT, handlers.SHARE
 
 
-class Shelf:
+class NoBlocks:
     """One that has a block of `/there.npy` alone."""
 
     def find(self, alias: object) -> str | None:
@@ -32,7 +32,7 @@ def _source(path: str) -> Any:
 def _daemon(jobs: tuple[int, int], infos: tuple[int, int] = (0, 0)) -> Any:
     """Return a daemon with so much of one session, and of all, in flight."""
     counts = [SimpleNamespace(in_flight=lambda _, pair=pair: pair) for pair in (jobs, infos)]
-    registry = SimpleNamespace(shelf=Shelf(), jobs=counts[0])
+    registry = SimpleNamespace(blocks=NoBlocks(), jobs=counts[0])
     return SimpleNamespace(registry=registry, performer=SimpleNamespace(loads=counts[1]))
 
 
