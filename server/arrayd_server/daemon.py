@@ -20,7 +20,7 @@ from arrayd.wire import layout, protocol
 from arrayd.wire.grant import Grant
 from arrayd_server import systemd
 from arrayd_server.config import Config
-from arrayd_server.core.effects import Progress, Reply
+from arrayd_server.core.effects import Answer, Progress, Reply
 from arrayd_server.core.model import Asker, Peer, State
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import leases
@@ -30,7 +30,8 @@ from arrayd_server.segments.scope import Scope
 from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.service import status_report
 from arrayd_server.service.executor import Performer
-from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER
+from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION
+from arrayd_server.service.sessions import message
 from arrayd_server.transport import peers
 from arrayd_server.transport.server import PeerConnection, Server
 
@@ -132,33 +133,33 @@ class Daemon:
             return  # the client sees us die, and asks the next daemon
         try:
             failpoints.hit("daemon.request")
-            self._admit(request, peer)
+            self._check_user(peer)
+            refused = self.registry.admit(request.nonce, peer.pid)
+            if isinstance(refused, ArraydError):
+                raise refused
             if request.op == "hello":
                 self._hello(request, route, peer, now)
-            elif request.op in ("status", "stop") or request.nonce in self.registry.sessions:
+            elif refused is None or request.op in WITHOUT_SESSION:
                 self._routes[request.nonce] = route
                 self._handle(request, now)
             elif request.op not in WITHOUT_ANSWER:
-                self.wire.send(route, request.id, hello=True)
+                self._send(route, request.id, 0, refused)
         except ArraydError as error:
-            self.wire.send_error(route, request.id, error)
+            self._send(route, request.id, 0, error)
         except Exception:
             log.exception("request %s from pid %d: a bug in arrayd", request.op, peer.pid)
             bug = DaemonError(f"The daemon failed at {request.op}: a bug in arrayd; see its log.")
-            self.wire.send_error(route, request.id, bug)
+            self._send(route, request.id, 0, bug)
         if request.nonce not in self.registry.sessions:
             self._routes.pop(request.nonce, None)
 
-    def _admit(self, request: protocol.Request, peer: peers.Address) -> None:
-        """Refuse other users, and a session's nonce in another process's mouth."""
+    def _check_user(self, peer: peers.Address) -> None:
+        """Refuse other users."""
         if peer.uid != os.geteuid():
             raise AccessDenied(
                 f"This daemon serves user {os.geteuid()} only, and you are user {peer.uid}. "
                 "Start one of your own: unset ARRAYD_ENDPOINT, or ARRAYD_ENDPOINT=private."
             )
-        session = self.registry.sessions.get(request.nonce)
-        if session is not None and peer.pid not in (0, session.peer.pid):
-            raise AccessDenied(f"This session is process {session.peer.pid}'s, not {peer.pid}'s.")
 
     def _hello(
         self,
@@ -195,21 +196,17 @@ class Daemon:
         if isinstance(effect, Progress):
             self.wire.send(route, to.request, to.index, progress=[effect.done, effect.total])
             return
-        body = effect.body
-        if isinstance(body, Grant):
+        granted = isinstance(effect.body, Grant)
+        if granted:
             failpoints.hit("daemon.granting")
-            self.wire.send(route, to.request, to.index, ok=body.to_wire())
+        self._send(route, to.request, to.index, effect.body)
+        if granted:
             failpoints.hit("daemon.granted")
-        elif isinstance(body, ArraydError):
-            self.wire.send_error(route, to.request, body, to.index)
-        elif "again" in body:
-            self.wire.send(route, to.request, to.index, again=True)
-        elif "holds" in body:
-            self.wire.send(route, to.request, to.index, ok={**self._welcome(), **body})
-        else:
-            self.wire.send(route, to.request, to.index, ok=body)
 
-    def _welcome(self) -> dict[str, object]:
+    def _send(self, route: PeerConnection, number: int, index: int, answer: Answer) -> None:
+        self.wire.send(route, number, index, **message(answer, self._about_us()))
+
+    def _about_us(self) -> dict[str, object]:
         return {
             "pid": os.getpid(),
             "version": protocol.PACKAGE_VERSION,

@@ -11,10 +11,11 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
-from arrayd.errors import BadFile, NoRoom, NotSealed
+from arrayd.errors import AccessDenied, BadFile, NoRoom, NotSealed
 from arrayd.wire.grant import Grant
 from arrayd_server.core import invariants
 from arrayd_server.core.effects import (
+    AskAgain,
     Cancel,
     Effect,
     Fill,
@@ -26,7 +27,7 @@ from arrayd_server.core.effects import (
     Trace,
     Unlink,
 )
-from arrayd_server.core.model import Block, Edition, ProbedFacts, State, name_alias
+from arrayd_server.core.model import Asker, Block, Edition, Peer, ProbedFacts, State, name_alias
 from arrayd_server.core.registry import Registry
 from tests.support.core_files import NAMES, ROWS, SPEC, File, wanted
 from tests.support.core_naive import Naive
@@ -124,7 +125,19 @@ class Shell:
 
     def _feed(self, event: Callable[P, list[Effect]], *args: P.args, **kwargs: P.kwargs) -> None:
         self.registry.blocks.headroom = self.kernel.free
-        self._todo.extend(event(*args, **kwargs))
+        refused = self._refusal(*args)
+        self._todo.extend(event(*args, **kwargs) if refused is None else [refused])
+
+    def _refusal(self, *args: object) -> Reply | None:
+        """Return the answer to a request (to whom, perhaps who that is) that is not let in."""
+        match args:
+            case (Asker() as to, Peer(pid=pid), *_):
+                refused = self.registry.admit(to.nonce, pid)
+                return Reply(to, refused) if isinstance(refused, AccessDenied) else None
+            case (Asker() as to, *_):
+                refused = self.registry.admit(to.nonce, self.naive.sessions.get(to.nonce, 0))
+                return None if refused is None else Reply(to, refused)
+        return None
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -149,7 +162,7 @@ class Shell:
         body = reply.body
         if isinstance(body, Grant) and body.sealed and body.segment not in self.kernel.named:
             self._feed(self.registry.segment_removed, body.segment, self.now)
-            reply = Reply(reply.to, {"again": True})
+            reply = Reply(reply.to, AskAgain())
         self.naive.replied(reply)
         self.replies.append(reply)
 

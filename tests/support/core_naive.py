@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from arrayd.errors import InUse, NoRoom
 from arrayd.wire.grant import Grant
-from arrayd_server.core.effects import Fill, Make, Probe, Reply, Seal
+from arrayd_server.core.effects import Fill, Make, Probe, Reply, Result, Seal, Welcome
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.lends import LEND_SECONDS
 from arrayd_server.core.model import (
@@ -169,7 +169,7 @@ class Naive:
     def replied(self, reply: Reply) -> None:
         """Note an answer: it is wanted, and a grant gives what was asked for."""
         to, body = reply.to, reply.body
-        if self.sent[to] == 0 and isinstance(body, InUse | dict):
+        if self.sent[to] == 0 and isinstance(body, InUse | Result):
             return  # an eviction goes on when its asker has left
         assert self.sent[to] > 0, "an answer that nobody waits for"
         self.sent[to] -= 1
@@ -178,9 +178,9 @@ class Naive:
             self._granted(to, body)
         elif isinstance(body, NoRoom) and "budget" in body.details:  # the core's own
             self._no_room(body.details["needed"])
-        elif not isinstance(body, Exception) and "holds" in body:
+        elif isinstance(body, Welcome):
             self.holds = {k: v for k, v in self.holds.items() if k[0] != to.nonce}
-            for segment, seq in body["holds"].items():
+            for segment, seq in body.holds.items():
                 self._hold(to.nonce, segment, seq)
 
     def _hold(self, nonce: bytes, segment: str, seq: int) -> None:

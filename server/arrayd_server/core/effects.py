@@ -12,11 +12,38 @@ from arrayd_server.core.model import Asker
 
 
 @dataclass(frozen=True, slots=True)
+class Welcome:
+    """The session is open, and holds these segments: each with the number of its grant."""
+
+    holds: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class IntroduceYourself:
+    """The session is unknown: it must say hello, then repeat its request."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskAgain:
+    """What was to be granted has just vanished: the request must be repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a request that grants nothing has come to, as the client gets it."""
+
+    fields: Mapping[str, Any]
+
+
+Answer = Grant | ArraydError | Welcome | IntroduceYourself | AskAgain | Result
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """Answer one item of a request."""
 
     to: Asker
-    body: Grant | ArraydError | Mapping[str, Any]
+    body: Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +122,3 @@ class Unlink:
 
 
 Effect = Reply | Progress | Probe | Fill | Make | Seal | Cancel | Inspect | Trace | Unlink
-
-
-def stranger(to: Asker) -> Effect:
-    """Ask an unknown session to introduce itself and to repeat its request."""
-    return Reply(to, {"hello": True})

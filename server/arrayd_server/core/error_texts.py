@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import (
+    AccessDenied,
     ArraydError,
     InUse,
     LoadError,
@@ -57,9 +58,9 @@ def sealing(segment: str) -> NotSealed:
     return NotSealed(f"{segment} is being sealed already; wait for that request.")
 
 
-def not_your_session(session: Session) -> NotOwner:
+def not_your_session(session: Session, pid: int) -> AccessDenied:
     """Explain that a session has one process."""
-    return NotOwner(f"This session is process {session.peer.pid}'s.")
+    return AccessDenied(f"This session is process {session.peer.pid}'s, not {pid}'s.")
 
 
 def removed(block: Block) -> ArraydError:

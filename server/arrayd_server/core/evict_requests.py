@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from arrayd_server.core import error_texts
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.effects import Effect, Reply
+from arrayd_server.core.effects import Effect, Reply, Result
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.model import Asker, Block, State
 
@@ -61,4 +61,4 @@ class Evictions:
             return []
         if eviction.busy:
             return [Reply(eviction.to, error_texts.in_use(eviction.busy, self._holds.sessions))]
-        return [Reply(eviction.to, {"blocks": eviction.blocks, "bytes": eviction.bytes})]
+        return [Reply(eviction.to, Result({"blocks": eviction.blocks, "bytes": eviction.bytes}))]

@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import cast
 
+from arrayd.errors import ArraydError
 from arrayd.wire.grant import Grant
-from arrayd_server.core import lends
+from arrayd_server.core import error_texts, lends
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.effects import Effect, Inspect, Reply, Unlink
+from arrayd_server.core.effects import Effect, Inspect, IntroduceYourself, Reply, Unlink, Welcome
 from arrayd_server.core.model import (
     Asker,
     AwaitedItem,
@@ -38,6 +39,13 @@ class Holds:
         self._expiry_heap: list[tuple[float, str]] = []  # when, and of which block
         self._expiry_of: dict[str, float] = {}  # the one that counts, where a block has several
 
+    def admit(self, nonce: Nonce, pid: int) -> IntroduceYourself | ArraydError | None:
+        """Return why a session's request from the process `pid` goes no further; None: it does."""
+        session = self.sessions.get(nonce)
+        if session is None:
+            return IntroduceYourself()
+        return None if session.peer.pid == pid else error_texts.not_your_session(session, pid)
+
     def holdable(self, segment: str) -> bool:
         """Say whether a block of this name can be held: sealed, or being written."""
         block = self._blocks.table.get(segment)
@@ -56,9 +64,9 @@ class Holds:
         return session.seq
 
     def restate(
-        self, session: Session, holds: Iterable[str], latest: int, now: float
-    ) -> tuple[dict[str, int], list[Effect]]:
-        """Take what a session says it holds for what it holds; return the numbers of these.
+        self, session: Session, to: Asker, holds: Iterable[str], latest: int, now: float
+    ) -> list[Effect]:
+        """Take what a session says it holds for what it holds; tell it the numbers of these.
 
         They go on from `latest`, the highest number that it knows, be it of an earlier run
         of the daemon: what it still has to say of grants of then ends none of now (rule 7).
@@ -68,7 +76,8 @@ class Holds:
         effects: list[Effect] = []
         for segment in sorted(session.holds.keys() - stated):
             effects += self.drop(session, segment, now)
-        return {s: self.hold(session, self._blocks.table[s], now) for s in sorted(stated)}, effects
+        seqs = {s: self.hold(session, self._blocks.table[s], now) for s in sorted(stated)}
+        return [Reply(to, Welcome(seqs)), *effects]
 
     def grant(self, block: Block, to: Asker, waiter: AwaitedItem, now: float) -> Effect:
         """Decide a hold and tell its session."""

@@ -15,7 +15,7 @@ come back as further events. The rules, asserted by `invariants.check`:
 6. Segment names are never used twice.
 7. Repeating a request changes nothing: one hold per session and block, numbered grants,
    and a release that names an older grant than the latest is ignored, be it of another run.
-8. An unknown session, block or hold is an answer, never an assertion.
+8. An unknown session (see `admit`), block or hold is an answer, never an assertion.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from arrayd.errors import ArraydError, NoRoom
 from arrayd_server.core import error_texts
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.effects import Effect, Inspect, Probe, Progress, Reply, Seal, stranger
+from arrayd_server.core.effects import Answer, Effect, Inspect, Probe, Progress, Reply, Result, Seal
 from arrayd_server.core.evict_requests import Evictions
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import PROGRESS_EVERY, RESERVED, Jobs
@@ -72,17 +72,19 @@ class Registry:
 
     # ---- sessions ------------------------------------------------------------------------
 
+    def admit(self, nonce: Nonce, pid: int) -> Answer | None:
+        """Return why a request from the process `pid` goes no further; None: any event may come.
+
+        To be asked before each request. An unknown session may say hello, and nothing else.
+        """
+        return self.holds.admit(nonce, pid)
+
     def hello(
         self, to: Asker, peer: Peer, holds: Iterable[str], latest: int, now: float
     ) -> list[Effect]:
         """Open a session, or take its restated holds in place of those known."""
-        session = self.sessions.get(to.nonce)
-        if session is not None and session.peer.pid != peer.pid:
-            return [Reply(to, error_texts.not_your_session(session))]
-        if session is None:
-            session = self.sessions[to.nonce] = Session(to.nonce, peer, now)
-        seqs, effects = self.holds.restate(session, holds, latest, now)
-        return [Reply(to, {"holds": seqs}), *effects]
+        session = self.sessions.setdefault(to.nonce, Session(to.nonce, peer, now))
+        return self.holds.restate(session, to, holds, latest, now)
 
     def ended(self, nonce: Nonce, now: float) -> list[Effect]:
         """Close a session: it said goodbye, or its process died."""
@@ -100,8 +102,6 @@ class Registry:
 
     def get(self, to: Asker, wanted: Wanted, waiter: AwaitedItem, now: float) -> list[Effect]:
         """Grant a source now, or join or begin its load."""
-        if to.nonce not in self.sessions:
-            return [stranger(to)]
         self.counters.requests += 1
         block, waiter.whole_source = wanted.served_by(self.blocks.find)
         if block is not None:
@@ -126,10 +126,10 @@ class Registry:
     def prefetch(self, to: Asker, wanted: Wanted, now: float) -> list[Effect]:
         """Begin a load that nobody waits for; an answer comes at once."""
         if wanted.served_by(self.blocks.find)[0] is not None:
-            return [Reply(to, {"resident": True})]
+            return [Reply(to, Result({"resident": True}))]
         if wanted.name is not None:
             return [Reply(to, error_texts.no_such_name(wanted.name))]
-        effects: list[Effect] = [Reply(to, {"resident": False})]
+        effects: list[Effect] = [Reply(to, Result({"resident": False}))]
         job, _ = wanted.served_by(self.jobs.find)
         if job is None:
             job = self.jobs.new(Stage.PROBING, wanted.identity, now, [wanted.alias])
@@ -163,8 +163,6 @@ class Registry:
 
     def redeem(self, to: Asker, segment: str, token: bytes, now: float) -> list[Effect]:
         """Turn a reference into a hold of the session that received it."""
-        if to.nonce not in self.sessions:
-            return [stranger(to)]
         if not self.holds.holdable(segment):
             return [Reply(to, error_texts.no_block(segment))]
         block = self.blocks.table[segment]
@@ -179,8 +177,6 @@ class Registry:
 
     def create(self, to: Asker, draft: Draft, timeout: float, now: float) -> list[Effect]:
         """Make a block for a client to write."""
-        if to.nonce not in self.sessions:
-            return [stranger(to)]
         begun = next((job for job in self.jobs.of_session(to.nonce) if job.writer == to), None)
         if begun is not None:
             return self._writable(begun, now)  # repeated
@@ -200,8 +196,6 @@ class Registry:
 
     def seal(self, to: Asker, segment: str, now: float) -> list[Effect]:
         """Begin to make a client's block final."""
-        if to.nonce not in self.sessions:
-            return [stranger(to)]
         block = self.blocks.table.get(segment)
         if block is None or to.nonce not in block.holders:
             return [Reply(to, error_texts.no_block(segment))]

@@ -20,6 +20,7 @@ from arrayd.wire import layout
 from arrayd.wire.grant import Grant
 from arrayd_server.core import error_texts, invariants
 from arrayd_server.core.effects import (
+    AskAgain,
     Cancel,
     Effect,
     Fill,
@@ -193,7 +194,7 @@ class Performer:
         if isinstance(body, Grant):
             try:
                 if not self._find(body.segment):
-                    reply = Reply(reply.to, {"again": True})
+                    reply = Reply(reply.to, AskAgain())
             except ArraydError as error:  # it is there, but its name cannot be
                 ends = [(body.segment, body.seq)]
                 self.act(self._registry.release(reply.to.nonce, ends, self.begin()))

@@ -20,7 +20,7 @@ from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import Request
 from arrayd_server import identity
-from arrayd_server.core.effects import Effect, Reply
+from arrayd_server.core.effects import Effect, Reply, Result
 from arrayd_server.core.model import Asker, AwaitedItem, Block, Draft, Wanted, name_alias
 from arrayd_server.identity import Origin
 from arrayd_server.segments.block_metadata import planned
@@ -79,7 +79,12 @@ def info(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa:
     if _crowded(daemon, to):
         return [Reply(to, _refusal(daemon, to))]
     asked = identity.of_source(source, request.fields["stat"])
-    daemon.performer.loads.info(to, asked, lambda found: daemon.performer.act([Reply(to, found)]))
+
+    def answer(found: Mapping[str, Any] | ArraydError) -> None:
+        body = found if isinstance(found, ArraydError) else Result(found)
+        daemon.performer.act([Reply(to, body)])
+
+    daemon.performer.loads.info(to, asked, answer)
     return []
 
 
@@ -165,13 +170,13 @@ def bye(daemon: Daemon, request: Request, now: float) -> list[Effect]:
 def status(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     """Tell everything there is to know."""
     failpoints.hit("daemon.status")
-    return [Reply(Asker(request.nonce, request.id), status_report.build(daemon, now))]
+    return [Reply(Asker(request.nonce, request.id), Result(status_report.build(daemon, now)))]
 
 
 def stop(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
     """Stop as on SIGTERM."""
     daemon.stop(signal.SIGTERM)
-    return [Reply(Asker(request.nonce, request.id), {"pid": os.getpid()})]
+    return [Reply(Asker(request.nonce, request.id), Result({"pid": os.getpid()}))]
 
 
 HANDLERS: dict[str, Callable[[Daemon, Request, float], list[Effect]]] = {
@@ -192,6 +197,8 @@ HANDLERS: dict[str, Callable[[Daemon, Request, float], list[Effect]]] = {
 }
 
 WITHOUT_ANSWER = frozenset({"cancel", "release", "lend", "abort", "bye"})
+
+WITHOUT_SESSION = frozenset({"status", "stop"})
 
 
 def _source(wire: Mapping[str, Any]) -> Source | ArraydError:
@@ -259,19 +266,21 @@ def _patience(wait: float | None) -> float:
     return ROOM_PATIENCE if wait is None else max(0.0, float(wait))
 
 
-def _published(daemon: Daemon, name: str) -> Mapping[str, Any] | ArraydError:
+def _published(daemon: Daemon, name: str) -> Result | ArraydError:
     block = daemon.registry.blocks.find(name_alias(name))
     if block is None:
         return NoSuchBlock(f"No block is published as {name!r}.")
     spec = block.spec
-    return {
-        "members": [],
-        "bytes": spec.nbytes,
-        "format": "published",
-        "shape": spec.shape,
-        "descr": spec.descr,
-        "order": spec.order,
-    }
+    return Result(
+        {
+            "members": [],
+            "bytes": spec.nbytes,
+            "format": "published",
+            "shape": spec.shape,
+            "descr": spec.descr,
+            "order": spec.order,
+        }
+    )
 
 
 def _matcher(source: Source) -> Callable[[Block], bool]:

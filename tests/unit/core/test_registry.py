@@ -11,9 +11,17 @@ from dataclasses import replace
 
 import pytest
 
-from arrayd.errors import BadFile, InUse, NoSuchBlock, NotOwner
+from arrayd.errors import AccessDenied, BadFile, InUse, NoSuchBlock
 from arrayd.wire.grant import Grant
-from arrayd_server.core.effects import Cancel, Fill, Probe, Progress
+from arrayd_server.core.effects import (
+    AskAgain,
+    Cancel,
+    Fill,
+    IntroduceYourself,
+    Probe,
+    Progress,
+    Result,
+)
 from arrayd_server.core.model import Asker, AwaitedItem, Draft, State
 from tests.support.core_files import SPEC, wanted, wanted_name
 from tests.support.core_script import MEDIUM, SMALL, World
@@ -29,15 +37,17 @@ def world() -> World:
 
 
 def test_an_unknown_session_is_asked_to_say_hello(world: World) -> None:
-    """Every request of a stranger that wants an answer gets the same one."""
+    """Every request of a stranger gets the same answer, and changes nothing."""
     to, r, now = Asker(b"?", 1), world.registry, world.now
-    for effects in (
-        r.get(to, wanted(SMALL), AwaitedItem(), now),
-        r.redeem(to, "x", b"t", now),
-        r.create(to, Draft(SPEC, 25, "put"), 1.0, now),
-        r.seal(to, "x", now),
+    for replies in (
+        world.do(r.get, world.naive.ask(to), wanted(SMALL), AwaitedItem(), now),
+        world.do(r.redeem, world.naive.ask(to), "x", b"t", now),
+        world.do(r.create, world.naive.ask(to), Draft(SPEC, 25, "put"), 1.0, now),
+        world.do(r.seal, world.naive.ask(to), "x", now),
     ):
-        assert [effect.body for effect in effects] == [{"hello": True}]  # type: ignore[union-attr]
+        assert [reply.body for reply in replies] == [IntroduceYourself()]
+    assert r.admit(b"?", 1) == IntroduceYourself()
+    assert r.admit(b"a", 1) is None
 
 
 def test_what_a_stranger_tells_is_ignored(world: World) -> None:
@@ -61,7 +71,8 @@ def test_events_of_unknown_segments_are_ignored(world: World) -> None:
 def test_a_session_belongs_to_its_process(world: World) -> None:
     """A hello from another pid is refused and changes no hold."""
     grant = world.load(b"a", SMALL)
-    assert isinstance(world.hello(b"a", 3), NotOwner)
+    assert isinstance(world.hello(b"a", 3), AccessDenied)
+    assert "process 1's, not 0's" in str(world.registry.admit(b"a", 0))  # of a PID namespace
     assert set(world.registry.sessions[b"a"].holds) == {grant.segment}
 
 
@@ -70,8 +81,8 @@ def test_hello_replaces_the_holds(world: World) -> None:
     kept, left = world.load(b"a", SMALL), world.load(b"a", MEDIUM)
     world.unmap(left.segment, b"a")
     answer = world.hello(b"a", 1, [kept.segment, "run-99"])
-    assert list(answer["holds"]) == [kept.segment]
-    assert answer["holds"][kept.segment] > kept.seq
+    assert list(answer.holds) == [kept.segment]
+    assert answer.holds[kept.segment] > kept.seq
     assert set(world.registry.blocks.idle) == {left.segment}
 
 
@@ -81,7 +92,7 @@ def test_numbers_go_on_after_a_restart(world: World) -> None:
     world.adopt(left)
     world.kernel.attach(left.segment, b"a")
     answer = world.hello(b"a", 1, [left.segment], latest=500)
-    assert answer["holds"] == {left.segment: 501}
+    assert answer.holds == {left.segment: 501}
     world.do(world.registry.release, b"a", [(left.segment, 500)], world.now)
     assert left.segment in world.registry.sessions[b"a"].holds
     assert world.load(b"a", MEDIUM).seq == 502
@@ -225,13 +236,13 @@ def test_a_prefetch_goes_on_for_nobody(world: World) -> None:
     """It is answered at once, loads without waiters, survives them, and leaves an idle block."""
     to = world.asker(b"a")
     world.do(world.registry.prefetch, to, wanted(SMALL), world.now)
-    assert world.answer(to) == {"resident": False}
+    assert world.answer(to) == Result({"resident": False})
     world.cancel(world.get(b"b", SMALL))
     world.work_off()
     assert list(world.registry.blocks.idle) == ["run-1"]
     again = world.asker(b"a")
     world.do(world.registry.prefetch, again, wanted(SMALL), world.now)
-    assert world.answer(again) == {"resident": True}
+    assert world.answer(again) == Result({"resident": True})
 
 
 def test_a_name_is_not_prefetched(world: World) -> None:
@@ -314,7 +325,7 @@ def test_a_block_whose_file_was_removed_is_loaded_anew(world: World) -> None:
     """The asker is told to ask again, holders read on, and the next load has another name."""
     old = world.load(b"a", SMALL)
     world.kernel.named.clear()
-    assert world.answer(world.get(b"b", SMALL)) == {"again": True}
+    assert world.answer(world.get(b"b", SMALL)) == AskAgain()
     assert world.load(b"b", SMALL).segment != old.segment
     assert world.state(old.segment) is State.UNLINKED
 
@@ -329,7 +340,7 @@ def test_evict_frees_what_nobody_uses(world: World) -> None:
     to = world.evict()
     assert world.answer(to) is None
     world.free_all()
-    assert world.answer(to) == {"blocks": 2, "bytes": 65}
+    assert world.answer(to) == Result({"blocks": 2, "bytes": 65})
     assert world.registry.blocks.charged == 0
 
 

@@ -313,7 +313,7 @@ def test_an_adopted_block_is_a_hit(world: World) -> None:
     """Same segment, no load; its clients restate their holds."""
     block = left(world, 25, aliases=[wanted(SMALL).alias])
     world.adopt(block, mapped=True)
-    assert list(world.hello(b"a", 1, [block.segment])["holds"]) == [block.segment]
+    assert list(world.hello(b"a", 1, [block.segment]).holds) == [block.segment]
     assert world.answer(world.get(b"b", SMALL)).segment == block.segment
 
 

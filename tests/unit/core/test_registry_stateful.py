@@ -12,9 +12,9 @@ from dataclasses import replace
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from arrayd.errors import NameTaken, NoSuchBlock, NotOwner
+from arrayd.errors import AccessDenied, NameTaken, NoSuchBlock
 from arrayd.wire.grant import Grant
-from arrayd_server.core.effects import Fill, Inspect, Make, Probe
+from arrayd_server.core import effects
 from arrayd_server.core.model import Asker, AwaitedItem, Draft, Peer, Wanted
 from tests.support.core_files import File, wanted
 from tests.support.core_model import OTHERS, Shell, one
@@ -83,9 +83,9 @@ class Walk(RuleBasedStateMachine):
         [reply, *_] = self.shell.do(
             self.registry.hello, to, Peer(7, pid, "walk", pid), holds, latest, self.shell.now
         )
-        assert isinstance(reply.body, NotOwner) == (known != pid)
-        if isinstance(reply.body, dict):
-            self.told[nonce] = dict(reply.body["holds"])
+        assert isinstance(reply.body, AccessDenied) == (known != pid)
+        if isinstance(reply.body, effects.Welcome):
+            self.told[nonce] = dict(reply.body.holds)
 
     @rule(
         nonce=sessions,
@@ -123,11 +123,11 @@ class Walk(RuleBasedStateMachine):
         self.shell.do(self.registry.get, to, what, waiter, self.shell.now)
         self._read()
         first = next((r.body for r in self.shell.replies if r.to == to), None)
-        assert not (resident and Probe in map(type, self.shell.seen)), "loaded again"
+        assert not (resident and effects.Probe in map(type, self.shell.seen)), "loaded again"
         if not known:
-            assert first == {"hello": True}
+            assert first == effects.IntroduceYourself()
         elif resident:
-            assert isinstance(first, Grant) or first == {"again": True}
+            assert isinstance(first, Grant) or first == effects.AskAgain()
         elif what.name is not None and waiter.timeout == 0:
             assert isinstance(first, NoSuchBlock)
         else:
@@ -152,7 +152,7 @@ class Walk(RuleBasedStateMachine):
         resident = self.naive.resident(what)
         self.shell.do(self.registry.prefetch, to, what, self.shell.now)
         assert to not in self.naive.owed
-        assert not (resident and Probe in map(type, self.shell.seen)), "loaded again"
+        assert not (resident and effects.Probe in map(type, self.shell.seen)), "loaded again"
         if wait:
             self._work_off()
 
@@ -336,7 +336,8 @@ class Walk(RuleBasedStateMachine):
     def crowd(self, pick: int, keeps: int) -> None:
         """Let other programs take room that a block was promised, and keep some of it."""
         self.shell.crowd(1000)
-        begun = [job for job, task in self.shell.work.items() if isinstance(task, Fill | Make)]
+        reserved = effects.Fill | effects.Make
+        begun = [job for job, task in self.shell.work.items() if isinstance(task, reserved)]
         if begun:
             self.shell.finish(one(begun, pick))
             self._read()
@@ -353,7 +354,7 @@ class Walk(RuleBasedStateMachine):
     def inotify(self, pick: int) -> None:
         """Let the daemon read which segments were closed, and look at one at its own will."""
         self.shell.read_closed()
-        self.shell.do(lambda segment: [Inspect(segment)], one(self.segments, pick))
+        self.shell.do(lambda segment: [effects.Inspect(segment)], one(self.segments, pick))
         self._read()
 
     @rule(seconds=st.sampled_from([0.05, 1.0, 5.0, 25.0, 61.0]))
@@ -376,9 +377,8 @@ class Walk(RuleBasedStateMachine):
         self.shell.ambush = None
         self.shell.kernel.pages.pop(OTHERS, None)
         self.shell.drain()
-        asked = self.naive.asked
         for to in list(self.naive.owed):
-            what = asked[to]
+            what = self.naive.asked[to]
             assert isinstance(what, Wanted), f"{to} was never answered"
             assert what.name is not None, f"{to} was never answered"
         for nonce in PIDS:
@@ -389,11 +389,11 @@ class Walk(RuleBasedStateMachine):
         self.shell.drain()
         assert not self.registry.jobs.table
         assert set(self.registry.blocks.table) == set(self.registry.blocks.idle)
+        self._hello(b"a", 1, set())
         self.evict(b"a", 0, everything=True)
         self.shell.drain()
         assert self.registry.blocks.charged == 0
-        assert not self.shell.kernel.named
-        assert not self.shell.kernel.pages
+        assert not (self.shell.kernel.named | self.shell.kernel.pages.keys())
 
 
 TestWalk = Walk.TestCase
