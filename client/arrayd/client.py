@@ -19,7 +19,7 @@ from arrayd.errors import (
     NoSuchBlock,
     SpecMismatch,
 )
-from arrayd.results.info import Info, Told
+from arrayd.results.info import Info, InfoAnswer
 from arrayd.results.lost import LostArray
 from arrayd.results.progress import Progress, reporter
 from arrayd.results.status_table import Status
@@ -109,7 +109,7 @@ class Client(Session):
         if "err" in answer and (current := wish.anew()) != wish:  # the file changed meanwhile
             left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
             answer = self._ask("info", left, label=label, **current.to_wire())[0]
-        return Info.of(str(wish.source), told(Told, answer))
+        return Info.of(str(wish.source), told(InfoAnswer, answer))
 
     # ---- writing -------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ class ArraydError(Exception):
     """
 
     def __init__(self, message: str, **details: Any) -> None:
-        # A file, or a name in it, may be no UTF-8; what says so is to be printed nevertheless.
+        # Names of files and members may be no UTF-8; the message must be printable nevertheless.
         self.message = message.encode("utf-8", "backslashreplace").decode()
         super().__init__(self.message)
         self.details = details

@@ -1,8 +1,8 @@
 """What a client asks for: `Source`, frozen and hashable, the wire form of a request.
 
 A source is a path, ``file.h5:/group/x``, ``file.npz:member`` or ``name:NAME``, and
-every option that decides which values come out. Options are canonical once a
-`Source` exists: two spellings of one wish compare equal, so one load serves both.
+every option that decides which values come out. A `Source` has its options in one
+canonical form: two spellings of one request compare equal, so one load serves both.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _COMPRESSED = (".gz", ".bgz", ".bz2", ".xz", ".lzma")
 
 
 def _read_dtype(wire: Any) -> np.dtype[Any] | None:
-    return None if wire is None else dtypes.from_descr(_thawed(wire))
+    return None if wire is None else dtypes.from_descr(_tupled(wire))
 
 
 def _write_dtype(dtype: np.dtype[Any] | None) -> Any:
@@ -56,7 +56,7 @@ def _write_dtype(dtype: np.dtype[Any] | None) -> Any:
 
 
 def _read_options(wire: Any) -> Any:
-    options = _thawed(wire)
+    options = _tupled(wire)
     if not isinstance(options, tuple) or not all(
         isinstance(o, tuple) and len(o) == 2 and isinstance(o[0], str) for o in options
     ):
@@ -69,7 +69,7 @@ _DTYPE = {"read": _read_dtype, "write": _write_dtype}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source(Record):
-    """One array as a file (or a published name) holds it, and how it is wanted.
+    """One array in a file (or under a published name), and how it is to be read.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ class Source(Record):
         return [replace(source, path=path, member=member) for path, member in places(what)]
 
     def _key(self) -> tuple[Any, ...]:
-        # numpy says that np.dtype("f8") == None: so say first which are None.
+        # To numpy None means float64, and np.dtype("f8") == None: compare first which are None.
         return (
             self.dtype is None,
             self.cast is None,
@@ -190,7 +190,7 @@ class Source(Record):
         )
 
     def _unknown(self) -> dict[Any, Any]:
-        """Return what a newer version has asked for besides, without its hints."""
+        """Return the keys of a newer version, but for hints: they decide the values as well."""
         return {key: value for key, value in self.extra.items() if not is_hint(key)}
 
     def __eq__(self, other: object) -> bool:
@@ -212,7 +212,7 @@ class Source(Record):
     def resolved_format(self) -> str:
         """Return the format: as given, or by the suffix of the path.
 
-        A loader looks at the first bytes as well: what they name goes before the suffix.
+        A loader also looks at the first bytes of the file, and trusts them more than the suffix.
 
         Raises
         ------
@@ -252,12 +252,12 @@ class Source(Record):
         wire = Record.to_wire(self)
         return {key: value for key, value in wire.items() if not _is_default(key, value)}
 
-    def wish(self) -> dict[str, Any]:
-        """Return what of `to_wire` says which values are wanted: all but hints."""
+    def without_hints(self) -> dict[str, Any]:
+        """Return `to_wire` without hints: what decides which values come out."""
         return {key: value for key, value in self.to_wire().items() if not is_hint(key)}
 
     def _check(self) -> None:
-        """Refuse what no honest client sends; whether the file has it is seen by the loaders."""
+        """Refuse what `Source.of` cannot make; what the file lacks, the loaders refuse."""
         arguments.choice("format", self.format, FORMATS)
         arguments.choice("overflow", self.overflow, OVERFLOWS)
         arguments.choice("order", self.order, ORDERS)
@@ -308,5 +308,5 @@ def _frozen(key: str, value: Any) -> Any:
     )
 
 
-def _thawed(value: Any) -> Any:
-    return tuple(_thawed(v) for v in value) if isinstance(value, (list, tuple)) else value
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(v) for v in value) if isinstance(value, (list, tuple)) else value

@@ -57,7 +57,7 @@ def edition(source: Source, stat: Sequence[int] | None) -> Edition | None:
 
 def alias(source: Source, stat: Sequence[int] | None) -> bytes:
     """Return the alias of a request."""
-    return _digest(["alias", source.wish(), stat])
+    return _digest(["alias", source.without_hints(), stat])
 
 
 def key(source: Source, probed: Found) -> bytes:
@@ -109,7 +109,7 @@ def matches(origin: Any, pattern: Source) -> bool:
     """
     if not isinstance(origin, Origin) or origin.source is None:
         return False
-    wire, wanted = origin.source.wish(), pattern.wish()
+    wire, wanted = origin.source.without_hints(), pattern.without_hints()
     return all(wire.get(field) == value for field, value in wanted.items())
 
 

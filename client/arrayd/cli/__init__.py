@@ -79,6 +79,6 @@ def _module(name: str) -> Any:
 
 
 def _give_up_output() -> None:
-    """Whoever read us has seen enough (``| head``): let the interpreter's flush fail quietly."""
+    """Let the interpreter's last flush succeed: the reader of our output is gone (``| head``)."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())

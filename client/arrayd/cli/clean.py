@@ -21,6 +21,6 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Hand over to the server's side, which knows locks and leases."""
+    """Become the server's program for this, which knows locks and leases."""
     only = [] if args.endpoint is None else [launch.normalize(args.endpoint)]
     become("arrayd_server.segments.clean", *only)

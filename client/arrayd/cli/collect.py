@@ -49,9 +49,14 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Collect, with a bar on a terminal, and say in one line what was written."""
+    """Collect, with a bar on a terminal, and print in one line what was written."""
     begin = time.monotonic()
-    with _orderly_end(), _told(), arrayd.connect(args.endpoint) as client, _bar() as bar:
+    with (
+        _orderly_end(),
+        _warn_at_end(),
+        arrayd.connect(args.endpoint) as client,
+        _bar() as bar,
+    ):
         names = collect(
             client,
             args.files,
@@ -71,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Say in a line each what was lost on the way, when all is written."""
+def _warn_at_end() -> Iterator[None]:
+    """Print each warning once, in a line, when all is written."""
     with warnings.catch_warnings(record=True) as caught:
         for category in (PrecisionWarning, LeftOutWarning):
             warnings.simplefilter("always", category)
@@ -83,7 +88,7 @@ def _told() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _orderly_end() -> Iterator[None]:
-    """Have SIGTERM end us as Ctrl-C does, removing the half-written file on the way."""
+    """Let SIGTERM end this process by an exception, so that the unfinished file is removed."""
     earlier = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield

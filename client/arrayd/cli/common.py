@@ -1,4 +1,4 @@
-"""What the commands share: their parser, how a dtype or a slice is written, how they end."""
+"""What the commands share: the parser, the forms of dtypes and slices, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_OPTIONS = {
     *("what", "source", "sources", "dataset", "dtype", "cast", "overflow", "rows", "order"),
     *("format", "mode", "pin", "timeout", "progress", "return_errors"),
 }
-"""Keywords of `arrayd.get` that say nothing to a format; most have flags of their own."""
+"""Keywords of `arrayd.get` that are no options of a format; most have flags of their own."""
 
 _OUTSIDE_BRACKETS = re.compile(r",(?![^(\[]*[)\]])")
 
@@ -32,10 +32,10 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that complains in one line."""
+    """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise the complaint; see `main`."""
+        """Raise `UsageError`, which `main` prints."""
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
@@ -49,7 +49,7 @@ def exit_code(error: Exception) -> int:
 
 
 def complain(words: object) -> None:
-    """Say in one line on standard error what is wrong."""
+    """Print in one line on standard error what is wrong."""
     print("arrayd:", " ".join(str(words).split()), file=sys.stderr)
 
 
@@ -61,7 +61,7 @@ def print_json(value: Any) -> None:
 def become(module: str, *arguments: str) -> NoReturn:
     """Replace this process by a program of the server's, which a client never imports."""
     sys.stdout.flush()
-    # -P: a numpy.py in the current directory is not for the daemon.
+    # -P: the daemon must not import a numpy.py from the current directory.
     command = [sys.executable, "-P", "-m", module, *arguments]
     os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
 
@@ -120,7 +120,7 @@ def parse_dtype(text: str) -> np.dtype[Any]:
     Raises
     ------
     argparse.ArgumentTypeError
-        It stands for none.
+        There is none.
     """
     try:
         if text.lstrip().startswith("["):
@@ -151,7 +151,7 @@ def parse_rows(text: str) -> slice:
     Raises
     ------
     argparse.ArgumentTypeError
-        It stands for none.
+        There is none.
     """
     try:
         parts = [int(part) if part.strip() else None for part in text.split(":")]
@@ -165,12 +165,12 @@ def parse_rows(text: str) -> slice:
 
 
 def parse_seconds(text: str) -> float:
-    """Return a time to wait.
+    """Return a timeout in seconds.
 
     Raises
     ------
     argparse.ArgumentTypeError
-        It is none.
+        The text is none.
     """
     try:
         seconds = float(text)
@@ -200,7 +200,7 @@ def parse_option(text: str) -> tuple[str, Any]:
         return key, value
 
 
-# ---- words -----------------------------------------------------------------------------------
+# ---- output ----------------------------------------------------------------------------------
 
 
 def dtype_words(dtype: np.dtype[Any]) -> str:

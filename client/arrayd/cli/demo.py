@@ -1,7 +1,7 @@
-"""``arrayd demo``: what arrayd is for, shown with numbers measured as it runs.
+"""``arrayd demo``: shows what arrayd does, with numbers measured as it runs.
 
-On a daemon of its own, which it stops. This process maps no block itself: it starts others
-that do, so that the blocks can go whatever happens here.
+It uses a daemon of its own, which it stops. This process maps no block itself, so that the
+blocks are freed whatever happens here; it starts others that do.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from arrayd.errors import InUse
 from arrayd.gather.names import dataset_names
 from arrayd.source import Source
 from arrayd.wire.dtypes import descr
+from arrayd.wire.layout import SHM
 
 HELP = "show what arrayd does, in a few seconds, on a daemon of its own"
 
@@ -47,7 +48,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Tell the story; 0 if all that it claims was seen, else 1."""
+    """Show all steps; return 0 if all that they claim was seen, else 1."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(directory())
         story = Story(folder, args.files, args.dtype)
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def readers(count: int, endpoint: str, story: Story) -> Iterator[list[DemoReader]]:
-    """Give so many processes that get the story's files, all at once."""
+    """Give `count` processes that can get the story's files."""
     with contextlib.ExitStack() as stack:
         crowd = [
             stack.enter_context(DemoReader(endpoint, story.files, story.dtype))
@@ -78,15 +79,15 @@ def readers(count: int, endpoint: str, story: Story) -> Iterator[list[DemoReader
 
 
 def ask(crowd: Sequence[DemoReader], word: str) -> list[dict[str, Any]]:
-    """Have all readers do something at the same time; return their answers."""
+    """Send all readers a command, and return their answers: they work at the same time."""
     for reader in crowd:
-        reader.tell(word)
-    return [reader.hear() for reader in crowd]
+        reader.send(word)
+    return [reader.receive() for reader in crowd]
 
 
 @dataclass
 class Story:
-    """The steps, each with what it found; a claim that does not hold is kept for the end."""
+    """The steps, and what they measured; what does not hold is reported at the end."""
 
     folder: str
     files: Sequence[str]
@@ -100,49 +101,49 @@ class Story:
         """Make sample files, or take those given; show what one process pays without arrayd."""
         print("arrayd demo: one copy of your arrays per machine\n", flush=True)
         if self.files:
-            self.tell(f"Your {_plural(len(self.files), 'file')}.")
+            self.show(f"Your {_plural(len(self.files), 'file')}.")
             return
         self.files, self.dtype = write_samples(self.folder, 4), SAMPLE_DTYPE
         begin = time.perf_counter()
         self.checksums = [checksum(np.loadtxt(self.files[0], self.dtype))]
         seconds = time.perf_counter() - begin
         size = format_bytes(os.path.getsize(self.files[0]))
-        self.tell(
+        self.show(
             f"{len(self.files)} sample files are made, {size} of text each.",
             f"np.loadtxt reads the first in {_time(seconds)}. Each process pays that, each run.",
         )
 
     def look(self, client: Client) -> None:
-        """Have the daemon look into the files: what is wrong with them is told at once."""
+        """Have the daemon inspect the files: an error is raised before anything is shown."""
         for path in self.files:
             client.info(Source.of(path, dtype=self.dtype))
 
     def load(self, client: Client, crowd: list[DemoReader]) -> None:
         """Have all readers ask for all files; each is loaded once."""
-        heard = ask(crowd, "get")
-        self.cold = max(one["seconds"] for one in heard)
-        expected, self.checksums = self.checksums, heard[0]["checksums"]
+        answers = ask(crowd, "get")
+        self.cold = max(one["seconds"] for one in answers)
+        expected, self.checksums = self.checksums, answers[0]["checksums"]
         loads = client.status().counters["loads"]
         asked, files = len(crowd) * len(self.files), len(set(self.files))
-        self.tell(
+        self.show(
             f"{len(crowd)} processes ask a daemon for "
             f"{_plural(len(self.files), 'file')} each, at the same time:",
             f"{asked} requests, {_plural(loads, 'load')}, done in {_time(self.cold)} with the "
             "start of the loaders.",
         )
         self.check(loads == files, f"{files} files took {loads} loads")
-        same = all(one["checksums"] == self.checksums for one in heard)
+        same = all(one["checksums"] == self.checksums for one in answers)
         self.check(same, "the readers see different values")
         self.check(
             self.checksums[: len(expected)] == expected, "the values are not those of np.loadtxt"
         )
 
     def memory(self, client: Client, crowd: list[DemoReader]) -> None:
-        """Add up what the readers see, and what it takes."""
+        """Add up what the readers map, and the memory that this takes."""
         measured = ask(crowd, "measure")
         mapped, share = (sum(one[key] for one in measured) for key in ("mapped", "share"))
         size = sum(block.nbytes for block in client.status().blocks)
-        self.tell(
+        self.show(
             f"Together the {len(crowd)} see {format_bytes(mapped)} of arrays. In memory "
             f"they are once:",
             f"{format_bytes(share)}, by the kernel's count (Pss in /proc/PID/smaps).",
@@ -160,7 +161,7 @@ class Story:
         seconds = wait_until(lambda: _holders(client) < before)
         after = _holders(client)
         victim.process.wait()
-        self.tell(
+        self.show(
             f"kill -9 of one reader: {_time(seconds)} later the first block has "
             f"{after} holders, not {before}."
         )
@@ -174,7 +175,7 @@ class Story:
         try:
             client.evict(self.files[0])
         except InUse:
-            self.tell(f"Evict it now? Refused: {_holders(client)} processes use it.", new=False)
+            self.show(f"Evict it now? Refused: {_holders(client)} processes use it.", new=False)
         else:
             self.check(False, "a block in use was evicted")
 
@@ -185,16 +186,16 @@ class Story:
         self.check(states == {"idle"}, f"after the last reader the blocks are {states}")
         loads = client.status().counters["loads"]
         with readers(1, client.endpoint, self) as (reader,):
-            (heard,) = ask([reader], "get")
+            (answer,) = ask([reader], "get")
             reader.finish()
-        self.tell(
+        self.show(
             "All readers have ended. The blocks are idle: still warm, freed for room.",
             f"The same script again, a new process: its arrays are there in "
-            f"{_time(heard['seconds'])}.",
+            f"{_time(answer['seconds'])}.",
         )
-        self.check(heard["checksums"] == self.checksums, "the second run sees other values")
+        self.check(answer["checksums"] == self.checksums, "the second run sees other values")
         self.check(client.status().counters["loads"] == loads, "the second run loaded again")
-        self.check(heard["seconds"] < self.cold, "the second run was no faster than the first")
+        self.check(answer["seconds"] < self.cold, "the second run was no faster than the first")
 
     def collect(self, client: Client) -> None:
         """Write all into one HDF5 file, and read it back."""
@@ -210,7 +211,7 @@ class Story:
             found = {str(s): checksum(file[n][()]) for s, n in _named(sources)}
         wanted = {str(Source.of(p)): c for p, c in zip(self.files, self.checksums, strict=True)}
         equal = found == wanted
-        self.tell(
+        self.show(
             f"arrayd collect … -o out.h5: {_plural(len(found), 'dataset')}, "
             f"{format_bytes(os.path.getsize(out))}, {_time(seconds)}.",
             f"Read back: {'equal, value for value' if equal else 'NOT EQUAL'}.",
@@ -227,26 +228,26 @@ class Story:
         client.close()
         daemon.stop()
         after = _names(family)
-        self.tell(
+        self.show(
             f"Nobody uses the first block now: evict frees {format_bytes(freed['bytes'])}.",
             f"The daemon stops. Its blocks in /dev/shm: {before}, {between}, and now {after}.",
         )
         self.check(between == before - freed["blocks"], "an evicted block is still in /dev/shm")
         self.check(after == 0, f"{after} blocks are left in /dev/shm")
 
-    def tell(self, *lines: str, new: bool = True) -> None:
+    def show(self, *lines: str, new: bool = True) -> None:
         """Print the lines of a step, or more of the last one."""
         self.step += new
         for number, line in enumerate(lines):
             print(f"{self.step if new and number == 0 else '':>2}  {line}", flush=True)
 
     def check(self, holds: bool, otherwise: str) -> None:
-        """Take note of a claim that does not hold."""
+        """Record a claim that does not hold."""
         if not holds:
             self.broken.append(otherwise)
 
     def verdict(self) -> int:
-        """Say how it ended."""
+        """Print how it ended; return the exit code."""
         if self.broken:
             complain("the demo saw what it should not: " + "; ".join(self.broken))
             return 1
@@ -263,7 +264,7 @@ def _holders(client: Client) -> int:
 
 
 def _names(family: str) -> int:
-    return sum(name.startswith(family) for name in os.listdir("/dev/shm"))
+    return sum(name.startswith(family) for name in os.listdir(SHM))
 
 
 def _plural(count: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""A user's script, as small as it can be: the processes that ``arrayd demo`` starts.
+"""The program of the processes that ``arrayd demo`` starts: a user's script, in small.
 
 ``python -m arrayd.cli.demo_reader ENDPOINT DTYPE FILE…`` answers each line of its input with
 a line of JSON: ``connect``; ``get`` the arrays, how long that took and what is in them;
@@ -20,27 +20,28 @@ import arrayd
 from arrayd.cli.common import parse_dtype
 from arrayd.errors import ArraydError, to_wire
 from arrayd.source import Source
+from arrayd.wire.layout import SHM
 
 
 def main(endpoint: str, dtype: str, *files: str) -> int:
-    """Do as the lines of the input say."""
+    """Answer each line of the input, until it ends."""
     sources = [Source.of(path, dtype=parse_dtype(dtype) if dtype else None) for path in files]
     arrays: list[arrayd.SharedArray] = []
     with arrayd.connect(endpoint) as client:
         for line in sys.stdin:
             if line == "connect\n":
-                _say(version=client.status().version)
+                _send(version=client.status().version)
             elif line == "get\n":
                 begin = time.perf_counter()
                 try:
                     arrays = client.get_many(sources)
                 except ArraydError as error:
-                    _say(error=to_wire(error))
+                    _send(error=to_wire(error))
                     return 1
                 seconds = time.perf_counter() - begin
-                _say(seconds=seconds, checksums=[checksum(array) for array in arrays])
+                _send(seconds=seconds, checksums=[checksum(array) for array in arrays])
             else:
-                _say(**memory(array.block.name for array in arrays if array.block))
+                _send(**memory(array.block.name for array in arrays if array.block))
     return 0
 
 
@@ -51,13 +52,13 @@ def checksum(array: np.ndarray[Any, Any]) -> int:
 
 
 def memory(segments: Iterable[str]) -> dict[str, int]:
-    """Return what this process's mappings of segments take, in bytes.
+    """Return the memory of this process's mappings of segments, in bytes.
 
-    ``mapped`` is what it sees (Rss); ``share`` is its fair share of the memory behind it
-    (Pss: each page divided by the number of processes that map it). From
+    ``mapped`` is all that it maps (Rss); ``share`` is its share of that (Pss: each page
+    divided by the number of processes that map it). From
     ``/proc/self/smaps``, proc(5).
     """
-    wanted = {f"/dev/shm/{segment}" for segment in segments}
+    wanted = {f"{SHM}/{segment}" for segment in segments}
     taken = {"Rss": 0, "Pss": 0}
     for path, key, kib in _smaps():
         if path in wanted and key in taken:
@@ -77,7 +78,7 @@ def _smaps() -> Iterator[tuple[str, str, int]]:
                 yield path, words[0][:-1], int(words[1])
 
 
-def _say(**words: Any) -> None:
+def _send(**words: Any) -> None:
     print(json.dumps(words), flush=True)
 
 

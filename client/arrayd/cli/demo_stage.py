@@ -1,6 +1,6 @@
-"""What ``arrayd demo`` plays with: a daemon of its own, sample files, processes that read them.
+"""What ``arrayd demo`` needs: a daemon of its own, sample files, processes that read them.
 
-All are context managers, and leave nothing behind.
+Daemon and processes are context managers that leave nothing behind.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ SAMPLE_DTYPE = np.dtype([("chr", "S10"), ("pos", "i4"), ("pct", "f4"), ("c", "i4
 """Of the sample files: chromosome, position, percentage methylated, counts of both kinds."""
 
 _SAMPLE_ROWS = 200_000
-_PATIENCE = 10.0  # seconds for a process to start, answer or end
+_TIMEOUT = 10.0  # seconds in which a process starts, answers or ends
 
-# Not the terminal's: the demo gets the Ctrl-C, and ends them in order.
+# Not in the terminal's group: a Ctrl-C goes to the demo alone, which ends them in order.
 _OWN_GROUP: dict[str, Any] = {"process_group": 0}
 
 
 @contextlib.contextmanager
 def directory() -> Iterator[str]:
-    """Give a directory whose name leaves room for a socket's."""
+    """Give a directory whose path is short enough for a socket in it."""
     place = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(
         prefix="arrayd-demo-", dir=place if len(place) <= 60 else "/tmp"
@@ -58,7 +58,7 @@ def write_samples(folder: str, count: int) -> list[str]:
 class OwnDaemon:
     """A daemon on a socket in `folder`, a child of this process.
 
-    It is told all that could be set otherwise in the environment.
+    Its flags set every option that the environment could set otherwise.
     """
 
     def __init__(self, folder: str) -> None:
@@ -72,9 +72,9 @@ class OwnDaemon:
         Raises
         ------
         NoDaemon
-            It does not; with its last words.
+            It does not; the text has the end of its log.
         """
-        # Should the demo be killed: it ends by itself, idle or with the socket's directory.
+        # Should the demo be killed, it ends by itself: when idle, or without its directory.
         flags = ["--private", "--idle-exit", "60", "--config", "-", "--log-file", "-"]
         environment = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"}
         with open(self._log, "wb") as log:
@@ -90,7 +90,7 @@ class OwnDaemon:
             ended = self._process.poll
             wait_until(lambda: launch.alive(self.endpoint) or ended() is not None)
             if not launch.alive(self.endpoint):
-                raise NoDaemon(f"The demo's daemon does not start: {self._words()}")
+                raise NoDaemon(f"The demo's daemon does not start: {self._end_of_log()}")
         except BaseException:
             self.stop()
             raise
@@ -100,12 +100,12 @@ class OwnDaemon:
         self.stop()
 
     def stop(self) -> None:
-        """Stop it as ``arrayd stop`` does: all that nobody maps is unlinked."""
+        """Stop it as ``arrayd stop`` does: blocks that nobody maps are unlinked."""
         process, self._process = self._process, None
         if process is not None:
             end(process, process.terminate)
 
-    def _words(self) -> str:
+    def _end_of_log(self) -> str:
         with open(self._log, errors="replace") as log:
             return " ".join(log.read().split())[-500:] or "it said nothing."
 
@@ -133,19 +133,19 @@ class DemoReader:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
 
-    def tell(self, word: str) -> None:
-        """Have it do something; see `arrayd.cli.demo_reader`."""
+    def send(self, word: str) -> None:
+        """Send it a command; see `arrayd.cli.demo_reader`."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{word}\n")
         self.process.stdin.flush()
 
-    def hear(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         """Return its answer.
 
         Raises
         ------
         ArraydError
-            What it met.
+            Its answer is this error, or it died.
         """
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -162,7 +162,7 @@ class DemoReader:
         self.process.wait()
 
     def finish(self) -> None:
-        """Let it end by itself, as a script does."""
+        """Close its input, at which it ends as a script does."""
         assert self.process.stdin is not None
         end(self.process, self.process.stdin.close)
 
@@ -173,7 +173,7 @@ def run_arrayd(*words: str) -> str:
     Raises
     ------
     ArraydError
-        It failed, with what it said.
+        It failed; the text has its error.
     """
     program = "import sys; from arrayd.cli import main; sys.exit(main())"
     with subprocess.Popen(
@@ -198,15 +198,15 @@ def end(process: subprocess.Popen[Any], ask: Callable[[], None]) -> None:
     """Ask a process to end, and end it by force if it does not."""
     ask()
     try:
-        process.wait(_PATIENCE)
+        process.wait(_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
 def wait_until(true: Callable[[], bool]) -> float:
-    """Wait until `true` says so, 10 s at most; return the seconds it took."""
+    """Wait until `true` returns True, 10 s at most; return the seconds that took."""
     begin = time.monotonic()
-    while not true() and time.monotonic() < begin + _PATIENCE:
+    while not true() and time.monotonic() < begin + _TIMEOUT:
         time.sleep(0.001)
     return time.monotonic() - begin

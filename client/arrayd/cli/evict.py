@@ -18,7 +18,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evict and say how much; never start a daemon."""
+    """Evict, and print how much was freed; never start a daemon."""
     block = int(args.block) if args.block and args.block.isdecimal() else args.block
     with arrayd.connect(args.endpoint, start=False) as client:
         freed = client.evict(args.source, block=block)

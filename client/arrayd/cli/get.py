@@ -1,4 +1,4 @@
-"""``arrayd get``: load arrays, describe them, and tell how a program without arrayd attaches."""
+"""``arrayd get``: load arrays, describe them, and print how to attach them without arrayd."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load all in parallel; describe what came and complain of what did not."""
+    """Load all in parallel; describe those that came, and print the errors of the others."""
     began = time.monotonic()
     with arrayd.connect(args.endpoint) as client, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PrecisionWarning)
@@ -148,8 +148,8 @@ def _pinned(args: argparse.Namespace) -> float | bool:
 def _attach(array: SharedArray, rows: slice | None) -> str:
     """Return a line by which a program with numpy alone attaches `array`, in any Python.
 
-    Not one with the standard library's `SharedMemory`: before Python 3.13 its resource tracker
-    removes the block's name at the end of a process that merely attached (gh-82300).
+    It does not use the standard library's `SharedMemory`: before Python 3.13 that removes the
+    block's name at the end of any process that has attached (gh-82300).
     """
     block = _block(array)
     shape, dtype = block.shape, _dtype(block.dtype)
@@ -159,7 +159,7 @@ def _attach(array: SharedArray, rows: slice | None) -> str:
 
 
 def _dtype(dtype: np.dtype[Any]) -> str:
-    """Return an expression for `dtype` that needs no more than numpy, and ml_dtypes for its own."""
+    """Return an expression for `dtype` that needs numpy only (ml_dtypes for its types)."""
     form = descr(dtype)
     if "ml_dtypes" not in str(form):
         return repr(form) if isinstance(form, str) else f"np.{dtype!r}"
@@ -175,7 +175,7 @@ def _format(dtype: np.dtype[Any]) -> str:
 
 
 def _is_whole(array: SharedArray) -> bool:
-    """Say whether it is all of its block; a slice of a block that was resident whole is not."""
+    """Return whether it is all of its block; rows of a block that was loaded before are not."""
     contiguous = array.flags.f_contiguous or array.flags.c_contiguous
     return array.shape == _block(array).shape and contiguous
 

@@ -10,8 +10,8 @@ from arrayd import DaemonLost
 from arrayd.cli.common import Subparsers, add_command
 from arrayd.system import launch
 
-PATIENCE = 10.0
-"""Seconds that the daemon has for giving memory back (40 to 80 ms per GiB)."""
+TIMEOUT = 10.0
+"""Seconds that the daemon has for freeing memory (40 to 80 ms per GiB)."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
         pid = client.status().pid
         with contextlib.suppress(DaemonLost):  # it may be gone before its answer is here
             client.stop()
-    ended = launch.wait_ended(pid, PATIENCE)
+    ended = launch.wait_ended(pid, TIMEOUT)
     state = "stopped" if ended else "is still giving memory back"
     print(f"arrayd at {client.endpoint}, pid {pid}: {state}")
     return 0

@@ -32,18 +32,18 @@ _CALLS = {
     "replace": "put and create",
     "block": "evict",
 }
-"""Keywords that say nothing about a file, and the calls that take them."""
+"""Keywords that are no options of a file, and the calls that take them."""
 
 
 def refuse_foreign(options: Mapping[str, Any]) -> None:
-    """Refuse keywords of other calls, which would pass for options of a format."""
+    """Refuse keywords of other calls, which would be taken for options of a format."""
     for key in options:
         if key in _CALLS:
             raise SpecMismatch(f"{key}= means nothing to this call: {_CALLS[key]} take it.")
 
 
 def refuse_beside_source(options: Mapping[str, Any]) -> None:
-    """Refuse options beside a `Source`, which has its own; None says nothing."""
+    """Refuse options beside a `Source`, which has its own; None is no option."""
     words = {key: value for key, value in options.items() if value is not None}
     given = [key for key in words if (key, str(words[key])) != ("overflow", "error")]
     if given:
@@ -54,7 +54,7 @@ def refuse_beside_source(options: Mapping[str, Any]) -> None:
 
 
 def seconds(key: str, value: Any) -> float | None:
-    """Return a time to wait; None: as the call has it."""
+    """Return a timeout; None: the default of the call."""
     if value is None:
         return None
     number = _number(value)
@@ -64,7 +64,7 @@ def seconds(key: str, value: Any) -> float | None:
 
 
 def pin(value: Any) -> float:
-    """Return for how long to keep a block warm; -1: for good."""
+    """Return the seconds for which a block is not evicted; -1: for good."""
     if value is None or isinstance(value, (bool, np.bool_)):
         return -1.0 if value else 0.0
     number = _number(value)
@@ -83,7 +83,7 @@ def _number(value: Any) -> float | None:
 
 
 def flag(key: str, value: Any) -> bool:
-    """Return a switch."""
+    """Return a bool."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     raise SpecMismatch(f"{key}={value!r}: it is True or False.")
@@ -102,7 +102,7 @@ def choice(key: str, value: Any, allowed: tuple[str, ...]) -> str | None:
 
 
 def progress(value: Any) -> Any:
-    """Return what is to be told of progress."""
+    """Return a valid ``progress=``: None, a bool or a function."""
     if value is None or isinstance(value, bool) or callable(value):
         return value
     raise SpecMismatch(f"progress={value!r}: it is True (a bar) or a function of one argument.")
@@ -131,7 +131,7 @@ def name(value: Any) -> str | None:
 
 
 def whole(key: str, value: Any) -> int:
-    """Return a whole number; one of more than 64 bits is as good as the largest."""
+    """Return a whole number, clipped to 64 bits: no axis is longer."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -140,7 +140,7 @@ def whole(key: str, value: Any) -> int:
 
 
 def shape(value: Any, kind: np.dtype[Any]) -> list[int]:
-    """Return the shape of an array of `kind`, which says more dimensions if it is a subarray."""
+    """Return the shape of an array of dtype `kind`; a subarray type adds its dimensions."""
     lengths = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
     result = [whole("shape", length) for length in lengths]
     if min(result, default=0) < 0:
@@ -156,7 +156,7 @@ def shape(value: Any, kind: np.dtype[Any]) -> list[int]:
 
 
 def array(values: Any) -> np.ndarray[Any, Any]:
-    """Return the values to be published as the array they are; see `losses`."""
+    """Return the values to be published as an array; nothing of them is lost, see `losses`."""
     try:
         found = np.asarray(values)
     except Exception as error:  # whatever `__array__`, or a list that is no rectangle, raises

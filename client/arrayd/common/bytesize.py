@@ -1,4 +1,4 @@
-"""Bytes as people write and read them, in binary units: ``1.5T``, ``41.2 GiB``."""
+"""Sizes as people write and read them, in binary units: ``1.5T``, ``41.2 GiB``."""
 
 from __future__ import annotations
 

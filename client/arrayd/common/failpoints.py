@@ -1,4 +1,4 @@
-"""Failpoints: named places in the shell where a test lets a process die, stop or fail.
+"""Failpoints: named places in the code where a test lets a process die, stop or fail.
 
 After fail(9) of FreeBSD and fail-rs of TiKV. They are for the tests in `tests/faults` and off
 otherwise: `hit` is then an empty function, which costs some 50 ns. No option and no request
@@ -8,9 +8,9 @@ of arrayd turns them on, only the environment of the process itself, in one of t
     ARRAYD_FAILPOINTS=/a/directory
 
 The first arms points for the whole life of each process that inherits it; a point acts once
-in each. With the second a test arms a process that runs, and learns what became of it: a
-point is armed by a file of its name that holds the action (`arm`), and whoever comes first
-renames the file to ``NAME.PID`` and acts, so it does that once, in whichever process.
+in each. With the second a test arms points of running processes: a point is armed
+by a file of its name that holds the action (`arm`). The first process that passes it renames the
+file to ``NAME.PID``, so that only one acts, and the test learns which.
 
 An action is ``kill``, ``term``, ``int``, ``stop`` (a signal to the thread itself), ``exit``
 (at once, status 1), ``sleep:SECONDS``, or the name of an errno (``ENOSPC``), which is raised as
@@ -39,8 +39,8 @@ POINTS = {
     # what the daemon has just done, or is about to do (…ing)
     "daemon.bound": "the socket is there, and what was left is adopted; not ready yet",
     "daemon.request": "a request was received, nothing is decided",
-    "daemon.welcomed": "a session was opened or restated, and told so",
-    "daemon.probed": "a worker has told what a file holds, nothing is decided",
+    "daemon.welcomed": "a session was opened or restated, and the answer is sent",
+    "daemon.probed": "a worker has found out what a file holds, nothing is decided",
     "daemon.truncated": "a new segment has its size, and no footer",
     "daemon.described": "a new segment has its footer, and no public name",
     "daemon.linked": "a new segment has its public name, and no pages",
@@ -50,7 +50,7 @@ POINTS = {
     "daemon.filled": "all parts are written, the seal has not begun",
     "daemon.sealing": "no writer is left, the final metadata is to be written",
     "daemon.half_written": "metadata is written, the footer that fits it is not (2nd: at the seal)",
-    "daemon.sealed": "the final footer is written, nobody knows",
+    "daemon.sealed": "the final footer is written, the registry does not know",
     "daemon.granting": "a hold is decided, its grant not sent",
     "daemon.granted": "a grant was sent",
     "daemon.releasing": "a release was received, the hold stands",
@@ -60,7 +60,7 @@ POINTS = {
     "daemon.unlinked": "a segment has lost both names, and is charged",
     "daemon.lending": "a lend was received",
     "daemon.redeeming": "a reference was redeemed, nothing is decided",
-    "daemon.status": "somebody asks how things are",
+    "daemon.status": "a status was asked for",
     "daemon.adopting": "some of the segments of an earlier run are adopted",
     "daemon.examining": "a segment of an earlier run has both its names, and was not read yet",
     "daemon.ending": "the loaders are dead, unfinished segments and the socket are there",
@@ -71,26 +71,26 @@ POINTS = {
     "worker.reading": "a chunk was read from the file, nothing of it is written",
     "worker.chunk": "a chunk is written, more may come",
     "worker.answering": "a part is written, the daemon does not know",
-    "worker.answered": "the daemon was told that a part is written",
+    "worker.answered": "the message that a part is written was sent",
     # a process that uses arrayd
     "client.forked": "a child was forked, and has no session yet",
     "client.opening": "the socket is to be opened",
-    "client.welcomed": "the daemon has welcomed us, which is not noted",
+    "client.welcomed": "the answer to hello was received, the session does not have it yet",
     "client.granted": "a grant was received, nothing is mapped",
     "client.opening_segment": "a segment is to be opened for mapping",
-    "client.mapped": "a block is mapped, which is not noted",
+    "client.mapped": "a block is mapped, the session does not have it yet",
     "client.releasing": "a hold has ended, the daemon does not know",
     "client.written": "a block of ours is written, the seal has not begun",
-    "client.sealing": "our own pages are cut off, the seal is not asked for",
-    "client.sealed": "a block of ours is sealed, which is not noted",
+    "client.sealing": "our own mapping is read-only, the seal is not asked for",
+    "client.sealed": "a block of ours is sealed, the session does not know",
     "client.aborting": "a block of ours is to be given up, the daemon does not know",
     "client.packing": "a reference is to be made, its block is not lent",
-    "client.lent": "the daemon was told of a lend, and has not confirmed it",
+    "client.lent": "the daemon was sent a lend, and has not confirmed it",
     "client.redeemed": "a reference was redeemed, nothing is mapped",
     "client.collecting": "a piece is written to the file that is collected",
     "client.renaming": "a collected file is whole, and has a name of its own",
 }
-"""Every point, and what the moment is."""
+"""Every point, and what has happened when it is passed."""
 
 _SIGNALS = {
     "kill": signal.SIGKILL,
@@ -111,12 +111,12 @@ class Action:
 
     @classmethod
     def parse(cls, text: str) -> Action:
-        """Return the action that a text means.
+        """Return the action that a text describes.
 
         Raises
         ------
         ArraydError
-            It means none.
+            There is no such action.
         """
         what, *words = text.strip().split(":")
         try:
@@ -134,8 +134,8 @@ class Action:
         return cls(what, seconds, nth, chance)
 
     def due(self, hits: int) -> bool:
-        """Say whether it is to be done at the hit of that number."""
-        # The cheapest chance there is will do for a fault.
+        """Return whether to do it at the hit of that number."""
+        # Any random number will do for a fault.
         return hits >= self.nth and (self.chance >= 1 or random.random() < self.chance)  # noqa: S311
 
     def perform(self, name: str) -> None:
@@ -144,7 +144,7 @@ class Action:
         Raises
         ------
         OSError
-            That is what it is.
+            The action is an errno.
         """
         if self.what in _SIGNALS:
             # To this very thread: it takes effect before the next line, not a little later.

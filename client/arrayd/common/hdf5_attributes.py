@@ -1,4 +1,4 @@
-"""Attributes of HDF5 objects, from one file to another in HDF5's own types.
+"""Copies attributes from one HDF5 file to another, in HDF5's own types.
 
 h5py's `attrs` would change some of them: fixed-length text to its own kind, say.
 """

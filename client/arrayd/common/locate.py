@@ -1,9 +1,9 @@
-"""Where in ``FILE:MEMBER`` the file ends and the member begins; names of both may hold colons.
+"""Where in ``FILE:MEMBER`` the file ends and the member begins; names of both may have colons.
 
 Keras calls its weights ``dense/kernel:0``, and ``run 12:30.h5`` is a file. So the file
-system decides: the longest part of the text that is a file is the file, be it the whole
-text; what follows its colon is the member. Where none of it is a file, the file that is
-reported missing is the one that looks like a file's name.
+system decides: the longest beginning of the text (or all of it) that exists as a file is the
+file, and what follows its colon is the member. If there is none, the error names the beginning
+that looks most like a file's name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def locate(what: Any, dataset: str | None) -> tuple[str, str | None, str | None]
     Raises
     ------
     SpecMismatch
-        It is nothing that names a file, or names the member twice.
+        It names no file, or two members.
     SourceNotFound
         It is empty.
     """
@@ -55,7 +55,7 @@ def locate(what: Any, dataset: str | None) -> tuple[str, str | None, str | None]
 def places(text: str) -> list[Place]:
     """Return what ``FILE`` or ``FILE:MEMBER`` may mean, the likeliest first.
 
-    One place, where a file decides it.
+    It is one place if such a file exists.
     """
     cuts = [(text, None), *_cuts(text)]
     for exists in (os.path.isfile, os.path.exists):

@@ -1,7 +1,7 @@
-"""What `numpy.asarray` would change or drop of the values to be published, without a word.
+"""What `numpy.asarray` would silently change or drop of the values to be published.
 
-One rule: what an object says of its values (their type, a mask, a unit, attributes) is compared
-with the array that numpy has made of them; for each item of a list, each column of a table.
+One rule: what an object states about its values (their type, a mask, a unit, attributes) is
+compared with the array that numpy makes of them; for each item of a list, each column of a table.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def loss(values: Any, dtype: DType) -> str | None:
         return next((found for item in items if (found := loss(item, dtype))), None)
     if isinstance(values, (numbers.Number, str, bytes)) and not isinstance(values, np.generic):
         return _of_scalar(values, dtype)
-    if found := _notes(values):
+    if found := _beside_values(values):
         return found
     if hasattr(values, "dtypes") and hasattr(values, "columns"):  # a table
         columns = (column for _, column in values.items())
@@ -44,14 +44,14 @@ def loss(values: Any, dtype: DType) -> str | None:
 
 
 def _plain(dtype: DType) -> tuple[type, ...]:
-    """Return the types of items that need no look; there may be millions."""
+    """Return the Python types of items that cannot lose anything; a list may have millions."""
     if dtype.kind in "biu":
         return (bool, int)
     return (bool, float, complex) if dtype.kind in "fc" else ()
 
 
-def _notes(values: Any) -> str | None:
-    """Return what an object says besides its values, which no array can say."""
+def _beside_values(values: Any) -> str | None:
+    """Return what an object has besides its values, and an array cannot have."""
     if b"\1" in np.asarray(np.ma.getmask(values)).tobytes():  # of records, too
         return (
             "the mask of this array: publish array.filled(value) (pandas: to_numpy(na_value=…)), "
@@ -108,7 +108,7 @@ def _of_scalar(value: numbers.Number | str | bytes, dtype: DType) -> str | None:
 
 
 def _text(kind: str, dtype: DType) -> bool:
-    """Say whether one is text, and the other none or of the other kind."""
+    """Return whether one is text, and the other is not, or is text of the other kind."""
     return kind != dtype.kind and (kind in "SU" or dtype.kind in "SU")
 
 

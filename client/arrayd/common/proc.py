@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
+from arrayd.wire.layout import SHM
+
 
 def start_time(pid: int) -> int:
-    """Return when a process began, in clock ticks since boot; 0 if there is no telling.
+    """Return when a process began, in clock ticks since boot; 0 if that is unknown.
 
     Together with the pid this names one process: field 22 of ``/proc/<pid>/stat`` (proc(5)),
     counted from the end of the program's name, which may hold anything.
@@ -21,7 +23,7 @@ def start_time(pid: int) -> int:
 
 def shared_memory() -> list[int]:
     """Return device and inode of /dev/shm: whether two processes see the same one."""
-    info = os.stat("/dev/shm")
+    info = os.stat(SHM)
     return [info.st_dev, info.st_ino]
 
 

@@ -1,4 +1,4 @@
-"""An array as a dataset of an HDF5 file, from which h5py reads the very same array again."""
+"""Writes an array as a dataset of an HDF5 file, from which h5py reads an equal array."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 DType = np.dtype[Any]
 
 OWN_ATTRIBUTES = ("source", "bytes", "mtime", "dtype", "arrayd_version")
-"""What `collect` says of each dataset."""
+"""The attributes that `collect` gives each dataset."""
 
-_WRITE_BYTES = 32 << 20  # at a time: bounds h5py's copies, and the wait for a Ctrl-C
+_WRITE_BYTES = 32 << 20  # in one call: bounds h5py's copies, and how long a Ctrl-C waits
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A file to store: what it holds, and the state it was in when that was found.
+    """A file to store: what it holds, and its ``stat`` when that was found out.
 
     Parameters
     ----------
     name
         Of the dataset that it becomes.
     stored
-        `dtype` with h5py's notes; see `stored_type`.
+        `dtype` with h5py's metadata; see `stored_type`.
     header, left_out
         As `arrayd.results.info.Info` has them.
     """
@@ -60,14 +60,14 @@ class Input:
 
 
 def stored_type(source: Source, dtype: DType, header: bytes | None = None) -> DType:
-    """Return `dtype` with the notes by which h5py writes it so that it reads it again.
+    """Return `dtype` with the metadata that makes h5py write what it will read as `dtype`.
 
-    Times have none of HDF5's types: h5py stores them as opaque, tagged bytes.
+    HDF5 has no type for numpy's times: h5py stores them as opaque, tagged bytes.
 
     Raises
     ------
     SpecMismatch
-        h5py would read another type, or cannot write this one.
+        h5py cannot write this type, or would read another.
     """
     import h5py
 
@@ -82,7 +82,7 @@ def stored_type(source: Source, dtype: DType, header: bytes | None = None) -> DT
 
 
 def _as_there(dtype: DType, header: bytes) -> DType:
-    """Return `dtype` with the notes of the file's own: enumerations, and UTF-8."""
+    """Return `dtype` with the metadata that it has in its file: enumerations, and UTF-8."""
     import h5py
 
     with h5py.File(io.BytesIO(header)) as file:

@@ -1,7 +1,6 @@
-"""Many files into one HDF5 file, through the daemon; see `collect`.
+"""Writes many files into one HDF5 file; see `collect`.
 
-The files are loaded in parallel by the daemon's loader processes, ahead of the one that
-is being written, in no more than half of its budget.
+While one is written, the daemon loads the next ones in parallel, in at most half of its budget.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _BAD_INPUT = (SourceError, LoaderCrashed)
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """What is loaded at once: an input, or rows of one that is too large."""
+    """What is loaded in one go: an input, or some rows of a large one."""
 
     input: Input
     source: Source
@@ -70,7 +69,7 @@ def collect(
 ) -> list[str]:
     """Write the arrays of many files into one HDF5 file, a dataset for each.
 
-    h5py reads from it the very arrays that the files hold, or there is an error.
+    h5py reads from it arrays equal to those in the files, or there is an error.
     `out` is replaced when all is written, or stays as it was. At most half of the daemon's
     budget is held; a file that is larger is loaded in several parts, by rows.
 
@@ -113,7 +112,7 @@ def collect(
     inputs = _probe(client, list(dict.fromkeys(Source.of(file, **given) for file in files)))
     with replacing(os.path.realpath(out)) as fresh:
         _write(client, inputs, fresh, compression, _meter(inputs, written))
-    _tell_left_out(inputs)
+    _warn_of_left_out(inputs)
     return [one.name for one in inputs]
 
 
@@ -121,7 +120,7 @@ class LeftOutWarning(UserWarning):
     """An attribute of an HDF5 file's dataset is not in the file that was collected."""
 
 
-def _tell_left_out(inputs: Sequence[Input]) -> None:
+def _warn_of_left_out(inputs: Sequence[Input]) -> None:
     sources: dict[tuple[str, ...], list[Source]] = {}
     for one in inputs:
         sources.setdefault(one.left_out, []).append(one.source)
@@ -136,11 +135,11 @@ def _tell_left_out(inputs: Sequence[Input]) -> None:
             )
 
 
-# ---- what there is to do -----------------------------------------------------------------
+# ---- the inputs --------------------------------------------------------------------------
 
 
 def _probe(client: Client, sources: Sequence[Source]) -> list[Input]:
-    """Look into all files; nothing is loaded if one of them is bad."""
+    """Inspect all files, before anything is loaded; raise if one of them is bad."""
 
     def look(named: tuple[Source, str]) -> Input | ArraydError:
         try:
@@ -187,7 +186,7 @@ def _one_array(client: Client, source: Source, info: Info) -> tuple[tuple[int, .
 
 
 def _divide(inputs: Sequence[Input], room: int) -> list[_Piece]:
-    """Return the inputs as pieces that fit into `room` bytes, as far as rows can do that."""
+    """Return the inputs as pieces of at most `room` bytes, if single rows are not larger."""
     pieces: list[_Piece] = []
     for one in inputs:
         cost = one.nbytes + _BLOCK_EXTRA
@@ -202,7 +201,7 @@ def _divide(inputs: Sequence[Input], room: int) -> list[_Piece]:
     return pieces
 
 
-# ---- doing it ----------------------------------------------------------------------------
+# ---- writing -----------------------------------------------------------------------------
 
 
 def _write(
@@ -212,7 +211,7 @@ def _write(
     compression: str | None,
     count: Callable[[int], None],
 ) -> None:
-    """Write all inputs to a file at `path`; after a bad one, only look for more of these."""
+    """Write all inputs to a file at `path`; after a bad one, only find the other bad ones."""
     import h5py
 
     room = client.status().budget // 2
@@ -222,7 +221,7 @@ def _write(
             try:
                 _transfer(client, piece, None if bad else file, compression, count)
             except _BAD_INPUT as error:
-                bad.append(error.with_traceback(None))  # whose frames would keep the array
+                bad.append(error.with_traceback(None))  # the frames would keep the array alive
         _raise_all(bad, len(inputs))
 
 
@@ -233,7 +232,7 @@ def _transfer(
     compression: str | None,
     count: Callable[[int], None],
 ) -> None:
-    """Load a piece, store it if there is a file, and let it go."""
+    """Load a piece, store it if there is a file, and release it."""
     array = client.get(piece.source)
     _check_unchanged(piece.input)
     if file is not None:
@@ -242,10 +241,10 @@ def _transfer(
 
 
 def _in_turn(client: Client, pieces: Iterable[_Piece], room: int) -> Iterator[_Piece]:
-    """Yield each piece when it is loading or loaded, and have the next ones loaded meanwhile.
+    """Yield each piece once it was asked for, and prefetch the next ones meanwhile.
 
     No more than `room` bytes are asked for at a time, unless one piece alone is larger. A
-    piece counts until the next one is taken: by then it must have been let go.
+    piece counts until the next one is taken: by then it must have been released.
     """
     todo, coming, asked = deque(pieces), deque[_Piece](), 0
     while todo or coming:
@@ -253,7 +252,7 @@ def _in_turn(client: Client, pieces: Iterable[_Piece], room: int) -> Iterator[_P
         while todo and (asked == 0 or asked + todo[0].cost <= room):
             fresh.append(todo.popleft())
             asked += fresh[-1].cost
-        with contextlib.suppress(SourceError):  # the get says it
+        with contextlib.suppress(SourceError):  # the get will raise it
             client.prefetch(*(piece.source for piece in fresh))
         coming += fresh
         yield coming[0]

@@ -19,7 +19,7 @@ class _Name:
     file: str
     leaf: str  # the file's name, with its suffix or without
     member: tuple[str, ...]
-    depth: int = 0  # how many of the folders are told
+    depth: int = 0  # how many of the folders are part of the name
 
     @classmethod
     def of(cls, source: Source) -> _Name:
@@ -30,11 +30,11 @@ class _Name:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        told = self.folders[len(self.folders) - self.depth :]
-        return (*told, self.leaf, *self.member)
+        shown = self.folders[len(self.folders) - self.depth :]
+        return (*shown, self.leaf, *self.member)
 
     def lengthen(self) -> bool:
-        """Tell one more folder; False: there is none."""
+        """Add one more folder; False: there is none."""
         longer = self.depth < len(self.folders)
         self.depth += longer
         return longer
@@ -60,13 +60,13 @@ def dataset_names(sources: Sequence[Source]) -> list[str]:
     Raises
     ------
     SpecMismatch
-        Not even whole paths differ: one member was spelled in two ways.
+        Not even the whole paths differ: one member is spelled in two ways.
     """
     names = [_Name.of(source) for source in sources]
     _keep_suffixes(names)
     while clashing := _clashing(names):
         longer = [name.lengthen() for name in clashing]
-        if not any(longer):  # the whole path tells them apart, as it does for the file system
+        if not any(longer):  # whole paths differ, as they do for the file system
             return _whole(names, sources)
     return ["/".join(name.parts) for name in names]
 

@@ -1,4 +1,4 @@
-"""A file that takes the place of another one when it is whole, or not at all."""
+"""Replaces a file atomically: by a new one that is complete, or not at all."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def replacing(path: str) -> Iterator[str]:
 def _locked_new(folder: str, name: str) -> Iterator[str]:
     """Give the path of a new file, which is gone afterwards unless it was renamed.
 
-    It is locked, and so told from what a killed process has left.
+    It is locked as long as its writer lives, so `_sweep` knows which are left from killed ones.
     """
     fresh = os.path.join(folder, f".{name}.{secrets.token_hex(4)}{_PART}")
     try:
@@ -53,7 +53,7 @@ def _locked_new(folder: str, name: str) -> Iterator[str]:
 
 
 def _sweep(folder: str, name: str) -> None:
-    """Remove what earlier runs for the same file were killed at."""
+    """Remove unfinished files that killed processes have left for the same path."""
     for path in glob.glob(f".{glob.escape(name)}.????????{_PART}", root_dir=folder or "."):
         with contextlib.suppress(OSError), open(os.path.join(folder, path), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused: its writer lives
@@ -62,7 +62,7 @@ def _sweep(folder: str, name: str) -> None:
 
 @contextlib.contextmanager
 def _explained(path: str) -> Iterator[None]:
-    """Say which file could not be written, and why; h5py's own words fill a page."""
+    """Replace errors by one line: which file could not be written, and why; h5py's fill a page."""
     try:
         yield
     except ArraydError:  # some of them are OSErrors as well

@@ -1,4 +1,4 @@
-"""`Info`: what a file holds, told without loading it."""
+"""`Info`: what a file holds, found out without loading it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Member:
     shape, dtype
         As in the file; object for a type that has no fixed size, or that numpy lacks.
     problem
-        Why it cannot be loaded, as far as its header tells; None: it can.
+        Why it cannot be loaded, as far as its header shows; None: it can.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Told(Record):
+class InfoAnswer(Record):
     """The daemon's answer: `Info` with dtypes described, and problems by the members' names."""
 
     format: str
@@ -64,7 +64,7 @@ class Info:
     Parameters
     ----------
     source
-        In words.
+        As text.
     format
         Of the file; ``"published"`` for a block that a process wrote.
     bytes
@@ -74,8 +74,8 @@ class Info:
     members
         The arrays of a file that can hold several.
     files
-        Where else the values of that array are looked for: the files behind the external links,
-        virtual datasets and external storage of HDF5, there or not.
+        Other files in which HDF5 looks for values of that array (external links, virtual
+        datasets, external storage), whether they exist or not.
     header
         Type and attributes of the array asked for, as an HDF5 file that has them at an empty
         dataset ``x``: ``h5py.File(io.BytesIO(header))["x"].attrs``. None for other formats.
@@ -96,18 +96,18 @@ class Info:
     left_out: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, source: str, told: Told) -> Self:
-        """Return what the daemon's answer says of a source."""
-        problem = told.problems.get
+    def of(cls, source: str, answer: InfoAnswer) -> Self:
+        """Return the `Info` in the daemon's answer."""
+        problem = answer.problems.get
         return cls(
             source,
-            told.format,
-            told.bytes,
-            told.shape,
-            None if told.descr is None else from_descr(told.descr),
-            told.order,
-            tuple(Member(n, s, from_descr(d), problem(n)) for n, s, d in told.members),
-            tuple(LinkedFile(path, size) for path, size in told.files),
-            told.header,
-            told.left_out,
+            answer.format,
+            answer.bytes,
+            answer.shape,
+            None if answer.descr is None else from_descr(answer.descr),
+            answer.order,
+            tuple(Member(n, s, from_descr(d), problem(n)) for n, s, d in answer.members),
+            tuple(LinkedFile(path, size) for path, size in answer.files),
+            answer.header,
+            answer.left_out,
         )

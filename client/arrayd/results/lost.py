@@ -1,11 +1,11 @@
 """What arrives instead of an array whose reference cannot be redeemed.
 
-An exception while a message is unpickled is nobody's: it ends the worker of a Pool before the
-task's own ``try``, and the Pool starts another and waits for ever; in the thread that reads the
-results it hangs the caller. So whoever unpickles a reference to a block that is gone, or
-cannot reach the daemon, gets a `LostArray`. It is no array: as one without elements, code in C
-would read it, and ``sum`` would be 0. Whatever is done with it raises the error, where the task
-can catch it, or its caller. Sent on, it arrives as the same.
+Nobody can catch an exception raised while a message is unpickled. In the worker of a Pool it comes
+before the task's own ``try`` and ends the worker; the Pool starts another and waits for ever. In
+the thread that reads results it hangs the caller. So a reference to a block that is gone, or
+without a daemon to ask, is unpickled as a `LostArray`, and whatever is done with that raises the
+error, where the task or its caller can catch it. It is not an empty array, which code in C would
+read without complaint: its ``sum`` would be 0. It can be pickled again.
 """
 
 from __future__ import annotations

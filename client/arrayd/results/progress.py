@@ -1,4 +1,4 @@
-"""Progress of loads: what the caller's function is given, or a bar on the terminal."""
+"""Progress of loads: reports to the caller's function, or a bar on the terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Progress:
 def reporter(
     progress: bool | Callable[[Progress], None] | None, sources: Sequence[Source]
 ) -> Iterator[Reporter | None]:
-    """Return the function that passes reports on to what the caller gave as ``progress=``."""
+    """Give a function that passes reports on to what the caller gave as ``progress=``."""
     if not progress:
         yield None
     elif progress is True:

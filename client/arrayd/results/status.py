@@ -28,7 +28,7 @@ class Holder(Record):
 
 @dataclass(frozen=True, slots=True)
 class SessionStatus(Record):
-    """A client of the daemon; `version` is that of its arrayd, if it told."""
+    """A client of the daemon; `version` is that of its arrayd, empty if unknown."""
 
     pid: int
     uid: int
@@ -48,13 +48,13 @@ class BlockStatus(Record):
     segment
         Its name in /dev/shm.
     size, nbytes
-        What it costs, and the array's data alone.
+        What it takes of the budget, and the array's data alone.
     state
         ``loading``, ``writing``, ``held``, ``lent`` (a reference is on its way), ``idle``
-        (kept as cache), ``stray`` (mapped by somebody unknown) or ``leaving`` (unlinked,
-        still mapped).
+        (kept as cache), ``stray`` (mapped by a process that has no hold) or ``leaving``
+        (unlinked, still mapped).
     pinned
-        Kept, or pinned for some time: not evicted for room.
+        Published with ``keep=True``, or pinned for some time: not evicted for room.
     done, total
         Rows loaded, and to load.
     path, name
@@ -90,7 +90,7 @@ class BlockStatus(Record):
 
 @dataclass(frozen=True, slots=True)
 class JobStatus(Record):
-    """A request without a block: a file is looked at, or room or a name is waited for.
+    """Work that has no block yet: a file is looked at, or room or a name is waited for.
 
     `stage` is ``probing``, ``awaiting``, ``waiting for room``, or ``info``.
     """
@@ -111,15 +111,15 @@ class DaemonStatus(Record):
     version, pid, uid, private, uptime, endpoint, scope
         The daemon.
     leases
-        Whether the kernel tells it who maps a block (DESIGN §4).
+        Whether it can ask the kernel if anybody maps a block (``fs.leases-enable``).
     budget, charged, held, idle
-        Bytes it may keep in memory, keeps, and of these: in use, and kept as cache.
+        Bytes it may have in blocks, has, and of these: in use, and kept as cache.
     shm_used, shm_total
         Of /dev/shm, whoever uses it.
     garbage
-        Messages that made no sense.
+        Number of messages that were no requests.
     counters
-        What happened since the start: requests, hits, loads, …
+        Of what happened since the start: requests, hits, loads, …
     blocks_more, jobs_more
         How many there are besides `blocks`, which has 10,000 at most and fewer where they have
         many holders (those in use first, then the idle ones that were used last), and `jobs`,

@@ -26,7 +26,7 @@ from arrayd.results.status import BlockStatus, DaemonStatus, Holder, JobStatus
 HEAD = ("BLOCK", "SIZE", "SHAPE", "DTYPE", "STATE", "SOURCE", "HELD BY", "AGE")
 
 _EXPENDABLE = ("DTYPE", "SHAPE")  # left out, in this order, where the terminal is narrow
-_LEAST = 32  # characters that SOURCE and HELD BY together should have
+_LEAST = 32  # characters that SOURCE and HELD BY should have together
 _NAMED_DIMENSION = 100_000  # from here up as 1.2e5
 _LONG_SHAPE = 10
 _HOUR, _DAY = 3600, 86400
@@ -80,7 +80,7 @@ def _html_row(cells: Iterable[str], tag: str) -> str:
     return f"<tr>{inside}</tr>"
 
 
-# ---- what it says ----------------------------------------------------------------------------
+# ---- the contents -----------------------------------------------------------------------------
 
 
 def _daemon(status: DaemonStatus) -> list[str]:
@@ -159,7 +159,7 @@ def _state(block: BlockStatus) -> str:
 
 
 def _who(people: Sequence[Holder], *, user: bool = False) -> str:
-    """Return the one who has been there longest, and how many others."""
+    """Return the holder of longest standing, and the number of the others."""
     first = max(people, key=lambda person: person.since)
     words = [str(first.pid or "?"), _printable(first.program)]  # pid 0: in another namespace
     words += [_user(first.uid)] if user else []
@@ -204,11 +204,11 @@ def _duration(seconds: float, *, fine: bool = False) -> str:
 
 
 def _printable(words: str) -> str:
-    """Keep what a peer calls itself from speaking to the terminal."""
+    """Replace control characters: a peer chooses its name, and a terminal would obey them."""
     return "".join(c if c.isprintable() else "?" for c in words)
 
 
-# ---- how it is set ---------------------------------------------------------------------------
+# ---- the layout ------------------------------------------------------------------------------
 
 
 def _flow(parts: Sequence[str], gap: str, width: int | None) -> list[str]:

@@ -1,8 +1,8 @@
-"""Find the daemon, or start a private one: free of races, detached, and with a reason if it fails.
+"""Finds the daemon, or starts a private one; if that fails, the error says why.
 
 A private daemon lives in a directory of its user alone: ``$XDG_RUNTIME_DIR/arrayd``, or
-``/tmp/arrayd-<uid>`` without that variable. Beside its socket lie the log, what it wrote
-to standard error, and the lock under which one process starts it while others wait.
+``/tmp/arrayd-<uid>`` without that variable. Beside its socket lie its log, its standard
+error, and a lock: of several processes that need a daemon one starts it, and the others wait.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ SYSTEM_ENDPOINT = "ipc:///run/arrayd/arrayd.sock"
 IDLE_EXIT = "600"
 """Seconds without a user after which a private daemon ends; ``ARRAYD_IDLE_EXIT`` overrules."""
 
-# The shell forks, execs Python and is gone: the daemon becomes a child of init, which reaps
-# it. Forking twice here would be unsafe, for this process may have threads.
+# The shell starts Python in the background and ends: the daemon becomes a child of init, which
+# reaps it. Forking twice here would be unsafe, for this process may have threads.
 _DETACH = 'exec "$@" >/dev/null & echo $!'
 
-# What would speak to the starter's supervisor, or lead the daemon to listen elsewhere.
+# Variables by which the daemon would report to the caller's supervisor, or listen elsewhere.
 _SCRUBBED = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "JOURNAL_STREAM", "ARRAYD_ENDPOINT")
 
-# What a daemon says that meets one on its way out: worth another try.
+# The last words of a daemon whose predecessor has not ended yet: worth another try.
 _OUTGOING = "serves this endpoint"
 
 
 def find_endpoint(endpoint: str | None = None, *, start: bool = True, timeout: float = 10.0) -> str:
-    """Return the endpoint of the daemon to use; see to it that a private one runs.
+    """Return the endpoint of the daemon to use; if it is the private one, make sure that it runs.
 
     The first of: `endpoint`, ``ARRAYD_ENDPOINT``, `SYSTEM_ENDPOINT` if it admits this
     process, the user's private daemon. The first two are returned as they are, whether or
@@ -56,13 +56,12 @@ def find_endpoint(endpoint: str | None = None, *, start: bool = True, timeout: f
     start
         Whether to start a private daemon that does not run.
     timeout
-        Seconds that it has to come up.
+        Seconds in which it must begin to listen.
 
     Raises
     ------
     NoDaemon
-        The endpoint can be none; or no private daemon runs, and none may be or could be
-        started.
+        The endpoint is not valid; or no private daemon runs, and `start` is false or has failed.
     NoRoom
         This process has no descriptors left to look for it.
     """
@@ -100,7 +99,7 @@ def ensure(endpoint: str, *, timeout: float = 10.0) -> None:
 
 
 def alive(endpoint: str) -> bool:
-    """Say whether somebody listens at `endpoint` and admits this process."""
+    """Return whether somebody listens at `endpoint` and admits this process."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # a connection to a Unix socket is made at once, or not
         try:
@@ -113,7 +112,7 @@ def alive(endpoint: str) -> bool:
 
 
 def why_silent(endpoint: str, seconds: float, pid: int | None = None) -> str:
-    """Return what to tell somebody who has waited so long for a daemon; `pid`: it lives."""
+    """Return the error text for `seconds` without an answer; `pid`: of a daemon known to live."""
     if pid is not None:
         return (
             f"The arrayd daemon (pid {pid}) has been silent for {seconds:.0f} s: it is stopped "
@@ -133,7 +132,7 @@ def why_silent(endpoint: str, seconds: float, pid: int | None = None) -> str:
 
 
 def wait_ended(pid: int, timeout: float) -> bool:
-    """Say whether a daemon, no child of this process, ends within `timeout` seconds."""
+    """Return whether a daemon, no child of this process, ends within `timeout` seconds."""
     with descriptors() as opened:
         try:
             pidfd = open_into(opened, os.pidfd_open, pid)
@@ -156,7 +155,7 @@ def normalize(endpoint: str) -> str:
     Raises
     ------
     NoDaemon
-        No daemon can be there.
+        It is not valid.
     """
     if endpoint == PRIVATE:
         return private_endpoint()
@@ -183,7 +182,7 @@ def _directory(endpoint: str) -> Path:
 
 
 def _ensure_private(endpoint: str, timeout: float) -> None:
-    """Return once the private daemon listens; start it if nobody else is at it."""
+    """Return once the private daemon listens; start it, unless another process does so."""
     deadline = time.monotonic() + timeout
     directory = _directory(endpoint)
     _make_directory(directory)
@@ -201,7 +200,7 @@ def _ensure_private(endpoint: str, timeout: float) -> None:
 
 
 def _make_directory(directory: Path) -> None:
-    """Make the directory, or check that nobody else has: who owns it owns the daemon."""
+    """Make the directory, or check that it is ours: its owner could put another daemon there."""
     try:
         with contextlib.suppress(FileExistsError):
             directory.mkdir(0o700)
@@ -220,7 +219,7 @@ def _make_directory(directory: Path) -> None:
 
 
 def _is_ours(directory: Path) -> bool:
-    """Say whether it is a directory, no link to one, that only this user can enter."""
+    """Return whether it is a directory (no link to one) that only this user can enter."""
     try:
         info = directory.lstat()
     except FileNotFoundError:
@@ -231,7 +230,7 @@ def _is_ours(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: Path, deadline: float) -> Iterator[None]:
-    """Hold the launch lock; it goes with the process, however that ends."""
+    """Hold the launch lock; the kernel releases it if the process dies."""
     with descriptors() as opened:
         fd = _open(opened, path, os.O_RDWR)
         for wait in _waits(deadline):
@@ -248,7 +247,7 @@ def _locked(path: Path, deadline: float) -> Iterator[None]:
 
 
 def _open(opened: list[int], path: Path, flags: int) -> int:
-    """Open a file in the private directory, and note it; make it if need be."""
+    """Open a file in the private directory, made if need be, and add it to `opened`."""
     flags |= os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         return open_into(opened, os.open, path, flags, 0o600)
@@ -268,12 +267,12 @@ def _waits(deadline: float) -> Iterator[float]:
 
 
 def _start(directory: Path, endpoint: str, deadline: float) -> bool:
-    """Start the daemon; False: an earlier one is still on its way out.
+    """Start the daemon; False: an earlier one has not ended yet.
 
     Raises
     ------
     NoDaemon
-        It ended at once, or does not listen in time; with its last words.
+        It ended at once, or does not listen in time; the error has the last line of its log.
     """
     errors = directory / "stderr"
     pid = _spawn(_command(directory, endpoint), errors)
@@ -343,7 +342,7 @@ def _environment() -> dict[str, str]:
 
 
 def _last_line(path: Path) -> str:
-    """Return the last line of a file, of which there may be none."""
+    """Return the last line of a file, which may be missing or empty."""
     with contextlib.suppress(OSError):
         lines = path.read_text(errors="replace").splitlines()
         return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,6 +1,6 @@
-"""What this process has written of a private mapping, by the kernel's word (proc_pid_pagemap(5)).
+"""Whether this process has written to a private mapping (proc_pid_pagemap(5)).
 
-A page that is read is the file's own; the first write to it makes a copy, which belongs to no file.
+A page that was only read belongs to the file; the first write makes a copy that belongs to none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PAGES = 1 << 16  # looked at in one go: 256 MiB, an entry of 8 bytes each
 
 
 def written(address: int, nbytes: int) -> bool:
-    """Say whether any page of a private mapping of a file was written to; True if in doubt."""
+    """Return whether any page of a private mapping of a file was written to; True if unknown."""
     first, last = address // mmap.PAGESIZE, -(-(address + nbytes) // mmap.PAGESIZE)
     try:
         with open("/proc/self/pagemap", "rb", buffering=0) as file:
@@ -31,6 +31,6 @@ def written(address: int, nbytes: int) -> bool:
 
 
 def _copied(entries: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> bool:
-    """Say whether a page is this process's own: in memory but of no file, or swapped out."""
+    """Return whether a page is a private copy: in memory but of no file, or swapped out."""
     own = (entries & (_PRESENT | _OF_A_FILE)) == _PRESENT
     return bool(own.any() or (entries & _SWAPPED).any())

@@ -1,12 +1,12 @@
-"""Who can write to a segment, by the kernel's word (proc_pid_smaps(5)).
+"""Which processes can write to a segment, found out in /proc (proc_pid_smaps(5)).
 
 A process that is forked while a block is written inherits the mapping. The worker of a pool or of
-an executor does so by accident: its arrays come to it in messages, and it drops those; what it has
-inherited it cannot drop, for the frames of its parent live on in it. Whether it ever touched that
-is known: a fork copies no page tables of a shared mapping, so none of its pages is there.
+an executor inherits it by accident: its arrays come to it in messages. It cannot drop the mapping,
+because copies of its parent's frames refer to it. But one can see whether it ever touched it: a
+fork copies no page tables of a shared mapping, so none of the pages is there before that.
 
-Such a worker says of itself that it is one, where only the kernel keeps it, as a flag of the
-mapping: ``MADV_RANDOM``, which means nothing for pages in memory (``rr`` in smaps).
+After the fork, such a worker marks the mapping as one inherited by accident. The mark is
+``MADV_RANDOM``, which has no effect on pages in memory, and which others see in smaps (``rr``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PACKAGES = ("multiprocessing", "multiprocess", "concurrent", "joblib")
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """A process that can write to a segment; `by_accident`, and never did."""
+    """A process that can write to a segment; `by_accident`: a worker that never touched it."""
 
     pid: int
     program: str
@@ -30,7 +30,7 @@ class Writer:
 
 
 def find(segment: str) -> list[Writer]:
-    """Return the processes that map a segment so that they can write to it."""
+    """Return the processes that have a writeable mapping of a segment."""
     found = []
     for name in sorted(filter(str.isdecimal, os.listdir("/proc")), key=int):
         with contextlib.suppress(OSError):  # it has ended, or is another user's
@@ -43,9 +43,9 @@ def find(segment: str) -> list[Writer]:
 
 
 def is_worker() -> bool:
-    """Say whether this process was just forked to be a worker that gets its work in messages.
+    """Return whether this process was just forked to be a worker that gets its work in messages.
 
-    What it is to run is known to the function that called ``os.fork``, and to nobody later.
+    Only the function that called ``os.fork`` knows what the process is to run: it is on the stack.
     """
     frame = sys._getframe()
     while frame.f_back is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 
-_ESCAPE = "surrogateescape"  # as os.fsdecode: a path is bytes, and may be any
+_ESCAPE = "surrogateescape"  # as os.fsdecode: a path may have any bytes
 
 
 def pack(value: Any) -> bytes:

@@ -1,7 +1,7 @@
-"""Dtypes as plain data, exactly: `descr` says what a dtype is, `from_descr` makes it again.
+"""Dtypes as plain data, without loss: `descr` describes a dtype, `from_descr` makes it again.
 
-What a ``.npy`` header can say is said as there (`numpy.lib.format.dtype_to_descr`): a string, or a
-list of fields. What it cannot say, or would say wrongly, is a map:
+Most are described as in a ``.npy`` header (`numpy.lib.format.dtype_to_descr`): by a string, or by a
+list of fields. What such a header cannot express, or would change, is a map:
 
 =============================================  ==================================================
 ``{"names", "formats", "offsets", "itemsize"``  a structure whose fields are out of order or
@@ -35,7 +35,7 @@ _EXTENSION = re.compile(r"b?float\d+(_\w+)?|u?int[1-4]")  # as ml_dtypes names i
 def descr(dtype: DType) -> Any:
     """Return `dtype` as plain data; ``dtype.str`` would lose the fields of a structure.
 
-    Notes on a dtype (``dtype.metadata``, as h5py makes) are no part of it.
+    What is attached to it (``dtype.metadata``, which h5py uses) is left out.
 
     Raises
     ------
@@ -87,11 +87,11 @@ def _structure(dtype: DType) -> dict[str, Any]:
 
 
 def bare(dtype: DType) -> DType:
-    """Return the dtype without notes on it or its fields; the same object if it has none.
+    """Return the dtype without ``dtype.metadata``, its own and its fields'; itself if it has none.
 
     `numpy.lib.format.drop_metadata` fails where a field has a title.
     """
-    if not _noted(dtype):
+    if not _has_metadata(dtype):
         return dtype
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
@@ -111,10 +111,10 @@ def bare(dtype: DType) -> DType:
     )
 
 
-def _noted(dtype: DType) -> bool:
-    if dtype.metadata or (dtype.subdtype is not None and _noted(dtype.base)):
+def _has_metadata(dtype: DType) -> bool:
+    if dtype.metadata or (dtype.subdtype is not None and _has_metadata(dtype.base)):
         return True
-    return any(_noted(dtype[name]) for name in dtype.names or ())
+    return any(_has_metadata(dtype[name]) for name in dtype.names or ())
 
 
 def from_descr(value: Any, *, stand_in: bool = False) -> DType:
@@ -123,13 +123,13 @@ def from_descr(value: Any, *, stand_in: bool = False) -> DType:
     Parameters
     ----------
     stand_in
-        Take raw bytes (``V2``) for a type of ml_dtypes: for who does not look at the values, and
-        so need not have the package.
+        Take raw bytes (``V2``) for a type of ml_dtypes: for a caller that does not look at the
+        values, and need not have the package.
 
     Raises
     ------
     ValueError, TypeError
-        `value` describes no dtype: the peer is at fault.
+        `value` describes no dtype: whoever wrote it is at fault.
     MissingDependency
         The type is one of ml_dtypes, which is not installed here.
     """
@@ -164,7 +164,7 @@ def _is_subarray(value: list[Any] | tuple[Any, ...]) -> bool:
 
 
 def _field(field: Any) -> tuple[Any, ...]:
-    """Return a field as numpy's own reader takes it, which knows padding by its empty name."""
+    """Return a field in the form of `numpy.lib.format`, where padding is a field without name."""
     if not isinstance(field, (list, tuple)) or len(field) not in (2, 3):
         raise ValueError(f"{field!r} describes no field")
     name = tuple(field[0]) if isinstance(field[0], (list, tuple)) else field[0]
@@ -263,17 +263,17 @@ def understood(key: str, value: npt.DTypeLike) -> DType:
 
 
 def shareable(what: str, dtype: DType) -> DType:
-    """Return `dtype` without notes.
+    """Return `dtype` without ``dtype.metadata``, if it can be shared.
 
     Parameters
     ----------
     what
-        Stands first in the error.
+        The beginning of the error's text.
 
     Raises
     ------
     SpecMismatch
-        It cannot be shared: Python objects, or more fields or longer names than a request can say.
+        It has Python objects, or more fields or longer names than a request can hold.
     """
     if dtype.hasobject:
         raise SpecMismatch(

@@ -50,19 +50,19 @@ class Grant(Record):
     spec
         The array in it.
     seq
-        Number of this grant; a release names it, and one naming an older is ignored.
+        Number of this grant. A release names it; a release of an older grant is ignored.
     source
         What the block holds, in words.
     sealed
         False for a block that is still being written (`arrayd.create`).
     window
-        True when the block holds the whole source and ``rows=`` is still to be applied.
+        True if the block holds the whole source, of which the client is to take ``rows=``.
     lost
         Number of values that the cast changed.
     key
-        Empty for a block that a request alone can mean. Else it is made of more files than the
-        one whose ``stat`` a client knows (links of HDF5): only the daemon can say whether it is
-        what they hold now. Equal keys mean equal contents.
+        Empty if the request identifies the contents. Else the block is made of several files
+        (links of HDF5), of which a client knows the ``stat`` of one: only the daemon can say
+        whether it is up to date. Equal keys mean equal contents.
     """
 
     segment: str

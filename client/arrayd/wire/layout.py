@@ -1,4 +1,4 @@
-"""How a segment is laid out: data, metadata, footer. A block describes itself.
+"""The layout of a segment: data, metadata, footer. A block describes itself.
 
 ::
 
@@ -14,10 +14,10 @@ Footer, little-endian: magic 8s, version u32, flags u32 (1: sealed), data bytes 
 metadata offset u64, metadata bytes u64, metadata crc32 u32, name length u32,
 name 128s, crc32 of all before u32.
 
-What holds in every version, for an older arrayd to tell a newer one's segment from a damaged
-one: the data begin at 0, the footer is the last page, and in it stand magic, version, name
-length, name and crc32 where they stand now. What else a newer footer says is not read: the
-daemon leaves such a segment alone (`NewerSegment`), under both its names. An addition to the
+In every version the data begin at 0, the footer is the last page, and magic, version, name length,
+name and crc32 have their place in it: so an older arrayd can distinguish the segment of a newer one
+from a damaged one. It reads nothing else of it, and the daemon leaves it alone (`NewerSegment`),
+under both its names. An addition to the
 metadata needs no new version of the footer (see `arrayd.wire.records`).
 """
 
@@ -152,7 +152,7 @@ class Plan:
 
     @property
     def meta_room(self) -> int:
-        """Bytes there are for metadata."""
+        """Bytes that the metadata may have."""
         return self.size - FOOTER_BYTES - self.meta_offset
 
 

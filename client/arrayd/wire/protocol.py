@@ -1,8 +1,9 @@
-"""The wire: what client and daemon say to each other, defined once.
+"""The messages between client and daemon, defined once.
 
-DEALER ↔ ROUTER over ``ipc://``; a message is one frame, a msgpack map. The session's
-identity is its 128-bit nonce, stated in every request; routing ids change when a
-connection is made anew and identify nobody.
+They are ZeroMQ messages over a Unix socket, from a DEALER of libzmq to the daemon's own end
+(`arrayd_server.transport`) and back; each is one frame, a msgpack map. A session is known by its
+nonce, 128 random bits in every request. Its connection may be made anew at any time, and
+identifies nobody.
 
 Requests: ``{"v": VERSION, "id": int, "s": nonce, "op": name, …fields}``
 
@@ -11,7 +12,7 @@ op           fields
 ===========  =====================================================================
 hello        pid, start (the process's start time, clock ticks), program, version (of the
              client's arrayd), shm (device and inode of /dev/shm), holds (segments; replaces
-             what the daemon knew), latest (the highest seq of a grant that came)
+             what the daemon knew), latest (the highest seq of a grant received)
 get          items: up to `MAX_ITEMS` maps {source, stat}, pin (seconds, -1: for good), wait
              (seconds to wait for room or a name; None: the default), progress
 prefetch     items
@@ -25,14 +26,14 @@ create       shape, descr, order, name, keep, replace, wait
 seal         segment
 abort        segment (no answer)
 evict        source, or block (a number or segment name)
-status       everything there is to know
-stop         the daemon stops, as on SIGTERM
+status       (none)
+stop         (none) the daemon stops, as on SIGTERM
 ===========  =====================================================================
 
 Answers: ``{"v", "id", "i"}`` and one of ``ok`` (the result of item i), ``err``
 (`arrayd.errors`), ``progress`` ([done, total] rows; the answer is still to come) or
-``hello`` (the daemon does not know the session: introduce yourself and ask again) or
-``again`` (what was to be granted has just vanished: ask again).
+``hello`` (the daemon does not know the session: the client says hello and asks again) or
+``again`` (the block to be granted has just been removed: the client asks again).
 The answer to hello carries pid, uid, version, run, leases and the seqs of the holds.
 
 A daemon of another protocol version answers with ``err`` in this same envelope, which
@@ -58,22 +59,23 @@ VERSION = 1
 PACKAGE_VERSION = "0.1.0"
 
 MAX_FRAME = 3 << 20
-"""Bytes of the largest request: it states, or releases, the 65,530 blocks one process can map."""
+"""Bytes of the largest request: one that lists all 65,530 blocks that a process can map."""
 
 MAX_ANSWER = 64 << 20
-"""Bytes of the largest answer, which is a status: of ten thousand blocks it has some 3 MB."""
+"""Bytes of the largest answer; the status of ten thousand blocks has some 3 MB."""
 
 MAX_ITEMS = 64
-"""Items of one get or prefetch: some 5 ms of the daemon, then others have their turn."""
+"""Items of one get or prefetch: they take the daemon some 5 ms, then it serves others."""
 
 MAX_NAME = 255
 """Characters of the name of a published block."""
 
 TOKEN_BYTES = 8
-"""Bytes that tell one reference in flight from another."""
+"""Bytes of the random number by which references to one block are distinguished."""
 
 _MAX_CONTAINERS = 200_000
-"""Bytes of a request that begin a list or map in msgpack (or stand within a path or number)."""
+"""Bytes of a request with a value that can begin a list or map in msgpack; a few of those bytes
+belong to paths and numbers."""
 
 _CONTAINERS = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 
@@ -93,15 +95,16 @@ MAX_TEXT = 64 << 10
 MAX_DESCR_NODES, MAX_DESCR_TEXT = 9_000, 56 << 10
 """The same of a dtype that a client asks with: a path and options stand beside it."""
 
-_WISHES = frozenset({"get", "prefetch", "info", "create", "redeem", "evict"})
-"""Requests of which each field may say what is wanted; of the others one more may be ignored."""
+_STRICT_OPS = frozenset({"get", "prefetch", "info", "create", "redeem", "evict"})
+"""Requests in which an unknown field is refused, for it may change what is asked for. In the
+others it is ignored."""
 
 _ENVELOPE = {"v", "id", "s", "op"}
 
 _ITEM = {"source", "stat"}
 
 Stat = tuple[int, int, int, int, int]
-"""dev, ino, size, mtime_ns, ctime_ns of a file as its asker sees it."""
+"""dev, ino, size, mtime_ns, ctime_ns of a file as the client sees it."""
 
 
 class Garbage(ValueError):
@@ -145,7 +148,7 @@ def decode(frame: bytes, *, answer: bool = False) -> dict[str, Any]:
     if len(frame) > limit:
         raise Garbage(f"{len(frame)} bytes, more than {limit}")
     if not answer and len(frame) - len(frame.translate(None, _CONTAINERS)) > _MAX_CONTAINERS:
-        # A list costs its sender one byte and us 64, and a second for a million of them.
+        # A list costs its sender one byte and us 64; a million of them take a second to unpack.
         raise Garbage(f"more than {_MAX_CONTAINERS} lists and maps")
     try:
         message = unpack(frame)
@@ -162,8 +165,8 @@ def parse_request(message: Mapping[str, Any]) -> Request:
     Raises
     ------
     ProtocolMismatch
-        The peer speaks another version; its text names both. Or it is newer, and asks for what
-        this one does not know (`arrayd.wire.records`).
+        The client has another version of the protocol; the text names both. Or it is newer, and
+        asks for something unknown here (`arrayd.wire.records`).
     Garbage
         It is no request.
     """
@@ -183,7 +186,7 @@ def parse_request(message: Mapping[str, Any]) -> Request:
             f"This daemon (pid {os.getpid()}, arrayd {PACKAGE_VERSION}) knows no request "
             f"{reprlib.repr(op)}: it is older than the client. {REMEDY}"
         )
-    if op in _WISHES:
+    if op in _STRICT_OPS:
         understand(message.keys() - FIELDS[op].keys() - _ENVELOPE, op)
     fields = {key: message.get(key) for key in FIELDS[op]}
     for key, check in FIELDS[op].items():
@@ -195,12 +198,15 @@ def parse_request(message: Mapping[str, Any]) -> Request:
 
 
 def describable(descr: Any) -> bool:
-    """Say whether a request can hold this description of a dtype."""
+    """Return whether a request can hold this description of a dtype."""
     return modest(descr, MAX_DESCR_NODES, MAX_DESCR_TEXT)
 
 
 def modest(value: Any, max_nodes: int = MAX_NODES, max_text: int = MAX_TEXT) -> bool:
-    """Say whether a free-form value is as small as the real ones are; without recursion."""
+    """Return whether a free-form value is no larger or deeper than real ones.
+
+    Without recursion, for a peer may send anything.
+    """
     depth = nodes = text = 0
     level = [value]
     while level:
@@ -226,7 +232,7 @@ def _is(*types: type) -> Check:
 
 
 def _holds(check: Check) -> Check:
-    """Return the check of a list of as many as one process can map, and some."""
+    """Return the check of a list of at most as many items as one process can map, and some."""
     return lambda v: type(v) is list and len(v) <= _MAX_HOLDS and all(map(check, v))
 
 
@@ -317,4 +323,4 @@ FIELDS: dict[str, dict[str, Check]] = {
     "status": {},
     "stop": {},
 }
-"""For each op its fields and what they must be: checked once, at the door."""
+"""For each op its fields and what they must be: checked once, when a request arrives."""

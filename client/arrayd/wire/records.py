@@ -1,4 +1,4 @@
-"""What one process writes for another to read, and what two versions do with each other's.
+"""Data that one process writes for another, which may have another version of arrayd.
 
 A daemon outlives the environment it was started from, clients of several environments share
 one daemon, and a daemon adopts the blocks of its predecessor. So whatever crosses from process
@@ -9,21 +9,21 @@ fields are the keys of a map. One policy holds for all of them:
 * a key that the reader does not know is ignored and **carried along**: it is in `Record.extra`,
   and `Record.to_wire` writes it back;
 * a key that is missing has its field's default. The fields without a default are those of the
-  first version. One that is added afterwards is a field made by `later`, with a default that
-  means *as it was before*, and is written only where it says something else: for a first version
-  that knew no such policy (commit 6381e51) took no key more, and removed segments with one;
+  first version. A field that was added afterwards is made by `later`; its default means *as it
+  was before*, and it is written only where it differs from that: the first version (commit
+  6381e51) refuses unknown keys, and removes a segment that has one;
 * a key that is known has a value of its field's type, else the writer is at fault (TypeError);
 * ``v`` decides. A record without it is of version 1. `Record.VERSION` is raised only when a
   reader that ignores what is new would go wrong; a record of a higher version than the reader
   knows is not read at all (ProtocolMismatch), and what it describes is left alone.
 
-Ignoring has one danger. Who ignores a key of an *account* (an answer, metadata) knows less than
-there is to know. Who ignores a key of a *wish* does something else than was asked for: a daemon
-that does not know ``missing=0`` would answer with other values. So a reader that is to act on a
-record calls `Record.understand`: keys that it does not know are a ProtocolMismatch, but for
-those that begin with ``_``. Give that mark to a key that only says how (a hint), never what.
+To ignore a key is harmless where a record *describes* something (an answer, metadata): its reader
+knows less than there is to know. Where it *asks* for something, another thing would be done: a
+daemon that does not know ``missing=0`` would answer with other values. So a reader that is to act
+on a record calls `Record.understand`: unknown keys are a ProtocolMismatch, but for *hints*, which
+begin with ``_``. A hint says only how a thing may be done, never what.
 
-pydantic and msgspec read maps into classes too, but drop what they do not know.
+(pydantic and msgspec also read maps into classes, but drop unknown keys.)
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Base of all that is written for another process.
+    """Base of everything that is written for another process.
 
     Parameters
     ----------
     extra
-        What a newer version has written, unknown here; written back by `to_wire`. It has no
-        part in comparisons.
+        Keys of a newer version that are unknown here; `to_wire` writes them back. Records are
+        compared without them.
 
     Notes
     -----
     A field's type is what is checked: ``str``, ``int``, ``float`` (an int will do), ``bool``,
     ``bytes``, ``Any``, a `Record`, ``X | None``, ``tuple[X, ...]``, ``tuple[X, Y]`` and
-    ``dict[str, X]``; ``metadata["read"]`` and ``["write"]`` go before that. Its key is its name,
+    ``dict[str, X]``; ``metadata["read"]`` and ``["write"]`` replace that. Its key is its name,
     or ``metadata["key"]``. What a type cannot say, `_check` does.
     """
 
@@ -78,7 +78,7 @@ class Record:
         ProtocolMismatch
             A newer version wrote it, in a way that this one would misread.
         TypeError, ValueError
-            It is none.
+            The map describes no such record.
         """
         if not isinstance(wire, Mapping):
             raise TypeError(f"a {type(wire).__name__} is no map")
@@ -110,27 +110,27 @@ class Record:
         return wire | dict(self.extra) if self.extra else wire
 
     def _check(self) -> None:
-        """Raise ValueError where a field that was read has a value of no meaning."""
+        """Raise ValueError if a field has a value that makes no sense; its type is right."""
 
     def understand(self) -> Self:
-        """Return the record, if there is nothing in it that must be understood and is not.
+        """Return the record, which has no unknown keys but hints.
 
         Raises
         ------
         ProtocolMismatch
-            A newer version has asked for what this one does not know.
+            A newer version asks for something unknown here.
         """
         understand(self.extra, type(self).__name__)
         return self
 
 
 def received(kind: type[_R], wire: Any, what: str) -> _R:
-    """Return the record in what another process has sent; `what` begins the message.
+    """Return the record that another process has sent; `what` begins the error's text.
 
     Raises
     ------
     ProtocolMismatch
-        It is none that this version understands.
+        This version cannot read it.
     """
     try:
         return kind.from_wire(wire)
@@ -165,12 +165,12 @@ def check_version(wire: Mapping[str, Any], known: int, what: str) -> None:
 
 
 def understand(unknown: Iterable[Any], what: str) -> None:
-    """Refuse unknown keys of a wish, but for hints (``_``).
+    """Refuse unknown keys of a request, but for hints.
 
     Raises
     ------
     ProtocolMismatch
-        There are such.
+        There are some.
     """
     keys = sorted(str(key) for key in unknown if not is_hint(key))
     if keys:
@@ -181,7 +181,7 @@ def understand(unknown: Iterable[Any], what: str) -> None:
 
 
 def is_hint(key: Any) -> bool:
-    """Say whether a key is one that a reader may ignore whatever it does with the rest."""
+    """Return whether a key is one that any reader may ignore."""
     return isinstance(key, str) and key.startswith("_")
 
 
@@ -192,7 +192,7 @@ _PLAIN = (str, int, bool, float, bytes, types.NoneType)
 
 
 class _KnownField(NamedTuple):
-    """A field whose key is known."""
+    """How a field is read and written."""
 
     name: str
     read: Read

@@ -149,7 +149,7 @@ def test_what_a_newer_version_asks_for_is_carried_and_not_done() -> None:
     source = Source.from_wire(NEWER)
     assert source.to_wire() == NEWER
     assert source != Source.of("/a.npy")
-    assert source.wish() == {"path": "/a.npy", "missing": 0}
+    assert source.without_hints() == {"path": "/a.npy", "missing": 0}
     with pytest.raises(ProtocolMismatch, match=r"missing.*newer.*arrayd stop"):
         source.understand()
     hinted = Source.from_wire({"path": "/a.npy", "_speed": 2})
