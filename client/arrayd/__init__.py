@@ -7,7 +7,7 @@ loads the dataset once, whoever asks, and maps it read-only into each process th
 The block goes away when the last array in it is gone, however its process ended.
 """
 
-from arrayd import reduction as _reduction  # noqa: F401 - it registers itself
+from arrayd import reduction as _reduction
 from arrayd.api import (
     connect,
     create,
@@ -56,6 +56,8 @@ from arrayd.source import Source
 from arrayd.wire.protocol import PACKAGE_VERSION
 
 __version__ = PACKAGE_VERSION
+
+_reduction.install()
 
 __all__ = [
     "AccessDenied",

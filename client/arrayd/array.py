@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast
+from typing import Any, ClassVar, Protocol, SupportsIndex, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from arrayd.system.mapping import End, Mapping
+from arrayd.errors import PrecisionWarning, SpecMismatch
+from arrayd.source import Source
+from arrayd.system.mapping import MappingFinalizer, SegmentMapping
 from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Grant
 from arrayd.wire.protocol import Stat
-
-if TYPE_CHECKING:
-    from arrayd.session.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,26 @@ class Block:
     order: str
 
 
+class HoldOwner(Protocol):
+    """The session that a hold belongs to, as far as arrays need it."""
+
+    endpoint: str
+
+    def release(self, held: Held) -> None:
+        """End a hold now."""
+
+    def lend(self, segment: str) -> bytes:
+        """Have the daemon keep a block for a reference; return the reference's token."""
+
+
 @dataclass(eq=False, slots=True)
 class Held:
     """A block this process holds: the client's side of the relation *session holds block*."""
 
-    client: Session
+    owner: HoldOwner
     grant: Grant
     seq: int
-    ends: set[End] = field(default_factory=set)  # of the live mappings
+    ends: set[MappingFinalizer] = field(default_factory=set)  # of the live mappings
     released: bool = False
     #: the request that a reference's receiver can repeat; None for published blocks
     request: tuple[dict[str, Any], Stat] | None = None
@@ -70,7 +84,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     """
 
     _held: Held | None
-    _mapping: Mapping | None
+    _mapping: SegmentMapping | None
+    _reducer: ClassVar[Callable[[SharedArray], Any]]  # set by `arrayd.reduction.install`
 
     @property
     def block(self) -> Block | None:
@@ -128,14 +143,10 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     def _reference(self) -> Any:
         """Return a reference if a copy would be written in vain; else None."""
-        if not self._unsealed:
-            return None
-        from arrayd.reduction import reduce  # that module needs this one
-
-        return reduce(self)
+        return self._reducer() if self._unsealed else None
 
 
-def wrap(held: Held, mapping: Mapping) -> SharedArray:
+def wrap(held: Held, mapping: SegmentMapping) -> SharedArray:
     """Return the array of a whole block over its mapping."""
     spec = held.grant.spec
     array = np.ndarray.__new__(
@@ -148,9 +159,40 @@ def wrap(held: Held, mapping: Mapping) -> SharedArray:
     return adorn(array, held, mapping)
 
 
+def cut(whole: SharedArray, grant: Grant, source: Source) -> SharedArray:
+    """Apply ``rows=`` where the block holds more than was asked for; warn of a lossy cast.
+
+    Raises
+    ------
+    SpecMismatch
+        The block is 0-d.
+    """
+    if grant.lost:
+        _warn_of_loss(whole, grant, source)
+    if source.rows is None or not (grant.window or source.name is not None):
+        return whole
+    if whole.ndim == 0:
+        raise SpecMismatch(f"{source}: rows= needs an array of at least one dimension, not 0-d.")
+    result: SharedArray = whole[source.slice]
+    return result
+
+
+def _warn_of_loss(whole: SharedArray, grant: Grant, source: Source) -> None:
+    """Warn at the caller's line, which is the first one outside arrayd."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("arrayd."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        f"{source}: {source.cast} has too few bits: {grant.lost} of {whole.size} values were "
+        "changed by the cast.",
+        PrecisionWarning,
+        stacklevel=level,
+    )
+
+
 def view_at(
     held: Held,
-    mapping: Mapping,
+    mapping: SegmentMapping,
     offset: int,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
@@ -163,7 +205,7 @@ def view_at(
     return adorn(array, held, mapping)
 
 
-def _base(held: Held, mapping: Mapping) -> npt.NDArray[Any]:
+def _base(held: Held, mapping: SegmentMapping) -> npt.NDArray[Any]:
     """Return the flat array at the base of every array of a block.
 
     It has as many elements as the block, and is a `SharedArray`. scipy and others take an array
@@ -175,13 +217,13 @@ def _base(held: Held, mapping: Mapping) -> npt.NDArray[Any]:
     return flat.view(held.block.dtype, SharedArray)
 
 
-def adorn(array: SharedArray, held: Held, mapping: Mapping) -> SharedArray:
+def adorn(array: SharedArray, held: Held, mapping: SegmentMapping) -> SharedArray:
     """Tell an array which block it lies in."""
     array._held, array._mapping = held, mapping
     return array
 
 
-def offset_of(array: npt.NDArray[Any], mapping: Mapping) -> int:
+def offset_of(array: npt.NDArray[Any], mapping: SegmentMapping) -> int:
     """Return where an array's first element lies, in bytes from the start of the data."""
     return int(array.__array_interface__["data"][0]) - mapping.address
 
@@ -197,16 +239,3 @@ def extent(array: npt.NDArray[Any]) -> tuple[int, int]:
     after = sum(step for step in reach if step > 0)
     address = int(array.__array_interface__["data"][0])
     return address + before, after - before + array.itemsize
-
-
-__all__ = [
-    "Block",
-    "Held",
-    "Self",
-    "SharedArray",
-    "adorn",
-    "extent",
-    "offset_of",
-    "view_at",
-    "wrap",
-]

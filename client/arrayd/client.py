@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,6 @@ from arrayd.array import SharedArray
 from arrayd.common import arguments, failpoints
 from arrayd.errors import (
     ArraydError,
-    DaemonLost,
     NoSuchBlock,
     SpecMismatch,
 )
@@ -24,16 +22,15 @@ from arrayd.results.lost import LostArray
 from arrayd.results.progress import Progress, reporter
 from arrayd.results.status_table import Status
 from arrayd.session import sealing
-from arrayd.session.fetch import TRIES, Fetching, Terms, bare
-from arrayd.session.request import SourceLike, Wish
-from arrayd.session.session import Session, good, told
+from arrayd.session.fetch import Fetching, Terms, bare
+from arrayd.session.request import FileRequest, SourceLike
+from arrayd.session.session import Session, unwrap, unwrap_as
 from arrayd.source import Source
 from arrayd.system.mapping import Vanished
-from arrayd.wire import dtypes, protocol
-from arrayd.wire.grant import Grant
+from arrayd.wire import dtypes
 
 
-class Client(Session):
+class Client:
     """A session. Thread-safe; in a forked child it becomes a session of the child.
 
     The methods of the same names as arrayd's functions do what is said there.
@@ -50,6 +47,27 @@ class Client(Session):
     NoDaemon
         None answers.
     """
+
+    def __init__(self, endpoint: str | None = None, *, start: bool = True) -> None:
+        self._session = Session(endpoint, start=start)
+
+    @property
+    def endpoint(self) -> str:
+        """Of the daemon."""
+        return self._session.endpoint
+
+    def close(self) -> None:
+        """End the session: all its holds end. Arrays stay readable until they are dropped."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<arrayd.Client {self.endpoint}, {self._session.state}>"
 
     # ---- arrays --------------------------------------------------------------------------
 
@@ -75,15 +93,15 @@ class Client(Session):
         progress = arguments.progress(progress)
         return_errors = arguments.flag("return_errors", return_errors)
         wanted = arguments.sources(sources)
-        self._session()
+        self._session.connect()
         results = [self._local(source, options, mode, ask=seconds != 0) for source in wanted]
-        missing = {i: result for i, result in enumerate(results) if isinstance(result, Wish)}
+        missing = {i: result for i, result in enumerate(results) if isinstance(result, FileRequest)}
         if missing:
-            wishes = list(missing.values())
+            requests = list(missing.values())
             deadline = None if timeout is None else time.monotonic() + timeout
-            with reporter(progress, [wish.source for wish in wishes]) as report:
+            with reporter(progress, [request.source for request in requests]) as report:
                 terms = Terms(mode, seconds, timeout, deadline, report)
-                found = Fetching(self, terms).current(wishes)
+                found = Fetching(self._session, terms).current(requests)
             for index, result in zip(missing, found, strict=True):
                 results[index] = result
         if not return_errors:
@@ -96,20 +114,20 @@ class Client(Session):
 
     def prefetch(self, *sources: SourceLike, **options: Any) -> None:
         """Have sources loaded without waiting for them; see `arrayd.prefetch`."""
-        items = [Wish.of(source, options).to_wire() for source in sources]
-        for answer in self._ask("prefetch", None, count=len(items), items=items):
-            good(answer)
+        items = [FileRequest.of(source, options).to_wire() for source in sources]
+        for answer in self._session.ask("prefetch", None, count=len(items), items=items):
+            unwrap(answer)
 
     def info(self, source: SourceLike, *, timeout: float | None = None, **options: Any) -> Info:
         """Return what a source holds, without loading it; see `arrayd.results.info`."""
         timeout = arguments.seconds("timeout", timeout)
-        began, wish = time.monotonic(), Wish.of(source, options)
-        label = f"what {wish.source} holds"
-        answer = self._ask("info", timeout, label=label, **wish.to_wire())[0]
-        if "err" in answer and (current := wish.anew()) != wish:  # the file changed meanwhile
+        began, request = time.monotonic(), FileRequest.of(source, options)
+        label = f"what {request.source} holds"
+        answer = self._session.ask("info", timeout, label=label, **request.to_wire())[0]
+        if "err" in answer and (current := request.anew()) != request:  # the file changed meanwhile
             left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
-            answer = self._ask("info", left, label=label, **current.to_wire())[0]
-        return Info.of(str(wish.source), told(InfoAnswer, answer))
+            answer = self._session.ask("info", left, label=label, **current.to_wire())[0]
+        return Info.of(str(request.source), unwrap_as(InfoAnswer, answer))
 
     # ---- writing -------------------------------------------------------------------------
 
@@ -121,7 +139,7 @@ class Client(Session):
             out[...] = source
         assert out._held is not None
         with contextlib.suppress(Vanished):  # somebody removed it already: `out` shows it still
-            return self.holdings.attach(out._held.grant, "r")
+            return self._session.blocks.attach(out._held.grant, "r")
         return out
 
     @contextlib.contextmanager
@@ -150,79 +168,15 @@ class Client(Session):
             "keep": arguments.flag("keep", keep),
             "replace": arguments.flag("replace", replace),
         }
-        out = self._draft(arguments.seconds("timeout", timeout), **fields)
+        out = sealing.draft(self._session, arguments.seconds("timeout", timeout), fields)
         try:
             yield out
             failpoints.hit("client.written")
-            self._seal(out, **fields)
+            sealing.seal(self._session, out, fields)
         except BaseException:
             failpoints.hit("client.aborting")
-            self._tell("abort", segment=_segment(out))
+            self._session.tell("abort", segment=_segment(out))
             raise
-
-    def _draft(self, timeout: float | None, **fields: Any) -> SharedArray:
-        """Return a new block, to be written."""
-        for _ in range(TRIES):
-            with self.holdings.attaching():
-                grant = told(Grant, self._ask("create", timeout, wait=timeout, **fields)[0])
-                try:
-                    return self.holdings.attach(grant, "w")
-                except Vanished:  # with the daemon that made it, which was stopped just then
-                    self._tell("abort", segment=grant.segment)
-        raise DaemonLost(f"The block vanished {TRIES} times before it could be mapped.")
-
-    def _seal(self, out: SharedArray, **fields: Any) -> None:
-        sealing.seal(self, out, fields)
-
-    # ---- references ----------------------------------------------------------------------
-
-    def lend(self, segment: str) -> bytes:
-        """Have the daemon keep a block for a reference; return the reference's token.
-
-        When it returns, the daemon knows. A lend has no answer of its own, and the daemon may
-        hear of our death before it reads what we sent last, or of the reference's receiver.
-
-        Raises
-        ------
-        NoSuchBlock
-            The daemon has no such block.
-        """
-        token = secrets.token_bytes(protocol.TOKEN_BYTES)
-        self._tell("lend", segment=segment, token=token)
-        failpoints.hit("client.lent")
-        self._renew(segment)
-        return token
-
-    def redeem(self, segment: str, token: bytes, mode: str) -> SharedArray:
-        """Return the whole block that a reference means.
-
-        Raises
-        ------
-        NoSuchBlock
-            It is gone.
-        """
-        for _ in range(TRIES):
-            with self.holdings.attaching():
-                answer = self._ask("redeem", None, segment=segment, token=token)[0]
-                grant = told(Grant, answer)
-                failpoints.hit("client.redeemed")
-                try:
-                    final = grant.sealed and mode == "w"
-                    shared = self.holdings.attach(grant, "r" if final else mode)
-                except Vanished:
-                    continue
-            # From now on our own mapping bars the seal; it may have come just before.
-            if mode != "w" or grant.sealed or not self._renew(segment).sealed:
-                return shared
-        raise DaemonLost(f"{segment} vanished {TRIES} times before it could be mapped.")
-
-    def _renew(self, segment: str) -> Grant:
-        """Have the daemon answer for a block we hold, after all that we told it before."""
-        with self.holdings.attaching():
-            answer = self._ask("redeem", None, segment=segment, token=b"")[0]
-            grant = told(Grant, answer)
-            self.holdings.renewed(grant)
-            return grant
 
     # ---- the daemon ----------------------------------------------------------------------
 
@@ -246,32 +200,34 @@ class Client(Session):
 
     def _evict(self, source: Source | None, block: int | str | None) -> dict[str, int]:
         wire = None if source is None else source.to_wire()
-        answer = good(self._ask("evict", None, source=wire, block=block)[0])
+        answer = unwrap(self._session.ask("evict", None, source=wire, block=block)[0])
         return {key: answer[key] for key in ("blocks", "bytes")}
 
     def status(self) -> Status:
         """Return who holds what; see `arrayd.results.status`."""
-        return told(Status, self._ask("status", None)[0])
+        return unwrap_as(Status, self._session.ask("status", None)[0])
 
     def stop(self) -> int:
         """Stop the daemon, as SIGTERM does; return its pid."""
-        return int(good(self._ask("stop", None)[0])["pid"])
+        return int(unwrap(self._session.ask("stop", None)[0])["pid"])
 
     # ---- getting -------------------------------------------------------------------------
 
     def _local(
         self, source: SourceLike, options: Mapping[str, Any], mode: str, *, ask: bool
-    ) -> SharedArray | Wish | ArraydError:
-        """Return what this process holds already, without a round trip; else the wish."""
+    ) -> SharedArray | FileRequest | ArraydError:
+        """Return what this process holds already, without a round trip; else the request."""
         try:
-            wish = Wish.of(source, options)
+            request = FileRequest.of(source, options)
             with contextlib.suppress(Vanished):
-                known = None if ask else self.holdings.local(wish.source, wish.stat, mode)
+                known = (
+                    None if ask else self._session.blocks.local(request.source, request.stat, mode)
+                )
                 if known is not None:
                     return known
         except ArraydError as error:
             return bare(error)
-        return wish
+        return request
 
 
 def give_back(shared: SharedArray | LostArray) -> None:
@@ -282,14 +238,8 @@ def give_back(shared: SharedArray | LostArray) -> None:
             "that is a plain ndarray ends its hold when it is dropped."
         )
     held = shared._held
-    if held is None:
-        return
-    try:
-        held.client.holdings.release(held)
-        held.client.collect()
-    except BaseException:
-        held.client._ring()
-        raise
+    if held is not None:
+        held.owner.release(held)
 
 
 def _segment(shared: SharedArray) -> str:

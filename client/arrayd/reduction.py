@@ -22,16 +22,16 @@ import numpy.typing as npt
 
 from arrayd import api
 from arrayd.array import Held, SharedArray, extent, offset_of, view_at
-from arrayd.client import Client
 from arrayd.common import failpoints
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SourceChanged
 from arrayd.integrations.picklers import register
 from arrayd.results.lost import LostArray
-from arrayd.session.fetch import Fetching, Terms
-from arrayd.session.request import Wish
+from arrayd.session.fetch import Fetching, Terms, redeemed
+from arrayd.session.request import FileRequest
+from arrayd.session.session import Session
 from arrayd.source import Source
 from arrayd.system import pagemap
-from arrayd.system.mapping import Mapping
+from arrayd.system.mapping import SegmentMapping
 from arrayd.wire.protocol import Stat
 from arrayd.wire.records import Record, later, received
 
@@ -48,9 +48,9 @@ def _dtype(value: Any) -> np.dtype[Any]:
 class View(Record):
     """What of a block is meant; offset and strides in bytes from the start of its data.
 
-    It is to be mapped in `mode`, as `arrayd.system.mapping.Mapping` has it. The dtype travels as
-    it is: a description (`arrayd.wire.dtypes`) cannot express all that a view may have, such as
-    fields in another order than they lie in memory.
+    It is to be mapped in `mode`, one of those of `arrayd.system.mapping.SegmentMapping`. The dtype
+    travels as it is: a description (`arrayd.wire.dtypes`) cannot express all that a view may have,
+    such as fields in another order than they lie in memory.
     """
 
     offset: int
@@ -65,7 +65,7 @@ class View(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Origin(Record):
+class ReloadRecipe(Record):
     """How to load a block again: the request that did, and the array that came of it.
 
     `key` is the grant's: what the request says nothing about must be the same, too.
@@ -90,7 +90,7 @@ class Reference(Record):
     segment: str
     token: bytes
     view: View
-    origin: Origin | None
+    origin: ReloadRecipe | None
 
     def understand(self) -> Self:
         """Return the reference, if what it and its parts say is understood."""
@@ -124,7 +124,7 @@ def reduce(shared: SharedArray) -> tuple[Any, ...]:
     return np.asanyarray, (shared.view(np.ndarray),)
 
 
-def _mode(shared: SharedArray, held: Held, pages: Mapping) -> str | None:
+def _mode(shared: SharedArray, held: Held, pages: SegmentMapping) -> str | None:
     """Return how a block must be mapped to show exactly what is seen through an array.
 
     None: it does not show that. ``"c"`` is private as soon as something was written; so is
@@ -151,18 +151,17 @@ def _mode(shared: SharedArray, held: Held, pages: Mapping) -> str | None:
     return "r" if pages.mode in ("r", "s") and not writeable else None
 
 
-def _lent(shared: SharedArray, held: Held, pages: Mapping, mode: str) -> Reference:
+def _lent(shared: SharedArray, held: Held, pages: SegmentMapping, mode: str) -> Reference:
     """Return a reference, once the daemon keeps the block for it."""
     view = View(offset_of(shared, pages), shared.shape, shared.strides, shared.dtype, mode)
     origin = None
     if held.request is not None:
         source, stat = held.request
         block = held.block
-        origin = Origin(source, stat, block.shape, block.dtype, block.order, held.grant.key)
-    assert isinstance(held.client, Client)
+        origin = ReloadRecipe(source, stat, block.shape, block.dtype, block.order, held.grant.key)
     failpoints.hit("client.packing")
-    token = held.client.lend(pages.segment)
-    return Reference(held.client.endpoint, pages.segment, token, view, origin)
+    token = held.owner.lend(pages.segment)
+    return Reference(held.owner.endpoint, pages.segment, token, view, origin)
 
 
 # ---- receiving -------------------------------------------------------------------------------
@@ -192,37 +191,37 @@ def _redeemed(reference: Reference) -> npt.NDArray[Any]:
     DaemonError
         The daemon does not answer.
     """
-    client = api.client_of(reference.endpoint)
+    session = api.client_of(reference.endpoint)._session
     view, origin = reference.view, reference.origin
     try:
-        whole = client.redeem(reference.segment, reference.token, view.mode)
+        whole = redeemed(session, reference.segment, reference.token, view.mode)
     except NoSuchBlock as gone:
         if origin is None:
             raise _gone(reference) from gone
-        return _of_reloaded(_reloaded(client, origin, view.mode), origin, view)
+        return _of_reloaded(_reloaded(session, origin, view.mode), origin, view)
     assert whole._held is not None
     if whole._held.request is None and origin is not None:
         whole._held.request = (origin.source, origin.stat)  # so that it can be sent on
     return _placed(whole, 0, view)
 
 
-def _reloaded(client: Client, origin: Origin, mode: str) -> SharedArray:
+def _reloaded(session: Session, origin: ReloadRecipe, mode: str) -> SharedArray:
     """Load a block again, from the file in the very state that it had."""
-    wish = Wish(Source.from_wire(origin.source), origin.stat)
-    found = Fetching(client, Terms(mode=mode)).once([wish])[0]
+    request = FileRequest(Source.from_wire(origin.source), origin.stat)
+    found = Fetching(session, Terms(mode=mode)).once([request])[0]
     if isinstance(found, SharedArray):
         assert found._held is not None
         if found._held.grant.key == origin.key:
             return found
-    elif Wish.of(wish.source, {}).stat == origin.stat:
+    elif FileRequest.of(request.source, {}).stat == origin.stat:
         raise found
     raise SourceChanged(
-        f"{wish.source} changed while a reference to it was on its way, and what it meant is not "
-        "in memory any more. Keep the array until it has arrived, or get it again."
+        f"{request.source} changed while a reference to it was on its way, and what it meant is "
+        "not in memory any more. Keep the array until it has arrived, or get it again."
     )
 
 
-def _of_reloaded(found: SharedArray, origin: Origin, view: View) -> npt.NDArray[Any]:
+def _of_reloaded(found: SharedArray, origin: ReloadRecipe, view: View) -> npt.NDArray[Any]:
     """Find the view of the lost block in the array that has the same values.
 
     That array may be a window of a larger block. One with gaps is copied: offset and
@@ -253,4 +252,7 @@ def _gone(reference: Reference) -> NoSuchBlock:
     )
 
 
-register(SharedArray, reduce)
+def install() -> None:
+    """Have every pickler of messages reduce arrays by `reduce`; called by ``import arrayd``."""
+    SharedArray._reducer = reduce
+    register(SharedArray, reduce)

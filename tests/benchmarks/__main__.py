@@ -86,7 +86,7 @@ def attach(client: arrayd.Client, path: Path, folder: Path) -> None:
 
     def new() -> None:
         other.get(path)[0]
-        other.collect()
+        other._session.send_releases()
 
     works: dict[str, Callable[[], object]] = {
         "ZeroMQ round trip, 200 bytes": round_trip,
@@ -118,7 +118,7 @@ def load(client: arrayd.Client, path: Path) -> None:
 
     def get() -> None:
         client.get(path)
-        client.collect()
+        client._session.send_releases()
         client.evict(path)
 
     works: dict[str, Callable[[], object]] = {

@@ -272,7 +272,7 @@ def growth(begun: Counter[str]) -> list[str]:
 def main() -> None:
     """Act."""
     faulthandler.register(signal.SIGUSR2)  # for the soak to see where one hangs
-    connection.AWAY = 40.0  # a machine as busy as ours takes long to start a daemon
+    connection.AWAY_TIMEOUT = 40.0  # a machine as busy as ours takes long to start a daemon
     orders = json.loads(sys.argv[1])
     Actor(Orders(**{**orders, "letters": tuple(orders["letters"])})).run()
 

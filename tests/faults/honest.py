@@ -18,6 +18,7 @@ import numpy as np
 
 import arrayd
 from arrayd.results.status import BlockStatus, DaemonStatus, SessionStatus
+from arrayd.session.fetch import redeemed
 from tests.support.processes import block_of
 
 HELD, ROWS = "held.npy", 2000
@@ -58,7 +59,7 @@ class Honest:
     @property
     def nonce(self) -> str:
         """The session's name for itself, hexadecimal: the secret that a thief would need."""
-        return self.client._session()._nonce.hex()
+        return self.client._session.connect()._nonce.hex()
 
     def look(self) -> list[str]:
         """Return what is not as it should be."""
@@ -108,7 +109,7 @@ class Honest:
     def land(self) -> None:
         """Take the reference in."""
         if self.landed is None:
-            self.landed = self.client.redeem(self.lent, self.token, "r")
+            self.landed = redeemed(self.client._session, self.lent, self.token, "r")
 
     def latency(self, seconds: float) -> dict[str, list[float]]:
         """Return median and 95th percentile (us) of get with release, and of status."""
@@ -126,12 +127,12 @@ class Honest:
         array = self.client.get(self.folder / IDLE)
         assert array[0] == 2
         del array
-        self.client.collect()
+        self.client._session.send_releases()
 
     def _lend(self) -> None:
         array = self.client.put(np.full(ROWS, 3))
         self.lent = block_of(array).name
-        self.token = self.client.lend(self.lent)
+        self.token = self.client._session.lend(self.lent)
         self.lent_at = time.monotonic()
 
     def _wrong_values(self) -> Iterator[str]:
@@ -170,10 +171,10 @@ class Honest:
     def renew(self) -> None:
         """Lend anew in time."""
         if self.landed is None and time.monotonic() - self.lent_at > _RELEND:
-            kept = self.client.redeem(self.lent, self.token, "r")
-            self.token, self.lent_at = self.client.lend(self.lent), time.monotonic()
+            kept = redeemed(self.client._session, self.lent, self.token, "r")
+            self.token, self.lent_at = self.client._session.lend(self.lent), time.monotonic()
             del kept
-            self.client.collect()
+            self.client._session.send_releases()
 
 
 def write_files(folder: Path) -> None:

@@ -164,7 +164,7 @@ def _descriptors_and_threads() -> tuple[int, int]:
 def main(act: Act, step: int) -> None:
     """Interrupt the act at every `step`-th moment."""
     faulthandler.enable()
-    flusher.FLUSH_AFTER, flusher.LOOK_EVERY = 0.0005, 0.5  # sooner: more moments in a minute
+    flusher.FLUSH_AFTER, flusher.FLUSH_EVERY = 0.0005, 0.5  # sooner: more moments in a minute
     sys.unraisablehook = lambda _: None  # a Ctrl-C within a finalizer: Python prints and forgets
     other = arrayd.connect()
     after: Act = _end_private if act is start else _nothing

@@ -162,7 +162,7 @@ def test_clients_that_are_not_closed(hog: Puppet, daemon: Daemon) -> None:
     """A client that is dropped ends with its last array: sessions, descriptors, threads."""
     hog("""
 from arrayd.session import flusher
-flusher.LOOK_EVERY = 0.05
+flusher.FLUSH_EVERY = 0.05
 def taken():
     return [len(os.listdir(f"/proc/self/{what}")) for what in ("fd", "task")]
 arrayd.get("a.npy")
@@ -232,9 +232,9 @@ stack = (8 << 20) if stack == -1 else stack
 outcomes = []
 for pages in range(16):
     room(stack + pages * mmap.PAGESIZE)
-    outcomes.append(outcome(lambda: libzmq_guard.need_threads(2) or 0))
+    outcomes.append(outcome(lambda: libzmq_guard.check_threads(2) or 0))
 room(None)
-outcomes + [outcome(lambda: libzmq_guard.need_threads(2) or 0)]
+outcomes + [outcome(lambda: libzmq_guard.check_threads(2) or 0)]
 """)
     assert "ulimit -v" in outcomes[0]
     assert all(one == 0 or "ulimit -v" in one for one in outcomes)  # the C library keeps stacks
@@ -274,13 +274,13 @@ del hogs[-100:]
 
 def test_the_canary() -> None:
     """It is gone when its number is closed, and when that is another file's."""
-    canary = libzmq_guard.Canary()
-    assert canary.lives()
+    canary = libzmq_guard.DescriptorCanary()
+    assert canary.intact()
     fd, other = canary._fd, os.memfd_create("other")
     os.close(fd)
-    assert not canary.lives()
+    assert not canary.intact()
     os.dup2(other, fd)
-    assert not canary.lives()
+    assert not canary.intact()
     canary.close()
     os.close(fd)  # it was left alone
     os.close(other)

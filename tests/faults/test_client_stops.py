@@ -183,7 +183,7 @@ def test_exec_between_grant_and_attach(
 import arrayd.session.holds
 become = reincarnate
 def reincarnate():
-    arrayd.session.holds.Pages = lambda *_: become()
+    arrayd.session.holds.SegmentMapping = lambda *_: become()
     arrayd.get({str(tmp_path / "a.npy")!r})
 """)
     p.reincarnate()

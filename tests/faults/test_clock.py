@@ -101,7 +101,7 @@ def test_a_restart_under_another_clock(
     save(tmp_path / "x.npy", np.arange(1000.0))
     mine = client.get(tmp_path / "x.npy")
     client.put(np.arange(3), name="pinned", keep=True)
-    reference = client.lend(block_of(mine).name)
+    reference = client._session.lend(block_of(mine).name)
     offset = ("--monotonic", str(seconds), "--boottime", str(seconds))
     daemon.stop(signal.SIGUSR1)
     daemon.wrapper = ("unshare", "--time", *offset)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arrayd.system.signal_safe import Turns, Wakeup, open_into, work_off
+from arrayd.system.signal_safe import OneShotEvent, TryLock, drain, open_atomically
 from tests.faults.interrupts import ACTS
 from tests.support.daemons import Daemon
 from tests.support.processes import save
@@ -60,15 +60,15 @@ def test_work_is_repeated() -> None:
 
     waiting = deque([1, 2, 3])
     with pytest.raises(KeyboardInterrupt):
-        work_off(waiting, work)
+        drain(waiting, work)
     assert list(waiting) == [1, 2, 3]
-    work_off(waiting, work)
+    drain(waiting, work)
     assert (done, list(waiting)) == ([1, 1, 2, 3], [])
 
 
 def test_wakeup_keeps_one_ring() -> None:
     """Set twice before the wait, it wakes once; set amid the wait, it wakes at once."""
-    bell = Wakeup()
+    bell = OneShotEvent()
     bell.set()
     bell.set()
     bell.wait(60)
@@ -87,7 +87,7 @@ def test_wakeup_keeps_one_ring() -> None:
 
 def test_turns() -> None:
     """One thread at a time, a handler of that thread as well; at the end `last`, once."""
-    turns, said = Turns(), list[str]()
+    turns, said = TryLock(), list[str]()
 
     def elsewhere() -> bool:
         answer: list[bool] = []
@@ -112,9 +112,9 @@ def test_turns() -> None:
 def test_what_is_opened_is_noted() -> None:
     """A descriptor is in the list as soon as it is open; a failure notes nothing."""
     opened: list[int] = []
-    fd = open_into(opened, os.eventfd, 0, os.EFD_CLOEXEC)
+    fd = open_atomically(opened, os.eventfd, 0, os.EFD_CLOEXEC)
     assert opened == [fd]
     os.close(fd)
     with pytest.raises(FileNotFoundError):
-        open_into(opened, os.open, "/nowhere/at/all", os.O_RDONLY)
+        open_atomically(opened, os.open, "/nowhere/at/all", os.O_RDONLY)
     assert opened == [fd]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import arrayd
+from arrayd.session.fetch import redeemed
 from tests.support.daemons import Daemon
 from tests.support.processes import Stage, block_of, only_block, pids, save, wait_until
 
@@ -55,17 +56,17 @@ def overtake(
     client: arrayd.Client, monkeypatch: pytest.MonkeyPatch, another: Callable[[], object]
 ) -> None:
     """Let another thread have and drop what a call was granted, before that call attaches it."""
-    attach = client.holdings.attach
+    attach = client._session.blocks.attach
 
     def late(*granted: Any) -> arrayd.SharedArray:
         monkeypatch.undo()
         another()
         gc.collect()
-        client.collect()
+        client._session.send_releases()
         client.status()  # the daemon has heard of it
         return attach(*granted)
 
-    monkeypatch.setattr(client.holdings, "attach", late)
+    monkeypatch.setattr(client._session.blocks, "attach", late)
 
 
 @pytest.mark.parametrize("explicit", [False, True], ids=["dropped", "released"])
@@ -99,10 +100,10 @@ def test_a_reference_that_another_thread_ends(
     with arrayd.connect(daemon.endpoint) as sender:
         array = sender.put(np.arange(1000))
         name = block_of(array).name
-        first, second = sender.lend(name), sender.lend(name)
+        first, second = sender._session.lend(name), sender._session.lend(name)
         del array
-    overtake(client, monkeypatch, lambda: client.redeem(name, second, "r"))
-    assert client.redeem(name, first, "r").sum() == 499_500
+    overtake(client, monkeypatch, lambda: redeemed(client._session, name, second, "r"))
+    assert redeemed(client._session, name, first, "r").sum() == 499_500
     gc.collect()
     wait_until(lambda: not client.status().blocks, "it is freed with its last user")
 
@@ -112,8 +113,8 @@ def test_a_release_is_not_put_off_by_another_call(
 ) -> None:
     """While a thread waits, what others have had, lent and dropped is given back at once."""
     save(tmp_path / "x.npy", np.arange(1000))
-    with client.holdings.attaching():
+    with client._session.blocks.attaching():
         array = client.get(tmp_path / "x.npy")
-        client.lend(block_of(array).name)
+        client._session.lend(block_of(array).name)
         del array
         wait_until(lambda: not pids(only_block(client)), "the hold ends")

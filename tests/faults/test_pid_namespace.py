@@ -61,8 +61,8 @@ def test_its_own_death_is_noticed(
     daemon: Daemon, client: arrayd.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The number that the daemon has for itself is somebody else's outside; silence tells."""
-    monkeypatch.setattr(connection, "_STILLNESS", 0.2)
-    monkeypatch.setattr(connection, "_SILENCE", 0.1)
+    monkeypatch.setattr(connection, "_STOPPED_TIMEOUT", 0.2)
+    monkeypatch.setattr(connection, "_SILENCE_TIMEOUT", 0.1)
     values = save(tmp_path / "a.npy", np.arange(1000))
     a = client.get(tmp_path / "a.npy")
     daemon.kill()

@@ -203,7 +203,7 @@ def test_a_budget_full_of_what_cannot_go(
         held = client.get(tmp_path / "held.npy")
         client.get(tmp_path / "pinned.npy", pin=True)
         lent = client.get(tmp_path / "lent.npy")
-        client.lend(block_of(lent).name)
+        client._session.lend(block_of(lent).name)
         del lent
         client.put(np.zeros(22_000), name="kept", keep=True)
         with client.create(22_000, name="written") as out:

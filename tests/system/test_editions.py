@@ -24,12 +24,12 @@ def test_a_checkpoint_that_is_written_over_and_over(
         assert now[0] == i
         held = now if i == 2 else held
         del now
-    client.collect()
+    client._session.send_releases()
     assert held is not None
     wait_until(lambda: len(client.status().blocks) == 2, "the last one and the held one stay")
     assert (held == 2).all()
     del held
-    client.collect()
+    client._session.send_releases()
     wait_until(lambda: len(client.status().blocks) == 1, "the held one goes with its holder")
     assert only_block(client).state == "idle"
     assert client.get(path)[0] == 5

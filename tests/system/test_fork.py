@@ -145,12 +145,12 @@ def test_what_was_dropped_during_the_hello(client: arrayd.Client) -> None:
     """A hold that the daemon numbered anew while its array was dropped is given back."""
     x = client.put(np.arange(100))
     assert x.block is not None
-    stated = client.holdings.stated()
+    stated = client._session.blocks.stated()
     assert stated == [x.block.name]
     del x
     leaves_nothing_behind(client)
-    client.holdings.welcomed(stated, dict.fromkeys(stated, 1 << 40))
-    assert client.holdings.finished() == [[stated[0], 1 << 40]]
+    client._session.blocks.welcomed(stated, dict.fromkeys(stated, 1 << 40))
+    assert client._session.blocks.releases_due() == [[stated[0], 1 << 40]]
 
 
 # ---- nobody hangs ----------------------------------------------------------------------------

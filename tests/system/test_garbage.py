@@ -253,8 +253,8 @@ def test_another_dev_shm(
 ) -> None:
     """A client that sees another /dev/shm than the daemon is told so, and how to mend it."""
     with arrayd.connect(daemon.endpoint) as other:
-        hello = other._hello
-        monkeypatch.setattr(other, "_hello", lambda: hello() | {"shm": [1, 1]})
+        hello = other._session._hello
+        monkeypatch.setattr(other._session, "_hello", lambda: hello() | {"shm": [1, 1]})
         error, seconds = raised(other.status)
         assert isinstance(error, arrayd.DaemonError)
         assert "different /dev/shm" in str(error)
@@ -279,8 +279,8 @@ def test_another_version(
 
 def test_nobody_listens(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that was named and where nobody answers is NoDaemon; none is started there."""
-    assert connection.AWAY == 10
-    monkeypatch.setattr(connection, "AWAY", 0.3)
+    assert connection.AWAY_TIMEOUT == 10
+    monkeypatch.setattr(connection, "AWAY_TIMEOUT", 0.3)
     with arrayd.connect(f"{daemon.endpoint}-elsewhere") as nobody:
         error, seconds = raised(nobody.status)
     assert isinstance(error, arrayd.NoDaemon)

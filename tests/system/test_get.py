@@ -248,10 +248,10 @@ def test_a_slice_keeps_the_block(client: arrayd.Client, tmp_path: Path) -> None:
     corner, plain = shared[10:20], np.asarray(shared)[5:]
     assert corner.block == shared.block
     del shared
-    client.collect()
+    client._session.send_releases()
     np.testing.assert_array_equal(corner, wanted[10:20])
     del corner
-    client.collect()
+    client._session.send_releases()
     np.testing.assert_array_equal(plain, wanted[5:])
     assert only_block(client).state == "held"
     del plain

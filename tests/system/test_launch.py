@@ -379,7 +379,7 @@ def test_status_starts_no_daemon(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What asks about a daemon never starts one, also where the one it knew has died."""
-    monkeypatch.setattr(connection, "AWAY", 0.5)
+    monkeypatch.setattr(connection, "AWAY_TIMEOUT", 0.5)
     with arrayd.connect() as client:
         os.kill(client.status().pid, signal.SIGKILL)
         with pytest.raises(DaemonLost):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import arrayd
+from arrayd.session.fetch import redeemed
+from arrayd.session.sealing import seal
 from tests.support.daemons import Daemon
 from tests.support.processes import (
     Stage,
@@ -150,9 +152,9 @@ def test_what_cannot_be_published(client: arrayd.Client) -> None:
 def test_nobody_else_seals(client: arrayd.Client, daemon: Daemon) -> None:
     """Only the session that created a block may seal it, and it still can afterwards."""
     with arrayd.connect(daemon.endpoint) as other, client.create(3, name="C") as out:
-        shared = other.redeem(block_of(out).name, b"x" * 8, "r")
+        shared = redeemed(other._session, block_of(out).name, b"x" * 8, "r")
         with pytest.raises(arrayd.NotOwner):
-            other._seal(shared)
+            seal(other._session, shared, {})
         del shared
     assert client.get("name:C").tolist() == [0, 0, 0]
 
@@ -164,7 +166,7 @@ def test_a_second_writer_must_let_go(client: arrayd.Client, daemon: Daemon) -> N
             pytest.raises(arrayd.NotSealed, match="drop its array first"),
             client.create(3, name="C") as out,
         ):
-            mine = other.redeem(block_of(out).name, b"x" * 8, "w")
+            mine = redeemed(other._session, block_of(out).name, b"x" * 8, "w")
         del out, mine
         leaves_nothing_behind(client)
 
@@ -173,7 +175,7 @@ def test_a_second_writer_that_lets_go_in_time(client: arrayd.Client, daemon: Dae
     """Sealing waits for writers that are about to drop the array, and keeps what they wrote."""
     with arrayd.connect(daemon.endpoint) as other:
         with client.create(3, name="C") as out:
-            theirs = [other.redeem(block_of(out).name, b"x" * 8, "w")]
+            theirs = [redeemed(other._session, block_of(out).name, b"x" * 8, "w")]
             theirs[0][1] = 5
             later = threading.Timer(0.2, theirs.clear)
             later.start()

@@ -86,7 +86,7 @@ def test_the_same_client_goes_on(
     for _ in range(2):
         restart(daemon, number)
         assert client.get(tmp_path / "y.npy", rows=slice(0, 10)).sum() == 10
-        assert client.daemon["pid"] == daemon.pid
+        assert client._session.daemon["pid"] == daemon.pid
     assert client.get(tmp_path / "x.npy").block == first.block
     del first
 
@@ -184,7 +184,7 @@ def test_a_call_without_a_daemon_gives_up(
     save(tmp_path / "x.npy", np.ones(1000))
     mine = client.get(tmp_path / "x.npy")
     daemon.kill()
-    monkeypatch.setattr(connection, "AWAY", 0.3)
+    monkeypatch.setattr(connection, "AWAY_TIMEOUT", 0.3)
     error, seconds = raised(lambda: client.get(tmp_path / "x.npy", rows=slice(3)))
     assert isinstance(error, arrayd.DaemonLost)
     assert daemon.endpoint in str(error)
@@ -212,22 +212,22 @@ def test_one_daemon_per_endpoint(daemon: Daemon, client: arrayd.Client) -> None:
 
 def hello_too_early(client: arrayd.Client) -> None:
     """Say hello, and be welcomed, as before there was anything to hold."""
-    line = client._connection
+    line = client._session._connection
     assert line is not None
     hello = line._hello
 
     def without_holds() -> dict[str, object]:
         line._hello = hello
         fields = hello()
-        client._said = []
+        client._session._said = []
         return {**fields, "holds": []}
 
     def welcomed() -> bool:
         line.nudge()
-        return not line.lost_at
+        return not line.unknown_since
 
     line._hello = without_holds
-    line._lose()
+    line._start_recovery()
     wait_until(welcomed, "the daemon's welcome")
 
 
@@ -248,13 +248,13 @@ def test_what_was_granted_during_a_hello(
 ) -> None:
     """A block that is granted, and attached only after the welcome, is stated too."""
     values = save(tmp_path / "a.npy", np.arange(1000))
-    attach = client.holdings.attach
+    attach = client._session.blocks.attach
 
     def late(*granted: Any) -> arrayd.SharedArray:
         hello_too_early(client)
         return attach(*granted)
 
-    monkeypatch.setattr(client.holdings, "attach", late)
+    monkeypatch.setattr(client._session.blocks, "attach", late)
     a = client.get(tmp_path / "a.npy")
     wait_until(lambda: client.status().blocks[0].holders, "the hold is known")
     assert (a == values).all()
@@ -268,9 +268,9 @@ def test_a_release_of_an_earlier_run(daemon: Daemon, client: arrayd.Client, tmp_
     save(tmp_path / "a.npy", np.arange(1000))
     a = client.get(tmp_path / "a.npy")
     for _ in range(20):
-        client._renew(block_of(a).name)  # each is a grant with a higher number
-    earlier = client.holdings.latest
+        client._session.renew(block_of(a).name)  # each is a grant with a higher number
+    earlier = client._session.blocks.highest_seq
     restart(daemon, signal.SIGKILL)
     assert client.status().pid == daemon.pid
-    client._tell("release", holds=[[block_of(a).name, earlier]])
+    client._session.tell("release", holds=[[block_of(a).name, earlier]])
     assert client.status().blocks[0].state == "held"

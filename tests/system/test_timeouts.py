@@ -87,7 +87,7 @@ def test_what_is_there_in_time_is_returned(
             client.get_many(sources[:2], timeout=0.2)
     assert client.get(file).sum() == 36
     del there, found
-    client.collect()
+    client._session.send_releases()
     client.evict(file)
     leaves_nothing_behind(client)
 

@@ -19,7 +19,7 @@ import arrayd
 from arrayd import reduction
 from arrayd.errors import NoSuchBlock, ProtocolMismatch
 from arrayd.results.lost import LostArray
-from arrayd.session.session import good
+from arrayd.session.session import unwrap
 from arrayd_server.segments import adoption
 from arrayd_server.segments.scope import Scope
 from tests.support import newer
@@ -232,7 +232,7 @@ def test_what_only_a_newer_one_can_mean(client: arrayd.Client) -> None:
     with pytest.raises(ProtocolMismatch, match="mode 'R'"):
         lost.sum()
     with pytest.raises(ProtocolMismatch, match="newer"):
-        good({"v": 1, "id": 1, "i": 0, "redirect": "ipc:///elsewhere"})
+        unwrap({"v": 1, "id": 1, "i": 0, "redirect": "ipc:///elsewhere"})
 
 
 def test_a_reference_of_the_first_version() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd.session.call import WINDOW
+from arrayd.session.call import MAX_IN_FLIGHT
 from arrayd.wire import protocol
 from tests.support.daemons import PATIENCE, Daemon
 from tests.support.processes import (
@@ -160,7 +160,7 @@ def test_a_long_list_is_asked_for_bit_by_bit(client: arrayd.Client, daemon: Daem
         status = client.status()
         return len(status.jobs) + status.jobs_more
 
-    window = WINDOW * protocol.MAX_ITEMS
+    window = MAX_IN_FLIGHT * protocol.MAX_ITEMS
     with arrayd.connect(daemon.endpoint) as other:
         wait_until(lambda: awaited() == window, "a window of them is under way")
         kept = [other.put([i], name=str(i)) for i in range(window, 300)]

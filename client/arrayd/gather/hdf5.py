@@ -30,7 +30,7 @@ from arrayd.gather.dataset import Input, store, stored_type
 from arrayd.gather.names import dataset_names
 from arrayd.gather.replace_file import replacing
 from arrayd.results.info import Info
-from arrayd.session.request import SourceLike, Wish
+from arrayd.session.request import FileRequest, SourceLike
 from arrayd.source import Source
 from arrayd.wire.protocol import Stat
 
@@ -169,7 +169,7 @@ def _input(client: Client, source: Source, name: str) -> Input:
 
 
 def _stat(source: Source) -> Stat:
-    stat = Wish.of(source, {}).stat
+    stat = FileRequest.of(source, {}).stat
     assert stat is not None, "published blocks were refused"
     return stat
 

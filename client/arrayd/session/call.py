@@ -1,4 +1,9 @@
-"""A request on its way, and the thread that waits for its answers."""
+"""A call on its way: the requests it is split into, and what its own thread waits for.
+
+`PendingCall` lives on the stack of the thread that calls, and is all that keeps the
+`PendingRequest`s alive: the connection knows them weakly. So a Ctrl-C that ends the call, at
+whatever point, leaves none of them behind.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arrayd.results.progress import Reporter
-from arrayd.system.signal_safe import Wakeup
+from arrayd.system.signal_safe import OneShotEvent
 from arrayd.wire import protocol
 
-WINDOW = 4
+MAX_IN_FLIGHT = 4
 """Requests of one call that are under way at a time.
 
 With `protocol.MAX_ITEMS` each they keep all loaders of a daemon busy, and it remembers no
@@ -21,31 +26,31 @@ more of a list of a million files than of one of a few hundred.
 Answer = Mapping[str, Any]
 
 
-class OutOfTime(Exception):
+class DeadlinePassed(Exception):
     """The deadline of a request has come."""
 
 
 @dataclass
-class Call:
-    """What the requests of one call have in common.
+class CallState:
+    """What the requests of one call share, and other threads may touch.
 
     Parameters
     ----------
     revives
-        It may have a daemon started.
+        Whether the call may start a daemon.
     reports
-        Progress that was not told yet: item, rows done, rows in all.
+        Progress to be passed on by the call's thread: item, rows done, rows in all.
     woken
         Wakes the thread that made the call.
     """
 
     revives: bool = False
     reports: deque[tuple[int, int, int]] = field(default_factory=deque)
-    woken: Wakeup = field(default_factory=Wakeup)
+    woken: OneShotEvent = field(default_factory=OneShotEvent)
 
 
 @dataclass(eq=False)
-class Waiter:
+class PendingRequest:
     """One request and the answers that have come.
 
     Parameters
@@ -58,7 +63,7 @@ class Waiter:
         Answers that it gets.
     """
 
-    call: Call
+    call: CallState
     number: int
     frame: bytes
     first: int
@@ -72,40 +77,45 @@ class Waiter:
 
 
 @dataclass
-class Flight:
-    """A call as its own thread sees it; its waiters do not, so they go with it.
+class PendingCall:
+    """The caller's side of a call; no request refers back to it, so all die with its frame.
 
     Parameters
     ----------
     deadline
-        When it gives up (monotonic); None: never.
+        When it gives up (seconds, monotonic); None: never.
     report
-        Is told of progress.
+        Called with progress: item, rows done, rows in all.
     open
-        The waiters that had not all their answers when it last looked.
+        The requests that lacked an answer when `left` was last called.
     """
 
-    call: Call
+    state: CallState
     deadline: float | None
     report: Reporter | None
-    open: list[Waiter] = field(default_factory=list)
+    open: list[PendingRequest] = field(default_factory=list)
 
     def left(self) -> int:
         """Return how many of its requests are unanswered."""
-        self.open = [waiter for waiter in self.open if not waiter.done]
+        self.open = [request for request in self.open if not request.done]
         return len(self.open)
 
-    def tell(self) -> None:
-        """Pass on what progress there is."""
-        while self.call.reports:
-            item, done, total = self.call.reports.popleft()
+    def report_progress(self) -> None:
+        """Call `report` with the progress that has come."""
+        while self.state.reports:
+            item, done, total = self.state.reports.popleft()
             if self.report is not None:
                 self.report(item, done, total)
 
 
 def requests(
-    nonce: bytes, numbers: Iterator[int], call: Call, op: str, count: int, fields: dict[str, Any]
-) -> Iterator[Waiter]:
+    nonce: bytes,
+    numbers: Iterator[int],
+    call: CallState,
+    op: str,
+    count: int,
+    fields: dict[str, Any],
+) -> Iterator[PendingRequest]:
     """Make a request of a call, or several of one with many items."""
     items = fields.get("items")
     for first in range(0, count, protocol.MAX_ITEMS):
@@ -113,4 +123,4 @@ def requests(
         if items is not None:
             fields["items"] = items[first:last]
         frame = protocol.request(nonce, number, op, **fields)
-        yield Waiter(call, number, frame, first, last - first)
+        yield PendingRequest(call, number, frame, first, last - first)

@@ -26,18 +26,26 @@ import zmq
 
 from arrayd.errors import ArraydError, DaemonLost, NoDaemon, from_wire
 from arrayd.results.progress import Reporter
-from arrayd.session.call import WINDOW, Answer, Call, Flight, OutOfTime, Waiter, requests
+from arrayd.session.call import (
+    MAX_IN_FLIGHT,
+    Answer,
+    CallState,
+    DeadlinePassed,
+    PendingCall,
+    PendingRequest,
+    requests,
+)
 from arrayd.system import launch
-from arrayd.system.signal_safe import Turns, open_into, work_off
+from arrayd.system.signal_safe import TryLock, drain, open_atomically
 from arrayd.wire import protocol
 
-AWAY = 10.0
+AWAY_TIMEOUT = 10.0
 """Seconds that a daemon may be away before a call gives up."""
 
 _POLLIN, _POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)  # arithmetic on zmq's enums is slow
-_SILENCE = 2.0  # seconds without an answer before a daemon without a pidfd may be gone
-_STILLNESS = 5.0  # the same for one that lives
-_GREET_EVERY = 0.5
+_SILENCE_TIMEOUT = 2.0  # seconds without an answer before a daemon without a pidfd may be gone
+_STOPPED_TIMEOUT = 5.0  # the same for one that lives
+_HELLO_EVERY = 0.5
 _REVIVE_EVERY = 2.0  # a daemon that just dies may seem to listen still
 
 
@@ -53,7 +61,8 @@ class Connection:
     welcome
         Called with the daemon's answer to it; says whether to say hello again.
     granted
-        Called with every answer, as it comes: a grant that nobody attaches must be undone.
+        Called with every answer, as it comes, for a grant that nobody attaches must be undone;
+        returns the answer for whoever waits.
     revive
         Called in a thread that waits, at a loss of the daemon and now and then until it is back:
         it may start one.
@@ -65,32 +74,32 @@ class Connection:
         nonce: bytes,
         hello: Callable[[], dict[str, Any]],
         welcome: Callable[[Answer], bool],
-        granted: Callable[[Answer], None],
+        granted: Callable[[Answer], Answer],
         revive: Callable[[], None],
     ) -> None:
         self.endpoint = endpoint
-        self.lost_at = time.monotonic()  # since when the daemon has not known us; 0: it does
+        self.unknown_since = time.monotonic()  # since when the daemon has not known us; 0: it does
         # Closed with the last thread that may still ring it.
         opened: list[int] = []
         self._end = finalize(self, deque, map(os.close, opened), 0)
         self._end.atexit = False
-        self.wake = open_into(opened, os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wakefd = open_atomically(opened, os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closing = False
         self._nonce = nonce
         self._hello, self._welcome, self._granted = hello, welcome, granted
         self._revive = revive
         self._revive_after = 0.0
         self._numbers = itertools.count(1)
-        self._greeting = 0  # number of the hello that is under way
-        self._greet_after = 0.0
+        self._hello_number = 0  # number of the hello that is under way
+        self._hello_after = 0.0
         self._known = False  # a daemon has welcomed us before
         self._refusal: ArraydError | None = None
-        self._waiters = WeakValueDictionary[int, Waiter]()  # a Ctrl-C can leave none here
+        self._pending = WeakValueDictionary[int, PendingRequest]()  # a Ctrl-C can leave none here
         self._outbox: deque[bytes] = deque()
         self._inbox: deque[bytes] = deque()
-        self._pump = Turns()
+        self._pump = TryLock()
         self._pid, self._pidfd = 0, -1
-        self._heard = 0.0  # when the daemon last said anything
+        self._last_heard = 0.0  # when the daemon last said anything
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 200)
@@ -133,28 +142,28 @@ class Connection:
         Raises
         ------
         NoDaemon, DaemonLost
-            The daemon has been away for `AWAY` seconds.
+            The daemon has been away for `AWAY_TIMEOUT` seconds.
         """
-        flight, waiters = Flight(Call(revives), deadline, report), list[Waiter]()
+        call, pending = PendingCall(CallState(revives), deadline, report), list[PendingRequest]()
         try:
             if ahead is not None:
                 self._outbox.append(ahead)
-            for waiter in requests(self._nonce, self._numbers, flight.call, op, count, fields):
-                self._drive(flight, WINDOW - 1)
-                self._waiters[waiter.number] = waiter
-                waiters.append(waiter)
-                flight.open.append(waiter)
-                self._outbox.append(waiter.frame)
-            self._drive(flight, 0)
+            for request in requests(self._nonce, self._numbers, call.state, op, count, fields):
+                self._wait_for(call, MAX_IN_FLIGHT - 1)
+                self._pending[request.number] = request
+                pending.append(request)
+                call.open.append(request)
+                self._outbox.append(request.frame)
+            self._wait_for(call, 0)
         except BaseException as error:
-            for waiter in flight.open:
-                self.tell("cancel", request=waiter.number)
-            if not isinstance(error, OutOfTime):
+            for request in call.open:
+                self.tell("cancel", request=request.number)
+            if not isinstance(error, DeadlinePassed):
                 raise
         finally:
-            for waiter in waiters:
-                self._waiters.pop(waiter.number, None)
-        return {one.first + i: answer for one in waiters for i, answer in one.answers.items()}
+            for request in pending:
+                self._pending.pop(request.number, None)
+        return {one.first + i: answer for one in pending for i, answer in one.answers.items()}
 
     def tell(self, op: str, **fields: Any) -> None:
         """Send a request that has no answer."""
@@ -173,31 +182,31 @@ class Connection:
         """Have the outbox sent and the daemon's health looked at, now."""
         if self._closing:
             return
-        if not self._pumped(lambda: self._step(0)):
-            self.ring()
+        if not self._try_pump(lambda: self._step(0)):
+            self.wake()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake the thread that holds the pump."""
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_write(self.wake, 1)
+            os.eventfd_write(self._wakefd, 1)
 
     def close(self) -> None:
         """Say goodbye and close; threads that wait for an answer get `DaemonLost`."""
         self._closing = True
-        self.ring()
+        self.wake()
         with self._pump.lock:
             if not self._pump.depth:  # in a signal handler amid a call: that call closes
-                self._shut()
-        for waiter in self._waiting():
-            waiter.call.woken.set()
+                self._shut_down()
+        for request in self._requests():
+            request.call.woken.set()
 
-    def _shut(self) -> None:
+    def _shut_down(self) -> None:
         if not self._socket.closed:
             self._outbox.clear()  # the session's end says it all, welcomed or not yet
             self._outbox.append(self.frame("bye"))
             self._send_outbox()
         self._socket.close()
-        self._drop_pidfd()
+        self._close_pidfd()
         self._context.term()
 
     def abandon(self) -> None:
@@ -209,63 +218,70 @@ class Connection:
 
     # ---- the pump ------------------------------------------------------------------------
 
-    def _pumped(self, work: Callable[[], object]) -> bool:
+    def _try_pump(self, work: Callable[[], object]) -> bool:
         """Do the work, unless another thread has the pump; say whether it was done.
 
         If the connection was closed meanwhile, that was put off till the end.
         """
         done = True  # if it raises, that was in the work
         try:
-            done = self._pump.take(work, self._close_late)
+            done = self._pump.take(work, self._finish_close)
             return done
         finally:
             if done:
-                self._pass_on()
+                self._wake_next()
 
-    def _close_late(self) -> None:
+    def _finish_close(self) -> None:
         if self._closing:
-            self._shut()
+            self._shut_down()
 
-    def _drive(self, flight: Flight, most: int) -> None:
+    def _wait_for(self, call: PendingCall, most: int) -> None:
         """Wait until at most so many requests of a call are unanswered."""
-        began, call = time.monotonic(), flight.call
-        while flight.left() > most:
-            self._check_health(began, flight.deadline)
-            if self._to_revive(call):
+        began, state = time.monotonic(), call.state
+        while call.left() > most:
+            self._check_health(began, call.deadline)
+            if self._should_revive(state):
                 self._revive()  # if it fails, the next call tries again
                 self._revive_after = time.monotonic() + _REVIVE_EVERY
-            if not self._pumped(lambda: self._lead(flight, most, began)):
-                self.ring()  # there is something in the outbox
-                call.woken.wait(self._patience(flight.deadline))
-            call.woken.clear()
-            flight.tell()
+            if not self._try_pump(lambda: self._pump_until(call, most, began)):
+                self.wake()  # there is something in the outbox
+                state.woken.wait(self._poll_timeout(call.deadline))
+            state.woken.clear()
+            call.report_progress()
 
-    def _lead(self, flight: Flight, most: int, began: float) -> None:
-        call, deadline = flight.call, flight.deadline
-        while not (flight.left() <= most or call.reports or self._to_revive(call)):
+    def _pump_until(self, call: PendingCall, most: int, began: float) -> None:
+        """With the pump held: send and receive until the call has something to do or to report."""
+        state, deadline = call.state, call.deadline
+        while not (call.left() <= most or state.reports or self._should_revive(state)):
             self._check_health(began, deadline)
-            if not self._step(self._patience(deadline)):
-                silent = time.monotonic() - max(began, self._heard)
-                if self._pidfd < 0 or silent > _STILLNESS:
-                    self._lose()
+            if not self._step(self._poll_timeout(deadline)):
+                silent = time.monotonic() - max(began, self._last_heard)
+                if self._pidfd < 0 or silent > _STOPPED_TIMEOUT:
+                    self._start_recovery()
 
-    def _to_revive(self, call: Call) -> bool:
-        return call.revives and self.lost_at > 0.0 and time.monotonic() >= self._revive_after
+    def _should_revive(self, state: CallState) -> bool:
+        return state.revives and self.unknown_since > 0.0 and time.monotonic() >= self._revive_after
 
-    def _waiting(self) -> list[Waiter]:  # `values` would stumble over other threads' changes
-        return [one for ref in self._waiters.valuerefs() if (one := ref()) is not None]
+    def _requests(
+        self,
+    ) -> list[PendingRequest]:  # `values` would stumble over other threads' changes
+        return [one for ref in self._pending.valuerefs() if (one := ref()) is not None]
 
-    def _pass_on(self) -> None:
+    def _wake_next(self) -> None:
         """Let another waiting thread have the pump."""
-        for other in self._waiting():
+        for other in self._requests():
             if not other.done:
                 other.call.woken.set()
                 return
 
-    def _patience(self, deadline: float | None) -> float:
+    def _poll_timeout(self, deadline: float | None) -> float:
         """Seconds until the next look around."""
-        left = _SILENCE if deadline is None else min(deadline - time.monotonic(), _SILENCE)
-        return max(0.0, min(left, 0.1) if self.lost_at else left)
+        left = (
+            _SILENCE_TIMEOUT
+            if deadline is None
+            else min(deadline - time.monotonic(), _SILENCE_TIMEOUT)
+        )
+        return max(0.0, min(left, 0.1) if self.unknown_since else left)
 
     def _check_health(self, began: float, deadline: float | None) -> None:
         now = time.monotonic()
@@ -274,12 +290,12 @@ class Connection:
         if self._refusal is not None:
             refusal, self._refusal = self._refusal, None
             raise refusal
-        if self.lost_at and now - max(began, self.lost_at) > AWAY:
+        if self.unknown_since and now - max(began, self.unknown_since) > AWAY_TIMEOUT:
             pid = self._pid if self._pidfd >= 0 else None
-            why = launch.why_silent(self.endpoint, AWAY, pid)
+            why = launch.why_silent(self.endpoint, AWAY_TIMEOUT, pid)
             raise (DaemonLost if self._known else NoDaemon)(why)
         if deadline is not None and now >= deadline:
-            raise OutOfTime
+            raise DeadlinePassed
 
     def _step(self, timeout: float) -> bool:
         """Send, wait for something to happen, and see to it; say whether anything did.
@@ -287,37 +303,37 @@ class Connection:
         With the pump held.
         """
         if self._inbox:  # a Ctrl-C came between
-            work_off(self._inbox, self._dispatch)
+            drain(self._inbox, self._dispatch)
             return True
-        if not self.lost_at:
+        if not self.unknown_since:
             self._send_outbox()
-        interest = _POLLIN if self._greet() else _POLLIN | _POLLOUT
-        watched: list[tuple[Any, int]] = [(self._socket, interest), (self.wake, _POLLIN)]
+        interest = _POLLIN if self._say_hello() else _POLLIN | _POLLOUT
+        watched: list[tuple[Any, int]] = [(self._socket, interest), (self._wakefd, _POLLIN)]
         if self._pidfd >= 0:
             watched.append((self._pidfd, _POLLIN))
         ready = dict(zmq.zmq_poll(watched, math.ceil(timeout * 1000)))
-        if self.wake in ready:
+        if self._wakefd in ready:
             with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self.wake)
+                os.eventfd_read(self._wakefd)
         if self._pidfd in ready:
-            self._drop_pidfd()
-            self._lose()
+            self._close_pidfd()
+            self._start_recovery()
         if ready.get(self._socket, 0) & _POLLIN:
             self._receive()
         return bool(ready)
 
     def _send_outbox(self) -> None:
         try:
-            work_off(self._outbox, lambda frame: self._socket.send(frame, zmq.NOBLOCK))
+            drain(self._outbox, lambda frame: self._socket.send(frame, zmq.NOBLOCK))
         except zmq.Again:  # the connection has just gone
-            self._lose()
+            self._start_recovery()
 
     def _receive(self) -> None:
         while int(self._socket.getsockopt(zmq.EVENTS)) & _POLLIN:
             # In one step: what a Ctrl-C cut off between two would be lost.
             self._inbox.extend(map(self._socket.recv, (zmq.NOBLOCK,)))
-            self._heard = time.monotonic()
-            work_off(self._inbox, self._dispatch)
+            self._last_heard = time.monotonic()
+            drain(self._inbox, self._dispatch)
 
     def _dispatch(self, frame: bytes) -> None:
         with contextlib.suppress(protocol.Garbage):
@@ -325,75 +341,74 @@ class Connection:
 
     def _on_answer(self, answer: Answer) -> None:
         number, index = answer.get("id"), answer.get("i", 0)
-        if number == self._greeting:
-            self._on_greeted(answer)
+        if number == self._hello_number:
+            self._on_welcome(answer)
             return
-        waiter = self._waiters.get(number) if isinstance(number, int) else None
+        request = self._pending.get(number) if isinstance(number, int) else None
         if answer.get("hello"):
-            self._lose()
-        elif waiter is None:
+            self._start_recovery()
+        elif request is None:
             self._granted(answer)
         elif "again" in answer:
-            self._outbox.append(waiter.frame)
+            self._outbox.append(request.frame)
         elif "progress" in answer:
-            waiter.call.reports.append((waiter.first + index, *answer["progress"][:2]))
-            waiter.call.woken.set()
-        elif index not in waiter.answers:
-            self._granted(answer)
-            waiter.answers[index] = answer
-            if waiter.done:
-                waiter.call.woken.set()
+            request.call.reports.append((request.first + index, *answer["progress"][:2]))
+            request.call.woken.set()
+        elif index not in request.answers:
+            request.answers[index] = self._granted(answer)
+            if request.done:
+                request.call.woken.set()
         else:
             self._granted(answer)  # a repeated request was answered twice: the hold is renewed
 
     # ---- recovery ------------------------------------------------------------------------
 
-    def _lose(self) -> None:
+    def _start_recovery(self) -> None:
         """Take note that the daemon may not know us any more."""
-        if not self.lost_at:
-            self.lost_at = time.monotonic()
-            self._greet_after = self._revive_after = 0.0
+        if not self.unknown_since:
+            self.unknown_since = time.monotonic()
+            self._hello_after = self._revive_after = 0.0
 
-    def _greet(self) -> bool:
+    def _say_hello(self) -> bool:
         """Introduce ourselves where we are not known; False: there is no connection yet."""
         now = time.monotonic()
-        if not self.lost_at or now < self._greet_after:
+        if not self.unknown_since or now < self._hello_after:
             return True
-        self._greeting = next(self._numbers)
-        frame = protocol.request(self._nonce, self._greeting, "hello", **self._hello())
+        self._hello_number = next(self._numbers)
+        frame = protocol.request(self._nonce, self._hello_number, "hello", **self._hello())
         try:
             self._socket.send(frame, zmq.NOBLOCK)
         except zmq.Again:
             return False
-        self._greet_after = now + _GREET_EVERY
+        self._hello_after = now + _HELLO_EVERY
         return True
 
-    def _on_greeted(self, answer: Answer) -> None:
+    def _on_welcome(self, answer: Answer) -> None:
         if "err" in answer:
             self._refusal = from_wire(answer["err"])
             return
-        self.lost_at, self._known = 0.0, True
+        self.unknown_since, self._known = 0.0, True
         if self._welcome(answer["ok"]):
-            self._lose()
+            self._start_recovery()
         self._watch_daemon(answer["ok"]["pid"])
         waiting = {id(frame) for frame in self._outbox}
-        for waiter in self._waiting():
-            if not waiter.done and id(waiter.frame) not in waiting:
-                self._outbox.append(waiter.frame)
+        for request in self._requests():
+            if not request.done and id(request.frame) not in waiting:
+                self._outbox.append(request.frame)
 
     def _watch_daemon(self, pid: int) -> None:
-        self._drop_pidfd()
+        self._close_pidfd()
         self._pid = pid
         opened: list[int] = []
         try:
-            open_into(opened, os.pidfd_open, pid)
+            open_atomically(opened, os.pidfd_open, pid)
         except OSError:
             return  # it is not in our PID namespace, or has just died
         finally:
             if opened:
                 self._pidfd = opened[0]
 
-    def _drop_pidfd(self) -> None:
+    def _close_pidfd(self) -> None:
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd >= 0:
             os.close(pidfd)

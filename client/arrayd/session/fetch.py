@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from arrayd.array import SharedArray
+from arrayd.array import SharedArray, cut
 from arrayd.common import failpoints
 from arrayd.errors import (
     ArraydError,
@@ -17,14 +17,13 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.session.call import Answer
-from arrayd.session.request import Wish, cut
-from arrayd.session.session import late, told
+from arrayd.session.request import FileRequest
+from arrayd.session.session import Session, timed_out, unwrap_as
 from arrayd.system.mapping import Vanished
 from arrayd.wire.grant import Grant
 
 if TYPE_CHECKING:
     from arrayd.results.progress import Reporter
-    from arrayd.session.session import Session
 
 TRIES = 5
 """Times that a block may vanish, or a file change, between two looks at it."""
@@ -50,65 +49,88 @@ class Fetching:
         self._session = session
         self._terms = terms
 
-    def current(self, wishes: list[Wish]) -> list[Result]:
+    def current(self, requests: list[FileRequest]) -> list[Result]:
         """Return arrays or errors; asks again for files that change between two looks.
 
         Ours, and the daemon's.
         """
-        results = self.once(wishes)
+        results = self.once(requests)
         for _ in range(TRIES):
             failed = [i for i, one in enumerate(results) if _is_other_file(one)]
-            changed = {i: wish for i in failed if (wish := wishes[i].anew()) != wishes[i]}
+            changed = {i: request for i in failed if (request := requests[i].anew()) != requests[i]}
             if not changed:
                 break
             for i, result in zip(changed, self.once(list(changed.values())), strict=True):
-                wishes[i], results[i] = changed[i], result
+                requests[i], results[i] = changed[i], result
         return results
 
-    def once(self, wishes: list[Wish]) -> list[Result]:
-        """Ask for the wishes; ask again for those that vanish before they are attached."""
+    def once(self, requests: list[FileRequest]) -> list[Result]:
+        """Ask for the requests; ask again for those that vanish before they are attached."""
         results: dict[int, Result] = {}
         for _ in range(TRIES):
-            left = [i for i in range(len(wishes)) if i not in results]
+            left = [i for i in range(len(requests)) if i not in results]
             if not left:
                 break
-            with self._session.holdings.attaching():
-                answers = self._ask_for([wishes[i] for i in left])
+            with self._session.blocks.attaching():
+                answers = self._ask_for([requests[i] for i in left])
                 for position, i in enumerate(left):
                     with contextlib.suppress(Vanished):
-                        results[i] = self._take(wishes[i], answers.get(position))
+                        results[i] = self._take(requests[i], answers.get(position))
         lost = DaemonLost(f"The block vanished {TRIES} times before it could be mapped.")
-        return [results.get(i, lost) for i in range(len(wishes))]
+        return [results.get(i, lost) for i in range(len(requests))]
 
-    def _ask_for(self, wishes: list[Wish]) -> dict[int, Answer]:
+    def _ask_for(self, requests: list[FileRequest]) -> dict[int, Answer]:
         terms = self._terms
         wait = None if terms.deadline is None else max(0.0, terms.deadline - time.monotonic())
-        return self._session._ask_until(
+        return self._session.ask_until(
             "get",
             wait,
-            count=len(wishes),
+            count=len(requests),
             report=terms.report,
-            items=[wish.to_wire() for wish in wishes],
+            items=[request.to_wire() for request in requests],
             pin=terms.pin,
             wait=wait,
             progress=terms.report is not None,
         )
 
-    def _take(self, wish: Wish, answer: Answer | None) -> Result:
+    def _take(self, request: FileRequest, answer: Answer | None) -> Result:
         """Attach what was granted; None: no answer came in time."""
         if answer is None:
-            return late(wish.source, self._terms.timeout)
+            return timed_out(request.source, self._terms.timeout)
         try:
-            grant = told(Grant, answer)
+            grant = unwrap_as(Grant, answer)
         except ArraydError as error:
             return bare(error)
-        request = None if wish.stat is None else (wish.source, wish.stat)
+        known = None if request.stat is None else (request.source, request.stat)
         failpoints.hit("client.granted")
-        whole = self._session.holdings.attach(grant, self._terms.mode, request)
+        whole = self._session.blocks.attach(grant, self._terms.mode, known)
         try:
-            return cut(whole, grant, wish.source)
+            return cut(whole, grant, request.source)
         except SpecMismatch as error:
             return bare(error)
+
+
+def redeemed(session: Session, segment: str, token: bytes, mode: str) -> SharedArray:
+    """Return the whole block that a reference means.
+
+    Raises
+    ------
+    NoSuchBlock
+        It is gone.
+    """
+    for _ in range(TRIES):
+        with session.blocks.attaching():
+            grant = unwrap_as(Grant, session.ask("redeem", None, segment=segment, token=token)[0])
+            failpoints.hit("client.redeemed")
+            try:
+                final = grant.sealed and mode == "w"
+                shared = session.blocks.attach(grant, "r" if final else mode)
+            except Vanished:
+                continue
+        # From now on our own mapping bars the seal; it may have come just before.
+        if mode != "w" or grant.sealed or not session.renew(segment).sealed:
+            return shared
+    raise DaemonLost(f"{segment} vanished {TRIES} times before it could be mapped.")
 
 
 def bare(error: ArraydError) -> ArraydError:

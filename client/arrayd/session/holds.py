@@ -11,22 +11,17 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from arrayd import array
-from arrayd.array import Held, SharedArray
+from arrayd.array import Held, HoldOwner, SharedArray, cut
 from arrayd.common import failpoints
-from arrayd.session.request import cut
 from arrayd.source import Source
 from arrayd.system import mapping, writers
-from arrayd.system.mapping import End
-from arrayd.system.mapping import Mapping as Pages
-from arrayd.system.signal_safe import work_off
+from arrayd.system.mapping import MappingFinalizer, SegmentMapping
+from arrayd.system.signal_safe import drain
 from arrayd.wire.grant import Grant
 from arrayd.wire.protocol import Stat
-
-if TYPE_CHECKING:
-    from arrayd.session.session import Session
 
 _Number = tuple[str, int]
 """Segment, and number of a grant."""
@@ -40,22 +35,24 @@ class Holdings:
 
     Parameters
     ----------
-    client
+    owner
         Whose holds these are.
-    ring
-        Wakes the keeper, whatever its arguments; allowed inside a garbage collection.
+    wake
+        Wakes the flusher, whatever its arguments; allowed inside a garbage collection.
     """
 
-    def __init__(self, client: Session, ring: Callable[..., None]) -> None:
+    def __init__(self, owner: HoldOwner, wake: Callable[..., None]) -> None:
         self.lock = threading.RLock()
-        self.latest = 0  # the highest number of a grant that came; see `Registry.hello`
-        self._client = client
-        self._ring = ring
+        self.highest_seq = 0  # the highest number of a grant that came; see `Registry.hello`
+        self._owner = owner
+        self._wake = wake
         self._held: dict[str, Held] = {}
-        self._latest: dict[Source, tuple[Stat, Grant, Held]] = {}
-        self._pages: dict[str, weakref.ref[Pages]] = {}  # the one read-only mapping of each
+        self._by_source: dict[Source, tuple[Stat, Grant, Held]] = {}
+        self._pages: dict[
+            str, weakref.ref[SegmentMapping]
+        ] = {}  # the one read-only mapping of each
         # Nothing leaves one of these before it is in the next: a Ctrl-C finds all in order.
-        self._ended: deque[End] = deque()
+        self._ended: deque[MappingFinalizer] = deque()
         self._grants: dict[_Number, None] = {}  # not attached, or not yet known to be
         self._untold: dict[str, int] = {}  # holds to give back: segment, number
         # Calls between a request and the attach of what it brings, each a token on its stack:
@@ -73,7 +70,7 @@ class Holdings:
             Its name is gone.
         """
         with self.lock:
-            known, grant, held = self._latest.get(source, (None, None, None))
+            known, grant, held = self._by_source.get(source, (None, None, None))
             if grant is None or held is None or held.released or stat is None or known != stat:
                 return None
             return cut(array.wrap(held, self.pages(held, mode)), grant, source)
@@ -89,7 +86,7 @@ class Holdings:
             The segment is gone, or another one has its name.
         """
         with self.lock:
-            fresh = Held(self._client, grant, grant.seq)
+            fresh = Held(self._owner, grant, grant.seq)
             # In one step: a signal handler or a finalizer may attach the same block meanwhile.
             held = self._held.setdefault(grant.segment, fresh)
             held.seq = max(held.seq, grant.seq)
@@ -98,14 +95,14 @@ class Holdings:
             if request is not None:
                 source, stat = request
                 if not grant.key:
-                    self._latest[source] = (stat, grant, held)
+                    self._by_source[source] = (stat, grant, held)
                 # What loads this very block again: a window is a part of a whole one.
                 loaded = source.whole() if grant.window else source
                 held.request = (loaded.to_wire(), stat)
             self._grants.pop((grant.segment, grant.seq), None)
             return result
 
-    def pages(self, held: Held, mode: str) -> Pages:
+    def pages(self, held: Held, mode: str) -> SegmentMapping:
         """Return a mapping of a held block; one read-only mapping serves a whole process."""
         segment = held.grant.segment
         with self.lock:
@@ -113,7 +110,7 @@ class Holdings:
             pages = known() if known is not None and mode == "r" else None
             if pages is None:
                 nbytes = held.grant.spec.nbytes
-                pages = Pages(segment, nbytes, mode, held, self._ended.append, self._ring)
+                pages = SegmentMapping(segment, nbytes, mode, held, self._ended.append, self._wake)
                 held.ends.add(pages.end)
                 if mode == "r":
                     self._pages[segment] = weakref.ref(pages)
@@ -152,7 +149,7 @@ class Holdings:
     # ---- holds that end ------------------------------------------------------------------
 
     def release(self, held: Held) -> None:
-        """End a hold now: `finished` gives it back."""
+        """MappingFinalizer a hold now: `releases_due` gives it back."""
         with self.lock:
             if held.released:
                 return
@@ -169,25 +166,25 @@ class Holdings:
 
         So there is no moment in which a Ctrl-C, a timeout or an error can lose one.
         """
-        self.latest = max(self.latest, grant.seq)
+        self.highest_seq = max(self.highest_seq, grant.seq)
         self._grants[grant.segment, grant.seq] = None
         if not self._attaching:  # nobody waits for it
-            self._ring()
+            self._wake()
 
-    def finished(self) -> list[Release]:
+    def releases_due(self) -> list[Release]:
         """Return the holds to give back: without a mapping, or granted but never attached.
 
-        Until `told` they are returned again; to give one back twice changes nothing.
+        Until `sent` they are returned again; to give one back twice changes nothing.
         """
         with self.lock:
             pending = self._pending() if self._ended else {}
-            work_off(self._ended, lambda end: self._end(end, pending))
+            drain(self._ended, lambda end: self._end(end, pending))
             self._look_through()
             if self._untold:
                 failpoints.hit("client.releasing")
             return [[segment, seq] for segment, seq in self._untold.items()]
 
-    def told(self, releases: list[Release]) -> None:
+    def sent(self, releases: list[Release]) -> None:
         """Take note that the daemon will hear of these."""
         with self.lock:
             for segment, seq in releases:
@@ -211,9 +208,9 @@ class Holdings:
             self._look_through()
             left = bool(self._untold)
         if left:
-            self._ring()
+            self._wake()
 
-    def _end(self, end: End, pending: Mapping[str, int]) -> None:
+    def _end(self, end: MappingFinalizer, pending: Mapping[str, int]) -> None:
         """Count one mapping less; give the hold back if it was the last."""
         held: Held = end.owner
         held.ends.discard(end)
@@ -223,7 +220,7 @@ class Holdings:
                 self._give_back(segment, seq)
             held.released = True
             self._forget(held)
-        mapping.forget(end)
+        mapping.discard(end)
 
     def _look_through(self) -> None:
         """Give the grants back that were not attached; the others have renewed holds of ours."""
@@ -266,8 +263,8 @@ class Holdings:
         if self._held.get(segment) is held:
             del self._held[segment]
             self._pages.pop(segment, None)
-        for source in [s for s, (_, _, other) in self._latest.items() if other is held]:
-            del self._latest[source]
+        for source in [s for s, (_, _, other) in self._by_source.items() if other is held]:
+            del self._by_source[source]
 
     # ---- sessions ------------------------------------------------------------------------
 
@@ -293,15 +290,15 @@ class Holdings:
             late = not set(self.stated()).issubset(said)
             # The numbers of these holds are new, and some ended while the hello was under way.
             self._grants.update(dict.fromkeys(seqs.items()))
-            self.latest = max(self.latest, *seqs.values(), 0)
-        self._ring()
+            self.highest_seq = max(self.highest_seq, *seqs.values(), 0)
+        self._wake()
         return late
 
     def forked(self) -> None:
         """Begin anew in a forked child: same blocks, fresh lock and queues."""
         self.lock = threading.RLock()
         self._grants.clear()
-        work_off(self._ended, lambda end: self._end(end, {}))  # before the fork: not ours to state
+        drain(self._ended, lambda end: self._end(end, {}))  # before the fork: not ours to state
         self._untold.clear()
         self._attaching = weakref.WeakSet()
         if writers.is_worker():

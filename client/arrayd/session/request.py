@@ -1,20 +1,16 @@
-"""One item of a request: a source, with the file's state as this process sees it."""
+"""One item of a request: a source, and the state of its file as this process sees it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from arrayd.array import SharedArray
 from arrayd.errors import (
     AccessDenied,
     BadFile,
-    PrecisionWarning,
     SourceError,
     SourceNotFound,
     SpecMismatch,
@@ -23,7 +19,6 @@ from arrayd.session.locking import with_locking
 from arrayd.source import Source
 from arrayd.wire import protocol
 from arrayd.wire.codec import pack
-from arrayd.wire.grant import Grant
 from arrayd.wire.protocol import Stat
 
 SourceLike = str | os.PathLike[str] | Source
@@ -31,15 +26,18 @@ SourceLike = str | os.PathLike[str] | Source
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """A source and the ``stat`` of its file; None for a published block."""
+class FileRequest:
+    """A source, and the ``stat`` of its file; None for a published block.
+
+    The daemon compares it with what it finds: both must mean the same state of the file.
+    """
 
     source: Source
     stat: Stat | None
 
     @classmethod
     def of(cls, source: SourceLike, options: Mapping[str, Any]) -> Self:
-        """Return the canonical wish for the arguments of `arrayd.get`.
+        """Return the canonical request for the arguments of `arrayd.get`.
 
         Raises
         ------
@@ -56,7 +54,7 @@ class Wish:
         return cls(with_locking(canonical), _stat(canonical.path))
 
     def anew(self) -> Self:
-        """Return the wish for what the file is now; the same if there is none any more."""
+        """Return the request for what the file is now; the same if there is none any more."""
         if self.stat is None:
             return self
         with contextlib.suppress(SourceError):
@@ -66,37 +64,6 @@ class Wish:
     def to_wire(self) -> dict[str, Any]:
         """Return the item of a request."""
         return {"source": self.source.to_wire(), "stat": self.stat}
-
-
-def cut(whole: SharedArray, grant: Grant, source: Source) -> SharedArray:
-    """Apply ``rows=`` where the block holds more than was asked for; warn of a lossy cast.
-
-    Raises
-    ------
-    SpecMismatch
-        The block is 0-d.
-    """
-    if grant.lost:
-        _warn_of_loss(whole, grant, source)
-    if source.rows is None or not (grant.window or source.name is not None):
-        return whole
-    if whole.ndim == 0:
-        raise SpecMismatch(f"{source}: rows= needs an array of at least one dimension, not 0-d.")
-    result: SharedArray = whole[source.slice]
-    return result
-
-
-def _warn_of_loss(whole: SharedArray, grant: Grant, source: Source) -> None:
-    """Warn at the caller's line, which is the first one outside arrayd."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("arrayd."):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(
-        f"{source}: {source.cast} has too few bits: {grant.lost} of {whole.size} values were "
-        "changed by the cast.",
-        PrecisionWarning,
-        stacklevel=level,
-    )
 
 
 def _stat(path: str) -> Stat:
@@ -127,8 +94,8 @@ def _check_words(source: Source) -> None:
 
 def _check_name(source: Source) -> None:
     if source != Source(name=source.name, rows=source.rows):
-        told = source.to_wire().keys() - {"name", "rows", "options"} | dict(source.options).keys()
+        given = source.to_wire().keys() - {"name", "rows", "options"} | dict(source.options).keys()
         raise SpecMismatch(
-            f"{source}: {', '.join(sorted(told))}= means nothing to a published block, which is "
+            f"{source}: {', '.join(sorted(given))}= means nothing to a published block, which is "
             "taken as it is: only rows= may be given. Cast or reorder the array that you get."
         )

@@ -1,4 +1,4 @@
-"""How a block that was written becomes final: the end of `arrayd.create`.
+"""How a block is made, and becomes final: the begin and the end of `arrayd.create`.
 
 The daemon seals a block as soon as the kernel says that nobody can write to it. Where only workers
 are in the way that have inherited it by accident, and never touched it (see `writers.py`), nothing
@@ -8,25 +8,42 @@ can still write might lose what it writes: `NotSealed`, and the array keeps its 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from arrayd.array import SharedArray
 from arrayd.common import failpoints
-from arrayd.errors import NoRoom, NotSealed
-from arrayd.session.session import told
+from arrayd.errors import DaemonLost, NoRoom, NotSealed
+from arrayd.session.fetch import TRIES
+from arrayd.session.session import Session, unwrap_as
 from arrayd.system import writers
-from arrayd.system.mapping import Mapping, Vanished
+from arrayd.system.mapping import SegmentMapping, Vanished
 from arrayd.system.writers import Writer
 from arrayd.wire.grant import Grant
 
-if TYPE_CHECKING:
-    from arrayd.client import Client
+
+def draft(session: Session, timeout: float | None, fields: dict[str, Any]) -> SharedArray:
+    """Return a new block, to be written; `fields` are those of the create request.
+
+    Raises
+    ------
+    NameTaken, NoRoom
+        It cannot be made.
+    """
+    for _ in range(TRIES):
+        with session.blocks.attaching():
+            answer = session.ask("create", timeout, wait=timeout, **fields)[0]
+            grant = unwrap_as(Grant, answer)
+            try:
+                return session.blocks.attach(grant, "w")
+            except Vanished:  # with the daemon that made it, which was stopped just then
+                session.tell("abort", segment=grant.segment)
+    raise DaemonLost(f"The block vanished {TRIES} times before it could be mapped.")
 
 
-def seal(client: Client, out: SharedArray, fields: dict[str, Any]) -> None:
+def seal(session: Session, out: SharedArray, fields: dict[str, Any]) -> None:
     """Make a block of this process final; `fields` are those of its create request.
 
     Raises
@@ -38,41 +55,41 @@ def seal(client: Client, out: SharedArray, fields: dict[str, Any]) -> None:
     assert held is not None
     assert pages is not None
     out.flags.writeable = False
-    _cut_off(client, pages)
+    _cut_off(session, pages)
     try:
-        client.holdings.sealed(held, _sealed(client, pages))
+        session.blocks.sealed(held, _sealed(session, pages))
     except NotSealed as refusal:
         others = writers.find(pages.segment)
         if not others or not all(writer.by_accident for writer in others):
             raise _explained(refusal, others) from None
-        _seal_copy(client, out, fields, refusal)
+        _seal_copy(session, out, fields, refusal)
 
 
-def _cut_off(client: Client, pages: Mapping) -> None:
+def _cut_off(session: Session, pages: SegmentMapping) -> None:
     """Let our own mapping be one that cannot write to the segment."""
     try:
         pages.seal()
     except Vanished:  # somebody removed its name: the daemon links it back, or says it is gone
-        client._renew(pages.segment)
+        session.renew(pages.segment)
         pages.seal()
 
 
-def _sealed(client: Client, pages: Mapping) -> Grant:
+def _sealed(session: Session, pages: SegmentMapping) -> Grant:
     failpoints.hit("client.sealing")
-    answer = client._ask("seal", None, segment=pages.segment)[0]
+    answer = session.ask("seal", None, segment=pages.segment)[0]
     failpoints.hit("client.sealed")
-    return told(Grant, answer)
+    return unwrap_as(Grant, answer)
 
 
 def _seal_copy(
-    client: Client, out: SharedArray, fields: dict[str, Any], refusal: NotSealed
+    session: Session, out: SharedArray, fields: dict[str, Any], refusal: NotSealed
 ) -> None:
     """Seal a block with the same contents instead; `out` and its views lie in that from now on."""
     held, pages = out._held, out._mapping
     assert held is not None
     assert pages is not None
     try:
-        copy = client._draft(None, **{**fields, "replace": True})  # its name is ours already
+        copy = draft(session, None, {**fields, "replace": True})  # its name is ours already
     except NoRoom as error:
         raise NotSealed(f"{refusal} There is no room for a copy either: {error}") from None
     new, theirs = copy._held, copy._mapping
@@ -80,18 +97,18 @@ def _seal_copy(
     assert theirs is not None
     try:
         _bytes(theirs)[:] = _bytes(pages)
-        _cut_off(client, theirs)
-        client.holdings.sealed(new, _sealed(client, theirs))
+        _cut_off(session, theirs)
+        session.blocks.sealed(new, _sealed(session, theirs))
         old = pages.segment
         pages.move(theirs)
-        client.holdings.moved(held, new)
+        session.blocks.moved(held, new)
     except BaseException:
-        client._tell("abort", segment=theirs.segment)
+        session.tell("abort", segment=theirs.segment)
         raise
-    client._tell("abort", segment=old)
+    session.tell("abort", segment=old)
 
 
-def _bytes(pages: Mapping) -> npt.NDArray[np.uint8]:
+def _bytes(pages: SegmentMapping) -> npt.NDArray[np.uint8]:
     flat: Any = pages
     return np.asarray(flat)
 

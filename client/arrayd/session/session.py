@@ -1,4 +1,4 @@
-"""`Session`: the connection, the keeper, and what happens to them in a fork or at exit."""
+"""`Session`: the connection, the flusher, and what happens to them in a fork or at exit."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import sys
 import threading
 import time
 import weakref
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
+from arrayd.array import Held
 from arrayd.common import failpoints, proc
 from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, ProtocolMismatch, from_wire
 from arrayd.results.progress import Reporter
 from arrayd.session.call import Answer
 from arrayd.session.connection import Connection
-from arrayd.session.flusher import Keeper
+from arrayd.session.flusher import ReleaseFlusher
 from arrayd.session.holds import Holdings, Release
 from arrayd.system import launch, libzmq_guard
-from arrayd.system.libzmq_guard import Canary
+from arrayd.system.libzmq_guard import DescriptorCanary
 from arrayd.wire import protocol
 from arrayd.wire.grant import Grant
 from arrayd.wire.records import REMEDY, Record, received
@@ -34,7 +34,7 @@ _GRACE = 0.1  # seconds that the daemon's own, better worded timeout has to arri
 
 
 class Session:
-    """A session with the daemon, opened at the first call of each proc.
+    """A session with the daemon, opened at the first call of each process; owns its holds.
 
     Parameters
     ----------
@@ -51,18 +51,18 @@ class Session:
 
     def __init__(self, endpoint: str | None = None, *, start: bool = True) -> None:
         self.endpoint = launch.find_endpoint(endpoint, start=start)
-        self.daemon: dict[str, Any] = {}
-        self.holdings = Holdings(self, self._ring)
+        self.daemon: dict[str, Any] = {}  # what it said of itself in its welcome
+        self.blocks = Holdings(self, self.wake_flusher)
         self._start = start
         self._closed = False
         self._opening = threading.RLock()  # a signal handler may ask while we are opening
         self._nonce = b""
         self._said: list[str] = []  # the holds that the latest hello stated
-        self._deserted: list[bytes] = []  # earlier nonces; see `_desert`
-        self._canary: Canary | None = None
+        self._dropped: list[bytes] = []  # earlier nonces; see `_drop_foreign_descriptors`
+        self._canary: DescriptorCanary | None = None
         self._connection: Connection | None = None
-        self._keeper: Keeper | None = None
-        _clients.add(self)
+        self._flusher: ReleaseFlusher | None = None
+        _sessions.add(self)
 
     def close(self) -> None:
         """End the session: all its holds end. Arrays stay readable until they are dropped."""
@@ -75,40 +75,85 @@ class Session:
     def _close(self) -> None:
         self._closed = True
         with self._opening:
-            self._desert()
-        for part in (self._keeper, self._connection, self._canary):
+            self._drop_foreign_descriptors()
+        for part in (self._flusher, self._connection, self._canary):
             if part is not None:
                 part.close()
-        self._keeper = self._connection = self._canary = None
+        self._flusher = self._connection = self._canary = None
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def state(self) -> str:
+        """What a `repr` says of it."""
+        return "closed" if self._closed else f"daemon {self.daemon.get('pid', 'not met yet')}"
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    # ---- holds ---------------------------------------------------------------------------
 
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else f"daemon {self.daemon.get('pid', 'not met yet')}"
-        return f"<arrayd.Client {self.endpoint}, {state}>"
-
-    def collect(self) -> None:
-        """Give back the holds whose last array is gone; the keeper calls this."""
-        releases = self.holdings.finished()
+    def send_releases(self) -> None:
+        """Release the holds whose last array is gone; the flusher calls this."""
+        releases = self.blocks.releases_due()
         if releases:
-            self._tell("release", holds=releases)
-            self.holdings.told(releases)
+            self.tell("release", holds=releases)
+            self.blocks.sent(releases)
 
-    def _session(self) -> Connection:
-        """Return the connection; open it at the first call of this proc."""
+    def release(self, held: Held) -> None:
+        """End a hold now, whatever arrays lie in its block."""
+        try:
+            self.blocks.release(held)
+            self.send_releases()
+        except BaseException:
+            self.wake_flusher()
+            raise
+
+    def lend(self, segment: str) -> bytes:
+        """Have the daemon keep a block for a reference; return the reference's token.
+
+        When it returns, the daemon knows. A lend has no answer of its own, and the daemon may
+        hear of our death before it reads what we sent last, or of the reference's receiver.
+
+        Raises
+        ------
+        NoSuchBlock
+            The daemon has no such block.
+        """
+        token = secrets.token_bytes(protocol.TOKEN_BYTES)
+        self.tell("lend", segment=segment, token=token)
+        failpoints.hit("client.lent")
+        self.renew(segment)
+        return token
+
+    def renew(self, segment: str) -> Grant:
+        """Have the daemon answer for a block we hold, after all that was sent before.
+
+        Raises
+        ------
+        NoSuchBlock
+            The daemon has no such block.
+        """
+        with self.blocks.attaching():
+            grant = unwrap_as(Grant, self.ask("redeem", None, segment=segment, token=b"")[0])
+            self.blocks.renewed(grant)
+            return grant
+
+    def wake_flusher(self, _: object = None) -> None:
+        """Have the releases that are due sent soon; allowed inside a garbage collection."""
+        flusher = self._flusher
+        if flusher is not None:
+            flusher.wake()
+
+    # ---- the connection ------------------------------------------------------------------
+
+    def connect(self) -> Connection:
+        """Return the connection; open it at the first call of this process.
+
+        Raises
+        ------
+        DaemonLost
+            The session is closed.
+        """
         with self._opening:
             if self._closed:
                 raise DaemonLost("This client is closed.")
-            self._desert()
+            self._drop_foreign_descriptors()
             if self._connection is None:
                 self._open()
             assert self._connection is not None
@@ -116,11 +161,11 @@ class Session:
 
     def _open(self) -> None:
         failpoints.hit("client.opening")
-        libzmq_guard.need_descriptors(libzmq_guard.DESCRIPTORS)
-        libzmq_guard.need_threads(libzmq_guard.THREADS)
+        libzmq_guard.check_descriptors(libzmq_guard.DESCRIPTORS)
+        libzmq_guard.check_threads(libzmq_guard.THREADS)
         nonce = secrets.token_bytes(16)
-        me = weakref.proxy(self)  # a session that a program drops unclosed ends; see `Keeper`
-        canary = Canary()
+        me = weakref.proxy(self)  # dropped unclosed by a program, it ends; see `ReleaseFlusher`
+        canary = DescriptorCanary()
         connection = Connection(
             self.endpoint,
             nonce,
@@ -129,33 +174,39 @@ class Session:
             lambda answer: me._granted(answer),  # noqa: PLW0108  # the same
             lambda: launch.ensure(me.endpoint),
         )
-        keeper = Keeper(connection, self.collect, canary.lives)
+        flusher = ReleaseFlusher(connection, self.send_releases, canary.intact)
         try:
-            keeper.start()
+            flusher.start()
             # In one step, for no call is in these lines.
             self._nonce, self._canary = nonce, canary
-            self._keeper, self._connection = keeper, connection
+            self._flusher, self._connection = flusher, connection
         except BaseException as error:
-            for part in (keeper, connection, canary):
+            for part in (flusher, connection, canary):
                 part.close()
             if isinstance(error, RuntimeError):  # libzmq's have just taken the memory for it
                 raise libzmq_guard.no_threads(1, error) from None
             raise
-        for earlier in self._deserted:  # when it is heard the new session has stated its holds
+        # Sent after the new session's hello, which states the same holds again: so there is no
+        # moment in which a block has no holder.
+        for earlier in self._dropped:
             connection.post(protocol.request(earlier, 0, "bye"))
 
-    def _desert(self) -> None:
-        """Leave the connection alone, for good, if its descriptors are not ours any more."""
-        if self._canary is None or self._canary.lives():
+    def _drop_foreign_descriptors(self) -> None:
+        """Give up a connection whose descriptors somebody has closed: their numbers are others'.
+
+        A daemonizing program closes all (`os.closerange`); what opens files next gets the same
+        numbers. The next call opens another connection.
+        """
+        if self._canary is None or self._canary.intact():
             return
         assert self._connection is not None
-        assert self._keeper is not None
-        self._keeper.desert()
-        _never_end(self._connection)
-        self._deserted.append(self._nonce)
-        self._connection = self._keeper = self._canary = None
+        assert self._flusher is not None
+        self._flusher.drop_descriptors()
+        _leak_on_purpose(self._connection)
+        self._dropped.append(self._nonce)
+        self._connection = self._flusher = self._canary = None
 
-    def _ask(
+    def ask(
         self, op: str, timeout: float | None, *, label: str = "", count: int = 1, **fields: Any
     ) -> list[Answer]:
         """Send a request and wait for all its answers.
@@ -165,12 +216,12 @@ class Session:
         LoadTimeout
             They are not there in `timeout` seconds.
         """
-        answers = self._ask_until(op, timeout, count=count, **fields)
+        answers = self.ask_until(op, timeout, count=count, **fields)
         if len(answers) < count:
-            raise late(label or op, timeout)
+            raise timed_out(label or op, timeout)
         return [answers[i] for i in range(count)]
 
-    def _ask_until(
+    def ask_until(
         self,
         op: str,
         timeout: float | None,
@@ -179,9 +230,9 @@ class Session:
         report: Reporter | None = None,
         **fields: Any,
     ) -> dict[int, Answer]:
-        """Send a request, the pending releases ahead of it; return what answers come in time."""
-        connection = self._session()
-        releases: list[Release] = self.holdings.finished()
+        """Send a request, the releases that are due ahead of it; return what comes in time."""
+        connection = self.connect()
+        releases: list[Release] = self.blocks.releases_due()
         ahead = connection.frame("release", holds=releases) if releases else None
         deadline = None if timeout is None else time.monotonic() + timeout + _GRACE
         answers: dict[int, Answer] = {}
@@ -197,34 +248,34 @@ class Session:
             )
         finally:
             if len(answers) < count:
-                self._fall_behind()
+                self._drain_late_answers()
         if len(answers) == count:
-            self.holdings.told(releases)
+            self.blocks.sent(releases)
         return answers
 
-    def _fall_behind(self) -> None:
-        """Have the keeper read what is granted late: a hold that nobody knows would stay."""
-        keeper = self._keeper
-        if keeper is not None:
-            keeper.catch_up()
+    def _drain_late_answers(self) -> None:
+        """After a request that was given up: let the flusher read, and release, late grants."""
+        flusher = self._flusher
+        if flusher is not None:
+            flusher.drain_late_answers()
 
-    def _tell(self, op: str, **fields: Any) -> None:
+    def tell(self, op: str, **fields: Any) -> None:
+        """Send a request that has no answer; nothing if the session is closed."""
         with contextlib.suppress(DaemonLost):  # closed: the session's end says it all
-            self._session().tell(op, **fields)
+            self.connect().tell(op, **fields)
 
-    def _ring(self, _: object = None) -> None:
-        keeper = self._keeper
-        if keeper is not None:
-            keeper.ring()
-
-    def _granted(self, answer: Answer) -> None:
+    def _granted(self, answer: Answer) -> Answer:
+        """Note what an answer grants; return it with the grant parsed."""
         body = answer.get("ok")
         if isinstance(body, dict) and "segment" in body:
-            with contextlib.suppress(ArraydError):  # whoever waits for it is told
-                self.holdings.granted(told(Grant, answer))
+            with contextlib.suppress(ArraydError):  # `unwrap_as` raises it for who waits
+                grant = unwrap_as(Grant, answer)
+                self.blocks.granted(grant)
+                return {**answer, "ok": grant}
+        return answer
 
     def _hello(self) -> dict[str, Any]:
-        pid, self._said = os.getpid(), self.holdings.stated()
+        pid, self._said = os.getpid(), self.blocks.stated()
         return {
             "pid": pid,
             "start": proc.start_time(pid),
@@ -232,12 +283,12 @@ class Session:
             "version": protocol.PACKAGE_VERSION,
             "shm": proc.shared_memory(),
             "holds": self._said,
-            "latest": self.holdings.latest,
+            "latest": self.blocks.highest_seq,
         }
 
     def _welcome(self, answer: Answer) -> bool:
         failpoints.hit("client.welcomed")
-        late = self.holdings.welcomed(self._said, answer["holds"])
+        late = self.blocks.welcomed(self._said, answer["holds"])
         self.daemon = {key: answer[key] for key in ("pid", "version", "run", "leases")}
         return late
 
@@ -246,23 +297,23 @@ class Session:
         if self._connection is not None:
             self._connection.abandon()
             _inherited.append(self._connection)
-        if self._keeper is not None:
-            self._keeper.abandon()
+        if self._flusher is not None:
+            self._flusher.abandon()
         if self._canary is not None:
             self._canary.close()
-        self._connection = self._keeper = self._canary = None
+        self._connection = self._flusher = self._canary = None
         self._opening = threading.RLock()
-        self._deserted.clear()
-        self.holdings.forked()
+        self._dropped.clear()
+        self.blocks.forked()
         failpoints.hit("client.forked")
 
 
-def late(what: object, timeout: float | None) -> LoadTimeout:
+def timed_out(what: object, timeout: float | None) -> LoadTimeout:
     """Return the error for what is not there in time."""
     return LoadTimeout(f"{what}: not there in time (timeout={timeout or 0:.3g} s).")
 
 
-def good(answer: Answer) -> Any:
+def unwrap(answer: Answer) -> Any:
     """Return the result in an answer, or raise the error.
 
     Raises
@@ -277,7 +328,7 @@ def good(answer: Answer) -> Any:
     return answer["ok"]
 
 
-def told(kind: type[_R], answer: Answer) -> _R:
+def unwrap_as(kind: type[_R], answer: Answer) -> _R:
     """Return what an answer says as a record, or raise the error in it.
 
     Raises
@@ -285,16 +336,19 @@ def told(kind: type[_R], answer: Answer) -> _R:
     ProtocolMismatch
         It says nothing that this version understands.
     """
-    return received(kind, good(answer), "The daemon's answer")
+    result = unwrap(answer)
+    if isinstance(result, kind):  # a grant, parsed as it came in
+        return result
+    return received(kind, result, "The daemon's answer")
 
 
-_clients: weakref.WeakSet[Session] = weakref.WeakSet()
-_locked: list[threading.RLock] = []  # during a fork; another client may come meanwhile
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_locked: list[threading.RLock] = []  # during a fork; another session may come meanwhile
 _inherited: list[Connection] = []  # a child must not close its parent's sockets
 
 
-def _never_end(connection: Connection) -> None:
-    """Keep a connection for ever: at its end libzmq would find its descriptors gone, and abort."""
+def _leak_on_purpose(connection: Connection) -> None:
+    """Keep a connection for ever: closing it, libzmq would miss its descriptors and abort."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
@@ -309,15 +363,15 @@ def _close_all() -> None:
     util = sys.modules.get("multiprocessing.util")
     if util is not None:
         util._exit_function()
-    for client in list(_clients):
-        client.close()
+    for session in list(_sessions):
+        session.close()
 
 
 def _lock_all() -> None:
     """Before a fork: let no thread be in the middle of a change of the tables."""
-    for client in list(_clients):
-        client.holdings.lock.acquire()
-        _locked.append(client.holdings.lock)
+    for session in list(_sessions):
+        session.blocks.lock.acquire()
+        _locked.append(session.blocks.lock)
 
 
 def _unlock_all() -> None:
@@ -327,8 +381,8 @@ def _unlock_all() -> None:
 
 def _forked_all() -> None:
     _locked.clear()
-    for client in list(_clients):
-        client._forked()
+    for session in list(_sessions):
+        session._forked()
 
 
 atexit.register(_close_all)

@@ -23,7 +23,7 @@ from arrayd.common import endpoints
 from arrayd.common.endpoints import PRIVATE, SCHEME
 from arrayd.errors import NoDaemon, SpecMismatch
 from arrayd.system import libzmq_guard
-from arrayd.system.signal_safe import descriptors, open_into
+from arrayd.system.signal_safe import descriptors, open_atomically
 
 SYSTEM_ENDPOINT = "ipc:///run/arrayd/arrayd.sock"
 """Where a daemon for the whole machine listens."""
@@ -71,7 +71,7 @@ def find_endpoint(endpoint: str | None = None, *, start: bool = True, timeout: f
     wanted = os.fsdecode(endpoint or b"") or os.environ.get("ARRAYD_ENDPOINT") or ""
     if wanted and wanted != PRIVATE:
         return normalize(wanted)
-    libzmq_guard.need_descriptors(libzmq_guard.DESCRIPTORS)
+    libzmq_guard.check_descriptors(libzmq_guard.DESCRIPTORS)
     if not wanted and alive(SYSTEM_ENDPOINT):
         return SYSTEM_ENDPOINT
     private = private_endpoint()
@@ -94,7 +94,7 @@ def ensure(endpoint: str, *, timeout: float = 10.0) -> None:
         It could not be started.
     """
     if endpoint == private_endpoint():
-        libzmq_guard.need_descriptors(libzmq_guard.DESCRIPTORS)
+        libzmq_guard.check_descriptors(libzmq_guard.DESCRIPTORS)
         _ensure_private(endpoint, timeout)
 
 
@@ -135,7 +135,7 @@ def wait_ended(pid: int, timeout: float) -> bool:
     """Return whether a daemon, no child of this process, ends within `timeout` seconds."""
     with descriptors() as opened:
         try:
-            pidfd = open_into(opened, os.pidfd_open, pid)
+            pidfd = open_atomically(opened, os.pidfd_open, pid)
         except ProcessLookupError:
             return True
         # poll, for select refuses descriptors from 1024 up
@@ -250,7 +250,7 @@ def _open(opened: list[int], path: Path, flags: int) -> int:
     """Open a file in the private directory, made if need be, and add it to `opened`."""
     flags |= os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return open_into(opened, os.open, path, flags, 0o600)
+        return open_atomically(opened, os.open, path, flags, 0o600)
     except OSError as error:
         raise NoDaemon(f"{path} cannot be written for a daemon: {error.strerror}.") from None
 

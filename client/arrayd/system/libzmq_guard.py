@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable
 
 from arrayd.errors import NoRoom
-from arrayd.system.signal_safe import descriptors, open_into
+from arrayd.system.signal_safe import descriptors, open_atomically
 
 DESCRIPTORS = 16
 """Descriptors that must be free for a session: it takes 11, other threads a few meanwhile."""
 
 THREADS = 3
-"""Threads that a session starts: two of libzmq's, and the keeper."""
+"""Threads that a session starts: two of libzmq's, and the flusher."""
 
 MARGIN = 4 << 20
 """Bytes of address space for their first steps: the C library aborts a program in which a
@@ -31,7 +31,7 @@ _EXIT = 0.2
 """Seconds in which a thread that has done its work is gone."""
 
 
-def need_descriptors(count: int) -> None:
+def check_descriptors(count: int) -> None:
     """Raise unless so many descriptors are free.
 
     Raises
@@ -41,7 +41,7 @@ def need_descriptors(count: int) -> None:
     """
     with descriptors() as taken:
         try:
-            first = open_into(taken, os.memfd_create, "arrayd", os.MFD_CLOEXEC)
+            first = open_atomically(taken, os.memfd_create, "arrayd", os.MFD_CLOEXEC)
             taken.extend(map(os.dup, [first] * (count - 1)))
         except OSError as error:
             raise NoRoom(f"No session with the daemon: {no_descriptors(error)}") from None
@@ -63,7 +63,7 @@ def _open_descriptors() -> int | str:
         return "all"
 
 
-def need_threads(count: int) -> None:
+def check_threads(count: int) -> None:
     """Raise unless so many threads can be started.
 
     Raises
@@ -128,7 +128,7 @@ def no_threads(count: int, error: Exception) -> NoRoom:
     )
 
 
-class Canary:
+class DescriptorCanary:
     """A descriptor that shows, by being gone, that somebody has closed them all.
 
     Programs that become daemons do so (``os.closerange``), with no word to those whose
@@ -141,19 +141,19 @@ class Canary:
         self._inode: tuple[int, int] | None = None
         opened: list[int] = []
         try:
-            open_into(opened, os.memfd_create, "arrayd-canary", os.MFD_CLOEXEC)
+            open_atomically(opened, os.memfd_create, "arrayd-canary", os.MFD_CLOEXEC)
         finally:
             if opened:
                 self._fd = opened[0]
         self._inode = self._identity()
 
-    def lives(self) -> bool:
+    def intact(self) -> bool:
         """Say whether our descriptors are still ours."""
         return self._fd >= 0 and self._identity() == self._inode
 
     def close(self) -> None:
         """Close it, if it is still ours to close."""
-        fd, self._fd, ours = self._fd, -1, self._inode is None or self.lives()
+        fd, self._fd, ours = self._fd, -1, self._inode is None or self.intact()
         if fd >= 0 and ours:
             os.close(fd)
 

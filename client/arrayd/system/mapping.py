@@ -20,7 +20,7 @@ from arrayd.common import failpoints
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import AccessDenied, DaemonError, NoRoom
 from arrayd.system.libzmq_guard import no_descriptors
-from arrayd.system.signal_safe import descriptors, open_into
+from arrayd.system.signal_safe import descriptors, open_atomically
 from arrayd.wire import layout
 
 _PROT_READ, _PROT_WRITE = 1, 2
@@ -48,7 +48,7 @@ class Vanished(Exception):
     """The segment is not there, or is another one: ask the daemon again."""
 
 
-class End(weakref.ref["Mapping"]):
+class MappingFinalizer(weakref.ref["SegmentMapping"]):
     """What is left of a mapping that ends: it does something as its callback, and says whose.
 
     A Ctrl-C that hits a finalizer written in Python cuts it off, and Python prints and forgets
@@ -58,19 +58,19 @@ class End(weakref.ref["Mapping"]):
     __slots__ = ("others", "owner")
     _as_parameter_ = 0  # passed to munmap after its two arguments, which takes no notice
 
-    others: tuple[End, ...]
+    others: tuple[MappingFinalizer, ...]
     owner: Any
 
 
-_ends: set[End] = set()  # a weak reference that is gone itself calls nothing
+_ends: set[MappingFinalizer] = set()  # a weak reference that is gone itself calls nothing
 
 
-def forget(end: End) -> None:
+def discard(end: MappingFinalizer) -> None:
     """Take note that the end of a mapping has been heard of."""
     _ends.discard(end)
 
 
-class Mapping:
+class SegmentMapping:
     """The owner of mapped pages, at the base of the view chain of every array in them.
 
     numpy reaches the pages through ``__array_interface__``, as flat bytes. Where that says
@@ -84,10 +84,10 @@ class Mapping:
         ``"r"``: read-only; ``"c"``: private copy-on-write; ``"w"``: shared and writeable,
         until `seal` makes it ``"s"``: private like ``"c"``, but showing the block as it is.
     owner
-        Of the `End`: whose mapping this is.
+        Of the `MappingFinalizer`: whose mapping this is.
     ended
-        Called with the `End` after the pages are unmapped, wherever that happens: it must be
-        a function in C, which no signal handler can cut off.
+        Called with the `MappingFinalizer` after the pages are unmapped, wherever that happens: it
+        must be a function in C, which no signal handler can cut off.
     ring
         Called after that, with another argument; it may only do what is allowed inside a
         garbage collection.
@@ -110,7 +110,7 @@ class Mapping:
         nbytes: int,
         mode: str,
         owner: Any,
-        ended: Callable[[End], None],
+        ended: Callable[[MappingFinalizer], None],
         ring: Callable[[object], None],
     ) -> None:
         self.segment = segment
@@ -128,12 +128,12 @@ class Mapping:
         _libc.madvise(self.address, self.size, _MADV_DONTDUMP)
 
     def _watched(
-        self, owner: Any, ended: Callable[[End], None], ring: Callable[[object], None]
-    ) -> End:
+        self, owner: Any, ended: Callable[[MappingFinalizer], None], ring: Callable[[object], None]
+    ) -> MappingFinalizer:
         """Have the pages unmapped, that told, and rung, at the end; the last made comes first."""
-        ringing = End(self, ring)
-        end = End(self, ended)
-        unmapping = End(self, functools.partial(_libc.munmap, self.address, self.size))
+        ringing = MappingFinalizer(self, ring)
+        end = MappingFinalizer(self, ended)
+        unmapping = MappingFinalizer(self, functools.partial(_libc.munmap, self.address, self.size))
         end.owner, end.others = owner, (unmapping, ringing)
         _ends.add(end)
         return end
@@ -170,7 +170,7 @@ class Mapping:
             _map(fd, self.size, "c", self.address)
         self.mode = "s"
 
-    def move(self, other: Mapping) -> None:
+    def move(self, other: SegmentMapping) -> None:
         """Show another sealed segment of the same contents and size, in place.
 
         Raises
@@ -197,7 +197,7 @@ def _open(segment: str, flags: int, opened: list[int]) -> int:
     while True:
         try:
             failpoints.hit("client.opening_segment")
-            return open_into(opened, os.open, f"{layout.SHM}/{segment}", flags)
+            return open_atomically(opened, os.open, f"{layout.SHM}/{segment}", flags)
         except FileNotFoundError:
             raise Vanished(f"{segment} is not in {layout.SHM}") from None
         except BlockingIOError:

@@ -27,13 +27,13 @@ def descriptors() -> Iterator[list[int]]:
         deque(closing, 0)
 
 
-def open_into(opened: list[int], function: Callable[..., int], *arguments: object) -> int:
+def open_atomically(opened: list[int], function: Callable[..., int], *arguments: object) -> int:
     """Open a descriptor and note it, in one step: what has no name yet would stay open."""
     opened.extend(map(function, *([argument] for argument in arguments)))
     return opened[-1]
 
 
-def work_off(waiting: deque[T], work: Callable[[T], None]) -> None:
+def drain(waiting: deque[T], work: Callable[[T], None]) -> None:
     """Do the work, which may be done twice, for what waits; each leaves only when it is done."""
     while waiting:
         one = waiting[0]
@@ -42,7 +42,7 @@ def work_off(waiting: deque[T], work: Callable[[T], None]) -> None:
             waiting.remove(one)
 
 
-class Wakeup:
+class OneShotEvent:
     """Wakes a thread that waits; set while nobody waits, it wakes the next that does.
 
     `threading.Event` is written in Python around a lock: a Ctrl-C amid its `set` or `wait`
@@ -67,7 +67,7 @@ class Wakeup:
         self._lock.acquire(blocking=False)
 
 
-class Turns:
+class TryLock:
     """A lock that is had at once or not at all; by one thread more than once, in handlers."""
 
     def __init__(self) -> None:

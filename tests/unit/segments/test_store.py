@@ -310,8 +310,8 @@ def test_a_lease_lets_no_open_be_lost(segments: Segments, scope: Scope) -> None:
     """Clients that open without blocking while leases come and go always get in."""
     name = make(segments, scope)
     code = (
-        "import sys; from arrayd.system.mapping import Mapping\n"
-        "for _ in range(3000): Mapping(sys.argv[1], 10_000, 'r', None, [].append, [].append)"
+        "import sys; from arrayd.system.mapping import SegmentMapping\n"
+        "for _ in range(3000): SegmentMapping(sys.argv[1], 10_000, 'r', None, [].append, [].append)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, name])
     seen = set()

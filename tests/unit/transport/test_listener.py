@@ -94,9 +94,9 @@ def test_a_stopped_daemon(
     daemon: Daemon, client: arrayd.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who asks a stopped daemon is told so in time; arrays at hand stay, and it goes on."""
-    monkeypatch.setattr(connection, "AWAY", 0.5)
-    monkeypatch.setattr(connection, "_STILLNESS", 0.2)
-    monkeypatch.setattr(connection, "_SILENCE", 0.1)
+    monkeypatch.setattr(connection, "AWAY_TIMEOUT", 0.5)
+    monkeypatch.setattr(connection, "_STOPPED_TIMEOUT", 0.2)
+    monkeypatch.setattr(connection, "_SILENCE_TIMEOUT", 0.1)
     values = save(tmp_path / "a.npy", np.arange(1000))
     a = client.get(tmp_path / "a.npy")
     save(tmp_path / "b.npy", values)
@@ -116,7 +116,7 @@ def test_a_stopped_daemon_that_nobody_has_met(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first word of a stopped daemon is waited for no longer, and the reason is named."""
-    monkeypatch.setattr(connection, "AWAY", 0.3)
+    monkeypatch.setattr(connection, "AWAY_TIMEOUT", 0.3)
     os.kill(daemon.pid, signal.SIGSTOP)
     try:
         with arrayd.connect(daemon.endpoint) as one:
@@ -131,8 +131,8 @@ def test_a_daemon_that_was_stopped_for_a_while(
     daemon: Daemon, client: arrayd.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call that is under way when the daemon is stopped is answered when it goes on."""
-    monkeypatch.setattr(connection, "_STILLNESS", 0.05)
-    monkeypatch.setattr(connection, "_SILENCE", 0.02)
+    monkeypatch.setattr(connection, "_STOPPED_TIMEOUT", 0.05)
+    monkeypatch.setattr(connection, "_SILENCE_TIMEOUT", 0.02)
     values = save(tmp_path / "a.npy", np.arange(1000))
     os.kill(daemon.pid, signal.SIGSTOP)
     timer = signal.setitimer(signal.ITIMER_REAL, 0.5)
