@@ -36,6 +36,7 @@ from arrayd.session.call import (
     requests,
 )
 from arrayd.system import launch
+from arrayd.system.process_watch import ProcessWatch
 from arrayd.system.signal_safe import TryLock, drain, open_atomically
 from arrayd.wire import protocol
 
@@ -98,7 +99,7 @@ class Connection:
         self._outbox: deque[bytes] = deque()
         self._inbox: deque[bytes] = deque()
         self._pump = TryLock()
-        self._pid, self._pidfd = 0, -1
+        self._daemon = ProcessWatch()
         self._last_heard = 0.0  # when the daemon last said anything
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -114,7 +115,7 @@ class Connection:
     @property
     def pidfd(self) -> int:
         """Readable when the daemon has died; -1: none."""
-        return self._pidfd
+        return self._daemon.fd
 
     # ---- for callers ---------------------------------------------------------------------
 
@@ -206,15 +207,14 @@ class Connection:
             self._outbox.append(self.frame("bye"))
             self._send_outbox()
         self._socket.close()
-        self._close_pidfd()
+        self._daemon.close()
         self._context.term()
 
     def abandon(self) -> None:
         """Close what a forked child inherited; the sockets are the parent's."""
         self._closing = True  # for a call that was forked amid its progress
         self._end()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
+        self._daemon.close()
 
     # ---- the pump ------------------------------------------------------------------------
 
@@ -256,7 +256,7 @@ class Connection:
             self._check_health(began, deadline)
             if not self._step(self._poll_timeout(deadline)):
                 silent = time.monotonic() - max(began, self._last_heard)
-                if self._pidfd < 0 or silent > _STOPPED_TIMEOUT:
+                if self._daemon.fd < 0 or silent > _STOPPED_TIMEOUT:
                     self._start_recovery()
 
     def _should_revive(self, state: CallState) -> bool:
@@ -291,7 +291,7 @@ class Connection:
             refusal, self._refusal = self._refusal, None
             raise refusal
         if self.unknown_since and now - max(began, self.unknown_since) > AWAY_TIMEOUT:
-            pid = self._pid if self._pidfd >= 0 else None
+            pid = self._daemon.pid if self._daemon.fd >= 0 else None
             why = launch.why_silent(self.endpoint, AWAY_TIMEOUT, pid)
             raise (DaemonLost if self._known else NoDaemon)(why)
         if deadline is not None and now >= deadline:
@@ -309,14 +309,14 @@ class Connection:
             self._send_outbox()
         interest = _POLLIN if self._say_hello() else _POLLIN | _POLLOUT
         watched: list[tuple[Any, int]] = [(self._socket, interest), (self._wakefd, _POLLIN)]
-        if self._pidfd >= 0:
-            watched.append((self._pidfd, _POLLIN))
+        if self._daemon.fd >= 0:
+            watched.append((self._daemon.fd, _POLLIN))
         ready = dict(zmq.zmq_poll(watched, math.ceil(timeout * 1000)))
         if self._wakefd in ready:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wakefd)
-        if self._pidfd in ready:
-            self._close_pidfd()
+        if self._daemon.fd in ready:
+            self._daemon.close()
             self._start_recovery()
         if ready.get(self._socket, 0) & _POLLIN:
             self._receive()
@@ -390,25 +390,8 @@ class Connection:
         self.unknown_since, self._known = 0.0, True
         if self._welcome(answer["ok"]):
             self._start_recovery()
-        self._watch_daemon(answer["ok"]["pid"])
+        self._daemon.watch(answer["ok"]["pid"])
         waiting = {id(frame) for frame in self._outbox}
         for request in self._requests():
             if not request.done and id(request.frame) not in waiting:
                 self._outbox.append(request.frame)
-
-    def _watch_daemon(self, pid: int) -> None:
-        self._close_pidfd()
-        self._pid = pid
-        opened: list[int] = []
-        try:
-            open_atomically(opened, os.pidfd_open, pid)
-        except OSError:
-            return  # it is not in our PID namespace, or has just died
-        finally:
-            if opened:
-                self._pidfd = opened[0]
-
-    def _close_pidfd(self) -> None:
-        pidfd, self._pidfd = self._pidfd, -1
-        if pidfd >= 0:
-            os.close(pidfd)
