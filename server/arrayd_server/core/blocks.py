@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Hashable, Iterator, Sequence
 
-from arrayd_server.core import bounds
+from arrayd_server.core import bounds, lifecycle
 from arrayd_server.core.model import Block, Job, State
 
 MAX_ALIASES = 64
@@ -48,6 +48,7 @@ class BlockTable:
 
     def add(self, block: Block) -> None:
         """Add a block to the table and charge it."""
+        lifecycle.check_step(None, block.state)
         self.table[block.segment] = block
         self.charged += block.size
         if block.edition is not None:
@@ -82,6 +83,7 @@ class BlockTable:
 
     def remove(self, block: Block) -> None:
         """Take a block off: the kernel has its pages back."""
+        lifecycle.check_step(block.state, None)
         del self.table[block.segment]
         self.unlinked.pop(block.segment, None)
         self.charged -= block.size
@@ -104,13 +106,13 @@ class BlockTable:
             self.idle_bytes -= block.size
 
     def mark_unlinked(self, block: Block) -> None:
-        """Take note that a block's end was asked for."""
-        block.state = State.UNLINKED
+        """Count a block among those that the shell was asked to unlink."""
+        lifecycle.set_state(block, State.UNLINKED)
         self.unlinked[block.segment] = block
 
-    def restore(self, block: Block) -> None:
-        """Take note that its end was refused."""
-        block.state = State.SEALED
+    def restore(self, block: Block, to: State) -> None:
+        """Give a block whose unlink was refused the state back that it had before."""
+        lifecycle.set_state(block, to)
         del self.unlinked[block.segment]
 
     def index(self, block: Block) -> None:

@@ -147,10 +147,16 @@ class Holds:
         effects: list[Effect] = []
         for block in [] if latest is None else self._blocks.editions(latest.file):
             block.outdated = block.edition != latest
-            if block.outdated and block.segment in self._blocks.idle:
-                self._blocks.unmark_idle(block)
-                effects += self.retire(block, now)
+            if block.outdated:
+                effects += self.reconsider(block, now)
         return effects
+
+    def reconsider(self, block: Block, now: float) -> list[Effect]:
+        """Decide anew whether an idle block stays: it may be no cache any more."""
+        if block.segment not in self._blocks.idle:
+            return []
+        self._blocks.unmark_idle(block)
+        return self.retire(block, now)
 
     def unlink(self, block: Block, *, force: bool = False) -> list[Effect]:
         """Take a block out of sight and ask for its end; it stays charged until `freed`."""
@@ -205,11 +211,7 @@ class Holds:
         while self.wake_at() <= now:
             block = self._blocks.table[self._expiry_heap[0][1]]
             questions = [] if block.asking else lends.ask(block, now)
-            if questions:
-                effects += questions
-            else:
-                self._blocks.unmark_idle(block)
-                effects += self.retire(block, now)
+            effects += questions or self.reconsider(block, now)
         return effects
 
     def wake_at(self) -> float:
@@ -217,7 +219,7 @@ class Holds:
         while self._expiry_heap:
             at, segment = self._expiry_heap[0]
             block = self._blocks.table.get(segment)
-            if block is not None and at == self._expiry_of.get(segment) == self._end_of(block):
+            if block is not None and at == self._expiry_of.get(segment) == self.expires_at(block):
                 return at
             heapq.heappop(self._expiry_heap)
             if at == self._expiry_of.get(segment):
@@ -228,12 +230,12 @@ class Holds:
 
     def _schedule(self, block: Block) -> None:
         """See to it that `wake_at` knows when time may end something of a block."""
-        at = self._end_of(block)
+        at = self.expires_at(block)
         if at < self._expiry_of.get(block.segment, math.inf):
             self._expiry_of[block.segment] = at
             heapq.heappush(self._expiry_heap, (at, block.segment))
 
-    def _end_of(self, block: Block) -> float:
+    def expires_at(self, block: Block) -> float:
         """When a block's lends are to be looked at, or the pin by which it lives ends; or inf."""
         question = lends.next_question(block)
         return min(question, block.pinned_until) if self._lives_by_pin(block) else question

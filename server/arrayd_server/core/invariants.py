@@ -55,7 +55,7 @@ def _blocks(registry: Registry) -> None:
     assert blocks.idle_bytes == sum(blocks.table[s].size for s in blocks.idle), "the idle bytes"
     unlinked = {s for s, block in blocks.table.items() if block.state is State.UNLINKED}
     assert set(blocks.unlinked) == unlinked, "the unlinked blocks"
-    ends = map(registry.holds._end_of, blocks.table.values())
+    ends = map(registry.holds.expires_at, blocks.table.values())
     assert registry.holds.wake_at() == min(ends, default=math.inf), "the alarm of lends and pins"
     of_files = [block for alike in blocks.files.values() for block in alike.values()]
     assert {b.segment for b in of_files} == {
@@ -88,14 +88,15 @@ def _stages(registry: Registry) -> None:
     reserved = (job for job in table if job.stage in (Stage.FILLING, Stage.MAKING))
     assert jobs.unfilled == sum(job.unfilled for job in reserved), "the bytes still to come"
     pairs = {(to.nonce, j.number) for j in table for to in (*j.waiters, *filter(None, [j.writer]))}
-    known = {(nonce, number) for nonce, some in jobs._of.items() for number in some}
+    known = {(nonce, number) for nonce, some in jobs.by_session.items() for number in some}
     assert pairs == known, "the jobs of a session"
     waiting = Counter(to.nonce for job in table for to in job.waiters)
-    assert jobs._waiting == waiting, "what sessions wait for"
-    assert jobs._waited == waiting.total(), "what all wait for"
+    assert jobs.awaited == waiting, "what sessions wait for"
+    assert jobs.all_awaited == waiting.total(), "what all wait for"
     names = [j.draft.name for j in table if j.draft is not None and j.draft.name is not None]
-    assert jobs._drafts == Counter(names), "the names to be published"
-    assert jobs.wake_at() == min((j.next_check for j in queued), default=math.inf), "the alarm"
+    assert jobs.drafted == Counter(names), "the names to be published"
+    checks = (job.next_check for job in queued)
+    assert registry.admission.wake_at() == min(checks, default=math.inf), "the alarm"
 
 
 def _holds(registry: Registry) -> None:

@@ -7,11 +7,11 @@ alone, which only a probe can tell; and the probe must have begun after the requ
 from __future__ import annotations
 
 from arrayd_server.core.effects import Effect, Probe
-from arrayd_server.core.jobs import Jobs
+from arrayd_server.core.jobs import JobTable
 from arrayd_server.core.model import Job, Stage
 
 
-def part_late(jobs: Jobs, job: Job, now: float) -> list[Effect]:
+def part_late(jobs: JobTable, job: Job, now: float) -> list[Effect]:
     """Leave a job to those who came before its probe; probe once more for the others.
 
     What was found may be older than their requests, and `job` is found by them no more.

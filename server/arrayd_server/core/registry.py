@@ -23,12 +23,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from arrayd.errors import ArraydError, NoRoom
-from arrayd_server.core import error_texts
+from arrayd_server.core import error_texts, lifecycle
+from arrayd_server.core.admission import Admission
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.effects import Answer, Effect, Inspect, Probe, Progress, Reply, Result, Seal
+from arrayd_server.core.effects import Answer, Effect, Inspect, Probe, Reply, Result, Seal
 from arrayd_server.core.evict_requests import Evictions
 from arrayd_server.core.holds import Holds
-from arrayd_server.core.jobs import PROGRESS_EVERY, RESERVED, Jobs
+from arrayd_server.core.jobs import RESERVED, JobTable
 from arrayd_server.core.linked import part_late
 from arrayd_server.core.model import (
     Asker,
@@ -36,7 +37,6 @@ from arrayd_server.core.model import (
     Block,
     Counters,
     Draft,
-    Job,
     Nonce,
     Peer,
     ProbedFacts,
@@ -45,6 +45,7 @@ from arrayd_server.core.model import (
     State,
     Wanted,
 )
+from arrayd_server.core.publishing import Publishing
 
 
 class Registry:
@@ -62,7 +63,9 @@ class Registry:
         self.counters = Counters()
         self.blocks = BlockTable(prefix, budget)
         self.holds = Holds(self.blocks, self.counters)
-        self.jobs = Jobs(self.blocks, self.holds)
+        self.jobs = JobTable(self.blocks, self.holds)
+        self.admission = Admission(self.blocks, self.holds, self.jobs)
+        self.publishing = Publishing(self.blocks, self.holds, self.jobs)
         self.evictions = Evictions(self.blocks, self.holds)
 
     @property
@@ -96,7 +99,7 @@ class Registry:
             effects += self.holds.drop(session, segment, now)
         self.holds.orphan(session, now)
         del self.sessions[nonce]
-        return effects + self.jobs.start_queued(now)
+        return effects + self.admission.start_queued(now)
 
     # ---- requests ------------------------------------------------------------------------
 
@@ -140,7 +143,7 @@ class Registry:
 
     def cancel(self, nonce: Nonce, request: int, now: float) -> list[Effect]:
         """Nobody waits for this request any more."""
-        return self.jobs.forget(nonce, request) + self.jobs.start_queued(now)
+        return self.jobs.forget(nonce, request) + self.admission.start_queued(now)
 
     def release(self, nonce: Nonce, holds: Iterable[tuple[str, int]], now: float) -> list[Effect]:
         """End holds, each named with the number of the grant that it ends."""
@@ -152,7 +155,7 @@ class Registry:
             hold = session.holds.get(segment)
             if hold is not None and seq >= hold.seq:
                 effects += self.holds.drop(session, segment, now)
-        return effects + self.jobs.start_queued(now)
+        return effects + self.admission.start_queued(now)
 
     def lend(self, nonce: Nonce, segment: str, token: bytes, now: float) -> list[Effect]:
         """Keep a held block for a reference that is on its way to another process."""
@@ -179,12 +182,13 @@ class Registry:
         """Make a block for a client to write."""
         begun = next((job for job in self.jobs.of_session(to.nonce) if job.writer == to), None)
         if begun is not None:
-            return self._writable(begun, now)  # repeated
-        if draft.name is not None and not draft.replace and self.jobs.name_taken(draft.name):
+            return self.publishing.grant_to_writer(begun, now)  # repeated
+        if draft.name is not None and not draft.replace and self.publishing.name_taken(draft.name):
             return [Reply(to, error_texts.name_taken(draft.name))]
         job = self.jobs.new(Stage.QUEUED, draft.identity, now, [])
-        self.jobs.write(job, draft, to)
-        return self.jobs.queue(job, timeout, now)
+        self.jobs.set_draft(job, draft)
+        self.jobs.set_writer(job, to)
+        return self.admission.admit(job, timeout, now)
 
     def made(self, number: int, now: float) -> list[Effect]:
         """Take note that the segment of a client's block is there: the client may write."""
@@ -192,14 +196,14 @@ class Registry:
         if job is None or job.stage is not Stage.MAKING:
             return []
         self.jobs.enter(job, Stage.WRITING)
-        return self._writable(job, now)
+        return self.publishing.grant_to_writer(job, now)
 
     def seal(self, to: Asker, segment: str, now: float) -> list[Effect]:
         """Begin to make a client's block final."""
         block = self.blocks.table.get(segment)
         if block is None or to.nonce not in block.holders:
             return [Reply(to, error_texts.no_block(segment))]
-        job = self.jobs.of_writer(block)
+        job = self.publishing.of_writer(block)
         if job is None:
             return [self.holds.grant(block, to, AwaitedItem(), now)]  # sealed already: repeated
         if job.writer is not None and job.writer.nonce != to.nonce:
@@ -213,7 +217,7 @@ class Registry:
     def unsealable(self, number: int, error: ArraydError, now: float) -> list[Effect]:
         """Take note that somebody can still write to a block: its writer may try again."""
         job = self.jobs.table.get(number)
-        if job is None or job.segment is None:
+        if job is None or job.segment is None or job.stage is not Stage.SEALING:
             return []
         if job.writer is None:
             return self.failed(number, error, now)
@@ -222,10 +226,10 @@ class Registry:
 
     def abort(self, nonce: Nonce, segment: str, now: float) -> list[Effect]:
         """Give up a block that its own writer did not seal."""
-        job = self.jobs.of_writer(self.blocks.table.get(segment))
+        job = self.publishing.of_writer(self.blocks.table.get(segment))
         if job is None or job.writer is None or job.writer.nonce != nonce:
             return []
-        return self.jobs.end(job) + self.jobs.start_queued(now)
+        return self.jobs.end(job) + self.admission.start_queued(now)
 
     # ---- loads ---------------------------------------------------------------------------
 
@@ -247,19 +251,15 @@ class Registry:
         self.jobs.add_alias(job, found.key)
         job.spec, job.size, job.total = found.spec, found.size, found.rows
         timeout = max((w.timeout for w in job.waiters.values()), default=1.0)
-        return effects + self.jobs.queue(job, timeout, now)
+        self.jobs.enter(job, Stage.QUEUED)
+        return effects + self.admission.admit(job, timeout, now)
 
     def progress(self, number: int, rows: int, now: float) -> list[Effect]:
         """Take note of `rows` more rows loaded."""
         job = self.jobs.table.get(number)
         if job is None:
             return []
-        self.jobs.advance(job, rows)
-        pause = PROGRESS_EVERY * max(1.0, len(job.waiters) / 1000)
-        if now - job.reported_at < pause and job.done < job.total:
-            return []
-        job.reported_at = now
-        return [Progress(to, job.done, job.total) for to, w in job.waiters.items() if w.progress]
+        return self.jobs.advance(job, rows, now)
 
     def filled(self, number: int, lost: int) -> list[Effect]:
         """Take note that all parts are written: seal."""
@@ -273,19 +273,20 @@ class Registry:
     def sealed(self, number: int, now: float) -> list[Effect]:
         """Take note that a block is final: grant it to all who wait."""
         job = self.jobs.table.get(number)
-        if job is None or job.segment is None:
+        if job is None or job.segment is None or job.stage is not Stage.SEALING:
             return []
         block = self.blocks.table[job.segment]
-        block.state, block.job, block.used, block.mapped = State.SEALED, None, now, False
+        lifecycle.set_state(block, State.SEALED)
+        block.job, block.used, block.mapped = None, now, False
         effects = self.jobs.finish(job, block, now)
         if job.draft is not None:
             self.counters.published += 1
-            effects += self.jobs.publish(job, block, now)
+            effects += self.publishing.publish(job, block, now)
         else:
             self.counters.loads += 1
         if not block.wanted:
             effects += self.holds.retire(block, now)
-        return effects + self.jobs.start_queued(now)
+        return effects + self.admission.start_queued(now)
 
     def failed(self, number: int, error: ArraydError, now: float) -> list[Effect]:
         """Take note that a job cannot be done: everyone who waits is told."""
@@ -293,9 +294,9 @@ class Registry:
         if job is None:
             return []
         if isinstance(error, NoRoom) and job.stage in RESERVED and not job.retried:
-            return self.jobs.retry(job, now)
+            return self.admission.retry(job, now)
         self.counters.failures += 1
-        return self.jobs.fail(job, error) + self.jobs.start_queued(now)
+        return self.jobs.fail(job, error) + self.admission.start_queued(now)
 
     # ---- what the kernel says ------------------------------------------------------------
 
@@ -306,16 +307,16 @@ class Registry:
             return []
         dropped = not mapped and self.jobs.queued() and self.holds.drop_stale(block, now)
         if block.wanted:  # perhaps by references alone, now
-            return self.jobs.search_again(now) if dropped and not block.holders else []
+            return self.admission.search_again(now) if dropped and not block.holders else []
         block.mapped = mapped
         if mapped:
             self.blocks.unmark_idle(block)
-            return self.jobs.start_queued(now)
-        job = self.jobs.of_writer(block)
+            return self.admission.start_queued(now)
+        job = self.publishing.of_writer(block)
         if job is not None and job.stage is not Stage.WRITING:
             return []  # a request is under way, whose end decides
         ending = self.holds.retire(block, now) if job is None else self.jobs.end(job, force=False)
-        return ending + self.jobs.start_queued(now)
+        return ending + self.admission.start_queued(now)
 
     def traced(self, segment: str, groups: Mapping[int, bool], now: float) -> list[Effect]:
         """Take the kernel's word on whether anybody of some process groups lives."""
@@ -327,12 +328,13 @@ class Registry:
         block = self.blocks.table.get(segment)
         if block is None or block.state is not State.UNLINKED:
             return []
-        self.blocks.restore(block)
         block.mapped = True
-        if block.draft is not None:
-            self.jobs.resume(block, now)
-        else:
+        if block.draft is None:
+            self.blocks.restore(block, State.SEALED)
             self.blocks.index(block)
+        else:
+            self.blocks.restore(block, State.WRITING)
+            self.publishing.resume(block, now)
         # Inspected, it is watched until its last mapper goes, and others must make room.
         return [Inspect(segment), *self.evictions.decided(block)]
 
@@ -342,7 +344,7 @@ class Registry:
         if block is None or block.state is not State.UNLINKED:
             return []
         block.mapped = True
-        self.jobs.recheck_queue()
+        self.admission.recheck_queue()
         return self.evictions.decided(block)
 
     def segment_removed(self, segment: str, now: float) -> list[Effect]:
@@ -360,7 +362,7 @@ class Registry:
         if block is None or block.state is not State.UNLINKED:
             return []
         self.blocks.remove(block)
-        return self.evictions.decided(block) + self.jobs.start_queued(now)
+        return self.evictions.decided(block) + self.admission.start_queued(now)
 
     def adopt(self, block: Block, now: float) -> list[Effect]:
         """Take over a segment that an earlier run of the daemon left; before any request."""
@@ -368,22 +370,16 @@ class Registry:
         self.blocks.adopted_bytes += block.size
         self.counters.adopted += 1
         block.mapped = True
-        return [*self.jobs.adopt(block, now), Inspect(block.segment)]
+        return [*self.publishing.adopt(block, now), Inspect(block.segment)]
 
     # ---- time ----------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Effect]:
         """Do what time demands: the timeout of the queue, lends and pins."""
-        effects = self.holds.expire(now) + self.jobs.start_queued(now)
+        effects = self.holds.expire(now) + self.admission.start_queued(now)
         # While something may still make room nobody gives up: the next tick is due at once.
-        return effects or self.jobs.give_up(now)
+        return effects or self.admission.give_up(now)
 
     def wake_at(self) -> float:
         """When `tick` next has something to do; inf: never."""
-        return min(self.jobs.wake_at(), self.holds.wake_at())
-
-    def _writable(self, job: Job, now: float) -> list[Effect]:
-        """Let the writer of a block have it, once its segment is there."""
-        if job.stage is not Stage.WRITING or job.writer is None or job.segment is None:
-            return []
-        return [self.holds.grant(self.blocks.table[job.segment], job.writer, AwaitedItem(), now)]
+        return min(self.admission.wake_at(), self.holds.wake_at())

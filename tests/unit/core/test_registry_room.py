@@ -8,7 +8,7 @@ import pytest
 
 from arrayd.errors import NoRoom
 from arrayd.wire.grant import Grant
-from arrayd_server.core import bounds, jobs
+from arrayd_server.core import admission, bounds
 from arrayd_server.core.effects import Fill, Inspect, Unlink
 from arrayd_server.core.model import Block, State, name_alias
 from tests.support.core_files import SPEC, File, wanted
@@ -80,7 +80,7 @@ def test_room_on_its_way_is_promised_once(world: World) -> None:
 
 def test_the_queue_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where many wait for room already, one more is told at once; who finds room is not."""
-    monkeypatch.setattr(jobs, "MAX_QUEUE", 2)
+    monkeypatch.setattr(admission, "MAX_QUEUE", 2)
     world.load(b"b", File("held", 70))
     waiting = [world.get(b"a", File(name, 60), timeout=math.inf) for name in "xy"]
     late, lucky = world.get(b"a", File("z", 60), timeout=math.inf), world.get(b"a", SMALL)
@@ -348,7 +348,7 @@ def test_writing_goes_on_after_a_restart(world: World) -> None:
     """Whoever holds an unsealed block can seal it; its name is taken meanwhile."""
     block = left(world, 25, identity="put", published=True, name="n", state=State.WRITING)
     world.adopt(block, mapped=True)
-    assert world.registry.jobs.name_taken("n")
+    assert world.registry.publishing.name_taken("n")
     world.hello(b"a", 1, [block.segment])
     to = world.seal(b"a", block.segment)
     world.work_off()

@@ -241,7 +241,7 @@ class Walk(RuleBasedStateMachine):
     def abort(self, nonce: bytes, pick: int) -> None:
         """Give up a block; whoever seals it is not answered."""
         segment = one([*self.told[nonce], *self.segments], pick)
-        job = self.registry.jobs.of_writer(self.registry.blocks.table.get(segment))
+        job = self.registry.publishing.of_writer(self.registry.blocks.table.get(segment))
         if job is not None and job.writer is not None and job.writer.nonce == nonce:
             self.naive.excuse(job.writer.__eq__)
         self.shell.do(self.registry.abort, nonce, segment, self.shell.now)

@@ -110,7 +110,7 @@ def test_a_published_block_goes_with_its_last_holder(world: World) -> None:
     assert world.state(grant.segment) is State.SEALED
     world.end(b"b")
     assert world.state(grant.segment) is State.UNLINKED
-    assert not world.registry.jobs.name_taken("n")
+    assert not world.registry.publishing.name_taken("n")
 
 
 def test_a_name_is_taken_from_the_create_on(world: World) -> None:
@@ -154,7 +154,7 @@ def test_a_writer_that_maps_in_the_last_moment_keeps_its_block(world: World) -> 
     world.ambush = "before"
     world.adopt(left)
     assert world.state(left.segment) is State.WRITING
-    assert world.registry.jobs.name_taken(NAMES[0])
+    assert world.registry.publishing.name_taken(NAMES[0])
     world.hello(b"a", 1, [left.segment])
     to = world.seal(b"a", left.segment)
     world.work_off()
@@ -188,7 +188,7 @@ def test_an_unfinished_block_that_nobody_maps_goes(world: World) -> None:
     assert world.state(first.segment) is State.UNLINKED
     world.free_all()
     assert not world.registry.jobs.table
-    assert not world.registry.jobs.name_taken(NAMES[0])
+    assert not world.registry.publishing.name_taken(NAMES[0])
 
 
 def test_a_stale_writer_makes_room(world: World) -> None:

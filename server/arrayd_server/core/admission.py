@@ -1,0 +1,168 @@
+"""How jobs get room: the queue, what goes for it, and when a job gives up.
+
+How room is found
+=================
+*Room* is what may be reserved now: what the budget has left, or what the kernel still gives if
+that is less (/dev/shm, the cgroup; minus what was reserved and not yet filled). A job has its
+whole block charged when it starts, so no job stops half-way for want of budget.
+
+After every event that may have changed something, `start_queued` looks at the queued jobs in
+order of arrival. A job
+
+1. starts, if there is room;
+2. else has idle blocks unlinked, the least recently used first, as many as are missing beside
+   what is being freed already. Those bytes are promised to it: later jobs do not get them. How
+   the unlinks end (`freed`, `unlink_refused`, `still_mapped`) are events that look at the queue
+   again, so the job needs no alarm;
+3. else has blocks unlinked that only old references keep (see `lends`);
+4. else is stuck: the kernel is asked about the blocks with old holds (`STALE_AFTER`), and those
+   that nobody maps lose them and become idle.
+
+3 and 4 are last resorts: a stuck job looks for them at once, every `STALE_AFTER` seconds, and
+before it gives up. A later job that fits starts before one that is stuck; large jobs wait until
+there is room or their time is over.
+
+Two times of a job: at its `deadline` the longest timeout of its waiters ends; `next_check` is
+when the next tick must look at it. A tick whose look has effects ends no job, for they may make
+room: the next tick comes at once.
+"""
+
+from __future__ import annotations
+
+import math
+
+from arrayd_server.core import error_texts, lends
+from arrayd_server.core.blocks import BlockTable
+from arrayd_server.core.effects import Effect, Fill, Inspect, Make, Probe
+from arrayd_server.core.holds import STALE_AFTER, Holds, may_be_stale
+from arrayd_server.core.jobs import JobTable
+from arrayd_server.core.model import Block, Job, Stage, State
+
+MAX_QUEUE = 1000
+"""Jobs that may wait for room: all are looked at whenever there may be some."""
+
+
+class Admission:
+    """The queue of the jobs that wait for room."""
+
+    def __init__(self, blocks: BlockTable, holds: Holds, jobs: JobTable) -> None:
+        self._blocks = blocks
+        self._holds = holds
+        self._jobs = jobs
+
+    def admit(self, job: Job, timeout: float, now: float) -> list[Effect]:
+        """Start a queued job as soon as there is room; fail it if there is none in time."""
+        job.deadline = max(job.deadline, now + timeout)
+        if job.size > self._blocks.budget:
+            return self._fail_for_room(job, now)  # no release can help
+        effects = self.start_queued(now)
+        stuck = job.stage is Stage.QUEUED and job.next_check < math.inf
+        if stuck and len(self._jobs.queue) > MAX_QUEUE:
+            effects += self._fail_for_room(job, now)
+        return effects
+
+    def retry(self, job: Job, now: float) -> list[Effect]:
+        """Let a job wait for room once more: the kernel, after all, had no pages for its block.
+
+        Somebody else filled /dev/shm meanwhile; what is idle may go for it. Its file is looked
+        at again, for what was found is forgotten with the first try.
+        """
+        assert job.segment is not None
+        effects = self._holds.unlink(self._blocks.table[job.segment], force=True)
+        job.segment, job.retried = None, True
+        if job.draft is not None:
+            self._jobs.enter(job, Stage.QUEUED)
+            return effects + self.admit(job, 0.0, now)
+        self._jobs.enter(job, Stage.PROBING)
+        job.done = 0
+        if job.linked:
+            self._jobs.forget_aliases(job)  # its key may be another by now
+        return [*effects, Probe(job.number, job.identity)]
+
+    def wake_at(self) -> float:
+        """When `tick` must look at the queue; inf: there is no such time."""
+        return min((job.next_check for job in self._jobs.queue.values()), default=math.inf)
+
+    def start_queued(self, now: float) -> list[Effect]:
+        """Start the queued jobs that fit, and make room for the others where that is possible."""
+        if not (queued := self._jobs.queued()):
+            return []
+        effects: list[Effect] = []
+        promised = 0  # bytes on their way to jobs that asked earlier
+        coming = self._blocks.bytes_being_freed()
+        stuck: list[Job] = []
+        for job in queued:
+            room = self._blocks.available(self._jobs.unfilled) - promised
+            shortage = max(0, job.size - room - coming)
+            if room >= job.size:
+                effects += self._start(job, now)
+            elif (victims := self._victims(job, shortage, now)) is not None:
+                coming += sum(block.size for block in victims)
+                promised += job.size
+                job.next_check = math.inf  # not timed: how the unlinks end is an event
+                effects += self._evict(victims)
+            else:
+                stuck.append(job)
+        return effects + self._wait(stuck, now)
+
+    def _victims(self, job: Job, shortage: int, now: float) -> list[Block] | None:
+        """Return blocks that make room: idle ones and, as the last resort, those only lent."""
+        victims = self._blocks.victims(shortage, now)
+        if victims is None and _searches(job, now):
+            lent = lends.spare(self._blocks.unevictable(now), now)
+            victims = self._blocks.victims(shortage, now, lent)
+        return victims
+
+    def _wait(self, stuck: list[Job], now: float) -> list[Effect]:
+        """Let jobs wait that nothing makes room for; look for stale holds if that is due."""
+        search = False
+        for job in stuck:
+            if _searches(job, now):
+                search, job.searched_at = True, now
+            job.next_check = min(job.deadline, job.searched_at + STALE_AFTER)
+        return self._search(now) if search else []
+
+    def _search(self, now: float) -> list[Effect]:
+        """Look for stale holds: blocks that the kernel may say nobody maps."""
+        return [Inspect(b.segment) for b in self._blocks.unevictable(now) if may_be_stale(b, now)]
+
+    def search_again(self, now: float) -> list[Effect]:
+        """Look at the queue again, as if no job had looked for the last resorts yet."""
+        for job in self._jobs.queue.values():
+            job.searched_at = -math.inf
+        return self.start_queued(now)
+
+    def recheck_queue(self) -> None:
+        """Have a tick, due at once, look at the queue: room that it counted on does not come."""
+        for job in self._jobs.queued():
+            job.next_check = -math.inf
+
+    def _start(self, job: Job, now: float) -> list[Effect]:
+        if job.writer is not None:
+            block = self._blocks.reserve(job, State.WRITING, now)
+            self._jobs.enter(job, Stage.MAKING)
+            return [Make(job.number, block.segment)]
+        block = self._blocks.reserve(job, State.LOADING, now)
+        self._jobs.enter(job, Stage.FILLING)
+        return [Fill(job.number, block.segment)]
+
+    def _evict(self, victims: list[Block]) -> list[Effect]:
+        effects: list[Effect] = []
+        for block in victims:
+            self._holds.evicted()
+            effects += self._holds.unlink(block)
+        return effects
+
+    def give_up(self, now: float) -> list[Effect]:
+        """Fail the jobs whose time is over; `start_queued` has looked for stale holds once more."""
+        late = [job for job in self._jobs.queued() if now >= job.next_check]
+        return [effect for job in late for effect in self._fail_for_room(job, now)]
+
+    def _fail_for_room(self, job: Job, now: float) -> list[Effect]:
+        facts = (self._blocks, self._holds.sessions, self._jobs.unfilled, now)
+        return self._jobs.fail(job, error_texts.no_room(job, *facts))
+
+
+def _searches(job: Job, now: float) -> bool:
+    """Say whether it is time to look for the last resorts."""
+    return job.searched_at == -math.inf or job.searched_at < job.next_check <= now

@@ -1,0 +1,79 @@
+"""Blocks that clients write, and the names that these get."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from arrayd_server.core.blocks import BlockTable
+from arrayd_server.core.effects import Effect
+from arrayd_server.core.holds import Holds
+from arrayd_server.core.jobs import JobTable
+from arrayd_server.core.model import AwaitedItem, Block, Draft, Job, Stage, State, name_alias
+
+
+class Publishing:
+    """What becomes of a block that a client writes.
+
+    A name is on one block at most: sealing another one under it takes it away from the first.
+    """
+
+    def __init__(self, blocks: BlockTable, holds: Holds, jobs: JobTable) -> None:
+        self._blocks = blocks
+        self._holds = holds
+        self._jobs = jobs
+
+    def of_writer(self, block: Block | None) -> Job | None:
+        """Return the job of a block that a client writes."""
+        if block is None or block.state is not State.WRITING or block.job is None:
+            return None
+        return self._jobs.table[block.job]
+
+    def name_taken(self, name: str) -> bool:
+        """Say whether a block has this name, or is being written to have it."""
+        return name in self._jobs.drafted or self._blocks.find(name_alias(name)) is not None
+
+    def grant_to_writer(self, job: Job, now: float) -> list[Effect]:
+        """Let the writer of a block have it, once its segment is there."""
+        if job.stage is not Stage.WRITING or job.writer is None or job.segment is None:
+            return []
+        block = self._blocks.table[job.segment]
+        return [self._holds.grant(block, job.writer, AwaitedItem(), now)]
+
+    def publish(self, job: Job, block: Block, now: float) -> list[Effect]:
+        """Give a client's block its name, and the block to those who wait for the name."""
+        assert job.draft is not None
+        block.name = job.draft.name
+        if block.name is None:
+            return []
+        alias = name_alias(block.name)
+        effects = self._displace(alias, now)
+        if (awaited := self._jobs.find(alias)) is not None:
+            return effects + self._jobs.finish(awaited, block, now)
+        self._blocks.add_alias(block, alias)
+        return effects
+
+    def _displace(self, alias: Hashable, now: float) -> list[Effect]:
+        """Take a name from the block that has it; without it only its users keep it."""
+        old = self._blocks.forget_alias(alias)
+        if old is None:
+            return []
+        old.name, old.keep = None, False
+        return self._holds.reconsider(old, now)
+
+    def adopt(self, block: Block, now: float) -> list[Effect]:
+        """Go on with a block of an earlier run; of two with one name the later one has it."""
+        if block.state is State.SEALED:
+            displaced = [] if block.name is None else self._displace(name_alias(block.name), now)
+            self._blocks.index(block)
+            return displaced
+        block.draft = Draft(block.spec, block.size, block.identity, block.name, block.keep)
+        self.resume(block, now)
+        return []
+
+    def resume(self, block: Block, now: float) -> None:
+        """Go on with the draft of a block that some session may still write: a new job."""
+        assert block.draft is not None
+        job = self._jobs.new(Stage.WRITING, block.identity, now, [])
+        job.segment = block.segment
+        self._jobs.set_draft(job, block.draft)
+        block.job, block.name, block.draft = job.number, None, None
