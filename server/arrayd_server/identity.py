@@ -17,11 +17,11 @@ from arrayd.source import Source
 from arrayd.wire.codec import pack
 from arrayd.wire.records import Record
 from arrayd_server.core.model import Edition
-from arrayd_server.loading.messages import Found
+from arrayd_server.loading.messages import FoundFile
 
 
 @dataclass(frozen=True, slots=True)
-class Origin(Record):
+class BlockIdentity(Record):
     """What a block holds: a source, or what a client wrote.
 
     Parameters
@@ -42,12 +42,12 @@ class Origin(Record):
         return self.words
 
 
-def of_source(source: Source, stat: Sequence[int] | None) -> Origin:
+def of_source(source: Source, stat: Sequence[int] | None) -> BlockIdentity:
     """Return the origin of a block that is loaded from a source."""
     extras = [f"rows={source.slice}"] if source.rows else []
     extras += [f"cast={source.cast}"] if source.cast is not None else []
     words = f"{source} ({', '.join(extras)})" if extras else str(source)
-    return Origin(source, words, None if stat is None else tuple(stat))
+    return BlockIdentity(source, words, None if stat is None else tuple(stat))
 
 
 def edition(source: Source, stat: Sequence[int] | None) -> Edition | None:
@@ -60,9 +60,9 @@ def alias(source: Source, stat: Sequence[int] | None) -> bytes:
     return _digest(["alias", source.without_hints(), stat])
 
 
-def key(source: Source, probed: Found) -> bytes:
+def key(source: Source, probed: FoundFile) -> bytes:
     """Return the key of the block that `probed` describes."""
-    cast = probed.descr if probed.descr != probed.file else None
+    cast = probed.descr if probed.descr != probed.file_dtype else None
     format_ = probed.format
     clips = cast is not None or format_ == "text"  # text is clipped to dtype= as well
     return _digest(
@@ -71,7 +71,7 @@ def key(source: Source, probed: Found) -> bytes:
             probed.identity,
             format_,
             probed.member,
-            probed.file,
+            probed.file_dtype,
             cast,
             source.overflow if clips else None,
             source.rows,
@@ -82,7 +82,7 @@ def key(source: Source, probed: Found) -> bytes:
     )
 
 
-def _options(source: Source, probed: Found) -> list[tuple[str, Any]]:
+def _options(source: Source, probed: FoundFile) -> list[tuple[str, Any]]:
     """Return what of the options makes other values; the locks of a file matter if there was one.
 
     What was read while a writer held the lock is not for those who did not ask for that.
@@ -107,7 +107,7 @@ def matches(origin: Any, pattern: Source) -> bool:
     ``arrayd evict sample.txt`` means every block of that file, whatever its dtype; each
     option that the pattern sets narrows it down.
     """
-    if not isinstance(origin, Origin) or origin.source is None:
+    if not isinstance(origin, BlockIdentity) or origin.source is None:
         return False
     wire, wanted = origin.source.without_hints(), pattern.without_hints()
     return all(wire.get(field) == value for field, value in wanted.items())

@@ -275,7 +275,7 @@ def test_whatever_the_metadata_say(lies: list[tuple[tuple[str, ...], Any]], seal
             place[path[-1]] = value
         except (TypeError, KeyError, IndexError):
             continue
-    found = adoption.Found("N", 5, PLAN.size, SPEC.nbytes, sealed, meta)
+    found = adoption.LeftoverSegment("N", 5, PLAN.size, SPEC.nbytes, sealed, meta)
     try:
         block = block_metadata.adopted(found, 1, 0.0)
     except (ValueError, layout.NewerSegment):

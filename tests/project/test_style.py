@@ -73,10 +73,9 @@ TOP_LEVEL = {"pyproject.toml", "server", "client", "tests", "deploy", "README.md
 MAX_LINES = 400
 
 SAME_NAME = {
-    "Block",  # `arrayd.Block` is public, the core has its own; row_scan's is to be renamed
+    "Block",  # `arrayd.Block` is public, and the core has its own
     "Session",  # the client's end, and what the core remembers of it
-    *("Connection", "Fill", "Found", "Job", "Member", "Origin", "Plan", "Probe", "Progress"),
-    *("Reader", "Task", "Waiter"),
+    *("Connection", "Job", "Progress", "Waiter"),
 }
 """Names that two classes may have. Strike out what has been renamed."""
 

@@ -20,7 +20,7 @@ from numpy.lib import format as npformat
 from arrayd.source import Source
 from arrayd_server.kernel import leases
 from arrayd_server.loaders import base, contiguous, npz, segment_writer
-from arrayd_server.loaders.base import Part, Plan
+from arrayd_server.loaders.base import LoadPlan, Part
 from arrayd_server.loaders.formats import probe
 from arrayd_server.loaders.hdf5 import reading
 
@@ -51,7 +51,7 @@ def make_segment() -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
-def target_of(source: Source, plan: Plan, path: Path) -> segment_writer.Target:
+def target_of(source: Source, plan: LoadPlan, path: Path) -> segment_writer.Target:
     """Make the segment that `plan` needs."""
     dtype = plan.target or plan.dtype
     size = int(np.prod(plan.shape, dtype=object)) * dtype.itemsize
@@ -60,7 +60,7 @@ def target_of(source: Source, plan: Plan, path: Path) -> segment_writer.Target:
     return segment_writer.Target(str(path), dtype, source.order or plan.order, size)
 
 
-def write(source: Source, plan: Plan, part: Part, target: segment_writer.Target) -> int:
+def write(source: Source, plan: LoadPlan, part: Part, target: segment_writer.Target) -> int:
     """Write one part; nobody watches, nobody cancels."""
     done: list[int] = []
     changed = segment_writer.write_part(

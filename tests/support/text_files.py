@@ -18,7 +18,7 @@ from arrayd.errors import (
     BadFile,
 )
 from arrayd.source import Source
-from arrayd_server.loaders.base import Plan
+from arrayd_server.loaders.base import LoadPlan
 from arrayd_server.loaders.text import loader as text
 from arrayd_server.loaders.text import row_scan
 
@@ -40,7 +40,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "_STEP", 3)
 
 
-def read(source: Source, plan: Plan) -> Array:
+def read(source: Source, plan: LoadPlan) -> Array:
     """Fill every part of `plan`, as the segment writer does."""
     storage = np.zeros(plan.storage_shape, plan.dtype)
     end = 0

@@ -143,7 +143,7 @@ def unpack_meta(footer: Footer, raw: bytes) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SegmentPlan:
     """Where the pieces of a segment go."""
 
     data_bytes: int
@@ -156,15 +156,15 @@ class Plan:
         return self.size - FOOTER_BYTES - self.meta_offset
 
 
-def plan(data_bytes: int, meta_bytes: int) -> Plan:
+def plan(data_bytes: int, meta_bytes: int) -> SegmentPlan:
     """Return the layout of a segment for that much data and metadata."""
     offset = _pages(data_bytes)
-    return Plan(data_bytes, offset, offset + _pages(meta_bytes + _META_SLACK) + FOOTER_BYTES)
+    return SegmentPlan(data_bytes, offset, offset + _pages(meta_bytes + _META_SLACK) + FOOTER_BYTES)
 
 
-def of_size(data_bytes: int, size: int) -> Plan:
+def of_size(data_bytes: int, size: int) -> SegmentPlan:
     """Return the layout of a segment that has `size` bytes, whoever planned it."""
-    return Plan(data_bytes, _pages(data_bytes), size)
+    return SegmentPlan(data_bytes, _pages(data_bytes), size)
 
 
 def _pages(nbytes: int) -> int:

@@ -3,8 +3,8 @@
 An inotify watch on the *directory* /dev/shm: the kernel reports IN_CLOSE for the name
 under which a file was opened when its last descriptor and mapping are gone, even after
 that name was unlinked. The daemon itself opens through its own directory, so it never
-wakes itself by that. Closes are heard of only while somebody is waited for. Names that go
-are heard of always, ours among them: what the resource tracker of Python < 3.13 unlinks when
+wakes itself by that. Closes are reported only while somebody is waited for. Names that go
+are reported always, ours among them: what the resource tracker of Python < 3.13 unlinks when
 a process ends that merely attached is there again before the next one looks.
 """
 
@@ -29,23 +29,23 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass
-class Heard:
+class NameEvents:
     """Names in the directory that were closed, and others that are gone."""
 
     closed: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
-    missed: bool = False  # some more were dropped: ask about all
+    overflow: bool = False  # some more were dropped: ask about all
 
 
-class Watch:
+class CloseWatch:
     """The names in a directory whose last close is waited for, and those that go."""
 
     def __init__(self, directory: str) -> None:
         self.names: set[str] = set()
         self._directory = os.fsencode(directory)
         self._fd = _opened()
-        self._hears_closes = False
-        self._listen(_IN_GONE)
+        self._reports_closes = False
+        self._set_events(_IN_GONE)
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable."""
@@ -54,39 +54,39 @@ class Watch:
     def add(self, name: str) -> None:
         """Wait for the last close of `name`; without a watch `names` is to be asked about."""
         self.names.add(name)
-        if not self._hears_closes:
-            self._hears_closes = self._listen(_IN_GONE | _IN_CLOSE)
+        if not self._reports_closes:
+            self._reports_closes = self._set_events(_IN_GONE | _IN_CLOSE)
 
     def discard(self, name: str) -> None:
         """Wait for it no more."""
         self.names.discard(name)
-        if not self.names and self._hears_closes:
-            self._hears_closes = False
-            self._listen(_IN_GONE)
+        if not self.names and self._reports_closes:
+            self._reports_closes = False
+            self._set_events(_IN_GONE)
 
-    def heard(self) -> Heard:
+    def read(self) -> NameEvents:
         """Return what happened since the last call: ask the kernel about these."""
-        heard = Heard()
+        found = NameEvents()
         try:
             events = os.read(self._fd, 1 << 16)
         except BlockingIOError:
-            return heard
+            return found
         offset = 0
         while offset < len(events):
             _, mask, _, length = _EVENT.unpack_from(events, offset)
             offset += _EVENT.size + length
             name = os.fsdecode(events[offset - length : offset].rstrip(b"\0"))
             if mask & _IN_Q_OVERFLOW:
-                heard.missed = True
+                found.overflow = True
             elif mask & _IN_GONE:
-                heard.gone.add(name)
+                found.gone.add(name)
             else:
-                heard.closed.add(name)
-        heard.closed = set(self.names) if heard.missed else heard.closed & self.names
-        return heard
+                found.closed.add(name)
+        found.closed = set(self.names) if found.overflow else found.closed & self.names
+        return found
 
-    def _listen(self, mask: int) -> bool:
-        """Set what of the directory is heard of; say whether it can be."""
+    def _set_events(self, mask: int) -> bool:
+        """Set which events are reported; say whether the kernel agrees."""
         if _libc.inotify_add_watch(self._fd, self._directory, mask) >= 0:
             return True
         log.warning("no watch on %s: %s", self._directory, os.strerror(ctypes.get_errno()))

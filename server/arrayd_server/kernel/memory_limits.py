@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from arrayd.wire import layout
 from arrayd_server.core import bounds
 from arrayd_server.core.bounds import Bound
 
-SHM = Path("/dev/shm")
+SHM = Path(layout.SHM)
 PROC = Path("/proc")
 
 # cgroup v1 writes "no limit" as the largest multiple of the page size in an int64.

@@ -23,14 +23,14 @@ _NAME = re.compile(rf"(?m)/({layout.PREFIX}[0-9a-f]+-[0-9a-f]+-[0-9]+)(?: \(dele
 _PROC = Path("/proc")
 
 
-class Census:
+class OpenFiles:
     """What other processes use, as of a moment ago."""
 
     def __init__(self) -> None:
         self._names: frozenset[str] = frozenset()
         self._until = 0.0
 
-    def uses(self, segment: str) -> bool:
+    def is_used(self, segment: str) -> bool:
         """Say whether another process has a segment open or mapped.
 
         Raises

@@ -2,8 +2,8 @@
 
 A format is a module with two functions::
 
-    def probe(source: Source) -> Plan
-    def fill(source: Source, plan: Plan, part: Part) -> Chunks
+    def probe(source: Source) -> LoadPlan
+    def fill(source: Source, plan: LoadPlan, part: Part) -> Chunks
 
 `probe` reads headers (text: counts rows) and never the values. `fill` yields the
 rows of one part in order, in chunks of bounded size, in the file's dtype; the
@@ -54,7 +54,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoadPlan:
     """What a source holds and how its rows divide.
 
     Parameters
@@ -117,13 +117,13 @@ def even_parts(rows: int, row_bytes: int, part_bytes: int = 0) -> tuple[Part, ..
     return tuple(Part(a, min(a + per_part, rows)) for a in range(0, rows, per_part))
 
 
-def row_bytes(plan: Plan) -> int:
+def row_bytes(plan: LoadPlan) -> int:
     """Bytes of one storage row in the file's dtype."""
     return math.prod(plan.storage_shape[1:]) * plan.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class FoundMember:
     """One array of a file that may hold several; `shape` and `dtype` as in the file.
 
     `dtype` is object where numpy has none of fixed size; `problem` says why it cannot be loaded.
@@ -138,10 +138,10 @@ class Member:
 class Format(Protocol):
     """The type of a format module."""
 
-    def probe(self, source: Source) -> Plan:
+    def probe(self, source: Source) -> LoadPlan:
         """Return what `source` holds, without reading its values."""
 
-    def fill(self, source: Source, plan: Plan, part: Part) -> Chunks:
+    def fill(self, source: Source, plan: LoadPlan, part: Part) -> Chunks:
         """Yield the storage rows of `part`, in order, in bounded chunks."""
 
 
@@ -149,7 +149,7 @@ class Format(Protocol):
 class LongText(Format, Protocol):
     """The type of a format module whose text may have no fixed size: the dtype object."""
 
-    def text_dtype(self, source: Source, plan: Plan) -> np.dtype[Any]:
+    def text_dtype(self, source: Source, plan: LoadPlan) -> np.dtype[Any]:
         """Return the type of fixed size that holds all the text of `plan`, by reading it."""
 
 
@@ -157,7 +157,7 @@ class LongText(Format, Protocol):
 class Container(Format, Protocol):
     """The type of a format module whose files may hold several arrays."""
 
-    def members(self, source: Source) -> list[Member]:
+    def members(self, source: Source) -> list[FoundMember]:
         """Return the arrays in the file of `source`, whichever it names."""
 
 
@@ -165,5 +165,5 @@ class Container(Format, Protocol):
 class Described(Format, Protocol):
     """The type of a format module whose arrays have more than values, such as attributes."""
 
-    def header(self, source: Source, plan: Plan) -> tuple[bytes, list[str]]:
+    def header(self, source: Source, plan: LoadPlan) -> tuple[bytes, list[str]]:
         """Return what they have, in the format's own form, and the names of what is left out."""

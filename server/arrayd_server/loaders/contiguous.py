@@ -22,7 +22,7 @@ import numpy as np
 from arrayd.errors import BadFile, SourceChanged
 from arrayd.source import Source
 from arrayd_server.loaders import base
-from arrayd_server.loaders.base import Chunks, Part, Plan
+from arrayd_server.loaders.base import Chunks, LoadPlan, Part
 from arrayd_server.loaders.validation import open_regular, selected
 
 GAP = 16 << 10
@@ -59,10 +59,10 @@ def plan(
     order: str = "C",
     offset: int = 0,
     part_bytes: int = 0,
-) -> Plan:
+) -> LoadPlan:
     """Return the plan for ``rows=`` of the array of `shape` whose bytes begin at `offset`.
 
-    ``Plan.detail`` is (offset, items in a period, bytes of an item, start, stop, step);
+    ``LoadPlan.detail`` is (offset, items in a period, bytes of an item, start, stop, step);
     ``Part.hint`` is (first period, last period, first item, last item).
 
     Raises
@@ -87,7 +87,7 @@ def plan(
         detail = (offset, shape[0], dtype.itemsize, rows.start, rows.stop, rows.step)
         hint = partial(_periods_hint, math.prod(shape[1:-1]), len(rows))
     parts = base.even_parts(storage[0], per_row * dtype.itemsize, part_bytes)
-    return Plan(result, dtype, order, tuple(map(hint, parts)), detail)
+    return LoadPlan(result, dtype, order, tuple(map(hint, parts)), detail)
 
 
 def _items_hint(per_row: int, part: Part) -> Part:
@@ -98,7 +98,7 @@ def _periods_hint(per_row: int, items: int, part: Part) -> Part:
     return Part(part.start, part.stop, (part.start * per_row, part.stop * per_row, 0, items))
 
 
-def fill(source: Source, plan: Plan, part: Part) -> Chunks:
+def fill(source: Source, plan: LoadPlan, part: Part) -> Chunks:
     """Yield the values of `part` from the file itself, in 1-d chunks of storage order.
 
     Raises
@@ -122,7 +122,7 @@ def _pread(source: Source, file: FileIO, buffer: memoryview, position: int) -> N
         done += got
 
 
-def walk(read: Read, plan: Plan, part: Part, chunk_bytes: int) -> Iterator[Array]:
+def walk(read: Read, plan: LoadPlan, part: Part, chunk_bytes: int) -> Iterator[Array]:
     """Yield the values of `part` as `read` gives them, about `chunk_bytes` at a time."""
     offset, length, item, start, stop, step = plan.detail[:6]
     first, last, low, high = part.hint

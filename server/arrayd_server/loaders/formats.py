@@ -10,7 +10,7 @@ import numpy as np
 
 from arrayd.errors import MissingDependency, SpecMismatch
 from arrayd.source import Source
-from arrayd_server.loaders.base import Container, Described, Format, LongText, Member, Plan
+from arrayd_server.loaders.base import Container, Described, Format, FoundMember, LoadPlan, LongText
 from arrayd_server.loaders.casts.cast import check_cast, resolved
 from arrayd_server.loaders.recognise import recognised
 from arrayd_server.loaders.validation import install, os_errors
@@ -40,7 +40,7 @@ def load_format(name: str) -> Format:
     return loader
 
 
-def look(source: Source) -> Plan:
+def look(source: Source) -> LoadPlan:
     """Return what `source` holds, from its header; its values are not read (text: are counted).
 
     Raises
@@ -56,8 +56,8 @@ def look(source: Source) -> Plan:
         return plan
 
 
-def probe(source: Source) -> Plan:
-    """Return the same with ``Plan.target``, which takes a scan where text has no fixed size.
+def probe(source: Source) -> LoadPlan:
+    """Return the same with ``LoadPlan.target``, which takes a scan where text has no fixed size.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def _check_cast(source: Source, origin: np.dtype[Any], target: np.dtype[Any]) ->
         raise SpecMismatch(f"{source}: {error.message}") from None
 
 
-def members(source: Source) -> list[Member] | None:
+def members(source: Source) -> list[FoundMember] | None:
     """Return the arrays in a file that can hold several; None for the other formats.
 
     One of them that cannot be loaded, or even described, is among them and says so.
@@ -96,7 +96,7 @@ def members(source: Source) -> list[Member] | None:
         return container.members(source) if isinstance(container, Container) else None
 
 
-def header(source: Source, plan: Plan) -> tuple[bytes, list[str]] | None:
+def header(source: Source, plan: LoadPlan) -> tuple[bytes, list[str]] | None:
     """Return what an array has besides values, and what is left out; None: nothing."""
     source = recognised(source)
     with os_errors(source.path):

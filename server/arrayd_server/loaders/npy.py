@@ -14,7 +14,7 @@ from numpy.lib import format as npformat
 from arrayd.errors import BadFile
 from arrayd.source import Source
 from arrayd_server.loaders import contiguous
-from arrayd_server.loaders.base import Plan
+from arrayd_server.loaders.base import LoadPlan
 from arrayd_server.loaders.validation import check_dtype, check_options, open_regular
 
 HEADER_LIMIT = 256 << 10
@@ -31,7 +31,7 @@ _LENGTH = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}
 fill = contiguous.fill
 
 
-def probe(source: Source) -> Plan:
+def probe(source: Source) -> LoadPlan:
     """Return the plan of a ``.npy`` file.
 
     Raises

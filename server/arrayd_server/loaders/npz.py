@@ -22,7 +22,7 @@ import numpy as np
 from arrayd.errors import ArraydError, BadFile
 from arrayd.source import Source
 from arrayd_server.loaders import base, contiguous, npy
-from arrayd_server.loaders.base import Chunks, Member, Part, Plan
+from arrayd_server.loaders.base import Chunks, FoundMember, LoadPlan, Part
 from arrayd_server.loaders.validation import (
     check_dtype,
     check_options,
@@ -40,10 +40,10 @@ TAIL_BYTES = 16 << 20
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and the extra field
 
 
-def probe(source: Source) -> Plan:
+def probe(source: Source) -> LoadPlan:
     """Return the plan of one member of an ``.npz``.
 
-    ``Plan.detail`` is that of `flat.plan` and the file name of the member if it is
+    ``LoadPlan.detail`` is that of `flat.plan` and the file name of the member if it is
     compressed, "" if it is stored.
 
     Raises
@@ -76,7 +76,7 @@ def probe(source: Source) -> Plan:
     return replace(plan, detail=(*plan.detail, ""), member=member)
 
 
-def fill(source: Source, plan: Plan, part: Part) -> Chunks:
+def fill(source: Source, plan: LoadPlan, part: Part) -> Chunks:
     """Yield the values of `part`, in 1-d chunks of storage order.
 
     Raises
@@ -90,14 +90,14 @@ def fill(source: Source, plan: Plan, part: Part) -> Chunks:
     return _inflated(source, plan, part, name) if name else contiguous.fill(source, plan, part)
 
 
-def members(source: Source) -> list[Member]:
+def members(source: Source) -> list[FoundMember]:
     """Return name, shape and dtype of each ``.npy`` in the archive, in its order."""
     check_options(source)
     with open_regular(source.path) as file, _archive(source, file) as archive:
         return [_member(source, archive, name) for name in _names(archive)[: base.MAX_MEMBERS]]
 
 
-def _member(source: Source, archive: zipfile.ZipFile, name: str) -> Member:
+def _member(source: Source, archive: zipfile.ZipFile, name: str) -> FoundMember:
     where = Source(source.path, name)
     shape: tuple[int, ...] = ()
     dtype = np.dtype(object)
@@ -106,8 +106,8 @@ def _member(source: Source, archive: zipfile.ZipFile, name: str) -> Member:
             shape, _, dtype = npy.read_header(stream, where)
         check_dtype(where, dtype)
     except ArraydError as error:
-        return Member(name, shape, dtype, error.message.removeprefix(str(where)).lstrip(": "))
-    return Member(name, shape, dtype)
+        return FoundMember(name, shape, dtype, error.message.removeprefix(str(where)).lstrip(": "))
+    return FoundMember(name, shape, dtype)
 
 
 def _names(archive: zipfile.ZipFile) -> list[str]:
@@ -162,7 +162,7 @@ def _data_offset(source: Source, file: FileIO, info: zipfile.ZipInfo) -> int:
     return int(info.header_offset + _LOCAL_HEADER.size + name + extra)
 
 
-def _inflated(source: Source, plan: Plan, part: Part, name: str) -> Chunks:
+def _inflated(source: Source, plan: LoadPlan, part: Part, name: str) -> Chunks:
     step = plan.detail[5]
     with (
         open_regular(source.path) as file,

@@ -11,13 +11,13 @@ import numpy as np
 from arrayd.errors import BadFile, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders import contiguous
-from arrayd_server.loaders.base import Plan
+from arrayd_server.loaders.base import LoadPlan
 from arrayd_server.loaders.validation import check_dtype, check_options, open_regular
 
 fill = contiguous.fill
 
 
-def probe(source: Source) -> Plan:
+def probe(source: Source) -> LoadPlan:
     """Return the plan for ``dtype=``, ``shape=`` (one entry may be -1) and ``offset=`` (bytes).
 
     With -1 the result has the whole rows that exist: a writer may be appending.

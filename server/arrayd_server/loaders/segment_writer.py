@@ -24,7 +24,7 @@ from arrayd.common import failpoints
 from arrayd.errors import BadFile, CastError, NoRoom
 from arrayd.source import Source
 from arrayd_server.loaders import base
-from arrayd_server.loaders.base import Chunks, Part, Plan, storage_shape
+from arrayd_server.loaders.base import Chunks, LoadPlan, Part, storage_shape
 from arrayd_server.loaders.casts.cast import cast_chunk
 from arrayd_server.loaders.casts.padding import as_items
 from arrayd_server.loaders.formats import load_format, recognised
@@ -62,7 +62,7 @@ class Target:
 
 def write_part(
     source: Source,
-    plan: Plan,
+    plan: LoadPlan,
     part: Part,
     target: Target,
     *,
@@ -117,7 +117,7 @@ def _other_rows(source: Source, part: Part, found: str) -> BadFile:
     )
 
 
-def _chunks(source: Source, plan: Plan, part: Part, dtype: np.dtype[Any]) -> Chunks:
+def _chunks(source: Source, plan: LoadPlan, part: Part, dtype: np.dtype[Any]) -> Chunks:
     """Yield flat chunks of the file; small ones if they are to be cast, for a cast makes copies."""
     fill = load_format(recognised(source).resolved_format()).fill
     size = max(1, base.CHUNK_BYTES // plan.dtype.itemsize) if dtype != plan.dtype else sys.maxsize
@@ -130,7 +130,9 @@ def _chunks(source: Source, plan: Plan, part: Part, dtype: np.dtype[Any]) -> Chu
                 yield values[start : start + size]
 
 
-def _cast(source: Source, plan: Plan, chunk: Array, position: int, dtype: np.dtype[Any]) -> Cast:
+def _cast(
+    source: Source, plan: LoadPlan, chunk: Array, position: int, dtype: np.dtype[Any]
+) -> Cast:
     try:
         return cast_chunk(chunk, dtype, source.overflow)
     except CastError as error:
@@ -140,7 +142,7 @@ def _cast(source: Source, plan: Plan, chunk: Array, position: int, dtype: np.dty
         raise CastError(f"{source}, at {place}: {error.message}", **details) from None
 
 
-def _index(plan: Plan, position: int) -> tuple[int, ...]:
+def _index(plan: LoadPlan, position: int) -> tuple[int, ...]:
     """Return the index in the result of the value at `position` in storage order."""
     index = np.unravel_index(position, plan.storage_shape)
     values = tuple(map(int, index if plan.order == "C" else index[::-1]))
@@ -154,7 +156,7 @@ class _Sink(Protocol):
 
 
 @contextmanager
-def _sink(source: Source, plan: Plan, part: Part, target: Target) -> Iterator[_Sink]:
+def _sink(source: Source, plan: LoadPlan, part: Part, target: Target) -> Iterator[_Sink]:
     try:
         fd = os.open(target.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:  # the load was given up before this task reached us

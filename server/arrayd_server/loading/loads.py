@@ -12,8 +12,15 @@ from arrayd.errors import ArraydError, LoaderCrashed
 from arrayd.wire.grant import Spec
 from arrayd_server import identity
 from arrayd_server.core.model import Asker
-from arrayd_server.identity import Origin
-from arrayd_server.loading.messages import Fill, Filled, Found, Look, Probe, Rows
+from arrayd_server.identity import BlockIdentity
+from arrayd_server.loading.messages import (
+    FilledPart,
+    FillTask,
+    FoundFile,
+    InfoTask,
+    ProbeTask,
+    Rows,
+)
 from arrayd_server.loading.tasks import Task
 from arrayd_server.loading.worker_pool import Pool
 
@@ -32,8 +39,8 @@ class Probed:
 class Load:
     """A load between its probe and its end."""
 
-    origin: Origin
-    found: Found
+    origin: BlockIdentity
+    found: FoundFile
     parts_left: int = 0
     lost: int = 0
 
@@ -43,7 +50,7 @@ class Question:
     """What a file holds, asked by a session and not yet answered."""
 
     number: int
-    origin: Origin
+    origin: BlockIdentity
     since: float
 
 
@@ -71,7 +78,7 @@ class Loads:
     def info(
         self,
         to: Asker,
-        origin: Origin,
+        origin: BlockIdentity,
         on_result: Callable[[Mapping[str, Any] | ArraydError], None],
     ) -> None:
         """Ask what a file holds; no load comes of it. Who asks again gets one answer."""
@@ -86,7 +93,7 @@ class Loads:
             self._drop(to)
             on_result(result)
 
-        self._pool.submit(_task(number, "info", Look, origin, told))
+        self._pool.submit(_task(number, "info", InfoTask, origin, told))
 
     def forget(self, nonce: bytes, request: int | None = None) -> None:
         """Let nobody work on a question of a session that is gone, or has stopped waiting."""
@@ -111,10 +118,12 @@ class Loads:
             del self._infos[to.nonce]
         return number
 
-    def probe(self, job: int, origin: Origin) -> None:
+    def probe(self, job: int, origin: BlockIdentity) -> None:
         """Ask how big a source is."""
         self._pool.submit(
-            _task(job, "probe", Probe, origin, lambda result: self._on_probed(job, origin, result))
+            _task(
+                job, "probe", ProbeTask, origin, lambda result: self._on_probed(job, origin, result)
+            )
         )
 
     def fill(self, job: int, path: str) -> None:
@@ -135,7 +144,7 @@ class Loads:
     def _part(self, job: int, load: Load, part: Rows, path: str) -> Task:
         source = load.origin.source
         assert source is not None
-        wire = {"op": "fill", **Fill.of(source, part, path, load.found).to_wire()}
+        wire = {"op": "fill", **FillTask.of(source, part, path, load.found).to_wire()}
         return Task(
             job,
             str(load.origin),
@@ -145,13 +154,15 @@ class Loads:
             apart=load.found.apart,
         )
 
-    def _on_probed(self, job: int, origin: Origin, result: Mapping[str, Any] | ArraydError) -> None:
+    def _on_probed(
+        self, job: int, origin: BlockIdentity, result: Mapping[str, Any] | ArraydError
+    ) -> None:
         if isinstance(result, ArraydError):
             self._on.failed(job, result)
             return
         assert origin.source is not None
         try:
-            found = Found.from_wire(result)
+            found = FoundFile.from_wire(result)
             key = identity.key(origin.source, found)
             probed = Probed(key, found.spec, found.rows, bool(found.files))
         except (TypeError, ValueError) as error:
@@ -160,12 +171,14 @@ class Loads:
         self._loads[job] = Load(origin, found)
         self._on.probed(job, probed)
 
-    def _on_part(self, job: int, origin: Origin, result: Mapping[str, Any] | ArraydError) -> None:
+    def _on_part(
+        self, job: int, origin: BlockIdentity, result: Mapping[str, Any] | ArraydError
+    ) -> None:
         load = self._loads.get(job)
         if load is None:
             return
         try:
-            filled = result if isinstance(result, ArraydError) else Filled.from_wire(result)
+            filled = result if isinstance(result, ArraydError) else FilledPart.from_wire(result)
         except (TypeError, ValueError) as error:
             filled = _nonsense(origin, error)
         if isinstance(filled, ArraydError):
@@ -184,8 +197,8 @@ class Loads:
 def _task(
     job: int,
     op: str,
-    kind: type[Probe | Look],
-    origin: Origin,
+    kind: type[ProbeTask | InfoTask],
+    origin: BlockIdentity,
     on_result: Callable[[Mapping[str, Any] | ArraydError], None],
 ) -> Task:
     assert origin.source is not None
@@ -193,7 +206,7 @@ def _task(
     return Task(job, str(origin), wire, on_result, _no_rows, urgent=True)
 
 
-def _nonsense(origin: Origin, error: Exception) -> LoaderCrashed:
+def _nonsense(origin: BlockIdentity, error: Exception) -> LoaderCrashed:
     return LoaderCrashed(
         f"The process that read {origin} says what makes no sense ({error!r}): the file may be "
         "corrupt in a way that corrupts its reader."

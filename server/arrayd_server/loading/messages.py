@@ -7,9 +7,9 @@ A task is ``{id, op, apart, …}`` (``apart``: to be done in a child), answered 
 =====  =======  ================================
 op     task     ``ok``
 =====  =======  ================================
-probe  `Probe`  `Found`
-info   `Look`   what `arrayd.results.info` tells
-fill   `Fill`   `Filled`
+probe  `ProbeTask`  `FoundFile`
+info   `InfoTask`   what `arrayd.results.info` tells
+fill   `FillTask`   `FilledPart`
 =====  =======  ================================
 
 Both ends are of one version when a daemon starts. Then ``pip install -U`` may put other files
@@ -43,7 +43,7 @@ def _tuples(value: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe(Record):
+class ProbeTask(Record):
     """Asks how big a source is, how its rows divide, and which file it is.
 
     `stat` is that of the file as the asker sees it; None: whichever it is.
@@ -54,7 +54,7 @@ class Probe(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Look(Record):
+class InfoTask(Record):
     """Asks what a file holds."""
 
     source: Source
@@ -62,21 +62,21 @@ class Look(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Found(Record):
+class FoundFile(Record):
     """What a probe has found.
 
     Parameters
     ----------
     shape, descr, itemsize, order
         Of the block: after ``rows=``, ``cast=`` and ``order=``.
-    file, natural
+    file_dtype, file_order
         Dtype and order as in the file.
     rows
         Of storage, see `loaders.base`.
     parts
         How they divide.
     detail, member
-        As in `loaders.base.Plan`.
+        As in `loaders.base.LoadPlan`.
     identity
         Of the file that was probed; after each part it must be the same.
     apart
@@ -86,14 +86,14 @@ class Found(Record):
     files
         What the file refers to, in the state that was planned for; it must stay the same, too.
     locked
-        As in `loaders.base.Plan`.
+        As in `loaders.base.LoadPlan`.
     """
 
     shape: tuple[int, ...]
-    file: Any = field(metadata={"read": _tuples})
+    file_dtype: Any = field(metadata={"read": _tuples})
     descr: Any = field(metadata={"read": _tuples})
     itemsize: int
-    natural: str
+    file_order: str
     order: str
     rows: int
     parts: tuple[Rows, ...]
@@ -112,22 +112,22 @@ class Found(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Fill(Record):
+class FillTask(Record):
     """Load one part of a source into the segment's file at `path`, as was found."""
 
     source: Source
     part: Rows
     path: str
-    found: Found
+    found: FoundFile
 
     @classmethod
-    def of(cls, source: Source, part: Rows, path: str, found: Found) -> Fill:
+    def of(cls, source: Source, part: Rows, path: str, found: FoundFile) -> FillTask:
         """Return the task for a part, which need not know the others."""
         return cls(source, part, path, replace(found, parts=()))
 
 
 @dataclass(frozen=True, slots=True)
-class Filled(Record):
+class FilledPart(Record):
     """A part is in its place; `lost` values were changed by the cast."""
 
     lost: int = 0

@@ -36,10 +36,10 @@ from arrayd.wire.dtypes import descr, from_descr
 from arrayd.wire.protocol import PACKAGE_VERSION
 from arrayd_server.kernel import leases
 from arrayd_server.loaders import file_identity, formats, segment_writer, validation
-from arrayd_server.loaders.base import Member, Part, Plan
+from arrayd_server.loaders.base import FoundMember, LoadPlan, Part
 from arrayd_server.loaders.file_identity import FileIdentity, NamedIdentity
 from arrayd_server.loading.apart import apart, die_with_parent
-from arrayd_server.loading.messages import Fill, Filled, Found, Look, Probe
+from arrayd_server.loading.messages import FilledPart, FillTask, FoundFile, InfoTask, ProbeTask
 
 MAX_ANSWER = 8 << 20
 """Bytes of the largest answer: the daemon packs it again, for a client."""
@@ -55,7 +55,7 @@ _LOOKS = 5  # at what a file refers to, until it is the same twice
 _TELL_EVERY = 0.05  # seconds between two progress messages
 
 
-class Task:
+class RunningTask:
     """The task at hand: its answers, and whether it was cancelled."""
 
     def __init__(
@@ -93,9 +93,9 @@ class Task:
 
     def end(self, **body: Any) -> None:
         """Send the last answer."""
-        self.answer(**body, version=PACKAGE_VERSION, spent=self.spent())
+        self.answer(**body, version=PACKAGE_VERSION, spent=self.should_retire())
 
-    def spent(self) -> bool:
+    def should_retire(self) -> bool:
         """Say whether what is left of earlier tasks may be in the way of the next one.
 
         libhdf5 leaks where it meets corrupt data, and the heap of a process never shrinks for sure.
@@ -130,7 +130,7 @@ class Task:
         return any(message.get("cancel") == self._number for message in self._inbox)
 
 
-def probe(task: Probe) -> Found:
+def probe(task: ProbeTask) -> FoundFile:
     """Return what a source holds, how its rows divide, and which file it is now."""
     source = task.source.understand()
     identity = file_identity.settled_identity(source.path)
@@ -139,12 +139,12 @@ def probe(task: Probe) -> Found:
     source = formats.recognised(source)
     plan, files = _planned(source)
     target = plan.target or plan.dtype
-    return Found(
+    return FoundFile(
         shape=plan.shape,
-        file=descr(plan.dtype),
+        file_dtype=descr(plan.dtype),
         descr=descr(target),
         itemsize=target.itemsize,
-        natural=plan.order,
+        file_order=plan.order,
         order=source.order or plan.order,
         rows=plan.storage_shape[0],
         parts=tuple((p.start, p.stop, p.hint) for p in plan.parts),
@@ -158,7 +158,7 @@ def probe(task: Probe) -> Found:
     )
 
 
-def _planned(source: Source) -> tuple[Plan, list[NamedIdentity]]:
+def _planned(source: Source) -> tuple[LoadPlan, list[NamedIdentity]]:
     """Return the plan, and what its file refers to in the state that is planned for.
 
     Raises
@@ -177,7 +177,7 @@ def _planned(source: Source) -> tuple[Plan, list[NamedIdentity]]:
     raise SourceChanged(f"{source}: the files that it refers to change all the time. Ask again.")
 
 
-def info(task: Look) -> dict[str, Any]:
+def info(task: InfoTask) -> dict[str, Any]:
     """Return what a file holds: its members, and the array asked for if that is clear."""
     source = formats.recognised(task.source.understand())
     members = formats.members(source)
@@ -197,18 +197,18 @@ def info(task: Look) -> dict[str, Any]:
     return result
 
 
-def _is_loadable(source: Source, members: list[Member]) -> bool:
+def _is_loadable(source: Source, members: list[FoundMember]) -> bool:
     """Say whether a request that names no member has an answer, or an error of its own."""
     asked = source.whole() != Source(path=source.path, format=source.format)
     return len(members) == 1 and (asked or members[0].problem is None)
 
 
-def fill(fill: Fill, task: Task) -> Filled:
+def fill(fill: FillTask, task: RunningTask) -> FilledPart:
     """Load one part into the segment; return how many values the cast changed."""
     source, found = fill.source.understand(), fill.found.understand()
     lost = segment_writer.write_part(
         source,
-        Plan(found.shape, from_descr(found.file), found.natural, (), found.detail),
+        LoadPlan(found.shape, from_descr(found.file_dtype), found.file_order, (), found.detail),
         Part(*fill.part),
         segment_writer.Target(fill.path, from_descr(found.descr), found.order, found.spec.nbytes),
         on_rows=task.rows,
@@ -217,10 +217,10 @@ def fill(fill: Fill, task: Task) -> Filled:
     task.tell()
     _check_unchanged(source, found)
     failpoints.hit("worker.answering")
-    return Filled(lost)
+    return FilledPart(lost)
 
 
-def _check_unchanged(source: Source, found: Found) -> None:
+def _check_unchanged(source: Source, found: FoundFile) -> None:
     """Refuse what was read while a file changed, be it one that the source's refers to."""
     now = file_identity.identities(path for path, _ in found.files)
     states: list[tuple[str, FileIdentity | None, FileIdentity | None]] = [
@@ -244,10 +244,10 @@ def run(sock: socket.socket) -> None:
         inbox.feed(data)
         for wire in inbox:
             if "cancel" not in wire:  # a cancel that came after the answer
-                _do(wire, Task(sock, inbox, wire["id"], apart=wire.get("apart", False)))
+                _do(wire, RunningTask(sock, inbox, wire["id"], apart=wire.get("apart", False)))
 
 
-def _do(wire: Mapping[str, Any], task: Task) -> None:
+def _do(wire: Mapping[str, Any], task: RunningTask) -> None:
     if not task.apart:
         _answer(wire, task)
         return
@@ -260,7 +260,7 @@ def _do(wire: Mapping[str, Any], task: Task) -> None:
         task.fail(LoadError(f"{path}: no process can be had to read it: {error.strerror}."))
 
 
-def _answer(wire: Mapping[str, Any], task: Task) -> None:
+def _answer(wire: Mapping[str, Any], task: RunningTask) -> None:
     try:
         task.end(ok=_done(wire, task))
         if wire["op"] == "fill":
@@ -278,15 +278,15 @@ def _answer(wire: Mapping[str, Any], task: Task) -> None:
         task.fail(LoadError(f"{wire['source'].get('path')}: {what}. This is a bug in arrayd."))
 
 
-def _done(wire: Mapping[str, Any], task: Task) -> dict[str, Any]:
+def _done(wire: Mapping[str, Any], task: RunningTask) -> dict[str, Any]:
     """Do what a message asks for; return the result."""
     op, fields = wire["op"], {key: value for key, value in wire.items() if key not in _ENVELOPE}
     if op == "fill":
-        return fill(Fill.from_wire(fields).understand(), task).to_wire()
+        return fill(FillTask.from_wire(fields).understand(), task).to_wire()
     failpoints.hit("worker.probing")
     if op == "probe":
-        return probe(Probe.from_wire(fields).understand()).to_wire()
-    return info(Look.from_wire(fields).understand())
+        return probe(ProbeTask.from_wire(fields).understand()).to_wire()
+    return info(InfoTask.from_wire(fields).understand())
 
 
 def _out_of_memory(wire: Mapping[str, Any], error: MemoryError) -> LoadError:

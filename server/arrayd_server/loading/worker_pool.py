@@ -144,7 +144,7 @@ class Pool:
     def warm(self) -> None:
         """Start a worker ahead of the first task: whoever started us is about to ask."""
         with contextlib.suppress(OSError):  # the first task will say so
-            self._rest(self._start())
+            self._schedule_retire(self._start())
 
     def cancel(self, job: int) -> None:
         """Forget the tasks of a job; a worker that has one is told, or else killed."""
@@ -153,7 +153,9 @@ class Pool:
                 worker.task.forget()
                 if worker.timer is None and worker in self.workers:
                     self._send(worker, {"cancel": worker.task.wire["id"]})
-                    worker.timer = self._loop.call_later(CANCEL_GRACE, self._replace, worker)
+                    worker.timer = self._loop.call_later(
+                        CANCEL_GRACE, self._kill_and_refill, worker
+                    )
         for queue in (self._urgent, self._parts):
             for task in queue.of(job):
                 queue.discard(task)
@@ -283,7 +285,7 @@ class Pool:
         for queue in (self._urgent, self._parts):
             queue.discard(task)
         for worker in busy:
-            self._replace(worker)
+            self._kill_and_refill(worker)
 
     def _take_all(self) -> list[Task]:
         """Take all that waits out of the queues."""
@@ -301,7 +303,7 @@ class Pool:
         except OSError:  # ECONNRESET: it ended with something of ours unread
             data = b""
         if not data:
-            self._retreat(worker)
+            self._detach(worker)
             worker.timer = self._loop.call_later(ENDING, worker.process.kill)
             return
         try:
@@ -329,26 +331,26 @@ class Pool:
         if message.get("spent") or isinstance(result, ProtocolMismatch):
             self._end(worker)
         else:
-            self._rest(worker)
+            self._schedule_retire(worker)
         task.finish(result)
         self._dispatch()
 
-    def _rest(self, worker: Worker) -> None:
+    def _schedule_retire(self, worker: Worker) -> None:
         worker.timer = self._loop.call_later(RETIRE_AFTER, self._end, worker)
 
     # ---- ends ----------------------------------------------------------------------------
 
-    def _replace(self, worker: Worker) -> None:
+    def _kill_and_refill(self, worker: Worker) -> None:
         """Kill a worker that hangs; another may take its place before it is dead."""
         self._end(worker)
         self._dispatch()
 
     def _end(self, worker: Worker) -> None:
         """Kill a worker, and wait for its death elsewhere."""
-        self._retreat(worker)
+        self._detach(worker)
         worker.process.kill()
 
-    def _retreat(self, worker: Worker) -> None:
+    def _detach(self, worker: Worker) -> None:
         """Have no more to do with a worker but to wait for its death."""
         worker.stop_timer()
         self._loop.remove_reader(worker.sock)

@@ -28,7 +28,7 @@ MAX_META = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class LeftoverSegment:
     """A segment that an earlier run left."""
 
     name: str
@@ -39,7 +39,7 @@ class Found:
     meta: dict[str, Any]
 
 
-def scan(segments: Segments) -> Iterator[Found]:
+def scan(segments: Segments) -> Iterator[LeftoverSegment]:
     """Yield the segments of the scope that an earlier run left; remove what is none.
 
     In the order in which they were made, which is that of the inodes of a tmpfs: of two
@@ -54,7 +54,7 @@ def scan(segments: Segments) -> Iterator[Found]:
         yield one
 
 
-def _examine(segments: Segments, name: str) -> Found | None:
+def _examine(segments: Segments, name: str) -> LeftoverSegment | None:
     """Return the segment of a name, by whichever of its links is whole."""
     for path in (segments.path(name), segments.public(name)):
         try:
@@ -72,7 +72,7 @@ def _examine(segments: Segments, name: str) -> Found | None:
     return None
 
 
-def read(path: str, name: str) -> Found:
+def read(path: str, name: str) -> LeftoverSegment:
     """Return the segment that a file is.
 
     Raises
@@ -100,7 +100,7 @@ def read(path: str, name: str) -> Found:
     finally:
         os.close(fd)
     meta = _unpacked(footer, raw)
-    return Found(name, info.st_ino, info.st_size, footer.data_bytes, footer.sealed, meta)
+    return LeftoverSegment(name, info.st_ino, info.st_size, footer.data_bytes, footer.sealed, meta)
 
 
 def _unpacked(footer: layout.Footer, raw: bytes) -> dict[str, Any]:

@@ -4,7 +4,7 @@ What an older or a newer arrayd has written is adopted as well (see `arrayd.wire
 says more is kept, in the block, and is there again when the metadata are written anew. What is
 checked is what each known field means, not how it is written. So an addition may say more of a
 block; it must not change what the known fields say, nor how they go together. What does raises
-`Metadata.VERSION` (or that of the `Spec` or `Origin` in it), and an older arrayd leaves it alone.
+`Metadata.VERSION` (or that of `Spec` or `BlockIdentity`), and an older arrayd leaves it alone.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Spec
 from arrayd.wire.records import Record, later
 from arrayd_server.core.model import Block, Edition, Job, State, name_alias
-from arrayd_server.identity import Origin, edition, may_refer
-from arrayd_server.segments.adoption import Found
+from arrayd_server.identity import BlockIdentity, edition, may_refer
+from arrayd_server.segments.adoption import LeftoverSegment
 
 _KEPT_ALIASES = 8
 """Aliases that survive a restart; other spellings are probed again and find the key."""
@@ -44,7 +44,7 @@ class Metadata(Record):
     """
 
     spec: Spec
-    origin: Origin
+    origin: BlockIdentity
     aliases: tuple[bytes, ...] = ()
     name: str | None = None
     published: bool = False
@@ -53,13 +53,13 @@ class Metadata(Record):
     linked: bool | None = later(None)  # the first version looked at no linked files
 
 
-def planned(spec: Spec, origin: Origin) -> layout.Plan:
+def planned(spec: Spec, origin: BlockIdentity) -> layout.SegmentPlan:
     """Return the layout of the segment to be made for an array, with room for its metadata."""
     fixed = {"spec": spec.to_wire(), "origin": origin.to_wire(), "name": origin.words}
     return layout.plan(spec.nbytes, len(layout.pack_meta(fixed)) + _ALIAS_ROOM)
 
 
-def placed(block: Block) -> layout.Plan:
+def placed(block: Block) -> layout.SegmentPlan:
     """Return the layout of the segment that a block has, whichever version planned it."""
     return layout.of_size(block.spec.nbytes, block.size)
 
@@ -81,7 +81,7 @@ def metadata(block: Block, job: Job | None = None) -> dict[str, Any]:
     ).to_wire()
 
 
-def adopted(found: Found, number: int, now: float) -> Block:
+def adopted(found: LeftoverSegment, number: int, now: float) -> Block:
     """Return the block that a segment of an earlier run describes.
 
     Raises
@@ -105,7 +105,7 @@ def adopted(found: Found, number: int, now: float) -> Block:
     return block
 
 
-def read(found: Found) -> Metadata:
+def read(found: LeftoverSegment) -> Metadata:
     """Return the metadata of a segment.
 
     Raises
@@ -121,7 +121,7 @@ def read(found: Found) -> Metadata:
         raise layout.NewerSegment(str(error)) from None
 
 
-def _block(meta: Metadata, found: Found, number: int, now: float) -> Block:
+def _block(meta: Metadata, found: LeftoverSegment, number: int, now: float) -> Block:
     return Block(
         segment=found.name,
         number=number,
@@ -142,7 +142,7 @@ def _block(meta: Metadata, found: Found, number: int, now: float) -> Block:
     )
 
 
-def _edition(origin: Origin) -> Edition | None:
+def _edition(origin: BlockIdentity) -> Edition | None:
     return None if origin.source is None else edition(origin.source, origin.stat)
 
 
@@ -151,11 +151,11 @@ def _is_doubtful(meta: Metadata) -> bool:
     return meta.linked is None and _may_refer(meta.origin)
 
 
-def _may_refer(origin: Origin) -> bool:
+def _may_refer(origin: BlockIdentity) -> bool:
     return origin.source is not None and may_refer(origin.source)
 
 
-def _check(block: Block, found: Found) -> None:
+def _check(block: Block, found: LeftoverSegment) -> None:
     """Raise ValueError where a block cannot be what its segment says."""
     spec, origin = block.spec, block.identity
     if len(spec.shape) > _MAX_DIMENSIONS:  # their product may take for ever

@@ -43,7 +43,7 @@ class Report:
         return "\n".join([*lines, f"{sums}, {len(self.left)} left"])
 
 
-class _Known(Scope):
+class _ScopeOfId(Scope):
     """A scope of which only the id in its names is known."""
 
     def __init__(self, scope_id: str) -> None:
@@ -74,7 +74,7 @@ def clean(endpoint: str | None = None) -> Report:
     found = _scopes()
     scopes = found if endpoint is None else found & {Scope(endpoint).id}
     for scope_id in sorted(scopes):
-        _clean_scope(_Known(scope_id), report)
+        _clean_scope(_ScopeOfId(scope_id), report)
     socket_path = private_socket() if endpoint is None else endpoint
     _clean_socket(Path(socket_path.removeprefix("ipc://")), report)
     return report
@@ -94,7 +94,7 @@ def _is_mine(path: str) -> bool:
     return False
 
 
-def _clean_scope(scope: _Known, report: Report) -> None:
+def _clean_scope(scope: _ScopeOfId, report: Report) -> None:
     try:
         with scope:
             for path in scope.paths():

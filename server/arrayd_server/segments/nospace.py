@@ -12,7 +12,7 @@ from arrayd.wire import layout
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 
-def refusal(what: str, nbytes: int, error: OSError) -> ArraydError:
+def no_space_error(what: str, nbytes: int, error: OSError) -> ArraydError:
     """Return the error for `what`, of `nbytes`, that the kernel did not let us make."""
     name = errno.errorcode.get(error.errno or 0, "?")
     if error.errno not in _FULL:

@@ -14,7 +14,7 @@ from typing import Self
 
 from arrayd.errors import DaemonError
 from arrayd.wire import layout
-from arrayd_server.segments.nospace import refusal
+from arrayd_server.segments.nospace import no_space_error
 
 
 class ScopeTaken(DaemonError):
@@ -92,7 +92,7 @@ class Scope:
             while (lock := self._try()) < 0:
                 pass  # the daemon before us has just removed it
         except OSError as error:
-            raise refusal(f"the daemon's own {self.directory}", layout.PAGE, error) from None
+            raise no_space_error(f"the daemon's own {self.directory}", layout.PAGE, error) from None
         return lock
 
     def _try(self) -> int:

@@ -26,8 +26,8 @@ from arrayd.common import failpoints
 from arrayd.errors import ArraydError, DaemonError
 from arrayd.wire import layout
 from arrayd_server.kernel import leases
-from arrayd_server.kernel.open_files import Census
-from arrayd_server.segments.nospace import refusal
+from arrayd_server.kernel.open_files import OpenFiles
+from arrayd_server.segments.nospace import no_space_error
 from arrayd_server.segments.scope import Scope
 
 RESERVE_STEP = 64 << 20
@@ -38,7 +38,7 @@ class Outcome(Enum):
     """What became of an unlink."""
 
     REFUSED = "somebody maps it, so it stays"
-    LEAVING = "unlinked, but somebody maps it"
+    UNLINKED = "unlinked, but somebody maps it"
     GONE = "unlinked, and nobody maps it"
 
 
@@ -57,13 +57,13 @@ class Segments:
         self.leases = leases.available(f"{scope.directory}/lock")
         self._scope = scope
         self._inodes: dict[str, int] = {}
-        self._leaving: dict[str, int] = {}  # unlinked but in use: our descriptor, or -1
-        self._census = Census()
-        self._looked: tuple[int, int] = (0, 0)
+        self._unlinked: dict[str, int] = {}  # unlinked but in use: our descriptor, or -1
+        self._open_files = OpenFiles()
+        self._changed_at: tuple[int, int] = (0, 0)
 
     # ---- making --------------------------------------------------------------------------
 
-    def make(self, name: str, plan: layout.Plan, meta: dict[str, Any]) -> None:
+    def make(self, name: str, plan: layout.SegmentPlan, meta: dict[str, Any]) -> None:
         """Make an unsealed segment of the planned size; its pages come as they are written.
 
         Raises
@@ -91,7 +91,7 @@ class Segments:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(self.path(name))
-            raise refusal("a new segment", plan.size, error) from None
+            raise no_space_error("a new segment", plan.size, error) from None
         self._inodes[name] = inode
 
     def reserve(self, name: str, nbytes: int) -> None:
@@ -112,9 +112,9 @@ class Segments:
                 for start in range(0, nbytes, RESERVE_STEP):
                     os.posix_fallocate(fd, start, min(RESERVE_STEP, nbytes - start))
         except OSError as error:
-            raise refusal("the pages of a new segment", nbytes, error) from None
+            raise no_space_error("the pages of a new segment", nbytes, error) from None
 
-    def seal(self, name: str, plan: layout.Plan, meta: dict[str, Any]) -> bool:
+    def seal(self, name: str, plan: layout.SegmentPlan, meta: dict[str, Any]) -> bool:
         """Write the final footer if no writer is left; say whether that is so.
 
         Raises
@@ -129,7 +129,7 @@ class Segments:
         self.describe(name, plan, meta)
         return True
 
-    def describe(self, name: str, plan: layout.Plan, meta: dict[str, Any]) -> None:
+    def describe(self, name: str, plan: layout.SegmentPlan, meta: dict[str, Any]) -> None:
         """Write the metadata and the footer of a sealed segment.
 
         Raises
@@ -148,9 +148,9 @@ class Segments:
         """Say whether anybody has a segment open or mapped; False where leases are off."""
         if not self.leases:
             return False
-        if name in self._leaving:
-            return self._in_use(name, self._leaving[name])
-        fd = self._reach(name)
+        if name in self._unlinked:
+            return self._in_use(name, self._unlinked[name])
+        fd = self._open_for_test(name)
         try:
             return self._in_use(name, fd)
         finally:
@@ -172,17 +172,17 @@ class Segments:
         if public and inode_of(self.path(name)) == inode:
             return True
         try:
-            return self._mend(name)
+            return self._relink(name)
         except ArraydError:
             if public:
                 return True  # clients can open it; the spare comes when there is room
             raise
 
-    def disturbed(self) -> bool:
+    def names_changed(self) -> bool:
         """Say whether anything was made or removed in our directories since the last call."""
         with contextlib.suppress(OSError):
             now = os.stat(layout.SHM).st_mtime_ns, os.stat(self.directory).st_mtime_ns
-            before, self._looked = self._looked, now
+            before, self._changed_at = self._changed_at, now
             return now != before
         return True
 
@@ -199,47 +199,47 @@ class Segments:
         """
         if name not in self._inodes:
             return Outcome.GONE, -1  # it could not be made
-        fd = self._reach(name)
-        if not force and not self._withdraw(name, fd):
+        fd = self._open_for_test(name)
+        if not force and not self._unlink_public(name, fd):
             if fd >= 0:
                 os.close(fd)
             return Outcome.REFUSED, -1
         self._remove_links(name)
         # Asked again, also where nobody was: an open that waited for our lease goes on now.
         if self._in_use(name, fd):
-            self._leaving[name] = fd
-            return Outcome.LEAVING, -1
+            self._unlinked[name] = fd
+            return Outcome.UNLINKED, -1
         self._inodes.pop(name, None)
         return Outcome.GONE, fd
 
     def discard(self, name: str) -> None:
         """Remove a segment that is on no book, and forget it."""
         _, fd = self.unlink(name, force=True)
-        fd = max(fd, self._leaving.pop(name, -1))
+        fd = max(fd, self._unlinked.pop(name, -1))
         self._inodes.pop(name, None)
         if fd >= 0:
             os.close(fd)
 
-    def is_leaving(self, name: str) -> bool:
+    def is_unlinked(self, name: str) -> bool:
         """Say whether a segment is unlinked but still mapped."""
-        return name in self._leaving
+        return name in self._unlinked
 
-    def left(self, name: str) -> int | None:
+    def take_unmapped(self, name: str) -> int | None:
         """Return the descriptor (or -1) of a leaving segment, to be closed, once nobody maps it."""
-        fd = self._leaving.get(name)
+        fd = self._unlinked.get(name)
         if fd is None or self._in_use(name, fd):
             return None
         self._inodes.pop(name, None)
-        return self._leaving.pop(name)
+        return self._unlinked.pop(name)
 
     def close(self) -> None:
         """Give up the descriptors of leaving segments; the kernel frees them by itself."""
-        while self._leaving:
-            fd = self._leaving.popitem()[1]
+        while self._unlinked:
+            fd = self._unlinked.popitem()[1]
             if fd >= 0:
                 os.close(fd)
 
-    def _withdraw(self, name: str, fd: int) -> bool:
+    def _unlink_public(self, name: str, fd: int) -> bool:
         """Take the public name of a segment away, unless somebody has it open or mapped."""
         if fd >= 0 and self.leases and inode_of(self.public(name)) == self._inodes[name]:
             return leases.unlink_if_alone(fd, self.public(name))
@@ -259,7 +259,7 @@ class Segments:
         self._inodes[name] = inode
         # For want of an inode for the other link we need not lose what is there.
         with contextlib.suppress(ArraydError):
-            self._mend(name)
+            self._relink(name)
 
     def disown(self, name: str) -> None:
         """Leave a segment that was adopted alone after all."""
@@ -284,11 +284,11 @@ class Segments:
     def _open(self, name: str, flags: int) -> int:
         """Open a segment, whichever of its names is left."""
         flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        if inode_of(self.path(name)) != self._inodes.get(name) and not self._mend(name):
+        if inode_of(self.path(name)) != self._inodes.get(name) and not self._relink(name):
             raise FileNotFoundError(errno.ENOENT, "somebody removed it", self.public(name))
         return os.open(self.path(name), flags)
 
-    def _reach(self, name: str) -> int:
+    def _open_for_test(self, name: str) -> int:
         """Return a descriptor to ask the kernel with; -1: none is to be had."""
         try:
             failpoints.hit("daemon.asking")
@@ -301,11 +301,11 @@ class Segments:
         if fd >= 0:
             return self.leases and not leases.alone(fd)
         try:
-            return self._census.uses(name)
+            return self._open_files.is_used(name)
         except OSError:
             return True  # not to be told now: it may be
 
-    def _mend(self, name: str) -> bool:
+    def _relink(self, name: str) -> bool:
         """Link both names of a segment to it, whichever was left; say whether one was.
 
         Raises
@@ -347,11 +347,11 @@ def _link_over(left: str, name: str) -> None:
             os.unlink(name)
         os.link(left, name, follow_symlinks=False)
     except OSError as error:
-        raise refusal(f"the name {name} again", 0, error) from None
+        raise no_space_error(f"the name {name} again", 0, error) from None
 
 
 def _write_end(
-    fd: int, name: str, plan: layout.Plan, meta: dict[str, Any], *, sealed: bool
+    fd: int, name: str, plan: layout.SegmentPlan, meta: dict[str, Any], *, sealed: bool
 ) -> None:
     raw = layout.pack_meta(meta)
     assert len(raw) <= plan.meta_room, "the metadata outgrew its place"

@@ -36,7 +36,7 @@ from arrayd_server.core.effects import (
 from arrayd_server.core.model import Asker, Block, ProbedFacts, State, name_alias
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import memory_limits
-from arrayd_server.kernel.close_watch import Watch
+from arrayd_server.kernel.close_watch import CloseWatch
 from arrayd_server.loading.loads import Callbacks, Loads, Probed
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments.block_metadata import metadata, placed, planned
@@ -95,7 +95,7 @@ class Performer:
         self._making: dict[str, bool] = {}  # segment -> it was given up meanwhile
         self._alarm: asyncio.TimerHandle | None = None
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="arrayd-pages")
-        self._watch = Watch(layout.SHM)
+        self._watch = CloseWatch(layout.SHM)
         loop.add_reader(self._watch.fileno(), self._on_heard)
         self.loads = Loads(
             pool, Callbacks(self._on_probed, self._on_progress, self._on_filled, self._on_failed)
@@ -138,7 +138,7 @@ class Performer:
         for segment in list(self._watch.names):
             self._look(segment)
         blocks = self._registry.blocks.table
-        if not self._unchecked and self._segments.disturbed():
+        if not self._unchecked and self._segments.names_changed():
             self._unchecked = list(blocks)
         for segment in self._unchecked[-_CHECKED:]:
             self._see_to_names(segment)
@@ -215,13 +215,13 @@ class Performer:
 
     def _look(self, segment: str) -> None:
         """Ask the kernel whether a segment is mapped, and go on asking while nobody holds it."""
-        fd = self._segments.left(segment)
+        fd = self._segments.take_unmapped(segment)
         if fd is not None:
             self._watch.discard(segment)
             self._close(segment, fd)
             return
         block = self._registry.blocks.table.get(segment)
-        if block is None or self._segments.is_leaving(segment):
+        if block is None or self._segments.is_unlinked(segment):
             return
         mapped = self._segments.mapped(segment)
         if mapped and not block.holders:
@@ -238,7 +238,7 @@ class Performer:
         if outcome is Outcome.REFUSED:
             self._watch.add(segment)
             self.act(self._registry.unlink_refused(segment, self.begin()))
-        elif outcome is Outcome.LEAVING:
+        elif outcome is Outcome.UNLINKED:
             self._watch.add(segment)
             self.act(self._registry.still_mapped(segment))
         else:
@@ -275,7 +275,7 @@ class Performer:
 
         self._in_thread(work, partial(self._on_made, job, segment))
 
-    def _draft(self, job: int, segment: str) -> tuple[str, layout.Plan, dict[str, Any]]:
+    def _draft(self, job: int, segment: str) -> tuple[str, layout.SegmentPlan, dict[str, Any]]:
         """Return name, layout and metadata of a segment to be made.
 
         The metadata names what the job is to publish: a daemon that adopts the unsealed
@@ -354,7 +354,7 @@ class Performer:
             self.act(self._registry.made(job, self.begin()))
 
     def _on_heard(self) -> None:
-        heard = self._watch.heard()
+        heard = self._watch.read()
         for segment in heard.closed:
             self._look(segment)
         for segment in heard.gone.intersection(self._registry.blocks.table):

@@ -22,7 +22,7 @@ from arrayd.wire.protocol import Request
 from arrayd_server import identity
 from arrayd_server.core.effects import Effect, Reply, Result
 from arrayd_server.core.model import Asker, AwaitedItem, Block, Draft, Wanted, name_alias
-from arrayd_server.identity import Origin
+from arrayd_server.identity import BlockIdentity
 from arrayd_server.segments.block_metadata import planned
 from arrayd_server.service import status_report
 
@@ -130,7 +130,7 @@ def create(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     spec = Spec(tuple(fields["shape"]), fields["descr"], fields["order"], dtype.itemsize)
     name = fields["name"]
     pid = daemon.pid_of(request.nonce)
-    source = Origin(None, f"name:{name}" if name else f"put by {pid}")
+    source = BlockIdentity(None, f"name:{name}" if name else f"put by {pid}")
     draft = Draft(spec, planned(spec, source).size, source, name, fields["keep"], fields["replace"])
     daemon.performer.measure()
     return daemon.registry.create(to, draft, _patience(fields["wait"]), now)
@@ -246,7 +246,7 @@ def _meant(item: Mapping[str, Any]) -> Wanted | ArraydError:
         return source
     if source.name is not None:
         alias = name_alias(source.name)
-        return Wanted(alias, Origin(None, str(source)), name=source.name)
+        return Wanted(alias, BlockIdentity(None, str(source)), name=source.name)
     stat: Sequence[int] | None = item.get("stat")
     whole = identity.alias(source.whole(), stat) if source.rows is not None else None
     alias, asked = identity.alias(source, stat), identity.of_source(source, stat)

@@ -7,7 +7,7 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from arrayd.wire import protocol
+from arrayd.wire import layout, protocol
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.model import Asker, Block, Job, Peer, State
 from arrayd_server.loading.loads import Question
@@ -25,7 +25,7 @@ MAX_JOBS = 100
 def build(daemon: Daemon, now: float) -> dict[str, Any]:
     """Return the answer to a status request; ages in seconds, sizes in bytes."""
     registry = daemon.registry
-    shm = os.statvfs("/dev/shm")
+    shm = os.statvfs(layout.SHM)
     bare = [job for job in registry.jobs.table.values() if job.segment is None]
     loads = daemon.performer.loads
     asked = list(itertools.islice(loads.questions(), max(0, MAX_JOBS - len(bare))))

@@ -11,35 +11,35 @@ from pathlib import Path
 import pytest
 
 import arrayd
-from arrayd_server.kernel.close_watch import Heard, Watch
+from arrayd_server.kernel.close_watch import CloseWatch, NameEvents
 from tests.support.daemons import Daemon
 from tests.support.processes import block_of, wait_until
 
 
 def test_the_watch_hears_of_names_that_go(tmp_path: Path) -> None:
     """Always, of closes only while somebody is waited for."""
-    watch = Watch(str(tmp_path))
+    watch = CloseWatch(str(tmp_path))
     for name in ("a", "b", "c"):
         (tmp_path / name).touch()
     (tmp_path / "a").unlink()
     (tmp_path / "b").rename(tmp_path / "d")
-    assert watch.heard() == Heard(gone={"a", "b"})
+    assert watch.read() == NameEvents(gone={"a", "b"})
     watch.add("c")
     (tmp_path / "c").read_bytes()
     (tmp_path / "c").unlink()
-    assert watch.heard() == Heard({"c"}, {"c"})
+    assert watch.read() == NameEvents({"c"}, {"c"})
     watch.discard("c")
     (tmp_path / "d").read_bytes()
-    assert watch.heard() == Heard()
+    assert watch.read() == NameEvents()
     watch.close()
 
 
 def test_without_a_watch_its_names_are_asked_about(tmp_path: Path) -> None:
     """The kernel gives no watch (here: no directory): who rechecks by the clock knows whom."""
-    watch = Watch(str(tmp_path / "gone"))
+    watch = CloseWatch(str(tmp_path / "gone"))
     watch.add("a")
     assert watch.names == {"a"}
-    assert watch.heard() == Heard()
+    assert watch.read() == NameEvents()
     watch.discard("a")
     watch.close()
 
@@ -47,7 +47,7 @@ def test_without_a_watch_its_names_are_asked_about(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="user namespaces may be forbidden to others")
 def test_without_inotify_the_error_says_so() -> None:
     """A user with as many inotify instances as it may have is told, with the setting to raise."""
-    code = "from arrayd_server.kernel.close_watch import Watch; Watch('/dev/shm')"
+    code = "from arrayd_server.kernel.close_watch import CloseWatch; CloseWatch('/dev/shm')"
     limit = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
     command = ["unshare", "-Ur", "sh", "-c", limit, "sh", sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -22,7 +22,7 @@ from arrayd_server.kernel import leases
 from arrayd_server.loaders.formats import probe
 from arrayd_server.loaders.hdf5 import loader as hdf5
 from arrayd_server.loading import worker
-from arrayd_server.loading.messages import Probe
+from arrayd_server.loading.messages import ProbeTask
 from tests.support.processes import block_of
 
 PLAIN = "f = h5py.File(path, 'a'); f['x'][:5] = 1"
@@ -189,7 +189,7 @@ def test_a_file_may_grow_between_probe_and_fill(tmp_path: Path) -> None:
     path = write(tmp_path / "x.h5", "latest")
     with written(path, SWMR) as writer:
         source = Source.of(path, swmr=True)
-        found = worker.probe(Probe(source))
+        found = worker.probe(ProbeTask(source))
         plan = probe(source)
         writer(MORE)
         values = [chunk.copy() for part in plan.parts for chunk in hdf5.fill(source, plan, part)]

@@ -274,7 +274,7 @@ def test_no_chunk_is_decoded_twice(
     plan = probe(source)
     touched: list[tuple[int, ...]] = []
 
-    class Spy(reading.Reader):
+    class Spy(reading.DatasetReader):
         def read(self, selection: tuple[slice, ...]) -> Array:
             lines = [
                 range(s.start // c, (s.stop - 1) // c + 1)
@@ -284,7 +284,7 @@ def test_no_chunk_is_decoded_twice(
             return super().read(selection)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "Reader", Spy)
+        patch.setattr(reading, "DatasetReader", Spy)
         for part in plan.parts:
             for _ in hdf5.fill(source, plan, part):
                 pass
@@ -301,13 +301,13 @@ def test_tall_chunks(
     monkeypatch.setattr(reading, "TALL_BYTES", 1000)
     sizes = []
 
-    class Spy(reading.Reader):
+    class Spy(reading.DatasetReader):
         def read(self, selection: tuple[slice, ...]) -> Array:
             out = super().read(selection)
             sizes.append(out.nbytes)
             return out
 
-    monkeypatch.setattr(reading, "Reader", Spy)
+    monkeypatch.setattr(reading, "DatasetReader", Spy)
     array = np.arange(400).reshape(40, 10)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("x", data=array, chunks=(40, 2), compression="gzip")

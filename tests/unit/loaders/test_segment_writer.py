@@ -30,11 +30,11 @@ from arrayd.errors import (
 )
 from arrayd.source import Source
 from arrayd_server.loaders import base, file_identity, segment_writer
-from arrayd_server.loaders.base import Part, Plan
+from arrayd_server.loaders.base import LoadPlan, Part
 from arrayd_server.loaders.formats import load_format, members, probe
 from arrayd_server.loaders.validation import os_errors
 from arrayd_server.loading import worker
-from arrayd_server.loading.messages import Probe
+from arrayd_server.loading.messages import ProbeTask
 from tests.support.loading import (
     ALL,
     Array,
@@ -197,7 +197,7 @@ def test_a_file_that_is_always_being_written(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_worker_waits_for_the_tick(tmp_path: Path) -> None:
     """A probe of a file written this instant ends when its stamp is a tick old, or later."""
     source = as_npy(tmp_path, np.arange(3))
-    worker.probe(Probe(source))
+    worker.probe(ProbeTask(source))
     assert time.time_ns() >= os.stat(source.path).st_mtime_ns + file_identity.TICK
 
 
@@ -246,7 +246,7 @@ def test_a_cast_error_names_the_place(order: str, tmp_path: Path, segment: Path)
 def wrong_fill(count: int) -> Callable[..., Iterator[Array]]:
     """Return a fill that yields `count` rows of 7, whatever it should."""
 
-    def fill(source: Source, plan: Plan, part: Part) -> Iterator[Array]:
+    def fill(source: Source, plan: LoadPlan, part: Part) -> Iterator[Array]:
         for _ in range(count):
             yield np.ones((1, 7), plan.dtype)
 

@@ -16,7 +16,7 @@ from arrayd.errors import (
 from arrayd.source import Source
 from arrayd_server.loaders.text import loader as text
 from arrayd_server.loaders.text import row_scan
-from arrayd_server.loaders.text.parser import Reader
+from arrayd_server.loaders.text.parser import RowParser
 from tests.support.text_files import (
     METHYLATION,
     QUICK,
@@ -253,7 +253,7 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
     path = written(tmp_path, "ä 1\nö\xa0 2\n# ß\nü 3\n".encode(encoding))
     same(path, dtype="U3", encoding=encoding)
     source = Source.of(path, dtype="U3", encoding=encoding)
-    assert (Reader.of(source).rule is not None) == (encoding == "latin1")
+    assert (RowParser.of(source).rule is not None) == (encoding == "latin1")
 
 
 def test_max_rows_ends_inside_a_block(tmp_path: Path) -> None:

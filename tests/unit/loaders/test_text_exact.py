@@ -128,10 +128,10 @@ def test_nul_in_a_text_is_refused(tmp_path: Path) -> None:
 def test_a_clipped_load_is_another_block() -> None:
     """The key of a block says whether its text was clipped."""
     from arrayd_server import identity
-    from arrayd_server.loading.messages import Found
+    from arrayd_server.loading.messages import FoundFile
 
     state = ("/a.txt", 1, 2, 3, 4, 5)
-    found = Found((1,), "<i4", "<i4", 4, "C", "C", 1, (), (), None, state, False, "text")
+    found = FoundFile((1,), "<i4", "<i4", 4, "C", "C", 1, (), (), None, state, False, "text")
     keys = {
         identity.key(Source.of("/a.txt", dtype="i4", overflow=how), found)
         for how in ("error", "clip")

@@ -18,7 +18,7 @@ from arrayd.source import Source
 from arrayd.wire import layout
 from arrayd_server import identity
 from arrayd_server.segments import block_metadata
-from arrayd_server.segments.adoption import Found
+from arrayd_server.segments.adoption import LeftoverSegment
 from arrayd_server.segments.scope import Scope
 from tests.support.daemons import Daemon
 from tests.support.processes import only_block
@@ -92,7 +92,9 @@ def test_blocks_of_the_first_version_are_adopted(daemon: Daemon, client: arrayd.
 def test_the_first_version_adopts_what_is_written_now(meta: bytes) -> None:
     """It takes no key that it does not know: what says nothing new is written as it was."""
     footer = layout.Footer("x", 0, 0, len(meta), zlib.crc32(meta), sealed=True)
-    found = Found("x", 1, 3 * layout.PAGE, 0, sealed=True, meta=layout.unpack_meta(footer, meta))
+    found = LeftoverSegment(
+        "x", 1, 3 * layout.PAGE, 0, sealed=True, meta=layout.unpack_meta(footer, meta)
+    )
     block = block_metadata.adopted(
         replace(found, data_bytes=block_metadata.read(found).spec.nbytes), 1, 0.0
     )

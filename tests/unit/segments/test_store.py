@@ -19,7 +19,7 @@ import pytest
 from arrayd.errors import DaemonError
 from arrayd.wire import layout
 from arrayd_server.kernel import leases, open_files
-from arrayd_server.kernel.close_watch import Watch
+from arrayd_server.kernel.close_watch import CloseWatch
 from arrayd_server.segments.adoption import read_footer, scan
 from arrayd_server.segments.scope import Scope, ScopeTaken
 from arrayd_server.segments.store import Outcome, Segments
@@ -177,16 +177,16 @@ def test_a_forced_unlink_keeps_the_pages_until_the_last_mapping_goes(
     """What is unlinked but mapped is leaving; the watch tells when it has left."""
     name = make(segments, scope)
     process = map_elsewhere(name, mapper)
-    watch = Watch(layout.SHM)
+    watch = CloseWatch(layout.SHM)
     watch.add(name)
-    assert segments.unlink(name, force=True) == (Outcome.LEAVING, -1)
-    assert segments.is_leaving(name)
-    assert segments.left(name) is None
+    assert segments.unlink(name, force=True) == (Outcome.UNLINKED, -1)
+    assert segments.is_unlinked(name)
+    assert segments.take_unmapped(name) is None
     process.kill()
     process.wait()
     assert select.select([watch], [], [], 10)[0]
-    assert watch.heard().closed == {name}
-    fd = segments.left(name)
+    assert watch.read().closed == {name}
+    fd = segments.take_unmapped(name)
     assert fd is not None
     os.close(fd)
     watch.discard(name)
@@ -196,7 +196,7 @@ def test_a_forced_unlink_keeps_the_pages_until_the_last_mapping_goes(
 def test_the_watch_does_not_see_our_own_tests(segments: Segments, scope: Scope) -> None:
     """The daemon opens through the spare link, so it never wakes itself."""
     name = make(segments, scope)
-    watch = Watch(layout.SHM)
+    watch = CloseWatch(layout.SHM)
     watch.add(name)
     for _ in range(3):
         assert not segments.mapped(name)
@@ -332,11 +332,11 @@ def test_what_has_no_name_is_known_by_proc(
     os.unlink(segments.path(name))
     assert segments.mapped(name)
     assert segments.unlink(name, force=False) == (Outcome.REFUSED, -1)
-    assert segments.unlink(name, force=True) == (Outcome.LEAVING, -1)
-    assert segments.left(name) is None
+    assert segments.unlink(name, force=True) == (Outcome.UNLINKED, -1)
+    assert segments.take_unmapped(name) is None
     process.kill()
     process.wait()
-    wait_until(lambda: segments.left(name) == -1, "it has left")
+    wait_until(lambda: segments.take_unmapped(name) == -1, "it has left")
 
 
 def test_a_busy_process_is_seen_by_proc(

@@ -18,7 +18,7 @@ from arrayd.errors import ArraydError, SourceChanged
 from arrayd.source import Source
 from arrayd.wire.dtypes import bare
 from arrayd_server.loaders import base
-from arrayd_server.loaders.base import Chunks, Member, Part, Plan
+from arrayd_server.loaders.base import Chunks, FoundMember, LoadPlan, Part
 from arrayd_server.loaders.casts.long_text import check_padding, measured
 from arrayd_server.loaders.contiguous import check_size
 from arrayd_server.loaders.hdf5 import header_file
@@ -26,13 +26,19 @@ from arrayd_server.loaders.hdf5.file import find_dataset, opened
 from arrayd_server.loaders.hdf5.filters import need_filters
 from arrayd_server.loaders.hdf5.names import FAILURES, canonical, dataset_names, walk
 from arrayd_server.loaders.hdf5.opening import OPTIONS, Access
-from arrayd_server.loaders.hdf5.reading import Reader, aligned, blocks, chunk_shape, whole_chunks
+from arrayd_server.loaders.hdf5.reading import (
+    DatasetReader,
+    aligned,
+    blocks,
+    chunk_shape,
+    whole_chunks,
+)
 from arrayd_server.loaders.hdf5.types import TEXT, described, shareable
 from arrayd_server.loaders.validation import blame_memory, check_options, only_member, selected
 
 
-def probe(source: Source) -> Plan:
-    """Return the plan of one dataset; ``Plan.detail`` is its name and its whole shape.
+def probe(source: Source) -> LoadPlan:
+    """Return the plan of one dataset; ``LoadPlan.detail`` is its name and its whole shape.
 
     Raises
     ------
@@ -57,7 +63,7 @@ def probe(source: Source) -> Plan:
     if single:  # whose value may be an array
         parts = (Part(0, len(rows)),) if len(rows) else ()
     result = (len(rows), *shape[1:]) if shape else ()
-    return Plan(result, dtype, "C", parts, (name, shape), name, **facts)
+    return LoadPlan(result, dtype, "C", parts, (name, shape), name, **facts)
 
 
 def _parts(
@@ -70,7 +76,7 @@ def _parts(
     return tuple(Part(*ends) for ends in aligned(rows, unit))
 
 
-def text_dtype(source: Source, plan: Plan) -> np.dtype[Any]:
+def text_dtype(source: Source, plan: LoadPlan) -> np.dtype[Any]:
     """Return the type of fixed size that holds all text of a dataset, whatever ``rows=`` says.
 
     Raises
@@ -84,14 +90,16 @@ def text_dtype(source: Source, plan: Plan) -> np.dtype[Any]:
     name, shape = plan.detail
     with opened(source, loading=True) as links:
         dataset = find_dataset(source, links, name)
-        values = blocks(dataset, range(shape[0])) if dataset.shape else [Reader(dataset).read(())]
+        values = (
+            blocks(dataset, range(shape[0])) if dataset.shape else [DatasetReader(dataset).read(())]
+        )
         found = measured(source, values if math.prod(shape) else (), kind)
     if source.cast is None:
         check_padding(source, found)
     return np.dtype(f"{kind}{found.longest}")
 
 
-def fill(source: Source, plan: Plan, part: Part) -> Chunks:
+def fill(source: Source, plan: LoadPlan, part: Part) -> Chunks:
     """Yield the rows of `part` in blocks of whole chunk rows.
 
     Raises
@@ -112,7 +120,7 @@ def fill(source: Source, plan: Plan, part: Part) -> Chunks:
                 f"no longer {tuple(shape)} of {plan.dtype}. Ask again."
             )
         if not dataset.shape:
-            value = Reader(dataset).read(())
+            value = DatasetReader(dataset).read(())
             chunks: Iterable[np.ndarray[Any, Any]] = [value[list(rows)] if shape else value]
         else:
             chunks = blocks(dataset, rows)
@@ -132,22 +140,22 @@ def _same_shape(source: Source, now: tuple[int, ...] | None, then: tuple[int, ..
     return now == then
 
 
-def header(source: Source, plan: Plan) -> tuple[bytes, list[str]]:
+def header(source: Source, plan: LoadPlan) -> tuple[bytes, list[str]]:
     """Return type and attributes of the dataset; see `header_file`."""
     return header_file.header(source, plan.detail[0])
 
 
-def members(source: Source) -> list[Member]:
+def members(source: Source) -> list[FoundMember]:
     """Return the datasets, and what cannot be opened, whichever it is."""
     check_options(source, OPTIONS)
     with opened(source) as links:
         return [_member(Source(source.path, name), found) for name, found in walk(links.main)]
 
 
-def _member(source: Source, found: Any) -> Member:
+def _member(source: Source, found: Any) -> FoundMember:
     name = source.member or ""
     if isinstance(found, Exception):
-        return Member(name, (), TEXT, f"cannot be opened: {found}")
+        return FoundMember(name, (), TEXT, f"cannot be opened: {found}")
     shape: tuple[int, ...] = ()
     dtype = np.dtype(object)
     try:
@@ -158,5 +166,5 @@ def _member(source: Source, found: Any) -> Member:
         need_filters(source, found)
     except (ArraydError, *FAILURES) as error:
         blame_memory(error)
-        return Member(name, shape, dtype, str(error).removeprefix(str(source)).lstrip(": "))
-    return Member(name, shape, dtype)
+        return FoundMember(name, shape, dtype, str(error).removeprefix(str(source)).lstrip(": "))
+    return FoundMember(name, shape, dtype)

@@ -72,7 +72,7 @@ def blocks(dataset: Any, rows: range) -> Iterator[Array]:
     sparse = abs(rows.step) > chunks[0]  # whole chunk rows may lie between two rows
     unit = chunks[0] if sparse else whole_chunks(chunks[0], row_bytes, BLOCK_BYTES)
     unit = min(unit, max(1, TALL_BYTES // row_bytes))
-    reader = Reader(dataset)
+    reader = DatasetReader(dataset)
     for start, stop in aligned(rows, unit):
         first, last = sorted((rows[start], rows[stop - 1]))
         cap = LARGE_BYTES // dataset.dtype.itemsize if first == last else sys.maxsize
@@ -93,7 +93,7 @@ def cuts(shape: tuple[int, ...], chunks: tuple[int, ...], cap: int) -> Iterator[
         yield from ((some, *rest) for rest in inner)
 
 
-class Reader:
+class DatasetReader:
     """Reads selections of a dataset into one buffer that grows to the largest.
 
     It is cleared for each, which takes some 4 % of the time: libhdf5 leaves alone what was never

@@ -21,7 +21,7 @@ from arrayd_server.loaders import kinds
 from arrayd_server.loaders.text.exact import INTEGER, Lost, columns_of, integer_for
 
 if TYPE_CHECKING:
-    from arrayd_server.loaders.text.parser import Reader
+    from arrayd_server.loaders.text.parser import RowParser
 
 DType = np.dtype[Any]
 
@@ -73,7 +73,7 @@ class WrongColumns(ValueError):
         self.advice = advice
 
 
-def diagnose(reader: Reader, row: Row, error: ValueError) -> ArraydError:
+def diagnose(reader: RowParser, row: Row, error: ValueError) -> ArraydError:
     """Return the error for people: file, line, column, value, the cause, and a remedy that helps.
 
     Parameters
@@ -132,7 +132,7 @@ def _is_binary(lines: Sequence[str]) -> bool:
     return "\0" in text or strange * 20 > len(text)
 
 
-def _error(reader: Reader, row: Row, kind: type[ArraydError], *sentences: str) -> ArraydError:
+def _error(reader: RowParser, row: Row, kind: type[ArraydError], *sentences: str) -> ArraydError:
     first, *more = (sentence.rstrip(".") for sentence in sentences if sentence)
     words = ". ".join([first, *(f"{sentence[0].upper()}{sentence[1:]}" for sentence in more)])
     return kind(f"{reader.path}, line {row.number}: {words}.", line=row.number)
@@ -141,19 +141,19 @@ def _error(reader: Reader, row: Row, kind: type[ArraydError], *sentences: str) -
 # ---- trying ------------------------------------------------------------------------------
 
 
-def _reads(reader: Reader, lines: list[str], columns: int | None = None) -> bool:
+def _reads(reader: RowParser, lines: list[str], columns: int | None = None) -> bool:
     try:
         return len(reader.parse(lines, columns)) > 0
     except (ValueError, IndexError, TypeError):
         return False
 
 
-def _reads_all(reader: Reader, row: Row) -> bool:
+def _reads_all(reader: RowParser, row: Row) -> bool:
     """Whether `reader` reads the row and those behind it."""
     return _reads(reader, row.lines) and (not row.after or _reads(reader, row.lines + row.after))
 
 
-def _typed(reader: Reader, column: int, dtype: DType) -> Reader | None:
+def _typed(reader: RowParser, column: int, dtype: DType) -> RowParser | None:
     """Return the reader with another type for one column."""
     if reader.dtype.names is None:
         return replace(reader, dtype=dtype)
@@ -169,7 +169,7 @@ def _typed(reader: Reader, column: int, dtype: DType) -> Reader | None:
     return replace(reader, dtype=np.dtype(fields))
 
 
-def _give(reader: Reader, column: int, dtype: DType) -> str:
+def _give(reader: RowParser, column: int, dtype: DType) -> str:
     words = dtype.str.lstrip("<|=")
     if reader.dtype.names is None:
         return f"pass dtype={words!r}"
@@ -179,7 +179,7 @@ def _give(reader: Reader, column: int, dtype: DType) -> str:
 # ---- remedies for the whole row --------------------------------------------------------------
 
 
-def _remedies(reader: Reader, row: Row) -> Iterator[str]:
+def _remedies(reader: RowParser, row: Row) -> Iterator[str]:
     """Yield what makes the row, or all behind a header, read: the smallest change first."""
     ways = list(_ways(reader, row))
     for words, changed, lines in ways:
@@ -193,7 +193,7 @@ def _remedies(reader: Reader, row: Row) -> Iterator[str]:
             yield f"If this {what}, pass {lead}skiprows={row.number + skipped - 1}"
 
 
-def _ways(reader: Reader, row: Row) -> Iterator[tuple[str, Reader, list[str]]]:
+def _ways(reader: RowParser, row: Row) -> Iterator[tuple[str, RowParser, list[str]]]:
     """Yield ways to read the row: in words, as a reader, and the text as that way decodes it."""
     lines, lead = row.lines, ""
     if row.first and lines[0].startswith(BOM):
@@ -220,7 +220,7 @@ def _ways(reader: Reader, row: Row) -> Iterator[tuple[str, Reader, list[str]]]:
         yield _and(words), replace(reader, usecols=kept), lines
 
 
-def _trailing(reader: Reader, lines: list[str]) -> int:
+def _trailing(reader: RowParser, lines: list[str]) -> int:
     """Return how many columns there are before an empty last one; 0 if there is none such."""
     if reader.usecols is not None or reader.syntax.get("delimiter") is None:
         return 0
@@ -228,7 +228,7 @@ def _trailing(reader: Reader, lines: list[str]) -> int:
     return len(fields) - 1 if fields and not fields[-1].strip() else 0
 
 
-def _headers(reader: Reader, row: Row) -> int:
+def _headers(reader: RowParser, row: Row) -> int:
     """Return how many rows, this one included, are a header, behind which all read; 0: none."""
     lines, rows = row.lines, list(row.after)
     for skipped in range(1, _MOST_HEADERS):
@@ -253,7 +253,7 @@ def _and(words: Sequence[str]) -> str:
 # ---- remedies for one value ------------------------------------------------------------------
 
 
-def _lost(reader: Reader, row: Row, error: Lost) -> Iterator[str]:
+def _lost(reader: RowParser, row: Row, error: Lost) -> Iterator[str]:
     """Yield how to have a value that does not fit."""
     ways = []
     if error.wider is not None:
@@ -267,7 +267,7 @@ def _lost(reader: Reader, row: Row, error: Lost) -> Iterator[str]:
     yield words[:1].upper() + words[1:]
 
 
-def _of_value(reader: Reader, row: Row, value: str, column: int) -> Iterator[str]:
+def _of_value(reader: RowParser, row: Row, value: str, column: int) -> Iterator[str]:
     """Yield what a value is, and how it is read; nothing that was not tried."""
     leaf = _leaf(reader.dtype, column)
     integer = integer_for(value)
@@ -321,14 +321,14 @@ def _is_float(value: str) -> bool:
         return False
 
 
-def _retyped(reader: Reader, row: Row, column: int, dtype: DType, why: str) -> Iterator[str]:
+def _retyped(reader: RowParser, row: Row, column: int, dtype: DType, why: str) -> Iterator[str]:
     changed = _typed(reader, column, dtype)
     yield why
     if changed is not None and _reads(changed, row.lines):
         yield _give(reader, column, dtype)
 
 
-def _missing(reader: Reader, row: Row, column: int, leaf: DType) -> Iterator[str]:
+def _missing(reader: RowParser, row: Row, column: int, leaf: DType) -> Iterator[str]:
     if leaf.kind in "iub":
         yield f"No {leaf} can say that"
     elif leaf.kind in "fc":
@@ -336,7 +336,7 @@ def _missing(reader: Reader, row: Row, column: int, leaf: DType) -> Iterator[str
     yield from _as_text(reader, row, column)
 
 
-def _as_text(reader: Reader, row: Row, column: int) -> Iterator[str]:
+def _as_text(reader: RowParser, row: Row, column: int) -> Iterator[str]:
     """Yield how to have the column as text, which loses nothing."""
     texts = _texts(reader, row, column)
     letter = "S" if all(map(str.isascii, texts)) else "U"
@@ -350,7 +350,7 @@ def _as_text(reader: Reader, row: Row, column: int) -> Iterator[str]:
         yield f"{_give(reader, column, dtype)}, which keeps the text, and convert that"
 
 
-def _texts(reader: Reader, row: Row, column: int) -> list[str]:
+def _texts(reader: RowParser, row: Row, column: int) -> list[str]:
     place = column if reader.usecols is None else reader.usecols[column]
     for lines in (row.lines + row.after, row.lines):
         try:
@@ -360,7 +360,7 @@ def _texts(reader: Reader, row: Row, column: int) -> list[str]:
     return [""]
 
 
-def _guessed(reader: Reader, row: Row) -> Iterator[str]:
+def _guessed(reader: RowParser, row: Row) -> Iterator[str]:
     """Yield a dtype of records for rows of words and numbers, where none was asked for."""
     if reader.dtype != np.dtype(np.float64) or reader.usecols is not None:
         return

@@ -30,7 +30,7 @@ import numpy as np
 
 from arrayd.errors import SourceChanged
 from arrayd.source import Source
-from arrayd_server.loaders.base import PART_BYTES, Part, Plan
+from arrayd_server.loaders.base import PART_BYTES, LoadPlan, Part
 from arrayd_server.loaders.text.opening import (
     Lines,
     compressed,
@@ -39,9 +39,9 @@ from arrayd_server.loaders.text.opening import (
     refuse_other_kinds,
     undecodable,
 )
-from arrayd_server.loaders.text.parser import Array, Reader
+from arrayd_server.loaders.text.parser import Array, RowParser
 from arrayd_server.loaders.text.row_scan import (
-    Block,
+    LineBlock,
     Rule,
     after_lines,
     first_line,
@@ -82,7 +82,7 @@ class Layout:
     order: str
 
     @classmethod
-    def of(cls, reader: Reader, rows: int, columns: int) -> Layout:
+    def of(cls, reader: RowParser, rows: int, columns: int) -> Layout:
         """Return the layout of `rows` rows, squeezed as `numpy.loadtxt` does."""
         raw = (rows,) if reader.dtype.names else (rows, columns)
         view = np.broadcast_to(np.int8(0), raw)
@@ -115,7 +115,7 @@ class Layout:
         return chunk.reshape(-1, *self.shape[1:])
 
 
-def probe(source: Source) -> Plan:
+def probe(source: Source) -> LoadPlan:
     """Return shape, dtype and byte ranges of the text file `source`.
 
     The first row is read, so that a header line, a wrong dtype or delimiter is told at
@@ -129,7 +129,7 @@ def probe(source: Source) -> Plan:
     BadFile, SourceNotFound, AccessDenied
         The file cannot be read as text; line and column are named.
     """
-    reader = Reader.of(source)
+    reader = RowParser.of(source)
     rule = reader.rule
     refuse_other_kinds(reader.path)
     columns, blocks = _count(reader) if rule is None else _survey(reader, rule)
@@ -140,7 +140,7 @@ def probe(source: Source) -> Plan:
     parts = _parts(blocks, layout.wanted(source, rows), math.inf if whole else PART_BYTES)
     if layout.lone and parts:
         parts = (Part(0, math.prod(shape), parts[0].hint),)
-    return Plan(
+    return LoadPlan(
         shape=shape,
         dtype=reader.dtype,
         order=layout.order,
@@ -149,7 +149,7 @@ def probe(source: Source) -> Plan:
     )
 
 
-def fill(source: Source, plan: Plan, part: Part) -> Iterator[Array]:
+def fill(source: Source, plan: LoadPlan, part: Part) -> Iterator[Array]:
     """Yield the storage rows of `part`.
 
     Raises
@@ -159,17 +159,17 @@ def fill(source: Source, plan: Plan, part: Part) -> Iterator[Array]:
     SourceChanged
         The file has not the rows that `probe` found.
     """
-    reader = Reader.of(source)
+    reader = RowParser.of(source)
     rows, columns = plan.detail
     layout = Layout.of(reader, rows, columns)
-    block = Block(*part.hint)
+    block = LineBlock(*part.hint)
     chunks = (_streamed if reader.rule is None else _ranged)(reader, block, columns)
     checked = _checked(reader, block, chunks)
     for chunk in _chosen(checked, block.first, layout.wanted(source, rows)):
         yield layout.arrange(source, chunk)
 
 
-def _survey(reader: Reader, rule: Rule) -> tuple[int, tuple[Block, ...]]:
+def _survey(reader: RowParser, rule: Rule) -> tuple[int, tuple[LineBlock, ...]]:
     """Return columns and blocks of a file whose rows can be seen in its bytes."""
     with open_bytes(reader.path) as file:
         start = after_lines(file, reader.skiprows)
@@ -187,7 +187,7 @@ def _survey(reader: Reader, rule: Rule) -> tuple[int, tuple[Block, ...]]:
         return columns, tuple(survey(file, rule, offset, reader.max_rows))
 
 
-def _count(reader: Reader) -> tuple[int, tuple[Block, ...]]:
+def _count(reader: RowParser) -> tuple[int, tuple[LineBlock, ...]]:
     """Return columns and rows (as one block) of a file that only numpy can divide."""
     limit = sys.maxsize if reader.max_rows is None else reader.max_rows
     with open_lines(reader.path, reader.encoding, reader.skiprows) as lines:
@@ -202,10 +202,10 @@ def _count(reader: Reader) -> tuple[int, tuple[Block, ...]]:
             step = _next_step(step, more, lines)
             more = reader.count(lines, min(step, limit - rows))
             rows += more
-    return columns, (Block(0, 0, 0, rows),)
+    return columns, (LineBlock(0, 0, 0, rows),)
 
 
-def _following(reader: Reader, file: IO[bytes], end: int) -> list[str]:
+def _following(reader: RowParser, file: IO[bytes], end: int) -> list[str]:
     """Return some whole lines behind the one that ends at `end`, to try a remedy on."""
     file.seek(end)
     data = file.read(_AFTER_BYTES)
@@ -213,14 +213,14 @@ def _following(reader: Reader, file: IO[bytes], end: int) -> list[str]:
     return (lines if len(data) < _AFTER_BYTES else lines[:-1])[:_AFTER]
 
 
-def _parts(blocks: tuple[Block, ...], wanted: range, size: float) -> tuple[Part, ...]:
+def _parts(blocks: tuple[LineBlock, ...], wanted: range, size: float) -> tuple[Part, ...]:
     """Return the parts that hold the rows `wanted`, each of about `size` bytes of text."""
     upward = wanted if wanted.step > 0 else wanted[::-1]
     parts = []
     for _, group in groupby(blocks, lambda block: (block.start - blocks[0].start) // size):
         needed = [block for block in group if len(_within(upward, block))]
         if needed:
-            block = Block(
+            block = LineBlock(
                 needed[0].start,
                 needed[-1].stop,
                 needed[0].first,
@@ -233,16 +233,16 @@ def _parts(blocks: tuple[Block, ...], wanted: range, size: float) -> tuple[Part,
     return tuple(parts if wanted.step > 0 else reversed(parts))
 
 
-def _within(upward: range, block: Block) -> range:
+def _within(upward: range, block: LineBlock) -> range:
     """Return the members of `upward`, an ascending range, that are rows of `block`."""
     return upward[bisect_left(upward, block.first) : bisect_left(upward, block.end)]
 
 
-def _row_bytes(reader: Reader, columns: int) -> int:
+def _row_bytes(reader: RowParser, columns: int) -> int:
     return reader.dtype.itemsize * (1 if reader.dtype.names else columns)
 
 
-def _ranged(reader: Reader, block: Block, columns: int) -> Iterator[Array]:
+def _ranged(reader: RowParser, block: LineBlock, columns: int) -> Iterator[Array]:
     """Yield the rows of a byte range, parsed piece by piece."""
     text, stored = block.stop - block.start, block.rows * _row_bytes(reader, columns)
     size = max(1, PIECE_BYTES * text // max(text, stored))  # a piece is small on both sides
@@ -261,7 +261,7 @@ def _ranged(reader: Reader, block: Block, columns: int) -> Iterator[Array]:
             yield rows
 
 
-def _streamed(reader: Reader, block: Block, columns: int) -> Iterator[Array]:
+def _streamed(reader: RowParser, block: LineBlock, columns: int) -> Iterator[Array]:
     """Yield the rows of a file that only numpy can divide, a bounded number at a time."""
     most = max(1, PIECE_BYTES // max(1, _row_bytes(reader, columns)))
     step, left = 1, block.rows
@@ -289,7 +289,7 @@ def _next_step(most: int, rows: int, lines: Lines) -> int:
     return max(1, min(step, most))
 
 
-def _checked(reader: Reader, block: Block, chunks: Iterator[Array]) -> Iterator[Array]:
+def _checked(reader: RowParser, block: LineBlock, chunks: Iterator[Array]) -> Iterator[Array]:
     """Yield `chunks` while they hold no more, and in the end no fewer rows than `block`."""
     rows = 0
     for chunk in chunks:
@@ -311,7 +311,7 @@ def _chosen(chunks: Iterator[Array], first: int, wanted: range) -> Iterator[Arra
         yield from (chunk[::-1] for chunk in reversed(upward))
         return
     for chunk in chunks:
-        rows = _within(wanted, Block(0, 0, first, len(chunk)))
+        rows = _within(wanted, LineBlock(0, 0, first, len(chunk)))
         if rows:
             yield chunk[rows.start - first : rows.stop - first : rows.step]
         first += len(chunk)

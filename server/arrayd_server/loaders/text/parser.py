@@ -1,6 +1,6 @@
 """What a request for text means to `numpy.loadtxt`, and its errors told by line.
 
-`Reader` holds the options of one request, checked by numpy itself before a byte is
+`RowParser` holds the options of one request, checked by numpy itself before a byte is
 read, and parses lines with `numpy.loadtxt`: no number is ever parsed by our own code.
 """
 
@@ -47,7 +47,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class RowParser:
     """One request for a text file.
 
     Parameters
@@ -282,7 +282,7 @@ class Reader:
         return diagnose(self, row, error)
 
 
-def _last_row(reader: Reader, lines: list[str]) -> list[str]:
+def _last_row(reader: RowParser, lines: list[str]) -> list[str]:
     """Return the lines of the last row: more than one where a quoted value has line ends."""
     for start in range(len(lines) - 1, max(-1, len(lines) - _QUOTED_LINES), -1):
         try:

@@ -40,7 +40,7 @@ class LineTooLong(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class LineBlock:
     """Bytes ``start:stop`` of the file: whole lines that hold `rows` rows, from `first` on."""
 
     start: int
@@ -173,7 +173,7 @@ def first_line(file: IO[bytes], rule: Rule, start: int) -> tuple[int, bytes] | N
     return None
 
 
-def survey(file: IO[bytes], rule: Rule, start: int, limit: int | None) -> Iterator[Block]:
+def survey(file: IO[bytes], rule: Rule, start: int, limit: int | None) -> Iterator[LineBlock]:
     """Yield the blocks from `start` on that hold rows, at most `limit` rows in all."""
     first = 0
     for offset, block in whole_lines(file, start):
@@ -183,7 +183,7 @@ def survey(file: IO[bytes], rule: Rule, start: int, limit: int | None) -> Iterat
             rows = limit - first
             stop = offset + int(found[rows])
         if rows:
-            yield Block(offset, stop, first, rows)
+            yield LineBlock(offset, stop, first, rows)
         first += rows
         if first == limit:
             return
