@@ -1,4 +1,4 @@
-"""The README is true: its code runs, its commands exist, its table is the daemon's."""
+"""The README is true: its code runs, its commands exist, its options are the daemon's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house rules: linters, types, who imports whom, and the size of things."""
+"""Rules for the code itself: linters, types, names, which module imports which, and sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHARED = {"common", "errors", "source", "wire"}
 """The rooms of `arrayd` that the server may import."""
 
 # A room is a folder, or a module that lies in none. A room imports those named here and itself,
-# types included, and each arrow is needed: one that nobody goes by is to be struck out.
+# types included. Each entry is needed: strike out one that no import uses any more.
 CLIENT_ROOMS = {
     "errors": "",
     "wire": "errors",
@@ -66,7 +66,7 @@ IMPURE = {
     *("shutil", "signal", "socket", "subprocess", "sys", "tempfile", "threading", "time"),
     *("uuid", "zmq"),
 }
-"""What decisions must not depend on: the clock, the system, threads, chance, the wire."""
+"""What the core must not depend on: the clock, the system, threads, chance, messages."""
 
 TOP_LEVEL = {"pyproject.toml", "server", "client", "tests", "deploy", "README.md", "LICENSE"}
 
@@ -220,7 +220,7 @@ def test_the_import_table_can_fail(tmp_path: Path) -> None:
 
 
 def test_no_file_is_long() -> None:
-    """A file is one thing; above 400 lines it is two."""
+    """A file has one subject; above 400 lines it has two."""
     lengths = {p: len(p.read_text().splitlines()) for p in sources(CLIENT, SERVER, TESTS)}
     assert {path.name: n for path, n in lengths.items() if n > MAX_LINES} == {}
 
@@ -253,7 +253,7 @@ def test_importing_arrayd_is_cheap() -> None:
 
 
 def test_the_top_level_is_short() -> None:
-    """A visitor sees seven names, and hidden files."""
+    """The repository has seven entries at its top, besides hidden files."""
     git = shutil.which("git")
     if git is None:
         pytest.skip("git is not installed")

@@ -84,7 +84,7 @@ _MAX_HOLDS = 70_000
 _MAX_DEPTH = 24
 """Levels of nesting of a source or dtype; a structured dtype of structures needs some."""
 
-_MAX_DIMENSIONS = 64  # numpy's own limit since 2.0
+MAX_DIMENSIONS = 64  # numpy's own limit since 2.0
 
 MAX_NODES = 10_000
 """Values in a source or dtype."""
@@ -281,7 +281,7 @@ def _name(value: Any) -> bool:
 
 
 def _shape(value: Any) -> bool:
-    dimensions = type(value) is list and len(value) <= _MAX_DIMENSIONS
+    dimensions = type(value) is list and len(value) <= MAX_DIMENSIONS
     return dimensions and all(type(n) is int and n >= 0 for n in value)
 
 

@@ -16,6 +16,7 @@ from arrayd.errors import MissingDependency, ProtocolMismatch
 from arrayd.wire import layout
 from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Spec
+from arrayd.wire.protocol import MAX_DIMENSIONS
 from arrayd.wire.records import Record, later
 from arrayd_server.core.model import Block, Edition, Job, State, name_alias
 from arrayd_server.identity import BlockIdentity, edition, may_refer
@@ -25,8 +26,6 @@ _KEPT_ALIASES = 8
 """Aliases that survive a restart; other spellings are probed again and find the key."""
 
 _ALIAS_ROOM = _KEPT_ALIASES * 20
-
-_MAX_DIMENSIONS = 64  # numpy's limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +157,7 @@ def _may_refer(origin: BlockIdentity) -> bool:
 def _check(block: Block, found: LeftoverSegment) -> None:
     """Raise ValueError where a block cannot be what its segment says."""
     spec, origin = block.spec, block.identity
-    if len(spec.shape) > _MAX_DIMENSIONS:  # their product may take for ever
+    if len(spec.shape) > MAX_DIMENSIONS:  # their product may take for ever
         raise ValueError(f"{len(spec.shape)} dimensions")
     dtype = from_descr(spec.descr, stand_in=True)
     facts = {

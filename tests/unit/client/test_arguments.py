@@ -1,4 +1,4 @@
-"""Every public function and every flag with values that make no sense: ArraydError, at once."""
+"""Every argument and flag with values that make no sense: an ArraydError, at once."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def cases() -> list[Any]:
 
 
 def test_what_makes_no_sense_is_an_error_of_arrayd(daemon: Daemon, tmp_path: Path) -> None:
-    """No bare TypeError, no hang, nothing left; all are told, not the first alone."""
+    """No bare TypeError, no hang, nothing left behind; all bad values are reported, not only one."""
     save(tmp_path / "x.npy", np.arange(9))
     bad: list[str] = []
     with arrayd.connect(daemon.endpoint) as client:
@@ -108,13 +108,13 @@ def test_what_makes_no_sense_is_an_error_of_arrayd(daemon: Daemon, tmp_path: Pat
 
 @pytest.mark.parametrize("endpoint", [5, b"\0", "tcp://host:1", "ipc://", "a\0b", "x" * 200, [1]])
 def test_what_is_no_endpoint(endpoint: Any) -> None:
-    """An endpoint that none can have is said before anything is tried."""
+    """An invalid endpoint is reported before anything is tried."""
     with pytest.raises((NoDaemon, SpecMismatch)):
         arrayd.connect(endpoint)
 
 
 def test_options_beside_a_source_are_not_left_out(tmp_path: Path) -> None:
-    """A `Source` has its options; others beside it would be forgotten in silence."""
+    """A `Source` has its options; others beside it would be silently ignored."""
     source = Source.of(tmp_path / "x.npy")
     for options in ({"rows": slice(3)}, {"cast": np.dtype("f8")}, {"delimiter": ","}):
         with pytest.raises(SpecMismatch, match="beside a Source"):
@@ -145,7 +145,7 @@ def test_options_beside_a_source_are_not_left_out(tmp_path: Path) -> None:
 def test_flags_that_make_no_sense(
     daemon: Daemon, tmp_path: Path, words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The command line complains in one line, and has no traceback."""
+    """The command line reports it in one line, without a traceback."""
     save(tmp_path / "x.npy", np.arange(9))
     argv = words.format(file=tmp_path / "x.npy").split()
     assert cli.main([argv[0], "--endpoint", daemon.endpoint, *argv[1:]]) in (1, 2)

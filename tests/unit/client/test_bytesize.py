@@ -24,13 +24,13 @@ from arrayd.common.bytesize import format_bytes, parse_bytes
     ],
 )
 def test_a_size_is_in_binary_units(text: str, count: int) -> None:
-    """Each accepted form stands for the bytes it says, rounded down."""
+    """Each accepted form is parsed to its number of bytes, rounded down."""
     assert parse_bytes(text) == count
 
 
 @pytest.mark.parametrize("text", ["", "G", "4GB", "-1", "1e9", "4 G 2", "٣G", "nan", "4Gi"])
 def test_what_is_ambiguous_or_no_size_is_refused(text: str) -> None:
-    """Neither decimal-or-binary GB nor anything but digits passes for a size."""
+    """``GB``, which may be decimal or binary, is refused, and so is all that has no digits."""
     with pytest.raises(ValueError, match="16M, 4G"):
         parse_bytes(text)
 

@@ -1,4 +1,4 @@
-"""``FILE:MEMBER``: the file system says where the file ends, and every remedy can be pasted."""
+"""``FILE:MEMBER``: the file system decides where the file ends, and each remedy can be pasted."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def files(folder: Path, *names: str) -> None:
 def test_the_longest_part_that_is_a_file_is_the_file(
     tmp_path: Path, there: list[str], text: str, path: str, member: str | None
 ) -> None:
-    """Colons in names of files and members cut nothing; without a file the looks decide."""
+    """Colons may be part of names; if no file exists, what looks like a file's name is one."""
     files(tmp_path, *there)
     assert locate(f"{tmp_path}/{text}", None) == (f"{tmp_path}/{path}", member, None)
 
 
 def test_a_folder_is_no_file_of_members(tmp_path: Path) -> None:
-    """A file decides before a folder, and a folder before nothing: its error is the right one."""
+    """A file goes before a folder, and a folder before nothing: its error is the useful one."""
     (tmp_path / "d:1").mkdir()
     assert locate(f"{tmp_path}/d:1:x", None)[0] == f"{tmp_path}/d:1"
     files(tmp_path, "d")
@@ -68,14 +68,14 @@ def test_a_member_is_named_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", [b"a.npy", ["a.npy"], {"a.npy"}, 5, None, np.zeros(3), object()])
-def test_what_names_no_file_is_told_the_way(what: object) -> None:
-    """No TypeError of os.fspath leaves; the words say what to give."""
+def test_what_names_no_file_gets_a_remedy(what: object) -> None:
+    """There is no bare TypeError of os.fspath; the error says what to pass."""
     with pytest.raises(SpecMismatch, match="A source is a str or a path, not"):
         Source.of(what)  # type: ignore[arg-type]
 
 
-def test_open_files_and_datasets_are_told_the_way(tmp_path: Path) -> None:
-    """The two that people pass most often have their own words."""
+def test_open_files_and_datasets_get_a_remedy(tmp_path: Path) -> None:
+    """The two that people pass most often have texts of their own."""
     with (
         h5py.File(tmp_path / "m.h5", "w") as file,
         open(tmp_path / "m.h5", "rb") as raw,
@@ -101,9 +101,9 @@ def test_the_remedy_can_be_pasted(daemon: Daemon, tmp_path: Path, name: str, suf
     with arrayd.connect(daemon.endpoint) as client:
         with pytest.raises(SpecMismatch, match="Say which: ") as caught:
             client.get(path)
-        told = re.search(r"Say which: (.*) or dataset=(.*)\.$", str(caught.value))
-        assert told is not None
-        both, dataset = map(ast.literal_eval, told.groups())
+        found = re.search(r"Say which: (.*) or dataset=(.*)\.$", str(caught.value))
+        assert found is not None
+        both, dataset = map(ast.literal_eval, found.groups())
         assert client.get(both).tolist() == values[name].tolist()
         assert client.get(path, dataset=dataset).tolist() == values[name].tolist()
         assert client.info(both).shape == (3,)
@@ -124,7 +124,7 @@ def test_the_remedy_is_not_another_file(daemon: Daemon, tmp_path: Path) -> None:
 
 
 def test_a_block_of_a_removed_file_is_evicted(daemon: Daemon, tmp_path: Path) -> None:
-    """Nothing says any more where the name is to be cut: the blocks in memory do."""
+    """Without the file, the blocks in memory decide where the name is cut."""
     path = tmp_path / "run 12:30.h5"
     with h5py.File(path, "w") as file:
         file.update({"k:0": np.arange(3)})
@@ -139,5 +139,5 @@ def test_a_block_of_a_removed_file_is_evicted(daemon: Daemon, tmp_path: Path) ->
 
 
 def test_every_cut_is_a_place() -> None:
-    """Of a text that names no file each colon may be the one, and none."""
+    """If no file exists, each colon may separate the member, or none."""
     assert {member for _, member in places("/no/a:b:c")} == {"c", "b:c", None}

@@ -1,4 +1,4 @@
-"""``put``: what numpy would change or drop without a word is an error with a way out."""
+"""``put``: what numpy would silently change or drop is an error that names a remedy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.processes import raised
 
 @dataclass
 class Named:
-    """A type as other packages have them: it has a name."""
+    """A type of another package: it has a name."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""Sources: what a string means, and which wishes are the same."""
+"""Sources: what a string means, and which requests are equal."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from arrayd.source import Source
 
 
 def test_a_path_becomes_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Relative paths mean the asker's working directory, whatever the daemon's is."""
+    """Relative paths start at the caller's working directory, not at the daemon's."""
     monkeypatch.chdir(tmp_path)
     assert Source.of("a.npy").path == os.path.join(os.getcwd(), "a.npy")
     assert Source.of(Path("a.npy")) == Source.of("a.npy")
 
 
 def test_a_colon_divides_file_and_member() -> None:
-    """``file.h5:/x`` and ``dataset=`` are the same wish."""
+    """``file.h5:/x`` and ``dataset=`` are the same request."""
     assert Source.of("/d/f.h5:/g/x").member == "/g/x"
     assert Source.of("/d/f.h5:/g/x") == Source.of("/d/f.h5", dataset="/g/x")
     assert Source.of("/d/a:b.h5:x").path == "/d/a:b.h5"
@@ -49,11 +49,11 @@ def test_a_source_is_returned_as_it_is() -> None:
 
 @pytest.mark.parametrize("rows", [None, slice(None), slice(0, None), slice(None, None, 1)])
 def test_all_rows_are_no_rows(rows: slice | None) -> None:
-    """Slices that take everything are the same wish as none."""
+    """A slice that takes everything equals none."""
     assert Source.of("/a.npy", rows=rows).rows is None
 
 
-def test_equal_wishes_are_equal() -> None:
+def test_equal_requests_are_equal() -> None:
     """Spellings of options, dtypes and slices do not matter, so one load serves all."""
     one = Source.of("/a.txt", dtype="f8", usecols=[0, 1], skiprows=np.int64(2), rows=slice(0, 9))
     two = Source.of("/a.txt", skiprows=2, usecols=(0, 1), dtype=np.float64, rows=slice(0, 9, 1))
@@ -91,7 +91,7 @@ def test_wrong_options_are_refused_with_the_right_ones(
 
 
 def test_an_empty_path_is_no_source() -> None:
-    """Nothing is not a file."""
+    """An empty string names no file."""
     with pytest.raises(SourceNotFound):
         Source.of("")
 
@@ -135,7 +135,7 @@ def test_an_unknown_suffix_asks_for_a_format() -> None:
         {"path": "/a", "options": [["k", {"a": 1}]]},
     ],
 )
-def test_a_dishonest_source_raises_only_what_is_said(wire: dict[str, object]) -> None:
+def test_an_invalid_source_raises_only_what_is_documented(wire: dict[str, object]) -> None:
     """Whatever a peer sends as a source, it is a ValueError or TypeError."""
     with pytest.raises((ValueError, TypeError)):
         Source.from_wire(wire)
@@ -145,7 +145,7 @@ NEWER = {"path": "/a.npy", "missing": 0, "_speed": {"fast": 1}}
 
 
 def test_what_a_newer_version_asks_for_is_carried_and_not_done() -> None:
-    """Unknown fields are kept; who is to act on them refuses, but for hints."""
+    """Unknown fields are kept; a reader that acts on a source refuses them, but for hints."""
     source = Source.from_wire(NEWER)
     assert source.to_wire() == NEWER
     assert source != Source.of("/a.npy")

@@ -1,4 +1,4 @@
-"""The status as a status_table, as HTML and as JSON."""
+"""The status as a table, as HTML and as JSON."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def golden(text: str) -> str:
 
 @pytest.mark.skipif(len(ROOT) != 4, reason="uid 0 has a name of another length here")
 def test_the_table_in_full() -> None:
-    """Where nothing limits the width, two lines and a row for each block say it all."""
+    """Where nothing limits the width, the table has two lines of head and a row for each block."""
     assert status_table.text(TYPICAL) == golden(
         """
 arrayd 0.1.0  private  pid 4711  up 2 h 03  ipc:///run/user/1000/arrayd/sock  leases on
@@ -165,14 +165,14 @@ def test_the_table_fits(width: int) -> None:
 
 
 def test_no_blocks() -> None:
-    """A daemon that has nothing says so."""
+    """Without blocks and jobs the table says so."""
     lines = status_table.text(status(charged=0, held=0, idle=0)).splitlines()
     assert lines[1].startswith("memory  0 of 64.0 GiB budget (held 0, idle 0)")
     assert lines[2:] == ["no blocks"]
 
 
 def test_small_amounts_keep_their_unit() -> None:
-    """What would read 0.0 GiB is written in its own unit."""
+    """A size that would read 0.0 GiB has a smaller unit."""
     line = status_table.text(status(charged=5 << 20, held=5 << 20, idle=0)).splitlines()[1]
     assert "memory  5.0 MiB of 64.0 GiB budget (held 5.0 MiB, idle 0)" in line
 
@@ -244,7 +244,7 @@ def test_shapes(shape: tuple[int, ...], words: str) -> None:
     ],
 )
 def test_dtypes(dtype: Any, words: str) -> None:
-    """A dtype is short; byte order is told where it is not the machine's."""
+    """A dtype is short; byte order is shown where it is not the machine's."""
     assert status_table._dtype(np.dtype(dtype)) == words
 
 
@@ -265,13 +265,13 @@ def test_durations(seconds: float, short: str, fine: str) -> None:
 
 
 def test_users_without_a_name() -> None:
-    """A uid that the system does not know is shown as a number; pid 0 is nobody's."""
+    """A uid without a name is shown as a number, and pid 0 (another namespace) as ``?``."""
     stranger = (Holder(0, NOBODY, "x", 1.0),)
     assert status_table._block(block(holders=stranger))[6] == f"? x {NOBODY}"
 
 
 def test_a_program_cannot_speak_to_the_terminal() -> None:
-    """Control characters in what a peer calls itself, or a file, are not printed."""
+    """Control characters in the names of programs and files are not printed."""
     evil = block(holders=(Holder(1, 0, "\x1b[2Jx\n", 1.0),), source="/a\x1b]0;b\x07")
     assert "\x1b" not in status_table.text(status(evil))
     assert len(status_table.text(status(evil)).splitlines()) == 4
@@ -281,7 +281,7 @@ def test_a_program_cannot_speak_to_the_terminal() -> None:
 
 
 def test_html_is_escaped() -> None:
-    """A notebook shows names; it does not run them."""
+    """Names are escaped in HTML: a notebook does not run them."""
     text = status(block(source="/<script>&'\""))._repr_html_()
     assert "/&lt;script&gt;&amp;&#x27;&quot;" in text
     assert "<script" not in text
@@ -290,7 +290,7 @@ def test_html_is_escaped() -> None:
 
 
 def test_json_round_trip() -> None:
-    """``to_json`` is of JSON's types, and all there is."""
+    """``to_json`` has JSON's types only, and loses nothing."""
     waits = JobStatus("probing", "/x", 0, (Holder(1, 0, "a", 1.0),), 1.0)
     whole = status(block(), IDLE, LOADING, jobs=(waits,))
     assert Status.from_wire(json.loads(json.dumps(whole.to_json()))) == whole
@@ -310,7 +310,7 @@ def test_every_dtype_survives_json(plain: str, parts: list[Any]) -> None:
 
 
 def test_what_a_newer_daemon_adds_is_ignored() -> None:
-    """A status with more in it than we know is still a status."""
+    """A status with unknown fields can be read."""
     wire = TYPICAL.to_json()
     wire["weather"] = "fine"
     wire["blocks"][0]["colour"] = "red"
@@ -323,12 +323,12 @@ def test_it_is_a_snapshot() -> None:
         TYPICAL.pid = os.getpid()  # type: ignore[misc]  # the point
 
 
-def test_more_loads_than_are_told_of() -> None:
+def test_more_loads_than_are_listed() -> None:
     """Those that are left out of the table are counted in its head."""
     assert "loads 100001" in str(status(LOADING, jobs_more=100_000))
 
 
-def test_more_blocks_than_are_told_of() -> None:
+def test_more_blocks_than_are_listed() -> None:
     """A line below the table says how many are left out, and that they are not in use."""
     many = status(block(), IDLE, blocks_more=290_000)
     assert str(many).splitlines()[-1] == "and 290,000 more blocks (those in use are shown first)"
@@ -336,7 +336,7 @@ def test_more_blocks_than_are_told_of() -> None:
     assert "more blocks" not in str(TYPICAL) + status_table.html(TYPICAL)
 
 
-def test_which_blocks_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_blocks_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those in use, then the idle ones used last; the oldest first, as always."""
     blocks = BlockTable("run", 1 << 30)
     for number in range(1, 7):
@@ -347,13 +347,13 @@ def test_which_blocks_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
         if number not in (2, 5):
             blocks.mark_idle(added)
 
-    def told(most: int) -> list[int]:
+    def listed(most: int) -> list[int]:
         monkeypatch.setattr(status_report, "MAX_TOLD", most)
         return [one.number for one in status_report._chosen(blocks)]
 
-    assert told(6) == [1, 2, 3, 4, 5, 6]
-    assert told(4) == [2, 4, 5, 6]
-    assert told(1) == [2]
+    assert listed(6) == [1, 2, 3, 4, 5, 6]
+    assert listed(4) == [2, 4, 5, 6]
+    assert listed(1) == [2]
     blocks.table["run-5"].holders |= {bytes([i]): model.Hold(1, 0.0) for i in range(8)}
-    assert told(4) == [2, 5, 6]
-    assert told(2) == [2]
+    assert listed(4) == [2, 5, 6]
+    assert listed(2) == [2]

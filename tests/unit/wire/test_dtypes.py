@@ -1,4 +1,4 @@
-"""Dtypes as plain data: exact there and back, bounded, and the very dtype through the daemon."""
+"""Dtypes as plain data: exact, bounded, and equal after a way through the daemon."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXTENSIONS = sorted(
 
 
 def structure(names: list[str], formats: list[Any], offsets: list[int], **more: Any) -> Any:
-    """Return a structure as numpy's map says it."""
+    """Return a structure that a map describes."""
     form: Any = {"names": names, "formats": formats, "offsets": offsets, **more}
     return np.dtype(form)
 
@@ -69,13 +69,13 @@ def test_odd_structures_come_back(dtype: np.dtype[Any]) -> None:
 
 @pytest.mark.parametrize("name", EXTENSIONS)
 def test_types_of_ml_dtypes_come_back(name: str) -> None:
-    """Each type that ml_dtypes has is itself, not the raw bytes that its ``str`` says."""
+    """Each type that ml_dtypes has comes back as itself, not as the raw bytes that its ``str`` names."""
     assert travelled(np.dtype(getattr(ml_dtypes, name))).type is getattr(ml_dtypes, name)
 
 
 @given(hnp.array_dtypes() | hnp.scalar_dtypes() | hnp.nested_dtypes())
 def test_any_dtype_comes_back(dtype: np.dtype[Any]) -> None:
-    """Whatever numpy builds."""
+    """Any dtype that numpy can build comes back equal."""
     assert travelled(dtype) == dtype
 
 
@@ -96,7 +96,7 @@ def test_what_numpy_can_say_is_said_as_ever(dtype: Any, form: Any) -> None:
 
 
 def test_notes_are_dropped_without_a_word() -> None:
-    """What h5py notes on a dtype is neither sent nor warned of, at any depth."""
+    """The metadata that h5py attaches to a dtype is dropped without a warning, at any depth."""
     enum = h5py.enum_dtype({"A": 0, "B": 1}, basetype="i1")
     noted = np.dtype([("e", enum, (2,)), (("t", "s"), h5py.string_dtype(length=5))])
     with warnings.catch_warnings():
@@ -130,7 +130,7 @@ def test_notes_are_dropped_without_a_word() -> None:
         [{"a": 1}, [2]],
     ],
 )
-def test_a_dishonest_form_raises_only_what_is_said(form: Any) -> None:
+def test_an_invalid_form_raises_only_what_is_documented(form: Any) -> None:
     """Whatever a peer sends as a dtype, it is a ValueError or TypeError."""
     for stand_in in (False, True):
         if stand_in and "ml_dtypes" in form:
@@ -140,7 +140,7 @@ def test_a_dishonest_form_raises_only_what_is_said(form: Any) -> None:
 
 
 def test_without_ml_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who lacks the package is told so, and how to have the bits; a daemon can do without it."""
+    """The error names the missing package, and how to get the bits; a daemon needs none."""
     form = descr(np.dtype([("a", BFLOAT16)]))
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     with pytest.raises(MissingDependency, match=r"bfloat16 .* pip install ml_dtypes .*view\('u2'"):
@@ -169,8 +169,8 @@ def test_put_gives_the_very_dtype(client: arrayd.Client) -> None:
         assert repr(shared.tolist()) == repr(values.tolist()), dtype
         assert client.get("name:odd").dtype == dtype
         assert client.info("name:odd").dtype == dtype
-        told = [b.dtype for b in client.status().blocks if b.segment == shared.block.name]
-        assert [kind.itemsize for kind in told] == [dtype.itemsize]
+        listed = [b.dtype for b in client.status().blocks if b.segment == shared.block.name]
+        assert [kind.itemsize for kind in listed] == [dtype.itemsize]
 
 
 def test_a_block_of_bfloat16_is_adopted(daemon: Daemon, client: arrayd.Client) -> None:
@@ -192,11 +192,11 @@ def test_create_appends_the_axes_of_a_subarray(client: arrayd.Client) -> None:
 
 
 def test_raw_and_claims_of_bfloat16(client: arrayd.Client, tmp_path: Path) -> None:
-    """Raw bytes are what they are said to be."""
+    """Raw bytes are read as the dtype that the caller names."""
     values = np.arange(6).astype(BFLOAT16)
     values.tofile(tmp_path / "w.bin")
-    for wish in (BFLOAT16, "bfloat16"):
-        found = client.get(tmp_path / "w.bin", dtype=wish, shape=(-1, 2))
+    for given in (BFLOAT16, "bfloat16"):
+        found = client.get(tmp_path / "w.bin", dtype=given, shape=(-1, 2))
         assert (found.shape, found.dtype) == ((3, 2), BFLOAT16)
         assert found.tobytes() == values.tobytes()
 

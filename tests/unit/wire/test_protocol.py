@@ -1,4 +1,4 @@
-"""The wire: golden bytes, and what is refused at the door."""
+"""The protocol: golden bytes, and what is refused when it arrives."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_an_answer_has_these_bytes() -> None:
 
 
 def test_every_op_has_a_handler_and_a_line_in_the_docs() -> None:
-    """What the protocol names is what the daemon does and what its docstring tells."""
+    """Checks, handlers and the docstring's table have the same requests."""
     from arrayd_server.service.handlers import HANDLERS
 
     assert set(HANDLERS) == set(protocol.FIELDS) - {"hello"}
@@ -52,7 +52,7 @@ def test_every_op_has_a_handler_and_a_line_in_the_docs() -> None:
     assert all(f"\n{op} " in protocol.__doc__ for op in protocol.FIELDS)
 
 
-def test_another_version_is_told_both() -> None:
+def test_another_version_learns_both() -> None:
     """A client of another protocol version learns the daemon's pid, version and the remedy."""
     message = {"v": 99, "id": 1, "s": NONCE, "op": "status"}
     with pytest.raises(errors.ProtocolMismatch, match=r"pid \d+.*protocol 1.*99.*arrayd stop"):
@@ -79,8 +79,8 @@ def test_what_is_no_request_is_garbage(message: dict[object, object]) -> None:
         protocol.parse_request(protocol.decode(msgpack.packb(message)))
 
 
-def test_a_request_of_the_future_is_told_as_one() -> None:
-    """A daemon that does not know what is asked for is too old, and says what to do."""
+def test_an_unknown_request_comes_from_a_newer_client() -> None:
+    """A daemon that does not know a request is too old, and its error says what to do."""
     frame = protocol.request(NONCE, 1, "append", segment="x")
     with pytest.raises(errors.ProtocolMismatch, match=r"no request 'append'.*older.*arrayd stop"):
         protocol.parse_request(protocol.decode(frame))
@@ -108,7 +108,7 @@ def _nested(inner: list[Any], _: int) -> list[Any]:
     ids=["deep", "many", "long", "long key"],
 )
 def test_a_source_is_small(source: object) -> None:
-    """Nobody's path, options or dtype is as deep, as many or as long as this."""
+    """Sources and dtypes that are far deeper, larger or longer than real ones are refused."""
     source = source if isinstance(source, dict) else {"dtype": source}
     with pytest.raises(protocol.Garbage, match="source"):
         protocol.parse_request(
@@ -129,7 +129,7 @@ def test_a_hello_states_all_that_a_process_can_map() -> None:
 
 
 def test_a_million_lists_are_not_made() -> None:
-    """A frame that would become a million objects is refused by a look at its bytes."""
+    """A frame that would become a million objects is refused before it is unpacked."""
     frame = protocol.request(NONCE, 1, "hello", holds=[[]] * 1_000_000)
     with pytest.raises(protocol.Garbage, match="lists and maps"):
         protocol.decode(frame)
@@ -211,7 +211,7 @@ ITEM = {"source": {"path": "/a.npy"}, "stat": None}
         ("evict", {"block": 1, "older": 60}),
     ],
 )
-def test_what_a_newer_client_wishes_is_not_half_done(op: str, fields: dict[str, Any]) -> None:
+def test_what_a_newer_client_asks_for_is_not_half_done(op: str, fields: dict[str, Any]) -> None:
     """A field that this version does not know may change what is asked for: refused, by name."""
     message = {"v": 1, "id": 1, "s": NONCE, "op": op, **fields}
     with pytest.raises(errors.ProtocolMismatch, match=rf"{op}: \w+ comes from a newer arrayd"):
@@ -227,6 +227,6 @@ def test_what_a_newer_client_wishes_is_not_half_done(op: str, fields: dict[str, 
     ],
 )
 def test_what_a_newer_client_says_besides_is_ignored(op: str, fields: dict[str, Any]) -> None:
-    """Hints, and more words where nothing is asked for."""
+    """Hints, and unknown fields of requests that ask for nothing."""
     message = {"v": 1, "id": 1, "s": NONCE, "op": op, **fields}
     assert protocol.parse_request(message).op == op

@@ -1,4 +1,4 @@
-"""Records: one policy for what a newer or an older arrayd has written."""
+"""Records: one policy for data written by a newer or an older arrayd."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Old(Record):
 
 @dataclass(frozen=True, slots=True)
 class New(Old):
-    """The same, of a version that the old one would misread."""
+    """The same with a version that an older reader would misread."""
 
     VERSION: ClassVar[int] = 2
 
@@ -42,7 +42,7 @@ WIRE = {"name": "x", "inner": {"n": 1}}
 
 
 def test_unknown_keys_are_ignored_and_carried_along() -> None:
-    """At every level, and written back as they came; they make no record another."""
+    """At every level, and written back as they came; records are compared without them."""
     wire = {"name": "x", "inner": {"n": 1, "m": [2]}, "many": [{"n": 2, "o": {"p": 3}}], "q": b"4"}
     old = Old.from_wire(wire)
     assert old == Old("x", Inner(1), (Inner(2),))
@@ -55,14 +55,14 @@ def test_unknown_keys_are_ignored_and_carried_along() -> None:
 
 
 def test_missing_keys_have_their_defaults() -> None:
-    """But those of the first version are required."""
+    """Fields of the first version are required, later ones have defaults."""
     assert Old.from_wire(WIRE) == Old("x", Inner(1))
     with pytest.raises(TypeError, match="inner"):
         Old.from_wire({"name": "x"})
 
 
 def test_fields_read_as_they_are_written() -> None:
-    """Of each type there is; a list from the wire is a tuple."""
+    """Values of every type are read; lists become tuples."""
     old = Old("x", Inner(1), (Inner(2), Inner(3)), (1, 2.5), {"a": 1}, [1, {"b": 2}], flag=True)
     wire = old.to_wire()
     assert wire["anything"] == [1, {"b": 2}]
@@ -92,7 +92,7 @@ def test_fields_read_as_they_are_written() -> None:
     ],
 )
 def test_a_wrong_type_is_an_error(wrong: dict[str, Any]) -> None:
-    """A key that is known has a value of its type, whoever wrote it."""
+    """A known key with a value of another type is a TypeError."""
     with pytest.raises(TypeError):
         Old.from_wire({**WIRE, **wrong})
 
@@ -108,8 +108,8 @@ def test_the_version_decides() -> None:
     assert New.from_wire(new) == New("x", Inner(1))
 
 
-def test_who_acts_on_a_wish_understands_it() -> None:
-    """An unknown key may change what is wanted; one that is marked as a hint does not."""
+def test_who_acts_on_a_request_understands_it() -> None:
+    """An unknown key may change what is asked for; one that is marked as a hint does not."""
     hinted = Old.from_wire({**WIRE, "_soon": 1})
     assert hinted.understand() is hinted
     with pytest.raises(ProtocolMismatch, match=r"Old: missing, swmr comes from a newer"):
@@ -117,7 +117,7 @@ def test_who_acts_on_a_wish_understands_it() -> None:
 
 
 def test_what_came_later_is_written_where_it_says_something() -> None:
-    """So that a reader of the first version, which took no key more, has none to refuse."""
+    """A reader of the first version, which refuses unknown keys, then finds none."""
 
     @dataclass(frozen=True, slots=True)
     class Grown(Record):
@@ -133,6 +133,6 @@ def test_what_came_later_is_written_where_it_says_something() -> None:
 
 @pytest.mark.parametrize("sent", [None, 5, [], {"name": 5}, {"name": "x"}, object.__new__(Old)])
 def test_what_no_version_we_know_has_sent(sent: object) -> None:
-    """It is told with the remedy, and no bare TypeError."""
+    """The error has the remedy, and is no bare TypeError."""
     with pytest.raises(ProtocolMismatch, match=r"^The answer is no Old that .*arrayd stop"):
         received(Old, sent, "The answer")
