@@ -1,1 +1,1 @@
-"""What both sides use and what knows nothing of either: sizes, /proc, arguments, failpoints."""
+"""What client and daemon both use: endpoints, sizes, /proc, arguments, failpoints."""

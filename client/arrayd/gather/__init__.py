@@ -1,1 +1,1 @@
-"""Many files into one HDF5 file; begin at `arrayd.gather.hdf5`."""
+"""Writes many files into one HDF5 file; begin at `arrayd.gather.hdf5`."""

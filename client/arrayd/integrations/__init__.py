@@ -1,1 +1,1 @@
-"""Other libraries that arrayd fits itself into."""
+"""Support for other libraries: picklers that send arrays by reference."""

@@ -1,1 +1,1 @@
-"""What calls of arrayd return or report, as plain data: status, info, progress."""
+"""What calls return or report: status, info, progress, arrays that were lost on the way."""

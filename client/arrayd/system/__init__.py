@@ -1,1 +1,1 @@
-"""What a client asks of the system: mappings, signals, descriptors, a daemon to be started."""
+"""The client and the operating system: mappings, signals, descriptors, starting a daemon."""

@@ -84,7 +84,7 @@ def cases() -> list[Any]:
 
 
 def test_what_makes_no_sense_is_an_error_of_arrayd(daemon: Daemon, tmp_path: Path) -> None:
-    """No bare TypeError, no hang, nothing left behind; all bad values are reported, not only one."""
+    """No bare TypeError, no hang, nothing left behind; every bad value is reported."""
     save(tmp_path / "x.npy", np.arange(9))
     bad: list[str] = []
     with arrayd.connect(daemon.endpoint) as client:
@@ -149,6 +149,6 @@ def test_flags_that_make_no_sense(
     save(tmp_path / "x.npy", np.arange(9))
     argv = words.format(file=tmp_path / "x.npy").split()
     assert cli.main([argv[0], "--endpoint", daemon.endpoint, *argv[1:]]) in (1, 2)
-    told = capfd.readouterr().err
-    assert told.startswith("arrayd: ")
-    assert told.count("\n") == 1
+    complaint = capfd.readouterr().err
+    assert complaint.startswith("arrayd: ")
+    assert complaint.count("\n") == 1

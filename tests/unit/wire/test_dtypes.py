@@ -69,7 +69,7 @@ def test_odd_structures_come_back(dtype: np.dtype[Any]) -> None:
 
 @pytest.mark.parametrize("name", EXTENSIONS)
 def test_types_of_ml_dtypes_come_back(name: str) -> None:
-    """Each type that ml_dtypes has comes back as itself, not as the raw bytes that its ``str`` names."""
+    """Each type that ml_dtypes has comes back as itself, not as raw bytes."""
     assert travelled(np.dtype(getattr(ml_dtypes, name))).type is getattr(ml_dtypes, name)
 
 
@@ -195,8 +195,8 @@ def test_raw_and_claims_of_bfloat16(client: arrayd.Client, tmp_path: Path) -> No
     """Raw bytes are read as the dtype that the caller names."""
     values = np.arange(6).astype(BFLOAT16)
     values.tofile(tmp_path / "w.bin")
-    for given in (BFLOAT16, "bfloat16"):
-        found = client.get(tmp_path / "w.bin", dtype=given, shape=(-1, 2))
+    for named in (BFLOAT16, "bfloat16"):
+        found = client.get(tmp_path / "w.bin", dtype=named, shape=(-1, 2))
         assert (found.shape, found.dtype) == ((3, 2), BFLOAT16)
         assert found.tobytes() == values.tobytes()
 
