@@ -12,16 +12,14 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from arrayd.errors import ArraydError, BadFile, CastError, SpecMismatch
 from arrayd_server.loaders import kinds
 from arrayd_server.loaders.text.exact import INTEGER, Lost, columns_of, integer_for
-
-if TYPE_CHECKING:
-    from arrayd_server.loaders.text.parser import RowParser
+from arrayd_server.loaders.text.parser import RowParser
 
 DType = np.dtype[Any]
 
@@ -73,7 +71,7 @@ class WrongColumns(ValueError):
         self.advice = advice
 
 
-def diagnose(reader: RowParser, row: Row, error: ValueError) -> ArraydError:
+def diagnose(parser: RowParser, row: Row, error: ValueError) -> ArraydError:
     """Return the error for people: file, line, column, value, the cause, and a remedy that helps.
 
     Parameters
@@ -82,22 +80,22 @@ def diagnose(reader: RowParser, row: Row, error: ValueError) -> ArraydError:
         Of numpy's, or `Lost`, from reading the row.
     """
     if _is_binary(row.lines):
-        return _error(reader, row, BadFile, _BINARY)
+        return _error(parser, row, BadFile, _BINARY)
     markup = kinds.of_text("".join(row.lines + row.after)) if row.first else None
     if markup is not None:
-        return _error(reader, row, BadFile, f"it is no table, but {kinds.advise(markup)}")
+        return _error(parser, row, BadFile, f"it is no table, but {kinds.advise(markup)}")
     words = reason(error)
     if isinstance(error, Lost):
-        return _error(reader, row, CastError, words, *_lost(reader, row, error))
-    remedy = next(_remedies(reader, row), None)
+        return _error(parser, row, CastError, words, *_lost(parser, row, error))
+    remedy = next(_remedies(parser, row), None)
     found = _NO_VALUE.search(str(error))
     kind = BadFile if found or not row.first else SpecMismatch
     if remedy is not None:
-        return _error(reader, row, kind, words, remedy)
+        return _error(parser, row, kind, words, remedy)
     if found is None:
-        return _error(reader, row, kind, words, getattr(error, "advice", ""))
+        return _error(parser, row, kind, words, getattr(error, "advice", ""))
     value, column = found.group(1)[1:-1], int(found.group(3)) - 1
-    return _error(reader, row, kind, words, *_of_value(reader, row, value.strip(), column))
+    return _error(parser, row, kind, words, *_of_value(parser, row, value.strip(), column))
 
 
 def reason(error: ValueError) -> str:
@@ -132,46 +130,46 @@ def _is_binary(lines: Sequence[str]) -> bool:
     return "\0" in text or strange * 20 > len(text)
 
 
-def _error(reader: RowParser, row: Row, kind: type[ArraydError], *sentences: str) -> ArraydError:
+def _error(parser: RowParser, row: Row, kind: type[ArraydError], *sentences: str) -> ArraydError:
     first, *more = (sentence.rstrip(".") for sentence in sentences if sentence)
     words = ". ".join([first, *(f"{sentence[0].upper()}{sentence[1:]}" for sentence in more)])
-    return kind(f"{reader.path}, line {row.number}: {words}.", line=row.number)
+    return kind(f"{parser.path}, line {row.number}: {words}.", line=row.number)
 
 
 # ---- trying ------------------------------------------------------------------------------
 
 
-def _reads(reader: RowParser, lines: list[str], columns: int | None = None) -> bool:
+def _reads(parser: RowParser, lines: list[str], columns: int | None = None) -> bool:
     try:
-        return len(reader.parse(lines, columns)) > 0
+        return len(parser.parse(lines, columns)) > 0
     except (ValueError, IndexError, TypeError):
         return False
 
 
-def _reads_all(reader: RowParser, row: Row) -> bool:
-    """Whether `reader` reads the row and those behind it."""
-    return _reads(reader, row.lines) and (not row.after or _reads(reader, row.lines + row.after))
+def _reads_all(parser: RowParser, row: Row) -> bool:
+    """Whether `parser` reads the row and those behind it."""
+    return _reads(parser, row.lines) and (not row.after or _reads(parser, row.lines + row.after))
 
 
-def _typed(reader: RowParser, column: int, dtype: DType) -> RowParser | None:
-    """Return the reader with another type for one column."""
-    if reader.dtype.names is None:
-        return replace(reader, dtype=dtype)
+def _typed(parser: RowParser, column: int, dtype: DType) -> RowParser | None:
+    """Return the parser with another type for one column."""
+    if parser.dtype.names is None:
+        return replace(parser, dtype=dtype)
     fields, at = [], 0
-    for name in reader.dtype.names:
-        field = reader.dtype[name]
+    for name in parser.dtype.names:
+        field = parser.dtype[name]
         if at == column and field.names is None and not field.shape:
             field = dtype
         elif at <= column < at + columns_of(field):
             return None
         fields.append((name, field))
-        at += columns_of(reader.dtype[name])
-    return replace(reader, dtype=np.dtype(fields))
+        at += columns_of(parser.dtype[name])
+    return replace(parser, dtype=np.dtype(fields))
 
 
-def _give(reader: RowParser, column: int, dtype: DType) -> str:
+def _give(parser: RowParser, column: int, dtype: DType) -> str:
     words = dtype.str.lstrip("<|=")
-    if reader.dtype.names is None:
+    if parser.dtype.names is None:
         return f"pass dtype={words!r}"
     return f"give column {column + 1} the type {words}"
 
@@ -179,9 +177,9 @@ def _give(reader: RowParser, column: int, dtype: DType) -> str:
 # ---- remedies for the whole row --------------------------------------------------------------
 
 
-def _remedies(reader: RowParser, row: Row) -> Iterator[str]:
+def _remedies(parser: RowParser, row: Row) -> Iterator[str]:
     """Yield what makes the row, or all behind a header, read: the smallest change first."""
-    ways = list(_ways(reader, row))
+    ways = list(_ways(parser, row))
     for words, changed, lines in ways:
         if words and _reads_all(changed, replace(row, lines=lines)):
             yield f"Pass {words}"
@@ -193,48 +191,48 @@ def _remedies(reader: RowParser, row: Row) -> Iterator[str]:
             yield f"If this {what}, pass {lead}skiprows={row.number + skipped - 1}"
 
 
-def _ways(reader: RowParser, row: Row) -> Iterator[tuple[str, RowParser, list[str]]]:
-    """Yield ways to read the row: in words, as a reader, and the text as that way decodes it."""
+def _ways(parser: RowParser, row: Row) -> Iterator[tuple[str, RowParser, list[str]]]:
+    """Yield ways to read the row: in words, as a parser, and the text as that way decodes it."""
     lines, lead = row.lines, ""
     if row.first and lines[0].startswith(BOM):
         lines, lead = [lines[0][1:], *lines[1:]], "encoding='utf-8-sig'"
     text = "".join(lines)
-    delimiter = reader.syntax.get("delimiter")
-    quotes = [q for q in ('"', "'") if q in text and reader.syntax.get("quotechar") is None]
+    delimiter = parser.syntax.get("delimiter")
+    quotes = [q for q in ('"', "'") if q in text and parser.syntax.get("quotechar") is None]
     for quote in (None, *quotes):
         for other in (delimiter, *_DELIMITERS) if row.first else (delimiter,):
             if other != delimiter and other is not None and other not in text:
                 continue
-            syntax = reader.syntax | ({"delimiter": other} if other != delimiter else {})
+            syntax = parser.syntax | ({"delimiter": other} if other != delimiter else {})
             syntax |= {"quotechar": quote} if quote else {}
             words = [lead] if lead else []
             words += [f"delimiter={other!r}"] if other != delimiter else []
             words += [f"quotechar={quote!r}"] if quote else []
-            yield _and(words), replace(reader, syntax=syntax), lines
-    width = _trailing(reader, lines) if row.first else 0
+            yield _and(words), replace(parser, syntax=syntax), lines
+    width = _trailing(parser, lines) if row.first else 0
     if width:
         kept = tuple(range(width))
         words = [lead] if lead else []
         short = kept if width <= _LISTED else f"tuple(range({width}))"
         words += [f"usecols={short} (the last column is empty)"]
-        yield _and(words), replace(reader, usecols=kept), lines
+        yield _and(words), replace(parser, usecols=kept), lines
 
 
-def _trailing(reader: RowParser, lines: list[str]) -> int:
+def _trailing(parser: RowParser, lines: list[str]) -> int:
     """Return how many columns there are before an empty last one; 0 if there is none such."""
-    if reader.usecols is not None or reader.syntax.get("delimiter") is None:
+    if parser.usecols is not None or parser.syntax.get("delimiter") is None:
         return 0
-    fields = reader.fields(lines)
+    fields = parser.fields(lines)
     return len(fields) - 1 if fields and not fields[-1].strip() else 0
 
 
-def _headers(reader: RowParser, row: Row) -> int:
+def _headers(parser: RowParser, row: Row) -> int:
     """Return how many rows, this one included, are a header, behind which all read; 0: none."""
     lines, rows = row.lines, list(row.after)
     for skipped in range(1, _MOST_HEADERS):
-        if not rows or not _is_header(reader.fields(lines)):
+        if not rows or not _is_header(parser.fields(lines)):
             return 0
-        if _reads(reader, rows):
+        if _reads(parser, rows):
             return skipped
         lines = [rows.pop(0)]
     return 0
@@ -253,40 +251,40 @@ def _and(words: Sequence[str]) -> str:
 # ---- remedies for one value ------------------------------------------------------------------
 
 
-def _lost(reader: RowParser, row: Row, error: Lost) -> Iterator[str]:
+def _lost(parser: RowParser, row: Row, error: Lost) -> Iterator[str]:
     """Yield how to have a value that does not fit."""
     ways = []
     if error.wider is not None:
-        changed = _typed(reader, error.column, error.wider)
+        changed = _typed(parser, error.column, error.wider)
         if changed is not None and _reads(changed, row.lines):
             more = " or longer" if error.wider.kind in "SU" else ""
-            ways.append(f"{_give(reader, error.column, error.wider)}{more}")
-    if _reads(replace(reader, clip=True), row.lines):
+            ways.append(f"{_give(parser, error.column, error.wider)}{more}")
+    if _reads(replace(parser, clip=True), row.lines):
         ways.append("pass overflow='clip' to have the nearest value that fits")
     words = ", or ".join(ways)
     yield words[:1].upper() + words[1:]
 
 
-def _of_value(reader: RowParser, row: Row, value: str, column: int) -> Iterator[str]:
+def _of_value(parser: RowParser, row: Row, value: str, column: int) -> Iterator[str]:
     """Yield what a value is, and how it is read; nothing that was not tried."""
-    leaf = _leaf(reader.dtype, column)
+    leaf = _leaf(parser.dtype, column)
     integer = integer_for(value)
     if integer is not None and leaf.kind in "iu":
-        yield from _retyped(reader, row, column, integer, f"It does not fit {leaf}")
+        yield from _retyped(parser, row, column, integer, f"It does not fit {leaf}")
     elif value.lower() in _MISSING:
         yield "It stands for a missing value" if value else "The value is missing"
-        yield from _missing(reader, row, column, leaf)
+        yield from _missing(parser, row, column, leaf)
     elif leaf.kind in "iub" and _is_float(value):
         why = f"It does not fit {leaf}" if INTEGER.fullmatch(value) else "It is no integer"
-        yield from _retyped(reader, row, column, np.dtype("f8"), why)
+        yield from _retyped(parser, row, column, np.dtype("f8"), why)
     elif leaf.kind in "iufc" and (what := _kind_of_number(value)):
         yield what
-        yield from _as_text(reader, row, column)
+        yield from _as_text(parser, row, column)
     elif leaf.kind == "b" and value.lower() in _BOOLEAN:
         yield "Text has 0 and 1 for bool"
-        yield from _as_text(reader, row, column)
+        yield from _as_text(parser, row, column)
     elif row.first:
-        yield from _guessed(reader, row)
+        yield from _guessed(parser, row)
 
 
 def _leaf(dtype: DType, column: int) -> DType:
@@ -321,51 +319,51 @@ def _is_float(value: str) -> bool:
         return False
 
 
-def _retyped(reader: RowParser, row: Row, column: int, dtype: DType, why: str) -> Iterator[str]:
-    changed = _typed(reader, column, dtype)
+def _retyped(parser: RowParser, row: Row, column: int, dtype: DType, why: str) -> Iterator[str]:
+    changed = _typed(parser, column, dtype)
     yield why
     if changed is not None and _reads(changed, row.lines):
-        yield _give(reader, column, dtype)
+        yield _give(parser, column, dtype)
 
 
-def _missing(reader: RowParser, row: Row, column: int, leaf: DType) -> Iterator[str]:
+def _missing(parser: RowParser, row: Row, column: int, leaf: DType) -> Iterator[str]:
     if leaf.kind in "iub":
         yield f"No {leaf} can say that"
     elif leaf.kind in "fc":
         yield "The text for that is nan"
-    yield from _as_text(reader, row, column)
+    yield from _as_text(parser, row, column)
 
 
-def _as_text(reader: RowParser, row: Row, column: int) -> Iterator[str]:
+def _as_text(parser: RowParser, row: Row, column: int) -> Iterator[str]:
     """Yield how to have the column as text, which loses nothing."""
-    texts = _texts(reader, row, column)
+    texts = _texts(parser, row, column)
     letter = "S" if all(map(str.isascii, texts)) else "U"
     dtype = np.dtype(f"{letter}{max(8, *map(len, texts))}")
-    changed = _typed(reader, column, dtype)
+    changed = _typed(parser, column, dtype)
     if changed is None or not _reads(changed, row.lines):
         return
-    if reader.dtype.names is None:
-        yield f"{_give(reader, column, dtype)} to have the text, and convert that"
+    if parser.dtype.names is None:
+        yield f"{_give(parser, column, dtype)} to have the text, and convert that"
     else:
-        yield f"{_give(reader, column, dtype)}, which keeps the text, and convert that"
+        yield f"{_give(parser, column, dtype)}, which keeps the text, and convert that"
 
 
-def _texts(reader: RowParser, row: Row, column: int) -> list[str]:
-    place = column if reader.usecols is None else reader.usecols[column]
+def _texts(parser: RowParser, row: Row, column: int) -> list[str]:
+    place = column if parser.usecols is None else parser.usecols[column]
     for lines in (row.lines + row.after, row.lines):
         try:
-            return [fields[place] for fields in reader.table(lines)]
+            return [fields[place] for fields in parser.table(lines)]
         except (ValueError, IndexError):
             continue
     return [""]
 
 
-def _guessed(reader: RowParser, row: Row) -> Iterator[str]:
+def _guessed(parser: RowParser, row: Row) -> Iterator[str]:
     """Yield a dtype of records for rows of words and numbers, where none was asked for."""
-    if reader.dtype != np.dtype(np.float64) or reader.usecols is not None:
+    if parser.dtype != np.dtype(np.float64) or parser.usecols is not None:
         return
     try:
-        rows = reader.table(row.lines + row.after)
+        rows = parser.table(row.lines + row.after)
     except ValueError:
         return
     types, below = _types(rows), _types(rows[1:])
@@ -374,7 +372,7 @@ def _guessed(reader: RowParser, row: Row) -> Iterator[str]:
         types, skip = below, row.number
     lines = row.after if skip else row.lines + row.after
     dtype = np.dtype(",".join([*types, ""]))
-    if 1 < len(types) <= 30 and _reads(replace(reader, dtype=dtype), lines):
+    if 1 < len(types) <= 30 and _reads(replace(parser, dtype=dtype), lines):
         header = f", and, if this line is a header, skiprows={skip}" if skip else ""
         yield f"Say what the columns are: pass dtype={','.join(types)!r}{header}"
 

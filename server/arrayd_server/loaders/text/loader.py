@@ -40,6 +40,7 @@ from arrayd_server.loaders.text.opening import (
     undecodable,
 )
 from arrayd_server.loaders.text.parser import Array, RowParser
+from arrayd_server.loaders.text.row_checks import check_first, check_text, find_error
 from arrayd_server.loaders.text.row_scan import (
     LineBlock,
     Rule,
@@ -82,19 +83,19 @@ class Layout:
     order: str
 
     @classmethod
-    def of(cls, reader: RowParser, rows: int, columns: int) -> Layout:
+    def of(cls, parser: RowParser, rows: int, columns: int) -> Layout:
         """Return the layout of `rows` rows, squeezed as `numpy.loadtxt` does."""
-        raw = (rows,) if reader.dtype.names else (rows, columns)
+        raw = (rows,) if parser.dtype.names else (rows, columns)
         view = np.broadcast_to(np.int8(0), raw)
-        if view.ndim > reader.ndmin:
+        if view.ndim > parser.ndmin:
             view = view.squeeze()
-        if view.ndim < reader.ndmin:
-            view = np.atleast_1d(view) if reader.ndmin == 1 else np.atleast_2d(view).T
-        shape = view.T.shape if reader.unpack else view.shape
+        if view.ndim < parser.ndmin:
+            view = np.atleast_1d(view) if parser.ndmin == 1 else np.atleast_2d(view).T
+        shape = view.T.shape if parser.unpack else view.shape
         return cls(
             shape=shape,
             lone=rows == 1 and len(shape) < 2,
-            order="F" if reader.unpack and len(shape) == 2 else "C",
+            order="F" if parser.unpack and len(shape) == 2 else "C",
         )
 
     def cut(self, source: Source) -> tuple[int, ...]:
@@ -129,20 +130,20 @@ def probe(source: Source) -> LoadPlan:
     BadFile, SourceNotFound, AccessDenied
         The file cannot be read as text; line and column are named.
     """
-    reader = RowParser.of(source)
-    rule = reader.rule
-    refuse_other_kinds(reader.path)
-    columns, blocks = _count(reader) if rule is None else _survey(reader, rule)
+    parser = RowParser.of(source)
+    rule = parser.rule
+    refuse_other_kinds(parser.path)
+    columns, blocks = _count(parser) if rule is None else _survey(parser, rule)
     rows = blocks[-1].end if blocks else 0
-    layout = Layout.of(reader, rows, columns)
+    layout = Layout.of(parser, rows, columns)
     shape = layout.cut(source)
-    whole = rule is None or compressed(reader.path)
+    whole = rule is None or compressed(parser.path)
     parts = _parts(blocks, layout.wanted(source, rows), math.inf if whole else PART_BYTES)
     if layout.lone and parts:
         parts = (Part(0, math.prod(shape), parts[0].hint),)
     return LoadPlan(
         shape=shape,
-        dtype=reader.dtype,
+        dtype=parser.dtype,
         order=layout.order,
         parts=parts if math.prod(shape) else (),
         detail=(rows, columns),
@@ -159,57 +160,57 @@ def fill(source: Source, plan: LoadPlan, part: Part) -> Iterator[Array]:
     SourceChanged
         The file has not the rows that `probe` found.
     """
-    reader = RowParser.of(source)
+    parser = RowParser.of(source)
     rows, columns = plan.detail
-    layout = Layout.of(reader, rows, columns)
+    layout = Layout.of(parser, rows, columns)
     block = LineBlock(*part.hint)
-    chunks = (_streamed if reader.rule is None else _ranged)(reader, block, columns)
-    checked = _checked(reader, block, chunks)
+    chunks = (_streamed if parser.rule is None else _ranged)(parser, block, columns)
+    checked = _checked(parser, block, chunks)
     for chunk in _chosen(checked, block.first, layout.wanted(source, rows)):
         yield layout.arrange(source, chunk)
 
 
-def _survey(reader: RowParser, rule: Rule) -> tuple[int, tuple[LineBlock, ...]]:
+def _survey(parser: RowParser, rule: Rule) -> tuple[int, tuple[LineBlock, ...]]:
     """Return columns and blocks of a file whose rows can be seen in its bytes."""
-    with open_bytes(reader.path) as file:
-        start = after_lines(file, reader.skiprows)
-        first = None if reader.max_rows == 0 else first_line(file, rule, start)
+    with open_bytes(parser.path) as file:
+        start = after_lines(file, parser.skiprows)
+        first = None if parser.max_rows == 0 else first_line(file, rule, start)
         if first is None:
-            return reader.columns_of_nothing, ()
+            return parser.columns_of_nothing, ()
         offset, line = first
         number = line_number(file, offset)
         try:
-            text = line.decode(reader.encoding)
-            after = partial(_following, reader, file, offset + len(line))
-            columns = reader.check_first([text], number, after)
+            text = line.decode(parser.encoding)
+            after = partial(_following, parser, file, offset + len(line))
+            columns = check_first(parser, [text], number, after)
         except UnicodeDecodeError as error:
-            raise undecodable(reader.path, error, number) from None
-        return columns, tuple(survey(file, rule, offset, reader.max_rows))
+            raise undecodable(parser.path, error, number) from None
+        return columns, tuple(survey(file, rule, offset, parser.max_rows))
 
 
-def _count(reader: RowParser) -> tuple[int, tuple[LineBlock, ...]]:
+def _count(parser: RowParser) -> tuple[int, tuple[LineBlock, ...]]:
     """Return columns and rows (as one block) of a file that only numpy can divide."""
-    limit = sys.maxsize if reader.max_rows is None else reader.max_rows
-    with open_lines(reader.path, reader.encoding, reader.skiprows) as lines:
+    limit = sys.maxsize if parser.max_rows is None else parser.max_rows
+    with open_lines(parser.path, parser.encoding, parser.skiprows) as lines:
         first = lines.number + 1
-        rows = reader.count(lines, min(1, limit))
+        rows = parser.count(lines, min(1, limit))
         if not rows:
-            return reader.columns_of_nothing, ()
+            return parser.columns_of_nothing, ()
         row = list(lines.taken)
-        columns = reader.check_first(row, first, lambda: list(islice(lines, _AFTER)))
+        columns = check_first(parser, row, first, lambda: list(islice(lines, _AFTER)))
         more, step = rows, _STEP
         while more:
             step = _next_step(step, more, lines)
-            more = reader.count(lines, min(step, limit - rows))
+            more = parser.count(lines, min(step, limit - rows))
             rows += more
     return columns, (LineBlock(0, 0, 0, rows),)
 
 
-def _following(reader: RowParser, file: IO[bytes], end: int) -> list[str]:
+def _following(parser: RowParser, file: IO[bytes], end: int) -> list[str]:
     """Return some whole lines behind the one that ends at `end`, to try a remedy on."""
     file.seek(end)
     data = file.read(_AFTER_BYTES)
-    lines = text_lines(data.decode(reader.encoding, "replace"))[1:]
+    lines = text_lines(data.decode(parser.encoding, "replace"))[1:]
     return (lines if len(data) < _AFTER_BYTES else lines[:-1])[:_AFTER]
 
 
@@ -238,45 +239,45 @@ def _within(upward: range, block: LineBlock) -> range:
     return upward[bisect_left(upward, block.first) : bisect_left(upward, block.end)]
 
 
-def _row_bytes(reader: RowParser, columns: int) -> int:
-    return reader.dtype.itemsize * (1 if reader.dtype.names else columns)
+def _row_bytes(parser: RowParser, columns: int) -> int:
+    return parser.dtype.itemsize * (1 if parser.dtype.names else columns)
 
 
-def _ranged(reader: RowParser, block: LineBlock, columns: int) -> Iterator[Array]:
+def _ranged(parser: RowParser, block: LineBlock, columns: int) -> Iterator[Array]:
     """Yield the rows of a byte range, parsed piece by piece."""
-    text, stored = block.stop - block.start, block.rows * _row_bytes(reader, columns)
+    text, stored = block.stop - block.start, block.rows * _row_bytes(parser, columns)
     size = max(1, PIECE_BYTES * text // max(text, stored))  # a piece is small on both sides
-    with open_bytes(reader.path) as file:
+    with open_bytes(parser.path) as file:
         for offset, piece in whole_lines(file, block.start, block.stop, size):
             if b"\0" in piece:
-                reader.check_text(piece, line_number(file, offset))
+                check_text(parser, piece, line_number(file, offset))
             try:
-                lines = text_lines(piece.decode(reader.encoding))
+                lines = text_lines(piece.decode(parser.encoding))
             except UnicodeDecodeError as error:
-                raise undecodable(reader.path, error, line_number(file, offset)) from None
+                raise undecodable(parser.path, error, line_number(file, offset)) from None
             try:
-                rows = reader.parse(lines, columns)
+                rows = parser.parse(lines, columns)
             except ValueError:
-                raise reader.blame(lines, line_number(file, offset), columns) from None
+                raise find_error(parser, lines, line_number(file, offset), columns) from None
             yield rows
 
 
-def _streamed(reader: RowParser, block: LineBlock, columns: int) -> Iterator[Array]:
+def _streamed(parser: RowParser, block: LineBlock, columns: int) -> Iterator[Array]:
     """Yield the rows of a file that only numpy can divide, a bounded number at a time."""
-    most = max(1, PIECE_BYTES // max(1, _row_bytes(reader, columns)))
+    most = max(1, PIECE_BYTES // max(1, _row_bytes(parser, columns)))
     step, left = 1, block.rows
-    with open_lines(reader.path, reader.encoding, reader.skiprows) as lines:
+    with open_lines(parser.path, parser.encoding, parser.skiprows) as lines:
         while left:
             first = lines.number + 1
             try:
-                rows = reader.parse(lines, columns, min(step, most, left))
+                rows = parser.parse(lines, columns, min(step, most, left))
             except UnicodeDecodeError:
                 raise
             except ValueError:
-                raise reader.blame(lines.taken, first, columns) from None
+                raise find_error(parser, lines.taken, first, columns) from None
             if not len(rows):
                 return
-            reader.check_text("".join(lines.taken), first)
+            check_text(parser, "".join(lines.taken), first)
             step = _next_step(most, len(rows), lines)
             left -= len(rows)
             yield rows
@@ -289,7 +290,7 @@ def _next_step(most: int, rows: int, lines: Lines) -> int:
     return max(1, min(step, most))
 
 
-def _checked(reader: RowParser, block: LineBlock, chunks: Iterator[Array]) -> Iterator[Array]:
+def _checked(parser: RowParser, block: LineBlock, chunks: Iterator[Array]) -> Iterator[Array]:
     """Yield `chunks` while they hold no more, and in the end no fewer rows than `block`."""
     rows = 0
     for chunk in chunks:
@@ -299,7 +300,7 @@ def _checked(reader: RowParser, block: LineBlock, chunks: Iterator[Array]) -> It
         yield chunk
     if rows != block.rows:
         raise SourceChanged(
-            f"{reader.path}: the file changed while it was read: {rows} rows from row "
+            f"{parser.path}: the file changed while it was read: {rows} rows from row "
             f"{block.first} on, where {block.rows} had been counted. Ask again."
         )
 

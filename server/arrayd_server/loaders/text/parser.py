@@ -1,4 +1,4 @@
-"""What a request for text means to `numpy.loadtxt`, and its errors told by line.
+"""What a request for text means to `numpy.loadtxt`.
 
 `RowParser` holds the options of one request, checked by numpy itself before a byte is
 read, and parses lines with `numpy.loadtxt`: no number is ever parsed by our own code.
@@ -10,20 +10,19 @@ import codecs
 import io
 import locale
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Self
 
 import numpy as np
 
-from arrayd.errors import ArraydError, SpecMismatch
+from arrayd.errors import SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders.casts.padding import clear_padding
-from arrayd_server.loaders.text.diagnose import BOM, Row, WrongColumns, diagnose, nul_byte
-from arrayd_server.loaders.text.exact import Lost, columns_of, holds_text, narrow, reading
+from arrayd_server.loaders.text.exact import narrow, reading
 from arrayd_server.loaders.text.opening import Lines
-from arrayd_server.loaders.text.row_scan import Rule, line_ends
+from arrayd_server.loaders.text.row_scan import Rule
 from arrayd_server.loaders.validation import check_options
 
 OPTIONS = (
@@ -41,7 +40,6 @@ OPTIONS = (
 
 _PLAIN_ENCODINGS = frozenset(("ascii", "utf-8", "iso8859-1"))
 _BYTE_ENCODINGS = frozenset(("iso8859-1", "cp1252"))  # what numpy takes into S is the byte
-_QUOTED_LINES = 20  # of one row, at most, that a remedy is tried on
 
 Array = np.ndarray[Any, Any]
 
@@ -77,7 +75,7 @@ class RowParser:
 
     @classmethod
     def of(cls, source: Source) -> Self:
-        """Return the reader for `source`.
+        """Return the parser for `source`.
 
         Raises
         ------
@@ -115,23 +113,6 @@ class RowParser:
             return None
         return Rule(comments[0], self.syntax.get("delimiter") is None, self.encoding)
 
-    def check_text(self, text: str | bytes, first: int) -> None:
-        """Refuse a NUL where a column is text: numpy's strings cannot end with one.
-
-        Parameters
-        ----------
-        first
-            Number of the line at which `text` begins.
-
-        Raises
-        ------
-        BadFile
-        """
-        at = text.find("\0") if isinstance(text, str) else text.find(b"\0")
-        if at >= 0 and holds_text(self.dtype):
-            before = text[:at].encode() if isinstance(text, str) else text[:at]
-            raise nul_byte(self.path, first + line_ends(before))
-
     @property
     def finds_columns(self) -> bool:
         """Whether the first row decides how many columns there are."""
@@ -150,8 +131,8 @@ class RowParser:
         Raises
         ------
         ValueError
-            As `numpy.loadtxt`, also if there are rows and not `columns` columns; `blame`
-            turns it into an error for people.
+            As `numpy.loadtxt`, also if there are rows and not `columns` columns;
+            `row_checks.find_error` turns it into an error for people.
         """
         try:
             wide = self._load(lines, reading(self.dtype), max_rows)
@@ -214,84 +195,6 @@ class RowParser:
         rows: list[list[str]] = found.tolist()
         return rows
 
-    def check_first(self, lines: list[str], first: int, after: Callable[[], list[str]]) -> int:
-        """Read the first row, in `lines` from number `first` on; return how many columns it gives.
-
-        Parameters
-        ----------
-        after
-            Gives some lines that follow, on which a remedy is tried.
-
-        Raises
-        ------
-        SpecMismatch
-            The columns of the file are not those of the request.
-        BadFile
-            A value is not of the dtype.
-        CastError
-            A value does not fit the dtype.
-        """
-        found = len(self.fields(lines))
-        needed = columns_of(self.dtype) if self.dtype.names else found
-        try:
-            self._check_columns(found, needed)
-            if lines[0].startswith(BOM):
-                raise WrongColumns("the text begins with a byte order mark (BOM)")
-            self.parse(lines)
-        except ValueError as error:
-            row = Row(lines, first + len(lines) - 1, after(), first=True)
-            raise diagnose(self, row, error) from None
-        return needed if self.usecols is None else len(self.usecols)
-
-    def _check_columns(self, found: int, needed: int) -> None:
-        """Raise WrongColumns if a row with `found` columns is not what was asked for."""
-        if self.usecols is None and needed != found:
-            raise WrongColumns(
-                f"{found} columns, but the dtype has {needed}: {_fields(self.dtype)}",
-                f"Give a dtype with {found} fields, or choose the columns with usecols=",
-            )
-        for column in self.usecols or ():
-            if not -found <= column < found:
-                raise WrongColumns(
-                    f"{found} columns, but usecols= asks for column {column} (columns count from 0)"
-                )
-
-    def blame(self, lines: Iterable[str], first: int, columns: int) -> ArraydError:
-        """Return the error for `lines`, the first of which is number `first` of the file.
-
-        They are read once more, so that the number of the line is exact whatever comments and
-        blank lines are among them.
-        """
-        again = list(lines)
-        taken = Lines(again, first)
-        found = len(self.fields(taken))
-        error: ValueError
-        if self.finds_columns and found not in (0, columns):
-            error = ValueError(f"the number of columns changed from {columns} to {found}")
-            return diagnose(self, Row(taken.taken[-1:], taken.number, [], first=False), error)
-        taken = Lines(again, first)
-        try:
-            self.parse(taken)
-            error = ValueError("it reads well now: the file changed while it was read")
-        except Lost as lost:
-            error, taken = lost, Lines(again, first)
-            self.count(taken, lost.row + 1)
-        except ValueError as refused:
-            error = refused
-        row = Row(_last_row(self, taken.taken), taken.number, [], first=False)
-        return diagnose(self, row, error)
-
-
-def _last_row(reader: RowParser, lines: list[str]) -> list[str]:
-    """Return the lines of the last row: more than one where a quoted value has line ends."""
-    for start in range(len(lines) - 1, max(-1, len(lines) - _QUOTED_LINES), -1):
-        try:
-            if reader.count(lines[start:], 2) == 1:
-                return lines[start:]
-        except ValueError:
-            continue
-    return lines[-1:]
-
 
 def _again(lines: Iterable[str]) -> Iterable[str]:
     """Return lines once more that were read already."""
@@ -350,10 +253,3 @@ def _codec(path: str, encoding: Any) -> str:
         return codecs.lookup(encoding).name
     except (LookupError, TypeError, ValueError):
         raise SpecMismatch(f"{path}: encoding={encoding!r} is no text encoding.") from None
-
-
-def _fields(dtype: np.dtype[Any]) -> str:
-    return ", ".join(
-        f"{name}:{dtype[name].str if dtype[name].subdtype is None else dtype[name]}"
-        for name in dtype.names or ()
-    )
