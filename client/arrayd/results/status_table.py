@@ -36,7 +36,7 @@ Columns = dict[str, Row]
 
 
 class Status(DaemonStatus):
-    """A `DaemonStatus` (its fields are listed there) that prints as a table."""
+    """A `DaemonStatus` that prints as a table."""
 
     __slots__ = ()
 
@@ -46,6 +46,9 @@ class Status(DaemonStatus):
 
     def _repr_html_(self) -> str:
         return html(self)
+
+
+Status.__doc__ = DaemonStatus.__doc__  # for `help(arrayd.Status)`: what the fields mean
 
 
 def terminal_width() -> int | None:
