@@ -1,6 +1,6 @@
-"""The blocks and what is known by looking: budget, idle list, aliases.
+"""All blocks, and what is counted and indexed of them: the charge, the idle list, aliases.
 
-Part of the pure core. It keeps books and decides nothing: `registry.py` has the rules.
+It decides nothing: the rules are in `registry`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requests to free blocks: answered when the kernel has had its word on each."""
+"""Requests to evict blocks: answered when it is known of each block how its unlink ended."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class _Eviction:
 class Evictions:
     """The evictions under way.
 
-    A process may map an idle block by its name at any moment, and the last mapper of a stray
-    may have just gone: the answer is the kernel's.
+    The core cannot say what will be freed: a process may map an idle block by its name at any
+    moment, and the last mapper of one that is not idle may have just gone.
     """
 
     def __init__(self, blocks: BlockTable, holds: Holds) -> None:
@@ -47,7 +47,7 @@ class Evictions:
         return [effect for block in chosen for effect in self._holds.unlink(block)]
 
     def decided(self, block: Block) -> list[Effect]:
-        """Take note of a block's end: freed, unlinked but still mapped, or refused."""
+        """Count a block that was freed, unlinked though still mapped, or not unlinked."""
         eviction = self._of.pop(block.segment, None)
         if eviction is None:
             return []

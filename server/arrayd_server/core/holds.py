@@ -49,7 +49,7 @@ class Holds:
     def holdable(self, segment: str) -> bool:
         """Say whether a block of this name can be held: sealed, or being written."""
         block = self._blocks.table.get(segment)
-        return block is not None and block.state in (State.SEALED, State.WRITING)
+        return block is not None and block.usable
 
     def hold(self, session: Session, block: Block, now: float) -> int:
         """Make `session` hold `block`, or renew its hold; return the grant's number."""
@@ -66,10 +66,11 @@ class Holds:
     def restate(
         self, session: Session, to: Asker, holds: Iterable[str], latest: int, now: float
     ) -> list[Effect]:
-        """Take what a session says it holds for what it holds; tell it the numbers of these.
+        """Take what a session says it holds for what it holds; answer with the new numbers.
 
-        They go on from `latest`, the highest number that it knows, be it of an earlier run
-        of the daemon: what it still has to say of grants of then ends none of now (rule 7).
+        They go on from `latest`, the highest number that the client knows, which may be of an
+        earlier run of the daemon: a late release of a grant of then has a lower number, and
+        ends no hold of now (rule 7).
         """
         session.seq = max(session.seq, latest)
         stated = {segment for segment in holds if self.holdable(segment)}
@@ -80,7 +81,7 @@ class Holds:
         return [Reply(to, Welcome(seqs)), *effects]
 
     def grant(self, block: Block, to: Asker, waiter: AwaitedItem, now: float) -> Effect:
-        """Decide a hold and tell its session."""
+        """Let the session of `to` hold a block, and tell it so."""
         seq = self.hold(self.sessions[to.nonce], block, now)
         self.pin(block, waiter, now)
         return Reply(
@@ -110,6 +111,24 @@ class Holds:
         block.used = now
         return self.settle(block)
 
+    def release(
+        self, session: Session, holds: Iterable[tuple[str, int]], now: float
+    ) -> list[Effect]:
+        """End the holds of these segments, but none that was granted after the number given."""
+        effects: list[Effect] = []
+        for segment, seq in holds:
+            hold = session.holds.get(segment)
+            if hold is not None and seq >= hold.seq:
+                effects += self.drop(session, segment, now)
+        return effects
+
+    def end(self, session: Session, now: float) -> list[Effect]:
+        """End a session and its holds; others may still have the references that it sent."""
+        drops = [self.drop(session, segment, now) for segment in list(session.holds)]
+        self.orphan(session, now)
+        del self.sessions[session.nonce]
+        return [effect for effects in drops for effect in effects]
+
     def drop_stale(self, block: Block, now: float) -> bool:
         """End the old holds of a block that nobody maps (rule 2); say whether there were any."""
         before = len(block.holders)
@@ -122,9 +141,9 @@ class Holds:
 
     def settle(self, block: Block) -> list[Effect]:
         """Ask the kernel about a block that nobody has a claim on any more."""
-        if block.wanted or block.state not in (State.SEALED, State.WRITING):
+        if block.wanted or not block.usable:
             return []
-        block.mapped = True  # until the kernel says otherwise
+        block.mapped = True  # `inspected` may say otherwise
         return [Inspect(block.segment)]
 
     def retire(self, block: Block, now: float) -> list[Effect]:
@@ -177,7 +196,7 @@ class Holds:
         session.lends.add((block.segment, token))
 
     def redeem(self, block: Block, token: bytes) -> None:
-        """Take note that a reference has arrived, or that its block has gone."""
+        """End a reference: it has arrived, or its block has gone."""
         lend = block.lends.pop(token, None)
         if lend is not None:
             block.orphans.pop(token, None)
@@ -190,10 +209,10 @@ class Holds:
             sender.lends.discard((block.segment, token))
 
     def orphan(self, session: Session, now: float) -> None:
-        """Take note that the sender of references ends: others may still have them."""
+        """Set a time to ask who may still redeem the references of a session that ends."""
         for segment, token in sorted(session.lends):
             block = self._blocks.table[segment]
-            block.orphans[token] = now + lends.LEND_SECONDS  # the last one: the first is due first
+            block.orphans[token] = now + lends.LEND_SECONDS  # put last: all last equally long
             self._schedule(block)
         session.lends.clear()
 
@@ -250,6 +269,5 @@ class Holds:
 
 def may_be_stale(block: Block, now: float) -> bool:
     """Say whether a block has a hold that goes if the kernel says that nobody maps it."""
-    return block.state in (State.SEALED, State.WRITING) and any(
-        now - hold.since >= STALE_AFTER for hold in block.holders.values()
-    )
+    old = (now - hold.since >= STALE_AFTER for hold in block.holders.values())
+    return block.usable and any(old)

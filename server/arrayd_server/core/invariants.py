@@ -39,7 +39,7 @@ def _blocks(registry: Registry) -> None:
     for segment, block in blocks.table.items():
         assert segment == block.segment, "rule 6: a block under another name"
         if block.holders:
-            assert block.state in (State.SEALED, State.WRITING), "rule 2: held but not there"
+            assert block.usable, "rule 2: held but not there"
         if block.state in _STAGES:
             job = registry.jobs.table.get(block.job or 0)
             assert job is not None, "rule 3: an unfinished block without a job"

@@ -76,6 +76,11 @@ class JobTable:
         self._index_stage(job)
         return job
 
+    def at(self, number: int, *stages: Stage) -> Job | None:
+        """Return a job if it is at one of these stages."""
+        job = self.table.get(number)
+        return job if job is not None and job.stage in stages else None
+
     def enter(self, job: Job, stage: Stage) -> None:
         """Move a job to `stage`, and update the indexes, so that no event looks at all jobs."""
         self._unindex_stage(job)

@@ -52,7 +52,7 @@ def ask(block: Block, now: float) -> list[Effect]:
 
 
 def answer(block: Block, groups: Mapping[int, bool], now: float) -> list[bytes]:
-    """Take the kernel's word on which process groups live; return the tokens that are over."""
+    """Return the tokens that nobody can redeem any more: their process groups have ended."""
     block.asking = False
     late = list(itertools.takewhile(lambda o: o[1] <= now, block.orphans.items()))
     over: list[bytes] = []
@@ -60,7 +60,7 @@ def answer(block: Block, groups: Mapping[int, bool], now: float) -> list[bytes]:
         lives = groups.get(block.lends[token].group)
         if lives:
             del block.orphans[token]
-            block.orphans[token] = now + LEND_SECONDS  # the last one: the first is due first
+            block.orphans[token] = now + LEND_SECONDS  # put last: all last equally long
         elif lives is not None:
             over.append(token)
     return over

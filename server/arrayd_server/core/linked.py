@@ -1,7 +1,8 @@
-"""Sources that are made of more files than the one whose state a request tells.
+"""Sources that are made of several files (HDF5 with external links, say).
 
-Equal requests for one may mean different values, so its job and its block are found by their key
-alone, which only a probe can tell; and the probe must have begun after the request came.
+A request says the state of one file only, so equal requests may mean different values. The job
+and the block of such a source are found by their key alone, which a probe finds out; and a request
+is served by no probe that began before it came.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from arrayd_server.core.model import Job, Stage
 
 
 def part_late(jobs: JobTable, job: Job, now: float) -> list[Effect]:
-    """Leave a job to those who came before its probe; probe once more for the others.
+    """Keep of a job's waiters those who came before its probe; probe once more for the others.
 
-    What was found may be older than their requests, and `job` is found by them no more.
+    What the probe found may be older than their requests.
     """
     job.linked, aliases = True, jobs.forget_aliases(job)
     late = [(to, waiter) for to, waiter in job.waiters.items() if waiter.late]

@@ -52,16 +52,16 @@ class Session:
     nonce: Nonce
     peer: Peer
     since: float
-    seq: int = 0  # of its latest grant; also those of earlier runs of the daemon count
-    #: segment -> the very `Hold` that stands in that block's `holders`
+    seq: int = 0  # the number of its latest grant, be it of an earlier run of the daemon
+    #: by segment; the same objects as in the blocks' `holders`
     holds: dict[str, Hold] = field(default_factory=dict)
-    #: segment and token of the references it has sent, as the blocks' `lends` have them
+    #: segment and token of the references that it has sent: those in the blocks' `lends`
     lends: set[tuple[str, bytes]] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
 class Edition:
-    """A file, and the state that it was in when it was read; one of a file is the latest."""
+    """A file in the state that a request saw it in; a rewritten file has another edition."""
 
     file: Hashable
     state: Hashable
@@ -91,12 +91,12 @@ class Block:
     used: float
     job: int | None = None
     holders: dict[Nonce, Hold] = field(default_factory=dict)
-    #: token of a reference in flight -> who sent it; the one sent last is the last
+    #: token of a reference in flight -> who sent it; in the order of sending
     lends: dict[bytes, Lend] = field(default_factory=dict)
-    #: token of one whose sender is gone -> when to ask who is left; the first is due first
+    #: token of one whose sender is gone -> when to ask who is left; in the order of these times
     orphans: dict[bytes, float] = field(default_factory=dict)
-    asking: bool = False  # the kernel is being asked who is left
-    #: what the kernel said last; only meaningful without holders, True until asked
+    asking: bool = False  # a `Trace` of it has no answer yet
+    #: whether anybody maps it, as the kernel said last; without meaning while it has holders
     mapped: bool = False
     aliases: list[Hashable] = field(default_factory=list)
     name: str | None = None  # published under this name
@@ -104,17 +104,23 @@ class Block:
     keep: bool = False
     pinned_until: float = -math.inf
     lost: int = 0  # values that the cast changed
-    draft: Draft | None = None  # of one that leaves unfinished, unless that is refused
+    #: set while the unlink of an unfinished block may be refused: what its writing goes on with
+    draft: Draft | None = None
     edition: Edition | None = None  # of the file that it was loaded from
-    outdated: bool = False  # the file is another by now: nobody can ask for this block
-    linked: bool = False  # only a probe tells whether it is what a request means: see `Job`
-    #: what a newer arrayd has written of it besides, to be kept
+    outdated: bool = False  # the file has changed since: no request finds this block
+    linked: bool = False  # found by its key alone: see `Job`
+    #: fields that only a newer arrayd knows, to be written again as they are
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def transient(self) -> bool:
         """It is no cache: it goes with its last user, or with its pin."""
         return (self.published and not self.keep) or self.outdated
+
+    @property
+    def usable(self) -> bool:
+        """Sessions may hold it: it is sealed, or being written."""
+        return self.state in (State.SEALED, State.WRITING)
 
     @property
     def wanted(self) -> bool:
@@ -150,7 +156,7 @@ class AwaitedItem:
     whole_source: bool = False  # the block will be the whole source: rows are cut by the client
     pin: float = 0.0  # seconds to keep it warm after the grant; inf: until evicted
     timeout: float = 1.0  # seconds to wait for room; for a name: 0 is not at all
-    progress: bool = False  # tell how far the load is
+    progress: bool = False  # report how far the load is
     late: bool = False  # it came when the probe of its job was under way
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+from arrayd_server.core import error_texts
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.effects import Effect
+from arrayd_server.core.effects import Effect, Reply, Seal
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import JobTable
-from arrayd_server.core.model import AwaitedItem, Block, Draft, Job, Stage, State, name_alias
+from arrayd_server.core.model import Asker, AwaitedItem, Block, Draft, Job, Stage, State, name_alias
 
 
 class Publishing:
@@ -38,6 +39,22 @@ class Publishing:
             return []
         block = self._blocks.table[job.segment]
         return [self._holds.grant(block, job.writer, AwaitedItem(), now)]
+
+    def seal(self, to: Asker, segment: str, now: float) -> list[Effect]:
+        """Have a block sealed, if `to` is its writer."""
+        block = self._blocks.table.get(segment)
+        if block is None or to.nonce not in block.holders:
+            return [Reply(to, error_texts.no_block(segment))]
+        job = self.of_writer(block)
+        if job is None:
+            return [self._holds.grant(block, to, AwaitedItem(), now)]  # sealed already: repeated
+        if job.writer is not None and job.writer.nonce != to.nonce:
+            return [Reply(to, error_texts.not_creator(segment))]
+        if job.stage is not Stage.WRITING:
+            return [] if to == job.writer else [Reply(to, error_texts.sealing(segment))]
+        self._jobs.set_writer(job, to)
+        self._jobs.enter(job, Stage.SEALING)
+        return [Seal(job.number, segment)]
 
     def publish(self, job: Job, block: Block, now: float) -> list[Effect]:
         """Give a client's block its name, and the block to those who wait for the name."""

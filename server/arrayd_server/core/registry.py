@@ -11,11 +11,16 @@ come back as further events. The rules, asserted by `invariants.check`:
    room is needed, downwards (holds older than `STALE_AFTER` on a block nobody maps go).
 3. Every block is sealed, unlinked, or has exactly one job in flight.
 4. The idle list is exactly the sealed blocks with no holder, no lend and no mapper.
-5. ``session.holds`` and ``block.holders`` are one relation seen from both ends; so are their lends.
+5. ``session.holds`` and ``block.holders`` are one relation seen from both ends; so are lends.
 6. Segment names are never used twice.
 7. Repeating a request changes nothing: one hold per session and block, numbered grants,
    and a release that names an older grant than the latest is ignored, be it of another run.
 8. An unknown session (see `admit`), block or hold is an answer, never an assertion.
+
+Of the arguments, `now` is in seconds of a clock that never goes back, `number` is a job's, `to` is
+whom to answer, sizes are bytes of whole segments, and rows are those of storage. An event of a job,
+block or session that is unknown, or past the stage that the event is about, comes too late: it
+changes nothing and has no effects.
 """
 
 from __future__ import annotations
@@ -85,26 +90,29 @@ class Registry:
     def hello(
         self, to: Asker, peer: Peer, holds: Iterable[str], latest: int, now: float
     ) -> list[Effect]:
-        """Open a session, or take its restated holds in place of those known."""
+        """Hello from a client: open its session, or replace the holds known of it.
+
+        `holds` are the segments that it maps, `latest` the highest number of a grant that it
+        has seen, be it of an earlier run of the daemon; the answer has the new numbers.
+        """
         session = self.sessions.setdefault(to.nonce, Session(to.nonce, peer, now))
         return self.holds.restate(session, to, holds, latest, now)
 
     def ended(self, nonce: Nonce, now: float) -> list[Effect]:
-        """Close a session: it said goodbye, or its process died."""
+        """Session `nonce` has ended: it said goodbye, or its process died."""
         session = self.sessions.get(nonce)
         if session is None:
             return []
-        effects = self.jobs.forget(nonce)
-        for segment in list(session.holds):
-            effects += self.holds.drop(session, segment, now)
-        self.holds.orphan(session, now)
-        del self.sessions[nonce]
+        effects = self.jobs.forget(nonce) + self.holds.end(session, now)
         return effects + self.admission.start_queued(now)
 
     # ---- requests ------------------------------------------------------------------------
 
     def get(self, to: Asker, wanted: Wanted, waiter: AwaitedItem, now: float) -> list[Effect]:
-        """Grant a source now, or join or begin its load."""
+        """Someone asks for an array: grant it, or let `to` wait for the job that makes it.
+
+        A name that nothing is published under is waited for only with a timeout.
+        """
         self.counters.requests += 1
         block, waiter.whole_source = wanted.served_by(self.blocks.find)
         if block is not None:
@@ -127,7 +135,7 @@ class Registry:
         return [Probe(job.number, wanted.identity)] if stage is Stage.PROBING else []
 
     def prefetch(self, to: Asker, wanted: Wanted, now: float) -> list[Effect]:
-        """Begin a load that nobody waits for; an answer comes at once."""
+        """Someone asks for a load, and does not wait for it: the answer comes at once."""
         if wanted.served_by(self.blocks.find)[0] is not None:
             return [Reply(to, Result({"resident": True}))]
         if wanted.name is not None:
@@ -142,30 +150,31 @@ class Registry:
         return effects
 
     def cancel(self, nonce: Nonce, request: int, now: float) -> list[Effect]:
-        """Nobody waits for this request any more."""
+        """Nobody waits for a session's request any more."""
         return self.jobs.forget(nonce, request) + self.admission.start_queued(now)
 
     def release(self, nonce: Nonce, holds: Iterable[tuple[str, int]], now: float) -> list[Effect]:
-        """End holds, each named with the number of the grant that it ends."""
+        """Session `nonce` gives holds back, each with the number of the grant that it means.
+
+        A block granted again since stays held: the client has yet to see that grant (rule 7).
+        """
         session = self.sessions.get(nonce)
         if session is None:
             return []
-        effects: list[Effect] = []
-        for segment, seq in holds:
-            hold = session.holds.get(segment)
-            if hold is not None and seq >= hold.seq:
-                effects += self.holds.drop(session, segment, now)
-        return effects + self.admission.start_queued(now)
+        return self.holds.release(session, holds, now) + self.admission.start_queued(now)
 
     def lend(self, nonce: Nonce, segment: str, token: bytes, now: float) -> list[Effect]:
-        """Keep a held block for a reference that is on its way to another process."""
+        """Session `nonce` has sent a reference, named `token`, to a block that it holds."""
         session = self.sessions.get(nonce)
         if session is not None and segment in session.holds:
             self.holds.lend(session, self.blocks.table[segment], token, now)
         return []
 
     def redeem(self, to: Asker, segment: str, token: bytes, now: float) -> list[Effect]:
-        """Turn a reference into a hold of the session that received it."""
+        """Session of `to` has received a reference: it holds that block from now on.
+
+        The answer to an unknown segment is NoSuchBlock. An unknown token does no harm.
+        """
         if not self.holds.holdable(segment):
             return [Reply(to, error_texts.no_block(segment))]
         block = self.blocks.table[segment]
@@ -179,7 +188,7 @@ class Registry:
     # ---- blocks that clients write -------------------------------------------------------
 
     def create(self, to: Asker, draft: Draft, timeout: float, now: float) -> list[Effect]:
-        """Make a block for a client to write."""
+        """Someone wants to write a block, and waits up to `timeout` seconds for room."""
         begun = next((job for job in self.jobs.of_session(to.nonce) if job.writer == to), None)
         if begun is not None:
             return self.publishing.grant_to_writer(begun, now)  # repeated
@@ -191,31 +200,21 @@ class Registry:
         return self.admission.admit(job, timeout, now)
 
     def made(self, number: int, now: float) -> list[Effect]:
-        """Take note that the segment of a client's block is there: the client may write."""
-        job = self.jobs.table.get(number)
-        if job is None or job.stage is not Stage.MAKING:
+        """Segment and pages of a client's block are there: the client may write."""
+        if (job := self.jobs.at(number, Stage.MAKING)) is None:
             return []
         self.jobs.enter(job, Stage.WRITING)
         return self.publishing.grant_to_writer(job, now)
 
     def seal(self, to: Asker, segment: str, now: float) -> list[Effect]:
-        """Begin to make a client's block final."""
-        block = self.blocks.table.get(segment)
-        if block is None or to.nonce not in block.holders:
-            return [Reply(to, error_texts.no_block(segment))]
-        job = self.publishing.of_writer(block)
-        if job is None:
-            return [self.holds.grant(block, to, AwaitedItem(), now)]  # sealed already: repeated
-        if job.writer is not None and job.writer.nonce != to.nonce:
-            return [Reply(to, error_texts.not_creator(segment))]
-        if job.stage is not Stage.WRITING:
-            return [] if to == job.writer else [Reply(to, error_texts.sealing(segment))]
-        self.jobs.set_writer(job, to)
-        self.jobs.enter(job, Stage.SEALING)
-        return [Seal(job.number, segment)]
+        """Someone has written a block, and asks to make it final."""
+        return self.publishing.seal(to, segment, now)
 
     def unsealable(self, number: int, error: ArraydError, now: float) -> list[Effect]:
-        """Take note that somebody can still write to a block: its writer may try again."""
+        """Somebody can still write to a block that was to be sealed.
+
+        Its writer gets `error` and may try again.
+        """
         job = self.jobs.table.get(number)
         if job is None or job.segment is None or job.stage is not Stage.SEALING:
             return []
@@ -225,7 +224,7 @@ class Registry:
         return [Reply(job.writer, error), *self.holds.settle(self.blocks.table[job.segment])]
 
     def abort(self, nonce: Nonce, segment: str, now: float) -> list[Effect]:
-        """Give up a block that its own writer did not seal."""
+        """Session `nonce` gives up the block that it writes."""
         job = self.publishing.of_writer(self.blocks.table.get(segment))
         if job is None or job.writer is None or job.writer.nonce != nonce:
             return []
@@ -234,9 +233,8 @@ class Registry:
     # ---- loads ---------------------------------------------------------------------------
 
     def probed(self, number: int, found: ProbedFacts, now: float) -> list[Effect]:
-        """Take what a source holds; reserve room, or join what is there already."""
-        job = self.jobs.table.get(number)
-        if job is None or job.stage is not Stage.PROBING:
+        """Job `number` has been probed: let it wait for room, or join what is there already."""
+        if (job := self.jobs.at(number, Stage.PROBING)) is None:
             return []
         effects = self.holds.outdate(job.edition, now)
         effects += part_late(self.jobs, job, now) if found.linked else []
@@ -255,14 +253,14 @@ class Registry:
         return effects + self.admission.admit(job, timeout, now)
 
     def progress(self, number: int, rows: int, now: float) -> list[Effect]:
-        """Take note of `rows` more rows loaded."""
+        """Job `number` has loaded so many rows more."""
         job = self.jobs.table.get(number)
         if job is None:
             return []
         return self.jobs.advance(job, rows, now)
 
     def filled(self, number: int, lost: int) -> list[Effect]:
-        """Take note that all parts are written: seal."""
+        """Job `number` has written all rows; the cast has changed `lost` of the values."""
         job = self.jobs.table.get(number)
         if job is None or job.segment is None or job.stage is not Stage.FILLING:
             return []
@@ -271,7 +269,7 @@ class Registry:
         return [Seal(job.number, job.segment)]
 
     def sealed(self, number: int, now: float) -> list[Effect]:
-        """Take note that a block is final: grant it to all who wait."""
+        """Job `number` has sealed its block: grant it to all who wait."""
         job = self.jobs.table.get(number)
         if job is None or job.segment is None or job.stage is not Stage.SEALING:
             return []
@@ -289,7 +287,11 @@ class Registry:
         return effects + self.admission.start_queued(now)
 
     def failed(self, number: int, error: ArraydError, now: float) -> list[Effect]:
-        """Take note that a job cannot be done: everyone who waits is told."""
+        """Job `number` cannot be done: everyone who waits gets `error`.
+
+        But where the kernel had no pages for a block it is tried once more, and nobody hears
+        of the first time.
+        """
         job = self.jobs.table.get(number)
         if job is None:
             return []
@@ -301,12 +303,12 @@ class Registry:
     # ---- what the kernel says ------------------------------------------------------------
 
     def inspected(self, segment: str, mapped: bool, now: float) -> list[Effect]:
-        """Take the kernel's word on whether anybody maps a block."""
+        """Somebody maps a block, or nobody does: the kernel was asked."""
         block = self.blocks.table.get(segment)
-        if block is None or block.state not in (State.SEALED, State.WRITING):
+        if block is None or not block.usable:
             return []
         dropped = not mapped and self.jobs.queued() and self.holds.drop_stale(block, now)
-        if block.wanted:  # perhaps by references alone, now
+        if block.wanted:  # after `drop_stale` perhaps by references alone
             return self.admission.search_again(now) if dropped and not block.holders else []
         block.mapped = mapped
         if mapped:
@@ -319,12 +321,12 @@ class Registry:
         return ending + self.admission.start_queued(now)
 
     def traced(self, segment: str, groups: Mapping[int, bool], now: float) -> list[Effect]:
-        """Take the kernel's word on whether anybody of some process groups lives."""
+        """Process groups were looked for: whether each has any process left."""
         block = self.blocks.table.get(segment)
         return [] if block is None else self.holds.traced(block, groups, now)
 
     def unlink_refused(self, segment: str, now: float) -> list[Effect]:
-        """Take note that an unlink was refused: somebody maps the block, so it stays."""
+        """Somebody maps a block, so it was not unlinked: it stays."""
         block = self.blocks.table.get(segment)
         if block is None or block.state is not State.UNLINKED:
             return []
@@ -335,11 +337,11 @@ class Registry:
         else:
             self.blocks.restore(block, State.WRITING)
             self.publishing.resume(block, now)
-        # Inspected, it is watched until its last mapper goes, and others must make room.
+        # The shell watches what it finds mapped, and says when the last mapper has gone.
         return [Inspect(segment), *self.evictions.decided(block)]
 
     def still_mapped(self, segment: str) -> list[Effect]:
-        """Take note that an unlinked block is still mapped, so still charged."""
+        """Somebody still maps an unlinked block: it stays charged until `freed`."""
         block = self.blocks.table.get(segment)
         if block is None or block.state is not State.UNLINKED:
             return []
@@ -348,16 +350,19 @@ class Registry:
         return self.evictions.decided(block)
 
     def segment_removed(self, segment: str, now: float) -> list[Effect]:
-        """Take note that somebody removed a block's file: nobody can attach to it any more."""
+        """Somebody has removed a block's file: nobody can attach to it any more.
+
+        Who waits for an unfinished one gets an error; a sealed one lives on with its mappers.
+        """
         block = self.blocks.table.get(segment)
-        if block is None or block.state not in (State.SEALED, State.WRITING):
+        if block is None or not block.usable:
             return []
         if block.job is not None:
             return self.failed(block.job, error_texts.removed(block), now)
         return self.holds.unlink(block, force=True)
 
     def freed(self, segment: str, now: float) -> list[Effect]:
-        """Take note that the kernel has the pages of an unlinked block back."""
+        """Nobody maps an unlinked block any more: the kernel has its pages back."""
         block = self.blocks.table.get(segment)
         if block is None or block.state is not State.UNLINKED:
             return []
@@ -365,7 +370,10 @@ class Registry:
         return self.evictions.decided(block) + self.admission.start_queued(now)
 
     def adopt(self, block: Block, now: float) -> list[Effect]:
-        """Take over a segment that an earlier run of the daemon left; before any request."""
+        """Take over a segment of an earlier run of the daemon; before any request.
+
+        `block` is as its metadata say: SEALED or WRITING. Whether anybody maps it is asked.
+        """
         self.blocks.add(block)
         self.blocks.adopted_bytes += block.size
         self.counters.adopted += 1
@@ -375,11 +383,11 @@ class Registry:
     # ---- time ----------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Effect]:
-        """Do what time demands: the timeout of the queue, lends and pins."""
+        """Time has passed: timeouts of the queue, lends and pins may be over."""
         effects = self.holds.expire(now) + self.admission.start_queued(now)
         # While something may still make room nobody gives up: the next tick is due at once.
         return effects or self.admission.give_up(now)
 
     def wake_at(self) -> float:
-        """When `tick` next has something to do; inf: never."""
+        """When `tick` is to come next; inf: no time has been set."""
         return min(self.admission.wake_at(), self.holds.wake_at())
