@@ -20,14 +20,15 @@ from arrayd.wire import layout, protocol
 from arrayd.wire.grant import Grant
 from arrayd_server import systemd
 from arrayd_server.config import Config
-from arrayd_server.core.effects import Answer, Progress, Reply
-from arrayd_server.core.model import Asker, Peer, State
+from arrayd_server.core import shutdown
+from arrayd_server.core.effects import Answer, Reply, ReportProgress
+from arrayd_server.core.model import Asker, Peer
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import leases
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments import adoption, block_metadata
 from arrayd_server.segments.scope import Scope
-from arrayd_server.segments.store import Outcome, Segments
+from arrayd_server.segments.store import Segments
 from arrayd_server.service import status_report
 from arrayd_server.service.executor import Performer
 from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION
@@ -63,8 +64,7 @@ class Daemon:
         self.scope = scope
         self.started = time.monotonic()
         self.segments = Segments(scope)
-        self.registry = Registry(scope.prefix, config.budget)
-        self.registry.blocks.bound = config.budget.bound
+        self.registry = Registry(scope.prefix, config.budget, config.budget.bound)
         self.performer: Performer
         self.wire: Server
         self._peers: peers.Peers
@@ -128,9 +128,9 @@ class Daemon:
     def _on_request(
         self, request: protocol.Request, route: PeerConnection, peer: peers.Address
     ) -> None:
-        now = self.performer.begin()
         if self._stopping.is_set():
             return  # the client sees us die, and asks the next daemon
+        now = time.monotonic()
         try:
             failpoints.hit("daemon.request")
             self._check_user(peer)
@@ -180,20 +180,19 @@ class Daemon:
         who = Peer(peer.uid, peer.pid, fields["program"][:80], group, version)
         to = Asker(request.nonce, request.id)
         self._busy_at = now
-        hello = self.registry.hello(to, who, fields["holds"], fields["latest"], now)
-        self.performer.act(hello)
+        self.performer.take(self.registry.hello, to, who, fields["holds"], fields["latest"], now)
         failpoints.hit("daemon.welcomed")
 
     def _handle(self, request: protocol.Request, now: float) -> None:
         if request.nonce in self.registry.sessions:
             self._busy_at = now  # its goodbye as well: idle time counts from there
-        self.performer.act(HANDLERS[request.op](self, request, now))
+        self.performer.take(HANDLERS[request.op], self, request, now)
 
-    def _answer(self, to: Asker, effect: Reply | Progress) -> None:
+    def _answer(self, to: Asker, effect: Reply | ReportProgress) -> None:
         route = self._routes.get(to.nonce)
         if route is None:
             return
-        if isinstance(effect, Progress):
+        if isinstance(effect, ReportProgress):
             self.wire.send(route, to.request, to.index, progress=[effect.done, effect.total])
             return
         granted = isinstance(effect.body, Grant)
@@ -217,9 +216,9 @@ class Daemon:
     def _on_death(self, nonce: bytes) -> None:
         log.debug("session of pid %d ended with its process", self.pid_of(nonce))
         self._routes.pop(nonce, None)
-        self._busy_at = self.performer.begin()
+        self._busy_at = time.monotonic()
         self.performer.loads.forget(nonce)
-        self.performer.act(self.registry.ended(nonce, self._busy_at))
+        self.performer.take(self.registry.ended, nonce, self._busy_at)
 
     def _on_gone(self, route: PeerConnection) -> None:
         """Wait for the clients of a connection that broke; a pidfd knows better, if there is one.
@@ -296,9 +295,9 @@ class Daemon:
         systemd.notify(systemd.STOPPING)
         self._pool.close()
         failpoints.hit("daemon.ending")
-        self._free_unfinished()
-        if self._signal != signal.SIGUSR1:
-            await self._free_unmapped()
+        hand_over = self._signal == signal.SIGUSR1
+        unlinks = shutdown.last_unlinks(self.registry.blocks, hand_over=hand_over)
+        await self.performer.remove(unlinks, PARTING)
         self.wire.close()
         self._peers.close()
         self.performer.close()
@@ -312,25 +311,6 @@ class Daemon:
             return os.path.samestat(os.stat(self._socket_path), self._socket_stat)
         except FileNotFoundError:
             return False
-
-    def _free_unfinished(self) -> None:
-        for block in list(self.registry.blocks.table.values()):
-            if block.state is State.LOADING:
-                self.segments.unlink(block.segment, force=True)
-
-    async def _free_unmapped(self) -> None:
-        """Unlink what nobody maps; processes that have said goodbye may take a moment to end."""
-        deadline = time.monotonic() + PARTING
-        blocks = list(self.registry.blocks.table.values())
-        for block in (b for b in blocks if b.state in (State.SEALED, State.WRITING)):
-            failpoints.hit("daemon.freeing")
-            outcome, fd = self.segments.unlink(block.segment, force=False)
-            while outcome is Outcome.REFUSED and not block.holders and time.monotonic() < deadline:
-                await asyncio.sleep(0.01)
-                outcome, fd = self.segments.unlink(block.segment, force=False)
-            if fd >= 0:
-                os.close(fd)
-            log.info("%s: %s", block.identity, outcome.value)
 
 
 def _raise_descriptor_limit() -> None:

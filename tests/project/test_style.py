@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -75,7 +76,7 @@ MAX_LINES = 400
 SAME_NAME = {
     "Block",  # `arrayd.Block` is public, and the core has its own
     "Session",  # the client's end, and what the core remembers of it
-    *("Connection", "Job", "Progress", "Waiter"),
+    *("Connection", "Job", "Waiter"),
 }
 """Names that two classes may have. Strike out what has been renamed."""
 
@@ -195,6 +196,15 @@ def test_a_module_is_found_by_its_name(package: str) -> None:
         if getattr(sys.modules[parent], last) is not module:
             hidden.append(name)
     assert hidden == []
+
+
+def test_the_shell_reads_one_thing_of_the_registry() -> None:
+    """The executor feeds events; of the core's tables it sees what `Registry.block` returns."""
+    executor = (SERVER / "service" / "executor.py").read_text()
+    used = set(re.findall(r"_registry\.(\w+)", executor))
+    tables = {"blocks", "counters", "evictions", "holds", "jobs", "sessions"}
+    assert "block" in used
+    assert not used & tables
 
 
 def test_the_core_has_the_registry() -> None:

@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 
 from arrayd.errors import AccessDenied, BadFile, NoRoom, NotSealed
 from arrayd.wire.grant import Grant
-from arrayd_server.core import invariants
+from arrayd_server.core import bounds, invariants
 from arrayd_server.core.effects import (
     AskAgain,
     Cancel,
@@ -23,6 +23,7 @@ from arrayd_server.core.effects import (
     Make,
     Probe,
     Reply,
+    Rewrite,
     Seal,
     Trace,
     Unlink,
@@ -95,6 +96,7 @@ class Shell:
         self.kernel = Kernel(budget * 10 if capacity is None else capacity)
         self.naive = Naive(self)
         self.now = 100.0
+        self.tightest = bounds.SHM
         self.work: dict[int, Probe | Fill | Seal | Make] = {}
         self.dead: list[int] = [0, 9999]  # jobs of which nothing more is wanted
         self.watched: set[str] = set()
@@ -124,7 +126,7 @@ class Shell:
         return self.replies
 
     def _feed(self, event: Callable[P, list[Effect]], *args: P.args, **kwargs: P.kwargs) -> None:
-        self.registry.blocks.headroom = self.kernel.free
+        self.registry.headroom(self.kernel.free, self.tightest)
         refused = self._refusal(*args)
         self._todo.extend(event(*args, **kwargs) if refused is None else [refused])
 
@@ -147,6 +149,10 @@ class Shell:
                 self._look(segment)
             case Unlink(segment, force):
                 self._unlink(segment, force=force)
+            case Rewrite(segment):
+                block, job_of = self.registry.block(segment)
+                assert block is not None, "written anew, but gone"
+                assert block.name is None is job_of, "written anew, but not without a name"
             case Cancel(job):
                 self._stop(job)
             case Trace(segment, groups):
@@ -227,10 +233,14 @@ class Shell:
         )
 
     def late(self, job: int) -> list[list[Effect]]:
-        """Bring all word that there can be of a job; return the effects of each."""
+        """Bring all word that there can be of a job; return the effects of each.
+
+        But for those of a probe: what the shell still knows of it is to be forgotten.
+        """
         r, now, error = self.registry, self.now, BadFile("late")
+        probed = r.probed(job, ProbedFacts(("f25", None), SPEC, 25, ROWS), now)
         return [
-            r.probed(job, ProbedFacts(("f25", None), SPEC, 25, ROWS), now),
+            [e for e in probed if e != Cancel(job)],
             r.progress(job, 1, now),
             r.filled(job, 0),
             r.sealed(job, now),

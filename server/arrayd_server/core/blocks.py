@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Hashable, Iterator, Sequence
 
 from arrayd_server.core import bounds, lifecycle
+from arrayd_server.core.bounds import Bound
 from arrayd_server.core.model import Block, Job, State
 
 MAX_ALIASES = 64
@@ -22,14 +23,14 @@ class BlockTable:
     ----------
     prefix
         Of the segment names: ``arrayd-<scope>-<run>``. Names count up, none comes twice.
-    budget
-        Bytes the daemon may keep in segments.
+    budget, bound
+        Bytes the daemon may keep in segments, and what sets this limit.
     """
 
-    def __init__(self, prefix: str, budget: int) -> None:
+    def __init__(self, prefix: str, budget: int, bound: Bound = bounds.GIVEN) -> None:
         self.prefix = prefix
         self.budget = budget
-        self.bound = bounds.GIVEN  # what sets the budget
+        self.bound = bound  # what sets the budget
         self.headroom = budget  # what /dev/shm and the cgroup still give, as last measured
         self.tightest = bounds.SHM  # which of them gives no more
         self.charged = 0

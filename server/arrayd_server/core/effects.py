@@ -47,7 +47,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ReportProgress:
     """Tell a waiter how far its load is."""
 
     to: Asker
@@ -88,6 +88,13 @@ class Seal:
 
 
 @dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Write the footer of a sealed block anew: it has lost its name, also for a later run."""
+
+    segment: str
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """Stop working on a job; no answer is wanted."""
 
@@ -121,4 +128,6 @@ class Unlink:
     force: bool = False
 
 
-Effect = Reply | Progress | Probe | Fill | Make | Seal | Cancel | Inspect | Trace | Unlink
+Work = Probe | Fill | Make | Seal | Rewrite | Cancel
+
+Effect = Reply | ReportProgress | Work | Inspect | Trace | Unlink

@@ -35,7 +35,7 @@ from typing import Any
 from arrayd.errors import ArraydError
 from arrayd_server.core import lifecycle
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.effects import Cancel, Effect, Progress, Reply
+from arrayd_server.core.effects import Cancel, Effect, Reply, ReportProgress
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.model import Asker, AwaitedItem, Block, Draft, Job, Nonce, Stage
 
@@ -109,7 +109,9 @@ class JobTable:
         if now - job.reported_at < pause and job.done < job.total:
             return []
         job.reported_at = now
-        return [Progress(to, job.done, job.total) for to, w in job.waiters.items() if w.progress]
+        return [
+            ReportProgress(to, job.done, job.total) for to, w in job.waiters.items() if w.progress
+        ]
 
     def queued(self) -> list[Job]:
         """Return the jobs that wait for room, in order of arrival."""

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 from arrayd_server.core import error_texts
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.effects import Effect, Reply, Seal
+from arrayd_server.core.effects import Effect, Reply, Rewrite, Seal
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import JobTable
 from arrayd_server.core.model import Asker, AwaitedItem, Block, Draft, Job, Stage, State, name_alias
@@ -63,7 +63,9 @@ class Publishing:
         if block.name is None:
             return []
         alias = name_alias(block.name)
-        effects = self._displace(alias, now)
+        older = self._blocks.find(alias)
+        effects: list[Effect] = [] if older is None else [Rewrite(older.segment)]
+        effects += self._displace(alias, now)
         if (awaited := self._jobs.find(alias)) is not None:
             return effects + self._jobs.finish(awaited, block, now)
         self._blocks.add_alias(block, alias)

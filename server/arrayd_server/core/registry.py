@@ -28,20 +28,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from arrayd.errors import ArraydError, NoRoom
-from arrayd_server.core import error_texts, lifecycle
+from arrayd_server.core import bounds, error_texts, lifecycle
 from arrayd_server.core.admission import Admission
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.effects import Answer, Effect, Inspect, Probe, Reply, Result, Seal
+from arrayd_server.core.bounds import Bound
+from arrayd_server.core.effects import Answer, Cancel, Effect, Inspect, Probe, Reply, Result, Seal
 from arrayd_server.core.evict_requests import Evictions
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import RESERVED, JobTable
-from arrayd_server.core.linked import part_late
 from arrayd_server.core.model import (
     Asker,
     AwaitedItem,
     Block,
     Counters,
     Draft,
+    Job,
     Nonce,
     Peer,
     ProbedFacts,
@@ -50,6 +51,7 @@ from arrayd_server.core.model import (
     State,
     Wanted,
 )
+from arrayd_server.core.probing import Probing
 from arrayd_server.core.publishing import Publishing
 
 
@@ -60,16 +62,17 @@ class Registry:
     ----------
     prefix
         Of the segment names; unique to this run of the daemon.
-    budget
-        Bytes the daemon may keep in segments.
+    budget, bound
+        Bytes the daemon may keep in segments, and what sets this limit.
     """
 
-    def __init__(self, prefix: str, budget: int) -> None:
+    def __init__(self, prefix: str, budget: int, bound: Bound = bounds.GIVEN) -> None:
         self.counters = Counters()
-        self.blocks = BlockTable(prefix, budget)
+        self.blocks = BlockTable(prefix, budget, bound)
         self.holds = Holds(self.blocks, self.counters)
         self.jobs = JobTable(self.blocks, self.holds)
         self.admission = Admission(self.blocks, self.holds, self.jobs)
+        self.probing = Probing(self.blocks, self.holds, self.jobs, self.admission)
         self.publishing = Publishing(self.blocks, self.holds, self.jobs)
         self.evictions = Evictions(self.blocks, self.holds)
 
@@ -78,13 +81,20 @@ class Registry:
         """The open sessions."""
         return self.holds.sessions
 
+    @property
+    def waits_for_room(self) -> bool:
+        """Some job does, so any event may start one, if `headroom` says that there is some."""
+        return bool(self.jobs.queued())
+
+    def block(self, segment: str) -> tuple[Block | None, Job | None]:
+        """Return the block in a segment, and the job that makes it, if there is one."""
+        block = self.blocks.table.get(segment)
+        return block, None if block is None else self.jobs.table.get(block.job or 0)
+
     # ---- sessions ------------------------------------------------------------------------
 
     def admit(self, nonce: Nonce, pid: int) -> Answer | None:
-        """Return why a request from the process `pid` goes no further; None: any event may come.
-
-        To be asked before each request. An unknown session may say hello, and nothing else.
-        """
+        """Return why a request (but an unknown session's hello) goes no further; None: it does."""
         return self.holds.admit(nonce, pid)
 
     def hello(
@@ -234,23 +244,10 @@ class Registry:
 
     def probed(self, number: int, found: ProbedFacts, now: float) -> list[Effect]:
         """Job `number` has been probed: let it wait for room, or join what is there already."""
-        if (job := self.jobs.at(number, Stage.PROBING)) is None:
-            return []
-        effects = self.holds.outdate(job.edition, now)
-        effects += part_late(self.jobs, job, now) if found.linked else []
-        if not job.waiters and not job.detached:
-            return effects + self.jobs.end(job)
-        block, other = self.blocks.find(found.key), self.jobs.find(found.key)
-        if block is not None:
-            block.outdated = False
-            return effects + self.jobs.finish(job, block, now)
-        if other is not None and other is not job:
-            return effects + self.jobs.merge(job, other, now)
-        self.jobs.add_alias(job, found.key)
-        job.spec, job.size, job.total = found.spec, found.size, found.rows
-        timeout = max((w.timeout for w in job.waiters.values()), default=1.0)
-        self.jobs.enter(job, Stage.QUEUED)
-        return effects + self.admission.admit(job, timeout, now)
+        if number not in self.jobs.table:
+            return [Cancel(number)]
+        job = self.jobs.at(number, Stage.PROBING)
+        return [] if job is None else self.probing.answered(job, found, now)
 
     def progress(self, number: int, rows: int, now: float) -> list[Effect]:
         """Job `number` has loaded so many rows more."""
@@ -301,6 +298,10 @@ class Registry:
         return self.jobs.fail(job, error) + self.admission.start_queued(now)
 
     # ---- what the kernel says ------------------------------------------------------------
+
+    def headroom(self, free: int, tightest: Bound) -> None:
+        """/dev/shm and the memory cgroup still give `free` bytes; `tightest` gives no more."""
+        self.blocks.headroom, self.blocks.tightest = free, tightest
 
     def inspected(self, segment: str, mapped: bool, now: float) -> list[Effect]:
         """Somebody maps a block, or nobody does: the kernel was asked."""

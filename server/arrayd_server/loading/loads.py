@@ -29,6 +29,7 @@ from arrayd_server.loading.worker_pool import Pool
 class Probed:
     """What a probe found, as the core wants it."""
 
+    identity: BlockIdentity
     key: bytes
     spec: Spec
     rows: int
@@ -164,7 +165,7 @@ class Loads:
         try:
             found = FoundFile.from_wire(result)
             key = identity.key(origin.source, found)
-            probed = Probed(key, found.spec, found.rows, bool(found.files))
+            probed = Probed(origin, key, found.spec, found.rows, bool(found.files))
         except (TypeError, ValueError) as error:
             self._on.failed(job, _nonsense(origin, error))
             return

@@ -178,6 +178,10 @@ class Segments:
                 return True  # clients can open it; the spare comes when there is room
             raise
 
+    def names(self) -> list[str]:
+        """Return the names of all segments."""
+        return list(self._inodes)
+
     def names_changed(self) -> bool:
         """Say whether anything was made or removed in our directories since the last call."""
         with contextlib.suppress(OSError):

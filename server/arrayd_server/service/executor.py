@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from time import monotonic
+from typing import Any, ParamSpec
 
 from arrayd.common import failpoints
 from arrayd.common.bytesize import format_bytes
@@ -27,13 +27,14 @@ from arrayd_server.core.effects import (
     Inspect,
     Make,
     Probe,
-    Progress,
     Reply,
+    ReportProgress,
+    Rewrite,
     Seal,
     Trace,
     Unlink,
 )
-from arrayd_server.core.model import Asker, Block, ProbedFacts, State, name_alias
+from arrayd_server.core.model import Asker, ProbedFacts
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import memory_limits
 from arrayd_server.kernel.close_watch import CloseWatch
@@ -49,9 +50,11 @@ SEAL_PATIENCE = 2.0
 """Seconds that writers of a block to be sealed have to let go of it."""
 
 _CHECKED = 1000  # blocks whose names are looked at in one go: some 10 ms of the loop
-_SEAL_EVERY = 0.01
+_RETRY_EVERY = 0.01
 
-Answer = Callable[[Asker, Reply | Progress], None]
+P = ParamSpec("P")
+
+Answer = Callable[[Asker, Reply | ReportProgress], None]
 
 
 class Performer:
@@ -116,19 +119,20 @@ class Performer:
             invariants.check(self._registry)
         self._set_alarm()
 
-    def measure(self) -> None:
-        """Tell the core what /dev/shm and the cgroup still give; before it may reserve."""
-        headroom, blocks = memory_limits.headroom(), self._registry.blocks
-        blocks.headroom, blocks.tightest = headroom.free, headroom.tightest
+    def take(self, event: Callable[P, Sequence[Effect]], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Let an event of the core happen, and perform its effects.
 
-    def begin(self) -> float:
-        """Return the time of an event that begins; while jobs wait for room, measure first.
-
-        Any event may let a job start, and what was measured is spent as loads fill.
+        While jobs wait for room, what there is is measured first: any event may let one start,
+        and what was measured before is spent as loads fill.
         """
-        if self._registry.jobs.queued():
-            self.measure()
-        return time.monotonic()
+        if self._registry.waits_for_room:
+            self.update_headroom()
+        self.act(event(*args, **kwargs))
+
+    def update_headroom(self) -> None:
+        """Tell the core what /dev/shm and the cgroup still give; before it may reserve."""
+        headroom = memory_limits.headroom()
+        self._registry.headroom(headroom.free, headroom.tightest)
 
     def recheck(self) -> None:
         """Ask the kernel about every stray again, and look for names that somebody removed.
@@ -136,20 +140,34 @@ class Performer:
         For the names of many blocks it takes several calls, for each holds the loop up.
         """
         for segment in list(self._watch.names):
-            self._look(segment)
-        blocks = self._registry.blocks.table
+            self._inspect(segment)
         if not self._unchecked and self._segments.names_changed():
-            self._unchecked = list(blocks)
+            self._unchecked = self._segments.names()
         for segment in self._unchecked[-_CHECKED:]:
-            self._see_to_names(segment)
+            self._relink(segment)
         del self._unchecked[-_CHECKED:]
 
-    def _see_to_names(self, segment: str) -> None:
+    def _relink(self, segment: str) -> None:
         """Link a segment back under the name that somebody removed."""
-        block = self._registry.blocks.table.get(segment)
-        if block is not None and block.state in (State.SEALED, State.WRITING):
+        block, _ = self._registry.block(segment)
+        if block is not None and block.usable:
             with contextlib.suppress(ArraydError):  # whoever asks for it is told
-                self._find(segment)
+                self._ensure_linked(segment)
+
+    async def remove(self, unlinks: Iterable[Unlink], timeout: float) -> None:
+        """Perform the last effects: what nobody holds may still be mapped for a moment."""
+        deadline = monotonic() + timeout
+        for segment, force in ((unlink.segment, unlink.force) for unlink in unlinks):
+            block, _ = self._registry.block(segment)
+            assert block is not None
+            failpoints.hit("daemon.freeing")
+            outcome, fd = self._segments.unlink(segment, force=force)
+            while outcome is Outcome.REFUSED and not block.holders and monotonic() < deadline:
+                await asyncio.sleep(_RETRY_EVERY)
+                outcome, fd = self._segments.unlink(segment, force=force)
+            if fd >= 0:
+                os.close(fd)
+            log.info("%s: %s", block.identity, outcome.value)
 
     def close(self) -> None:
         """Stop; the threads finish what they have begun, which nobody will use."""
@@ -169,13 +187,13 @@ class Performer:
         match effect:
             case Reply():
                 self._reply(effect)
-            case Progress():
+            case ReportProgress():
                 self._answer(effect.to, effect)
             case Inspect(segment):
-                self._look(segment)
+                self._inspect(segment)
             case Trace(segment, groups):
                 lives = {group: peers.group_lives(group) for group in groups}
-                self.act(self._registry.traced(segment, lives, self.begin()))
+                self.take(self._registry.traced, segment, lives, monotonic())
             case Unlink(segment, force):
                 self._unlink(segment, force=force)
             case Probe(job, source):
@@ -186,6 +204,8 @@ class Performer:
                 self._make(job, segment)
             case Seal(job, segment):
                 self._seal(job, segment, self._loop.time() + SEAL_PATIENCE)
+            case Rewrite(segment):
+                self._rewrite(segment)
             case Cancel(job):
                 self.loads.cancel(job)
 
@@ -193,34 +213,35 @@ class Performer:
         body = reply.body
         if isinstance(body, Grant):
             try:
-                if not self._find(body.segment):
+                if not self._ensure_linked(body.segment):
                     reply = Reply(reply.to, AskAgain())
             except ArraydError as error:  # it is there, but its name cannot be
                 ends = [(body.segment, body.seq)]
-                self.act(self._registry.release(reply.to.nonce, ends, self.begin()))
+                self.take(self._registry.release, reply.to.nonce, ends, monotonic())
                 reply = Reply(reply.to, error)
         self._answer(reply.to, reply)
 
-    def _find(self, segment: str) -> bool:
+    def _ensure_linked(self, segment: str) -> bool:
         """See to it that a segment can be opened; False if it was removed altogether.
 
         Then whoever holds it reads on, and the next one loads it anew.
         """
         if segment in self._making or self._segments.republish(segment):
             return True
-        block = self._registry.blocks.table[segment]
+        block, _ = self._registry.block(segment)
+        assert block is not None
         log.warning("%s: somebody removed the segment %s", block.identity, segment)
-        self.act(self._registry.segment_removed(segment, self.begin()))
+        self.take(self._registry.segment_removed, segment, monotonic())
         return False
 
-    def _look(self, segment: str) -> None:
+    def _inspect(self, segment: str) -> None:
         """Ask the kernel whether a segment is mapped, and go on asking while nobody holds it."""
         fd = self._segments.take_unmapped(segment)
         if fd is not None:
             self._watch.discard(segment)
             self._close(segment, fd)
             return
-        block = self._registry.blocks.table.get(segment)
+        block, _ = self._registry.block(segment)
         if block is None or self._segments.is_unlinked(segment):
             return
         mapped = self._segments.mapped(segment)
@@ -228,7 +249,7 @@ class Performer:
             self._watch.add(segment)
         else:
             self._watch.discard(segment)
-        self.act(self._registry.inspected(segment, mapped, self.begin()))
+        self.take(self._registry.inspected, segment, mapped, monotonic())
 
     def _unlink(self, segment: str, *, force: bool) -> None:
         if segment in self._making:
@@ -237,7 +258,7 @@ class Performer:
         outcome, fd = self._segments.unlink(segment, force=force)
         if outcome is Outcome.REFUSED:
             self._watch.add(segment)
-            self.act(self._registry.unlink_refused(segment, self.begin()))
+            self.take(self._registry.unlink_refused, segment, monotonic())
         elif outcome is Outcome.UNLINKED:
             self._watch.add(segment)
             self.act(self._registry.still_mapped(segment))
@@ -251,98 +272,88 @@ class Performer:
 
         def freed(error: BaseException | None) -> None:
             assert error is None
-            self.measure()
-            self.act(self._registry.freed(segment, self.begin()))
+            self.update_headroom()
+            self.take(self._registry.freed, segment, monotonic())
 
         self._in_thread(lambda: os.close(fd) if fd >= 0 else None, freed)
 
     def _fill(self, job: int, segment: str) -> None:
         try:
-            self._segments.make(*self._draft(job, segment))
+            self._segments.make(*self._described(segment))
         except ArraydError as error:
             self._on_failed(job, error)
             return
         self.loads.fill(job, self._segments.path(segment))
 
     def _make(self, job: int, segment: str) -> None:
-        nbytes = self._registry.blocks.table[segment].spec.nbytes
-        draft = self._draft(job, segment)
+        described = self._described(segment)
         self._making[segment] = False
 
         def work() -> None:
-            self._segments.make(*draft)
-            self._segments.reserve(segment, nbytes)
+            self._segments.make(*described)
+            self._segments.reserve(segment, described[1].data_bytes)
 
         self._in_thread(work, partial(self._on_made, job, segment))
 
-    def _draft(self, job: int, segment: str) -> tuple[str, layout.SegmentPlan, dict[str, Any]]:
-        """Return name, layout and metadata of a segment to be made.
+    def _described(self, segment: str) -> tuple[str, layout.SegmentPlan, dict[str, Any]]:
+        """Return name, layout and metadata of a segment.
 
-        The metadata names what the job is to publish: a daemon that adopts the unsealed
-        segment goes on with the job.
+        The metadata of one that is being made name what its job is to publish: a daemon that
+        adopts it unsealed goes on with the job.
         """
-        block, task = self._registry.blocks.table[segment], self._registry.jobs.table[job]
-        return segment, placed(block), metadata(block, task)
+        block, job = self._registry.block(segment)
+        assert block is not None
+        return segment, placed(block), metadata(block, job)
 
     def _seal(self, job: int, segment: str, deadline: float) -> None:
-        block = self._registry.blocks.table.get(segment)
-        if block is None or block.job != job:
+        block, task = self._registry.block(segment)
+        if block is None or task is None or task.number != job:
             return  # cancelled or aborted in between
         why = "another process can still write to it"
         sealed = False
         try:
-            sealed = self._segments.seal(*self._draft(job, segment))
+            sealed = self._segments.seal(*self._described(segment))
         except FileNotFoundError:
-            self.act(self._registry.failed(job, error_texts.removed(block), self.begin()))
+            self.take(self._registry.failed, job, error_texts.removed(block), monotonic())
             return
         except (OSError, ArraydError) as error:  # no descriptor, say: soon there may be one
             why = str(error)
         if sealed:
-            self._on_sealed(job, block)
+            size = format_bytes(block.size)
+            log.info("sealed %s: %s, %s", segment, block.identity, size)
+            self.take(self._registry.sealed, job, monotonic())
         elif self._loop.time() < deadline:
-            self._loop.call_later(_SEAL_EVERY, self._seal, job, segment, deadline)
+            self._loop.call_later(_RETRY_EVERY, self._seal, job, segment, deadline)
         else:
             refusal = NotSealed(
                 f"{block.identity}: {why}, {SEAL_PATIENCE:.0f} s after it was to be sealed. Let "
                 "every process drop its array first (del)."
             )
-            self.act(self._registry.unsealable(job, refusal, self.begin()))
+            self.take(self._registry.unsealable, job, refusal, monotonic())
 
-    def _on_sealed(self, job: int, block: Block) -> None:
-        log.info("sealed %s: %s, %s", block.segment, block.identity, format_bytes(block.size))
-        draft = self._registry.jobs.table[job].draft
-        name = None if draft is None else draft.name
-        older = None if name is None else self._registry.blocks.find(name_alias(name))
-        self.act(self._registry.sealed(job, self.begin()))
-        if older is not None:  # it has lost its name, which must not come back with a restart
-            with contextlib.suppress(OSError, ArraydError):
-                self._segments.describe(older.segment, placed(older), metadata(older))
+    def _rewrite(self, segment: str) -> None:
+        with contextlib.suppress(OSError, ArraydError):  # it may have gone meanwhile
+            self._segments.describe(*self._described(segment))
 
     # ---- results -------------------------------------------------------------------------
 
     def _on_probed(self, job: int, found: Probed) -> None:
         failpoints.hit("daemon.probed")
-        if job not in self._registry.jobs.table:
-            self.loads.cancel(job)
-            return
-        self.measure()
-        task = self._registry.jobs.table[job]
-        size = planned(found.spec, task.identity).size
+        self.update_headroom()
+        size = planned(found.spec, found.identity).size
         facts = ProbedFacts(found.key, found.spec, size, found.rows, found.linked)
-        self.act(self._registry.probed(job, facts, self.begin()))
-        if job not in self._registry.jobs.table:
-            self.loads.cancel(job)  # another load, or a resident block, serves it
+        self.take(self._registry.probed, job, facts, monotonic())
 
     def _on_progress(self, job: int, rows: int) -> None:
-        self.act(self._registry.progress(job, rows, self.begin()))
+        self.take(self._registry.progress, job, rows, monotonic())
 
     def _on_filled(self, job: int, lost: int) -> None:
         failpoints.hit("daemon.filled")
         self.act(self._registry.filled(job, lost))
 
     def _on_failed(self, job: int, error: ArraydError) -> None:
-        self.measure()  # if it is for want of room, it may be tried again
-        self.act(self._registry.failed(job, error, self.begin()))
+        self.update_headroom()  # if it is for want of room, it may be tried again
+        self.take(self._registry.failed, job, error, monotonic())
 
     def _on_made(self, job: int, segment: str, error: BaseException | None) -> None:
         if self._making.pop(segment):  # given up in between
@@ -351,14 +362,14 @@ class Performer:
             self._on_failed(job, error)
         else:
             assert error is None
-            self.act(self._registry.made(job, self.begin()))
+            self.take(self._registry.made, job, monotonic())
 
     def _on_heard(self) -> None:
         heard = self._watch.read()
         for segment in heard.closed:
-            self._look(segment)
-        for segment in heard.gone.intersection(self._registry.blocks.table):
-            self._see_to_names(segment)
+            self._inspect(segment)
+        for segment in heard.gone:
+            self._relink(segment)
 
     # ---- the loop ------------------------------------------------------------------------
 
@@ -372,8 +383,8 @@ class Performer:
 
     def _tick(self) -> None:
         self._alarm = None
-        self.measure()
-        self.act(self._registry.tick(self.begin()))
+        self.update_headroom()
+        self.take(self._registry.tick, monotonic())
 
     def _in_thread(
         self, work: Callable[[], None], done: Callable[[BaseException | None], None]

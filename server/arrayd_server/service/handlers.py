@@ -132,7 +132,7 @@ def create(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     pid = daemon.pid_of(request.nonce)
     source = BlockIdentity(None, f"name:{name}" if name else f"put by {pid}")
     draft = Draft(spec, planned(spec, source).size, source, name, fields["keep"], fields["replace"])
-    daemon.performer.measure()
+    daemon.performer.update_headroom()
     return daemon.registry.create(to, draft, _patience(fields["wait"]), now)
 
 

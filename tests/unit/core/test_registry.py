@@ -19,7 +19,7 @@ from arrayd_server.core.effects import (
     Fill,
     IntroduceYourself,
     Probe,
-    Progress,
+    ReportProgress,
     Result,
 )
 from arrayd_server.core.model import Asker, AwaitedItem, Draft, State
@@ -187,7 +187,7 @@ def test_progress_goes_to_all_who_want_it_ten_times_a_second(world: World) -> No
     told = []
     for rows in (1, 1, 1, 2):
         effects = world.registry.progress(1, rows, world.now)
-        told.append([(e.to, e.done) for e in effects if isinstance(e, Progress)])
+        told.append([(e.to, e.done) for e in effects if isinstance(e, ReportProgress)])
         world.now += 0.06
     assert told == [[(to, 1) for to in askers], [], *[[(to, n) for to in askers] for n in (3, 4)]]
 

@@ -188,7 +188,7 @@ def test_no_room_in_the_machine(world: World) -> None:
     """If /dev/shm or the cgroup is the limit, the error says which, and what to do."""
     for bound, remedy in ((bounds.SHM, "--shm-size=…"), (bounds.CGROUP, "MemoryMax=")):
         world = World(capacity=30)
-        world.registry.blocks.tightest = bound
+        world.tightest = bound
         to = world.get(b"a", MEDIUM, timeout=0.0)
         world.finish(1)
         world.tick()
