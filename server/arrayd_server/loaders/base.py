@@ -40,6 +40,9 @@ MAX_MEMBERS = 10_000
 Chunks = Generator[np.ndarray[Any, Any], None, None]
 """What `fill` returns: its reader closes it, and with it the file, when it has enough."""
 
+GAP = 16 << 10
+"""Bytes it is cheaper to read along than to skip with another system call."""
+
 CHUNK_BYTES = 256 << 10
 """Aim for the size of one chunk from `fill`: it stays in the L2 cache on its way."""
 
@@ -68,7 +71,8 @@ class LoadPlan:
     parts
         Disjoint, in order, covering all rows of storage; empty for a zero-size array.
     detail
-        The format's own findings that `fill` needs, msgpack-able (offsets, counts).
+        The format's own findings that `fill` needs: a NamedTuple of ints, strings and tuples.
+        On its way to another process it becomes a plain tuple.
     member
         The member's canonical name, however it was asked for; None where there is none.
     target

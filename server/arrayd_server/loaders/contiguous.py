@@ -15,22 +15,34 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from io import FileIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from arrayd.errors import BadFile, SourceChanged
 from arrayd.source import Source
 from arrayd_server.loaders import base
-from arrayd_server.loaders.base import Chunks, LoadPlan, Part
+from arrayd_server.loaders.base import GAP, Chunks, LoadPlan, Part
 from arrayd_server.loaders.validation import open_regular, selected
-
-GAP = 16 << 10
-"""Bytes it is cheaper to read along than to skip with another system call."""
 
 Array = np.ndarray[Any, Any]
 Read = Callable[[memoryview, int], None]
 """Fill the whole buffer from this position on, or raise."""
+
+
+class Selection(NamedTuple):
+    """``LoadPlan.detail``: which bytes of the file are the result, in periods of items.
+
+    ``Part.hint`` is (first period, last period, first item, last item).
+    """
+
+    offset: int  # of the first period, in bytes
+    length: int  # items in a period; 0: there is one period
+    item: int  # bytes of an item
+    start: int  # of the items of a period, as in a slice
+    stop: int
+    step: int
+    zipped: str = ""  # the compressed zip member it is in; "" for the file itself
 
 
 def check_size(source: Source, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
@@ -62,9 +74,6 @@ def plan(
 ) -> LoadPlan:
     """Return the plan for ``rows=`` of the array of `shape` whose bytes begin at `offset`.
 
-    ``LoadPlan.detail`` is (offset, items in a period, bytes of an item, start, stop, step);
-    ``Part.hint`` is (first period, last period, first item, last item).
-
     Raises
     ------
     SpecMismatch
@@ -76,15 +85,16 @@ def plan(
     storage = base.storage_shape(result, order)
     per_row = math.prod(storage[1:])
     row_bytes = math.prod(shape[1:]) * dtype.itemsize
-    detail: tuple[int, ...]
     if rows.step == 1 and (order == "C" or len(rows) == shape[0]):
-        detail = (offset + rows.start * row_bytes, 0, dtype.itemsize, 0, math.prod(result), 1)
+        detail = Selection(
+            offset + rows.start * row_bytes, 0, dtype.itemsize, 0, math.prod(result), 1
+        )
         hint = partial(_items_hint, per_row)
     elif order == "C":
-        detail = (offset, 0, row_bytes, rows.start, rows.stop, rows.step)
+        detail = Selection(offset, 0, row_bytes, rows.start, rows.stop, rows.step)
         hint = partial(_items_hint, 1)
     else:
-        detail = (offset, shape[0], dtype.itemsize, rows.start, rows.stop, rows.step)
+        detail = Selection(offset, shape[0], dtype.itemsize, rows.start, rows.stop, rows.step)
         hint = partial(_periods_hint, math.prod(shape[1:-1]), len(rows))
     parts = base.even_parts(storage[0], per_row * dtype.itemsize, part_bytes)
     return LoadPlan(result, dtype, order, tuple(map(hint, parts)), detail)
@@ -124,7 +134,7 @@ def _pread(source: Source, file: FileIO, buffer: memoryview, position: int) -> N
 
 def walk(read: Read, plan: LoadPlan, part: Part, chunk_bytes: int) -> Iterator[Array]:
     """Yield the values of `part` as `read` gives them, about `chunk_bytes` at a time."""
-    offset, length, item, start, stop, step = plan.detail[:6]
+    offset, length, item, start, stop, step, _ = Selection(*plan.detail)
     first, last, low, high = part.hint
     items = range(start, stop, step)[low:high]
     buffer = np.empty(max(chunk_bytes, plan.dtype.itemsize), np.uint8)

@@ -23,6 +23,7 @@ from arrayd.errors import ArraydError, BadFile
 from arrayd.source import Source
 from arrayd_server.loaders import base, contiguous, npy
 from arrayd_server.loaders.base import Chunks, FoundMember, LoadPlan, Part
+from arrayd_server.loaders.contiguous import Selection
 from arrayd_server.loaders.validation import (
     check_dtype,
     check_options,
@@ -42,9 +43,6 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and 
 
 def probe(source: Source) -> LoadPlan:
     """Return the plan of one member of an ``.npz``.
-
-    ``LoadPlan.detail`` is that of `flat.plan` and the file name of the member if it is
-    compressed, "" if it is stored.
 
     Raises
     ------
@@ -69,11 +67,12 @@ def probe(source: Source) -> LoadPlan:
             plan = contiguous.plan(
                 source, shape, dtype, order=order, offset=offset, part_bytes=sys.maxsize
             )
-            return replace(plan, detail=(*plan.detail, info.filename), member=member)
+            selection = Selection(*plan.detail)._replace(zipped=info.filename)
+            return replace(plan, detail=selection, member=member)
         begin = _data_offset(source, file, info)
         plan = contiguous.plan(source, shape, dtype, order=order, offset=begin + offset)
         npy.check_complete(source, begin + size, os.fstat(file.fileno()).st_size)
-    return replace(plan, detail=(*plan.detail, ""), member=member)
+    return replace(plan, member=member)
 
 
 def fill(source: Source, plan: LoadPlan, part: Part) -> Chunks:
@@ -86,8 +85,8 @@ def fill(source: Source, plan: LoadPlan, part: Part) -> Chunks:
     SourceChanged
         The file has become shorter since `plan` was made.
     """
-    name = plan.detail[6]
-    return _inflated(source, plan, part, name) if name else contiguous.fill(source, plan, part)
+    zipped = Selection(*plan.detail).zipped
+    return _inflated(source, plan, part) if zipped else contiguous.fill(source, plan, part)
 
 
 def members(source: Source) -> list[FoundMember]:
@@ -162,16 +161,16 @@ def _data_offset(source: Source, file: FileIO, info: zipfile.ZipInfo) -> int:
     return int(info.header_offset + _LOCAL_HEADER.size + name + extra)
 
 
-def _inflated(source: Source, plan: LoadPlan, part: Part, name: str) -> Chunks:
-    step = plan.detail[5]
+def _inflated(source: Source, plan: LoadPlan, part: Part) -> Chunks:
+    selection = Selection(*plan.detail)
     with (
         open_regular(source.path) as file,
         _archive(source, file) as archive,
-        _stream(source, archive, name) as stream,
+        _stream(source, archive, selection.zipped) as stream,
     ):
-        chunk_bytes = BACKWARD_BYTES if step < 0 else base.CHUNK_BYTES
+        chunk_bytes = BACKWARD_BYTES if selection.step < 0 else base.CHUNK_BYTES
         yield from contiguous.walk(partial(_read, source, stream), plan, part, chunk_bytes)
-        rest = archive.getinfo(name).file_size - stream.tell()
+        rest = archive.getinfo(selection.zipped).file_size - stream.tell()
         if source.rows is None and rest <= TAIL_BYTES:
             _check_rest(source, stream)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,8 +37,15 @@ from arrayd_server.loaders.hdf5.types import TEXT, described, shareable
 from arrayd_server.loaders.validation import blame_memory, check_options, only_member, selected
 
 
+class StoredArray(NamedTuple):
+    """``LoadPlan.detail``: which dataset, and its shape, of which ``rows=`` may be a part."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
 def probe(source: Source) -> LoadPlan:
-    """Return the plan of one dataset; ``LoadPlan.detail`` is its name and its whole shape.
+    """Return the plan of one dataset.
 
     Raises
     ------
@@ -63,7 +70,7 @@ def probe(source: Source) -> LoadPlan:
     if single:  # whose value may be an array
         parts = (Part(0, len(rows)),) if len(rows) else ()
     result = (len(rows), *shape[1:]) if shape else ()
-    return LoadPlan(result, dtype, "C", parts, (name, shape), name, **facts)
+    return LoadPlan(result, dtype, "C", parts, StoredArray(name, shape), name, **facts)
 
 
 def _parts(
@@ -87,7 +94,7 @@ def text_dtype(source: Source, plan: LoadPlan) -> np.dtype[Any]:
         A value is no UTF-8, and characters are asked for.
     """
     kind = "S" if source.cast is None else source.cast.kind
-    name, shape = plan.detail
+    name, shape = StoredArray(*plan.detail)
     with opened(source, loading=True) as links:
         dataset = find_dataset(source, links, name)
         values = (
@@ -109,15 +116,15 @@ def fill(source: Source, plan: LoadPlan, part: Part) -> Chunks:
     BadFile
         It cannot be decoded.
     """
-    name, shape = plan.detail
-    rows = selected(source, tuple(shape))[part.start : part.stop]
+    name, shape = StoredArray(*plan.detail)
+    rows = selected(source, shape)[part.start : part.stop]
     with opened(source, loading=True) as links:
         dataset = find_dataset(source, links, name, rows)
         found = shareable(source, dataset)
-        if not _same_shape(source, found[0], tuple(shape)) or found[1] != plan.dtype:
+        if not _same_shape(source, found[0], shape) or found[1] != plan.dtype:
             raise SourceChanged(
                 f"{source} changed while it was read: it has shape {found[0]}, "
-                f"no longer {tuple(shape)} of {plan.dtype}. Ask again."
+                f"no longer {shape} of {plan.dtype}. Ask again."
             )
         if not dataset.shape:
             value = DatasetReader(dataset).read(())
@@ -142,7 +149,7 @@ def _same_shape(source: Source, now: tuple[int, ...] | None, then: tuple[int, ..
 
 def header(source: Source, plan: LoadPlan) -> tuple[bytes, list[str]]:
     """Return type and attributes of the dataset; see `header_file`."""
-    return header_file.header(source, plan.detail[0])
+    return header_file.header(source, StoredArray(*plan.detail).name)
 
 
 def members(source: Source) -> list[FoundMember]:

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from arrayd.common.bytesize import format_bytes
+from arrayd_server.loaders.base import GAP
 
 BLOCK_BYTES = 1 << 20
 """Aim for one read: libhdf5 takes some 50 µs for each, however small."""
@@ -25,9 +26,6 @@ LARGE_BYTES = 64 << 20
 
 TALL_BYTES = 128 << 20
 """Of chunks with so many rows that more is held at a time, some are decoded more than once."""
-
-GAP = 16 << 10
-"""Bytes of a dataset without chunks that are rather read along than skipped."""
 
 Array = np.ndarray[Any, Any]
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import groupby, islice
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -116,6 +116,13 @@ class Layout:
         return chunk.reshape(-1, *self.shape[1:])
 
 
+class TableSize(NamedTuple):
+    """``LoadPlan.detail``: of the whole file, of which ``rows=`` may be a part."""
+
+    rows: int
+    columns: int
+
+
 def probe(source: Source) -> LoadPlan:
     """Return shape, dtype and byte ranges of the text file `source`.
 
@@ -146,7 +153,7 @@ def probe(source: Source) -> LoadPlan:
         dtype=parser.dtype,
         order=layout.order,
         parts=parts if math.prod(shape) else (),
-        detail=(rows, columns),
+        detail=TableSize(rows, columns),
     )
 
 
@@ -161,7 +168,7 @@ def fill(source: Source, plan: LoadPlan, part: Part) -> Iterator[Array]:
         The file has not the rows that `probe` found.
     """
     parser = RowParser.of(source)
-    rows, columns = plan.detail
+    rows, columns = TableSize(*plan.detail)
     layout = Layout.of(parser, rows, columns)
     block = LineBlock(*part.hint)
     chunks = (_streamed if parser.rule is None else _ranged)(parser, block, columns)
