@@ -1,4 +1,4 @@
-"""Where a block came from, in words and as keys: equal requests have equal aliases.
+"""What a block holds, in words and as keys: equal requests have equal aliases.
 
 An *alias* is what one client asked for, with the client's own ``stat`` of the file. The
 *key* is what the load found: the real path, the file's identity, and every option after
@@ -83,9 +83,9 @@ def key(source: Source, probed: FoundFile) -> bytes:
 
 
 def _options(source: Source, probed: FoundFile) -> list[tuple[str, Any]]:
-    """Return what of the options makes other values; the locks of a file matter if there was one.
+    """Return the options on which the values depend; `locking` only if the file was locked.
 
-    What was read while a writer held the lock is not for those who did not ask for that.
+    What was read while a writer held the lock is only for requests with ``locking=False``.
     """
     if probed.format != "hdf5":
         return list(source.options) if probed.format in ("text", "raw") else []
@@ -102,7 +102,7 @@ def may_refer(source: Source) -> bool:
 
 
 def matches(origin: Any, pattern: Source) -> bool:
-    """Say whether a block's origin is what `pattern` names, as far as it says anything.
+    """Say whether a block has each property that `pattern` sets.
 
     ``arrayd evict sample.txt`` means every block of that file, whatever its dtype; each
     option that the pattern sets narrows it down.

@@ -89,7 +89,7 @@ def test_a_worker_that_lives_on() -> None:
         async with pool() as one:
             with program("stubborn"):
                 errand = Errand(one)
-                assert await longest_turn(until=lambda: errand.done) < worker_pool.ENDING - 0.05
+                assert await longest_turn(until=lambda: errand.done) < worker_pool.EXIT_GRACE - 0.05
             with pytest.raises(LoaderCrashed, match="SIGKILL"):
                 await errand.result()
 
@@ -272,7 +272,7 @@ def test_a_pool_with_an_unkillable_worker(unkillable: Callable[[int], None]) -> 
                 for _ in range(3):
                     await Errand(one).result()
             began = time.monotonic()
-        assert time.monotonic() - began < worker_pool.PARTING + 1
+        assert time.monotonic() - began < worker_pool.CLOSE_TIMEOUT + 1
         assert process.poll() is None, "it was killable after all"
         unfrozen.append(process)
 
@@ -302,7 +302,7 @@ def test_a_daemon_with_an_unkillable_loader(
         leaves_nothing_behind(client)
     began = time.monotonic()
     daemon.stop()
-    assert time.monotonic() - began < worker_pool.PARTING + SOON
+    assert time.monotonic() - began < worker_pool.CLOSE_TIMEOUT + SOON
 
 
 # ---- through a daemon -------------------------------------------------------------------------

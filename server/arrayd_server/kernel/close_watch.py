@@ -1,11 +1,11 @@
-"""Hear of it when the last mapping of a segment goes, or its name, without polling.
+"""Notice without polling that the last mapping of a segment ends, or that its name is removed.
 
 An inotify watch on the *directory* /dev/shm: the kernel reports IN_CLOSE for the name
 under which a file was opened when its last descriptor and mapping are gone, even after
-that name was unlinked. The daemon itself opens through its own directory, so it never
-wakes itself by that. Closes are reported only while somebody is waited for. Names that go
-are reported always, ours among them: what the resource tracker of Python < 3.13 unlinks when
-a process ends that merely attached is there again before the next one looks.
+that name was unlinked. The daemon itself opens through its own directory, so its own closes
+are not reported. Closes are reported only while a segment is waited for; removed names always:
+a name that the resource tracker of Python < 3.13 unlinks, when a process ends that merely
+attached, is linked again at once.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass
 class NameEvents:
-    """Names in the directory that were closed, and others that are gone."""
+    """Names whose files were closed, and names that were removed."""
 
     closed: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
-    overflow: bool = False  # some more were dropped: ask about all
+    overflow: bool = False  # the kernel dropped some: ask about all
 
 
 class CloseWatch:
-    """The names in a directory whose last close is waited for, and those that go."""
+    """Waits for the last close of some files in a directory, and for removed names."""
 
     def __init__(self, directory: str) -> None:
         self.names: set[str] = set()
@@ -52,20 +52,20 @@ class CloseWatch:
         return self._fd
 
     def add(self, name: str) -> None:
-        """Wait for the last close of `name`; without a watch `names` is to be asked about."""
+        """Wait for the last close of `name`; if the kernel cannot watch, poll those in `names`."""
         self.names.add(name)
         if not self._reports_closes:
             self._reports_closes = self._set_events(_IN_GONE | _IN_CLOSE)
 
     def discard(self, name: str) -> None:
-        """Wait for it no more."""
+        """Stop waiting for its last close."""
         self.names.discard(name)
         if not self.names and self._reports_closes:
             self._reports_closes = False
             self._set_events(_IN_GONE)
 
     def read(self) -> NameEvents:
-        """Return what happened since the last call: ask the kernel about these."""
+        """Return what happened since the last call; whether a file is in use, leases tell."""
         found = NameEvents()
         try:
             events = os.read(self._fd, 1 << 16)

@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 _F_SETLEASE = 1024
 
-# PyDLL keeps the GIL across the call: no other thread of ours can sit between taking a
-# lease and giving it back, while an opener waits for it (fcntl.fcntl lets it go: 10 ms).
+# PyDLL keeps the GIL during the call, so that no other thread runs between taking a lease and
+# giving it back, while an opener waits for it (fcntl.fcntl releases the GIL: up to 10 ms).
 _libc = ctypes.PyDLL(None, use_errno=True)
 _fcntl = _libc.fcntl
 _fcntl.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int)
@@ -27,7 +27,7 @@ _unlink.argtypes = (ctypes.c_char_p,)
 
 
 def ignore_sigio() -> None:
-    """Keep an open that meets one of our leases from killing us: SIGIO's default does."""
+    """Ignore SIGIO, which an open that meets one of our leases sends: it would kill us."""
     signal.signal(signal.SIGIO, signal.SIG_IGN)
 
 
@@ -37,7 +37,7 @@ def alone(fd: int) -> bool:
     Raises
     ------
     OSError
-        Leases are not to be had here (``fs.leases-enable``, another owner's file).
+        Leases do not work here (``fs.leases-enable``, another owner's file).
     """
     return _try_lease(fd, fcntl.F_WRLCK)
 
@@ -45,8 +45,8 @@ def alone(fd: int) -> bool:
 def unlink_if_alone(fd: int, path: str) -> bool:
     """Unlink `path`, a name of the inode of `fd`, if `fd` is `alone`; say whether it is.
 
-    In one step for whoever opens it with ``O_NONBLOCK``, as clients do: who comes before is
-    seen, who meets the lease has to come again, and finds no name.
+    This is one step for those who open it with ``O_NONBLOCK``, as clients do: an earlier open is
+    seen here; an open that meets the lease fails, and finds no name when it is tried again.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What the machine can hold: RAM, /dev/shm and the memory cgroups, as of now.
+"""How much memory there is, and how much is left: RAM, /dev/shm and the memory cgroups.
 
-Reserving past the free space of /dev/shm is an error, past a cgroup's limit an
-OOM kill; so `headroom` is asked before every reservation. Limits of cgroups v1 and
+Reserving more than is free in /dev/shm is an error, more than a cgroup's limit gets a process
+killed; so `headroom` is measured before every reservation. Limits of cgroups v1 and
 v2 are read alike, at every level from this process's own group to the root: the
 tightest counts.
 """
@@ -30,15 +30,15 @@ _USAGES = ("memory.current", "memory.usage_in_bytes")
 
 @dataclass(frozen=True, slots=True)
 class Headroom:
-    """Bytes that can be reserved now.
+    """Bytes of segments that can be reserved now.
 
     Parameters
     ----------
     shm_free
         Until /dev/shm is full.
     cgroup_free
-        Until the tightest memory cgroup is; page cache counts as free, since the
-        kernel gives it up first. None: no cgroup sets a limit.
+        Until the tightest memory cgroup is full; page cache counts as free, since the
+        kernel takes it back first. None: no cgroup sets a limit.
     """
 
     shm_free: int
@@ -65,7 +65,7 @@ class Capacity:
 
     @property
     def smallest(self) -> int:
-        """The one that is met first."""
+        """The smallest of them."""
         sizes = (self.ram, self.shm)
         return min(sizes) if self.cgroup is None else min(*sizes, self.cgroup)
 

@@ -1,8 +1,8 @@
-"""Which segments processes have open or mapped, by /proc: where no lease can be had.
+"""Which segments processes have open or mapped, by /proc: for where a lease cannot be taken.
 
-A lease needs a descriptor, and a file whose every name somebody removed can be opened by
-nobody. Reading /proc costs milliseconds, and shows the processes of this user (and of this
-PID namespace) only; so it is the last resort.
+A lease needs a descriptor, and a file all of whose names were removed cannot be opened. Reading
+/proc costs milliseconds, and shows the processes of this user (and of this PID namespace) only;
+so it is the last resort.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 from arrayd.wire import layout
 
 MAX_AGE = 0.5
-"""Seconds for which a census answers: thousands of segments may be asked about at once."""
+"""Seconds for which one reading of /proc is used: it may be asked about thousands at once."""
 
 _NAME = re.compile(rf"(?m)/({layout.PREFIX}[0-9a-f]+-[0-9a-f]+-[0-9]+)(?: \(deleted\))?$")
 _PROC = Path("/proc")
 
 
 class OpenFiles:
-    """What other processes use, as of a moment ago."""
+    """The segments that other processes have open or mapped, at most `MAX_AGE` ago."""
 
     def __init__(self) -> None:
         self._names: frozenset[str] = frozenset()
@@ -61,7 +61,7 @@ def segments(process: Path) -> set[str]:
 
 
 def _links(directory: Path) -> Iterator[str]:
-    """Yield where a process's descriptors lead; one that it closes meanwhile is left out."""
+    """Yield the files behind a process's descriptors, without those closed meanwhile."""
     with os.scandir(directory) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
@@ -70,5 +70,5 @@ def _links(directory: Path) -> Iterator[str]:
 
 
 def _processes() -> Iterator[Path]:
-    # Not `glob`: from Python 3.12 on it finds nothing, without a word, where it cannot look.
+    # Not `glob`: from Python 3.12 on it hides the error where /proc cannot be read.
     return (_PROC / name for name in os.listdir(_PROC) if name.isdigit())

@@ -1,7 +1,7 @@
 """Whether a file is still the one it was: its path, inode, size and times.
 
-What was read in between passes for the contents of the file only if they are the same before
-and after.
+They are compared before and after a file is read: only if they are the same was one state of it
+read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TICK = 20_000_000
 
 
 def identity(path: str) -> FileIdentity:
-    """Return real path, device, inode, size, mtime and ctime (ns): another means another block.
+    """Return the `FileIdentity` of a file now.
 
     Raises
     ------

@@ -17,7 +17,7 @@ _ZARR_FILES = (".zarray", ".zgroup", "zarr.json", ".zmetadata")
 def recognised(source: Source) -> Source:
     """Return the source with its format named.
 
-    HDF5, npy and npz are told by their first bytes. ``format=`` overrides them, and so does a
+    HDF5, npy and npz are recognised by their first bytes. ``format=`` overrides them, and so does a
     suffix of raw files together with ``dtype=`` or an option.
 
     Raises

@@ -18,14 +18,14 @@ import sys
 from collections.abc import Callable
 from itertools import islice
 
-LESSONS = ("arrayd_server.loaders.", "hdf5plugin")
-"""How the names of modules begin that a child imports, and its parent after it."""
+CHILD_MODULES = ("arrayd_server.loaders.", "hdf5plugin")
+"""Beginnings of the names of modules that the parent imports after a child has."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 def apart(work: Callable[[], None]) -> None:
-    """Do `work` in a child, and wait for its end. If it dies of it, so do we, the same way.
+    """Do `work` in a child, and wait for its end. If a signal kills it, this process dies alike.
 
     The modules that it imports are imported here too: the next child has them from the start.
 
@@ -37,23 +37,23 @@ def apart(work: Callable[[], None]) -> None:
         It failed.
     """
     parent, known, (ours, theirs) = os.getpid(), len(sys.modules), os.pipe()
-    with open(ours) as lessons, open(theirs, "w") as learned:
+    with open(ours) as reader, open(theirs, "w") as writer:
         child = os.fork()
         if child == 0:
             code = 1
             try:
                 die_with_parent(parent)
                 work()
-                # Only these: each that is looked at costs a copy of the page it lies in.
+                # Only the new ones: to look at a module copies the page it lies in, after a fork.
                 new = list(islice(reversed(sys.modules), len(sys.modules) - known))[::-1]
-                learned.write("\n".join(name for name in new if name.startswith(LESSONS)))
-                learned.flush()
+                writer.write("\n".join(name for name in new if name.startswith(CHILD_MODULES)))
+                writer.flush()
                 code = 0
             finally:
                 sys.stderr.flush()
                 os._exit(code)
-        learned.close()
-        names = lessons.read().split()
+        writer.close()
+        names = reader.read().split()
     _, status = os.waitpid(child, 0)
     _end_as(os.waitstatus_to_exitcode(status))
     for name in names:

@@ -1,4 +1,4 @@
-"""What workers are given to do, and the queue in which it waits for one of them."""
+"""Tasks for workers, and the queue in which they wait."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = Callable[[Mapping[str, Any] | ArraydError], None]
 
 @dataclass(eq=False)
 class Task:
-    """Something for a worker to do; it ends once, with a result, or is forgotten."""
+    """Something for a worker to do. It ends once: with a result, or dropped without one."""
 
     job: int
     label: str  # for the log and the error: what is being read
@@ -28,22 +28,22 @@ class Task:
     deadline: asyncio.TimerHandle | None = None
 
     def finish(self, result: Mapping[str, Any] | ArraydError) -> None:
-        """Tell the result, unless another one was told or nobody wants it."""
+        """Pass the result on, unless the task has ended before."""
         if not self.over:
             self.forget()
             self.on_result(result)
 
     def forget(self) -> None:
-        """Tell nothing any more."""
+        """End it without a result."""
         self.over = True
         if self.deadline is not None:
             self.deadline.cancel()
 
 
 class Queue:
-    """Tasks in order of arrival; those of one job are found and taken out at once.
+    """Tasks in order of arrival; those of one job are found without a search.
 
-    A hundred thousand may wait when the client that asked for them all is killed.
+    When a client is killed, its tasks go, and a hundred thousand of others may be waiting.
     """
 
     def __init__(self) -> None:

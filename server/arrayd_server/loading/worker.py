@@ -48,15 +48,15 @@ MAX_WORDS = 4000
 """Characters of the longest error: a hostile file would fill the log with its names."""
 
 MAX_PROBLEM = 300
-"""Characters of what is told of one member of many."""
+"""Characters of the error of one member of many."""
 
 _ENVELOPE = ("id", "op", "apart")
-_LOOKS = 5  # at what a file refers to, until it is the same twice
-_TELL_EVERY = 0.05  # seconds between two progress messages
+_PROBE_ATTEMPTS = 5  # until what a file refers to is twice the same
+_PROGRESS_INTERVAL = 0.05  # seconds between two progress messages
 
 
 class RunningTask:
-    """The task at hand: its answers, and whether it was cancelled."""
+    """The task being done: its answers to the daemon, and whether it was cancelled."""
 
     def __init__(
         self, sock: socket.socket, inbox: msgpack.Unpacker, number: int, *, apart: bool = False
@@ -65,8 +65,8 @@ class RunningTask:
         self._sock = sock
         self._inbox = inbox
         self._number = number
-        self._rows = 0  # done, not yet told
-        self._told = 0.0
+        self._rows = 0  # done, and not yet reported
+        self._reported_at = 0.0
 
     def answer(self, **body: Any) -> None:
         """Send an answer.
@@ -96,9 +96,9 @@ class RunningTask:
         self.answer(**body, version=PACKAGE_VERSION, spent=self.should_retire())
 
     def should_retire(self) -> bool:
-        """Say whether what is left of earlier tasks may be in the way of the next one.
+        """Say whether this process should do no further task: it has too little memory left.
 
-        libhdf5 leaks where it meets corrupt data, and the heap of a process never shrinks for sure.
+        libhdf5 leaks where it meets corrupt data, and a heap that has grown need not shrink.
         """
         limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
         with open("/proc/self/statm", encoding="ascii") as statm:
@@ -106,21 +106,21 @@ class RunningTask:
         return not self.apart and data > limit // 2
 
     def rows(self, done: int) -> None:
-        """Tell of progress, but not for every chunk."""
+        """Count rows that are done; report them now and then, not for every chunk."""
         self._rows += done
         now = time.monotonic()
-        if now - self._told >= _TELL_EVERY:
-            self._told = now
-            self.tell()
+        if now - self._reported_at >= _PROGRESS_INTERVAL:
+            self._reported_at = now
+            self.report()
 
-    def tell(self) -> None:
-        """Tell the rest of the progress."""
+    def report(self) -> None:
+        """Report the rows that were not reported yet."""
         if self._rows:
             self.answer(rows=self._rows)
             self._rows = 0
 
     def cancelled(self) -> bool:
-        """Say whether the daemon has cancelled it (the only thing it sends meanwhile)."""
+        """Say whether the daemon has cancelled it; nothing else is sent while a task is done."""
         if not select.select([self._sock], [], [], 0)[0]:
             return False
         data = self._sock.recv(1 << 16)
@@ -167,7 +167,7 @@ def _planned(source: Source) -> tuple[LoadPlan, list[NamedIdentity]]:
         It changes all the time.
     """
     plan = formats.probe(source)
-    for _ in range(_LOOKS):
+    for _ in range(_PROBE_ATTEMPTS):
         files = file_identity.settled_identities(plan.files)
         # What it refers to was found before it was known which state it is in.
         again = formats.probe(source) if files else plan
@@ -214,7 +214,7 @@ def fill(fill: FillTask, task: RunningTask) -> FilledPart:
         on_rows=task.rows,
         cancelled=task.cancelled,
     )
-    task.tell()
+    task.report()
     _check_unchanged(source, found)
     failpoints.hit("worker.answering")
     return FilledPart(lost)
@@ -320,7 +320,7 @@ def _same_file(source: Source, identity: FileIdentity, stat: tuple[int, ...]) ->
 
 
 def _limit_memory(size: int) -> None:
-    """Let a bomb in a file meet a limit of its own before the machine's, or the daemon's cgroup's.
+    """Limit what a file can make its loader use, before the machine or the cgroup runs out.
 
     RLIMIT_DATA counts what is private and writable, whether it was touched or not: the heap, the
     chunks of libhdf5. RLIMIT_AS would also count the segment, which a transposing load maps as a
@@ -330,13 +330,13 @@ def _limit_memory(size: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     size = size if hard == resource.RLIM_INFINITY else min(size, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-    # And should all loaders together be too much after all, the kernel is to kill one of them.
+    # If all loaders together are too much after all, the kernel shall kill one, not the daemon.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("800")
 
 
-def _forget_hdf5() -> None:
-    """Let no variable of the daemon's environment say where libhdf5 looks, or what it opens.
+def _clear_hdf5_environment() -> None:
+    """Remove what in the daemon's environment would change which files libhdf5 opens.
 
     ``HDF5_EXT_PREFIX``, ``HDF5_VDS_PREFIX`` and ``HDF5_EXTFILE_PREFIX`` would lead to other files
     than the user's; whether locks count is said by the request. Where plug-ins lie may stay.
@@ -349,9 +349,9 @@ def main() -> None:
     """Run on the descriptor, for the parent and in the memory named on the command line."""
     die_with_parent(int(sys.argv[2]))
     _limit_memory(int(sys.argv[3]))
-    _forget_hdf5()
-    os.chdir("/")  # no file system is kept from being unmounted
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the daemon's terminal is its affair
+    _clear_hdf5_environment()
+    os.chdir("/")  # so that the file system of the old directory can be unmounted
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the daemon
     leases.ignore_sigio()
     np.seterr(all="ignore")
     # A daemon that is killed with an answer unread resets the connection instead of closing it.

@@ -1,10 +1,24 @@
-"""The pool of loader processes: start, give tasks, notice deaths, retire.
+"""The pool of loader processes: start them, give them tasks, notice their deaths, retire them.
 
-The error of a worker's death is told once it is dead: then it is sure that it writes no
-more. But nobody waits for it longer than for a load: a process in uninterruptible sleep (a
-dead NFS) survives even SIGKILL, so every task has a deadline, the loop waits for no process,
-and a worker that was to end and has not is counted apart, so that others take its place.
-One that dies, hangs or talks nonsense fails its task, not the pool.
+Theory of operation
+-------------------
+*Two queues.* Reading a header (*urgent*) takes milliseconds and is what a caller waits for
+first; filling a part takes as long as the disk. There are `limit` + 2 workers, of which at most
+`limit` fill and at most `limit` + 1 read headers, so that neither kind of task, if it
+hangs, can occupy them all and starve the other. Within a kind the first to come is first.
+
+*Workers.* One is started when a task finds none idle, and retires when it has been idle for a
+minute. A worker is *clean* until it has read a file itself. Some files must be read by a process
+that has read no other (see `apart`): such a task goes to a clean worker, which forks a child for
+it and stays clean. So clean workers are the last to get other tasks, and the last clean one
+reads even headers in a child.
+
+*Failures.* A worker that dies, hangs or sends what is no message fails its task, not the pool.
+The error is reported once the process is dead, for only then is it sure that it writes no more
+into the segment. But SIGKILL does not end a process in uninterruptible sleep (a dead NFS):
+so each task has a deadline, after which it fails whether or not its worker is dead, and the loop
+waits for no process. Workers that are dying are counted apart: as many again may be, while
+others take their places.
 """
 
 from __future__ import annotations
@@ -42,16 +56,16 @@ RETIRE_AFTER = 60.0
 CANCEL_GRACE = 5.0
 """Seconds a worker has to notice a cancelled task before it is killed."""
 
-ENDING = 0.5
-"""Seconds between the end of a worker's stream and its own, for its last words to the log."""
+EXIT_GRACE = 0.5
+"""Seconds from the end of a worker's stream until it is killed: it may be writing to the log."""
 
-PARTING = 2.0
-"""Seconds that a stop waits for killed workers."""
+CLOSE_TIMEOUT = 2.0
+"""Seconds that `Pool.close` waits for killed workers."""
 
 MAX_INBOX = 16 << 20
-"""Bytes of the largest message that a worker is believed."""
+"""Bytes of the largest message that is taken from a worker; it may be corrupted."""
 
-_EXTRA_FOR_PROBES = 2  # so that a header is read at once while all others are busy
+_EXTRA_FOR_PROBES = 2  # see the theory above
 
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """A worker multiplies no matrices; OpenBLAS would reserve 40 MB for each CPU there is."""
@@ -97,26 +111,24 @@ class Worker:
         return cls(process, pidfd, ours)
 
     def stop_timer(self) -> None:
-        """Neither retire nor kill it."""
+        """Cancel its retirement, or its death after a cancelled task."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
 
 class Pool:
-    """Up to `limit` workers that fill, and some for headers, started as they are needed.
-
-    What is to be done apart is given to a worker that has read no file itself, which does it in a
-    child (`apart.py`); an idle one that has read files makes room for it.
+    """The workers and the tasks that wait for one.
 
     Parameters
     ----------
     limit
-        Parts filled at a time. All but one of the workers may be at headers, and all but two
-        at parts: neither kind of task, if it hangs, keeps the other waiting.
-    timeout, memory
-        Seconds after which a task that a worker has fails and the worker is killed, and one that
-        waits fails if no worker has got on with anything; bytes that each may use.
+        Parts filled at a time; there are at most two workers more.
+    timeout
+        Seconds from the start of a task until it fails and its worker is killed. A task that
+        waits fails after as long without an answer or progress from any worker.
+    memory
+        Bytes that each worker may use.
     """
 
     def __init__(
@@ -132,7 +144,7 @@ class Pool:
         self._urgent = Queue()
         self._parts = Queue()
         self._numbers = iter(range(1, sys.maxsize))
-        self._moved = -math.inf  # when a worker last got on with something
+        self._progress_at = -math.inf  # when any worker last answered, or reported progress
 
     def submit(self, task: Task) -> None:
         """Do a task as soon as a worker is free; reading a header goes first."""
@@ -147,7 +159,7 @@ class Pool:
             self._schedule_retire(self._start())
 
     def cancel(self, job: int) -> None:
-        """Forget the tasks of a job; a worker that has one is told, or else killed."""
+        """Drop the tasks of a job; a worker that has one stops it in time, or is killed."""
         for worker in self.workers + self._ending:
             if worker.task is not None and worker.task.job == job:
                 worker.task.forget()
@@ -162,12 +174,12 @@ class Pool:
                 task.forget()
 
     def close(self) -> None:
-        """End all workers: SIGKILL, for nothing of theirs is worth keeping."""
+        """End all workers by SIGKILL: a load that has not ended is worth nothing."""
         for task in self._take_all():
             task.forget()
         for worker in list(self.workers):
             self._end(worker)
-        until = time.monotonic() + PARTING
+        until = time.monotonic() + CLOSE_TIMEOUT
         for worker in self._ending:
             worker.stop_timer()
             worker.process.kill()
@@ -201,7 +213,7 @@ class Pool:
         if alike >= self._limit + task.urgent:
             return None
         idle = [worker for worker in self.workers if worker.task is None]
-        # Clean ones are the last to be given what makes them unfit for what is to be done apart.
+        # Clean ones last: reading a file itself makes a worker unfit for tasks that are apart.
         for worker in sorted(idle, key=lambda worker: worker.clean):
             if worker.clean or not task.apart:
                 return worker
@@ -211,22 +223,22 @@ class Pool:
 
     def _has_room(self) -> bool:
         """Say whether one more worker may be started."""
-        # As many again may be dying; beyond that there is no end to it.
+        # As many again may be dying without having ended; more would be without bound.
         return len(self.workers) + max(0, len(self._ending) - self._most) < self._most
 
     def _cannot_start(self, error: OSError) -> None:
-        """Wait for the workers there are; without any, fail what waits."""
+        """Leave tasks to the workers there are; without any, fail all that wait."""
         log.warning("no loader process can be started: %s", error.strerror)
         if self.workers:
-            if all(worker.task is None for worker in self.workers):  # unfit, and in the way
+            if all(worker.task is None for worker in self.workers):  # idle, but none is clean
                 self._end(self.workers[0])
             return
-        told = LoadError(
+        failure = LoadError(
             f"The daemon can start no loader process: {error.strerror}. Processes, descriptors "
             "or memory are exhausted there; ask again when some are free."
         )
         for task in self._take_all():
-            self._loop.call_soon(task.finish, told)
+            self._loop.call_soon(task.finish, failure)
 
     def _start(self) -> Worker:
         worker = Worker.start(self._memory)
@@ -246,7 +258,7 @@ class Pool:
         self._send(worker, {**task.wire, "apart": apart})
 
     def _send(self, worker: Worker, message: Mapping[str, Any]) -> None:
-        """Send now, or as soon as it reads: the loop must not wait for one that is stopped."""
+        """Send now, or when its socket has room: a worker that is stopped must not block us."""
         worker.outbox += pack(message)
         self._flush(worker)
 
@@ -255,7 +267,7 @@ class Pool:
             del worker.outbox[: worker.sock.send(worker.outbox)]
         except BlockingIOError:
             pass
-        except OSError:  # it reads no more; the end of its own stream will report it
+        except OSError:  # it has closed its end; reading ours will notice
             worker.outbox.clear()
             worker.process.kill()
         if worker.outbox:
@@ -264,16 +276,16 @@ class Pool:
             self._loop.remove_writer(worker.sock)
 
     def _limit_time(self, task: Task, since: float) -> None:
-        """Let a task fail if it takes longer than `timeout` from then on."""
+        """Set the deadline of a task to `timeout` after `since`."""
         if task.deadline is not None:
             task.deadline.cancel()
         task.deadline = self._loop.call_at(since + self._timeout, self._overdue, task)
 
     def _overdue(self, task: Task) -> None:
-        """Fail a task that takes too long, or that waits while none of the workers gets on."""
+        """Fail a task whose deadline has passed, unless it waits while others get on."""
         busy = [worker for worker in self.workers if worker.task is task]
-        if not busy and self._moved + self._timeout > self._loop.time():
-            self._limit_time(task, self._moved)
+        if not busy and self._progress_at + self._timeout > self._loop.time():
+            self._limit_time(task, self._progress_at)
             return
         what = "reading it takes longer than" if busy else "no loader has got on with anything for"
         task.finish(
@@ -304,23 +316,23 @@ class Pool:
             data = b""
         if not data:
             self._detach(worker)
-            worker.timer = self._loop.call_later(ENDING, worker.process.kill)
+            worker.timer = self._loop.call_later(EXIT_GRACE, worker.process.kill)
             return
         try:
             worker.inbox.feed(data)
-            told = [messages.checked(message) for message in worker.inbox]
+            answers = [messages.checked(message) for message in worker.inbox]
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             log.warning("loader %d talks nonsense: %s", worker.process.pid, error)
             self._end(worker)
             return
-        for message in told:
+        for message in answers:
             self._on_message(worker, message)
 
     def _on_message(self, worker: Worker, message: Mapping[str, Any]) -> None:
         task = worker.task
         if task is None or message["id"] != task.wire["id"]:
             return
-        self._moved = self._loop.time()
+        self._progress_at = self._loop.time()
         if "rows" in message:
             if not task.over:
                 task.on_rows(message["rows"])
@@ -341,17 +353,17 @@ class Pool:
     # ---- ends ----------------------------------------------------------------------------
 
     def _kill_and_refill(self, worker: Worker) -> None:
-        """Kill a worker that hangs; another may take its place before it is dead."""
+        """Kill a worker that hangs, and give its place to another."""
         self._end(worker)
         self._dispatch()
 
     def _end(self, worker: Worker) -> None:
-        """Kill a worker, and wait for its death elsewhere."""
+        """Kill a worker; `_on_death` hears of its end."""
         self._detach(worker)
         worker.process.kill()
 
     def _detach(self, worker: Worker) -> None:
-        """Have no more to do with a worker but to wait for its death."""
+        """Take a worker out of use; what is left is to wait for its death."""
         worker.stop_timer()
         self._loop.remove_reader(worker.sock)
         self._loop.remove_writer(worker.sock)

@@ -1,8 +1,8 @@
-"""What an earlier run of the scope left: find its segments, and tell them from forgeries.
+"""Find the segments that an earlier run of the scope left, and remove what only looks like one.
 
-What is not read (no descriptor, no permission) is left alone, for the next start, and so is what
-a newer arrayd has written in a way that this one does not know; what is read and is no segment
-is removed, if it is a file of this user. A directory is left where it is.
+A file that cannot be read (no descriptor, no permission) is left alone, for the next start, and
+so is what a newer arrayd wrote in a way that this one does not know. A file of this user that can
+be read and is no segment is removed. Directories are left alone.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class LeftoverSegment:
 
 
 def scan(segments: Segments) -> Iterator[LeftoverSegment]:
-    """Yield the segments of the scope that an earlier run left; remove what is none.
+    """Yield the segments of the scope that an earlier run left; remove what is no segment.
 
-    In the order in which they were made, which is that of the inodes of a tmpfs: of two
-    that claim one published name, the later has it.
+    They come in the order in which they were made, which is that of the inode numbers of a
+    tmpfs: of two blocks with one published name, the later keeps it.
     """
     names: set[str] = set()
     for directory in (layout.SHM, segments.directory):
@@ -140,7 +140,7 @@ def read_footer(fd: int, size: int, name: str) -> layout.Footer:
 
 
 def _discard(path: str, why: Exception) -> None:
-    """Remove what is no segment; never touch somebody else's file."""
+    """Remove a file of this user that is no segment."""
     with contextlib.suppress(OSError):
         if os.lstat(path).st_uid == os.geteuid():
             os.unlink(path)

@@ -1,10 +1,11 @@
-"""Blocks as metadata in their segment, and back: what a restarted daemon adopts.
+"""From a block to the metadata in its segment, and back when a restarted daemon adopts it.
 
-What an older or a newer arrayd has written is adopted as well (see `arrayd.wire.records`): what it
-says more is kept, in the block, and is there again when the metadata are written anew. What is
-checked is what each known field means, not how it is written. So an addition may say more of a
-block; it must not change what the known fields say, nor how they go together. What does raises
-`Metadata.VERSION` (or that of `Spec` or `BlockIdentity`), and an older arrayd leaves it alone.
+The metadata of an older or a newer arrayd are read as well (see `arrayd.wire.records`). Fields
+that this version does not know are kept with the block, and written again with the others. Of
+the known ones the meaning is checked, not the spelling. So a later version may add fields that
+say more of a block, but must not change what the known fields mean, alone or together: for that
+it raises `Metadata.VERSION` (or that of `Spec` or `BlockIdentity`), and an older arrayd leaves
+the segment alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from arrayd_server.identity import BlockIdentity, edition, may_refer
 from arrayd_server.segments.adoption import LeftoverSegment
 
 _KEPT_ALIASES = 8
-"""Aliases that survive a restart; other spellings are probed again and find the key."""
+"""Aliases that survive a restart. Requests by another one are probed again, and find the key."""
 
 _ALIAS_ROOM = _KEPT_ALIASES * 20
 
@@ -146,7 +147,7 @@ def _edition(origin: BlockIdentity) -> Edition | None:
 
 
 def _is_doubtful(meta: Metadata) -> bool:
-    """Say whether a block may hold other values than those who would find it now ask for."""
+    """Say whether the block may be stale in a linked file, which its version did not look at."""
     return meta.linked is None and _may_refer(meta.origin)
 
 

@@ -1,7 +1,7 @@
 """``python -m arrayd_server.segments.clean [ENDPOINT]``: remove what killed daemons have left.
 
-A scope whose lock nobody holds has no living daemon. What nobody maps there, by the
-kernel's word, is removed; everything else stays, and is listed with the reason.
+A scope whose lock nobody holds has no living daemon. Of its segments those are removed that the
+kernel says nobody maps; everything else stays, and is listed with the reason.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Report:
 
 
 class _ScopeOfId(Scope):
-    """A scope of which only the id in its names is known."""
+    """A scope whose endpoint is unknown: only the id in its names is known."""
 
     def __init__(self, scope_id: str) -> None:
         super().__init__("ipc:///")

@@ -25,8 +25,8 @@ class Scope:
     """The family of segments that a daemon of this uid and endpoint may adopt.
 
     Entering takes the lock, which is the kernel's (``flock``): it goes with the process,
-    however that ends. Taken *before* the socket is bound, because a second bind of an
-    ``ipc://`` endpoint silently steals it.
+    however that ends. It is taken *before* the socket is bound: of two daemons that start at
+    once, both would find the old socket dead, and the second would remove the first one's.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Scope:
         return self
 
     def regain(self) -> bool:
-        """Say whether the scope is ours still; what somebody removed under us is made anew.
+        """Say whether the scope is still ours; make again what somebody removed of it.
 
         Whoever holds the lock in the directory has the scope. After a ``rm -r`` that may be
         another daemon: then this one must go, and touch nothing.
@@ -76,7 +76,7 @@ class Scope:
             As on entering.
         """
         with self._mutex:
-            if self._stands():
+            if self._intact():
                 return True
             try:
                 lock = self._take()
@@ -118,14 +118,14 @@ class Scope:
         return lock
 
     def _sign(self, lock: int) -> None:
-        """Say who has the lock: for messages only, so a full /dev/shm may have no page for it."""
+        """Write who has the lock, for messages only: a full /dev/shm may have no page for it."""
         text = f"{os.getpid()}\n".encode()
         with contextlib.suppress(OSError):
             os.pwrite(lock, text, 0)
             os.ftruncate(lock, len(text))
 
-    def _stands(self) -> bool:
-        """Say whether directory and lock are as we left them; a changed mode is set right."""
+    def _intact(self) -> bool:
+        """Say whether directory and lock are still ours; a changed mode is set back."""
         with contextlib.suppress(OSError):
             info = os.lstat(self.directory)
             ours = stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid()
@@ -142,7 +142,7 @@ class Scope:
     ) -> None:
         """Give the lock back; remove the directory if no segment is left in it."""
         with contextlib.suppress(OSError):  # somebody else removes it at the same time
-            if self._stands() and os.listdir(self.directory) == ["lock"]:
+            if self._intact() and os.listdir(self.directory) == ["lock"]:
                 os.unlink(self._path)
                 os.rmdir(self.directory)
         os.close(self._lock)

@@ -1,15 +1,15 @@
 """Segments in /dev/shm: make, seal, ask the kernel, unlink.
 
 Each has two hard links: the public ``/dev/shm/NAME`` that clients open, and one in the
-daemon's own directory ``/dev/shm/arrayd-<uid>-<scope>/`` (0700). The second is the spare:
+daemon's own directory ``/dev/shm/arrayd-<uid>-<scope>/`` (0700). The second is a spare:
 the resource tracker of Python < 3.13 unlinks what a process merely attached, and logind
 removes a user's segments at logout; whichever is left, `republish` links the same inode back.
-The daemon opens through the spare alone, which also keeps its own opens out of the sight of the
-watch on /dev/shm (`kernel.close_watch`).
+The daemon opens the spare only, so that the watch on /dev/shm (`kernel.close_watch`) does not
+report its own closes.
 
-A segment is its inode, noted when it was made or adopted: what else may stand under one of its
-names is not ours, and is neither asked nor counted. Where every name is gone, processes may
-map it still; `kernel.open_files` knows.
+A segment is known by its inode, remembered when it was made or adopted: another file under one of
+its names is not ours, and is left out. Where every name is gone, processes may still map the
+segment; `kernel.open_files` finds them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from arrayd_server.segments.nospace import no_space_error
 from arrayd_server.segments.scope import Scope
 
 RESERVE_STEP = 64 << 20
-"""Bytes reserved at a time, so that a failure gives up soon."""
+"""Bytes reserved in one call: where there is no room, it is noticed before all is tried."""
 
 
 class Outcome(Enum):
@@ -95,7 +95,7 @@ class Segments:
         self._inodes[name] = inode
 
     def reserve(self, name: str, nbytes: int) -> None:
-        """Have the kernel give the pages of the first `nbytes` now; slow, 90 ms per GiB.
+        """Allocate the pages of the first `nbytes` now; slow, 90 ms per GiB.
 
         ``ftruncate`` alone would turn a full /dev/shm into SIGBUS in whoever writes.
 
@@ -158,7 +158,7 @@ class Segments:
                 os.close(fd)
 
     def republish(self, name: str) -> bool:
-        """See to it that a segment has both its names; False if none leads to it any more.
+        """Link a segment under both its names again; False if neither is left.
 
         Raises
         ------
@@ -209,7 +209,8 @@ class Segments:
                 os.close(fd)
             return Outcome.REFUSED, -1
         self._remove_links(name)
-        # Asked again, also where nobody was: an open that waited for our lease goes on now.
+        # Test again after the unlink, also if the first test found nobody: an open that our
+        # lease had blocked resumes now, and maps the file.
         if self._in_use(name, fd):
             self._unlinked[name] = fd
             return Outcome.UNLINKED, -1
@@ -217,7 +218,7 @@ class Segments:
         return Outcome.GONE, fd
 
     def discard(self, name: str) -> None:
-        """Remove a segment that is on no book, and forget it."""
+        """Remove a segment that is no block, whether or not somebody maps it, and forget it."""
         _, fd = self.unlink(name, force=True)
         fd = max(fd, self._unlinked.pop(name, -1))
         self._inodes.pop(name, None)
@@ -229,7 +230,7 @@ class Segments:
         return name in self._unlinked
 
     def take_unmapped(self, name: str) -> int | None:
-        """Return the descriptor (or -1) of a leaving segment, to be closed, once nobody maps it."""
+        """Return the descriptor (or -1) of an unlinked segment once nobody maps it; close it."""
         fd = self._unlinked.get(name)
         if fd is None or self._in_use(name, fd):
             return None
@@ -237,14 +238,14 @@ class Segments:
         return self._unlinked.pop(name)
 
     def close(self) -> None:
-        """Give up the descriptors of leaving segments; the kernel frees them by itself."""
+        """Close the descriptors of unlinked segments; the kernel frees their pages by itself."""
         while self._unlinked:
             fd = self._unlinked.popitem()[1]
             if fd >= 0:
                 os.close(fd)
 
     def _unlink_public(self, name: str, fd: int) -> bool:
-        """Take the public name of a segment away, unless somebody has it open or mapped."""
+        """Unlink the public name of a segment, unless somebody has it open or mapped."""
         if fd >= 0 and self.leases and inode_of(self.public(name)) == self._inodes[name]:
             return leases.unlink_if_alone(fd, self.public(name))
         return not self._in_use(name, fd)
@@ -261,12 +262,12 @@ class Segments:
     def adopt(self, name: str, inode: int) -> None:
         """Take over a segment of an earlier run, one of whose names leads to it."""
         self._inodes[name] = inode
-        # For want of an inode for the other link we need not lose what is there.
+        # Without room for the other link, the segment is adopted all the same.
         with contextlib.suppress(ArraydError):
             self._relink(name)
 
     def disown(self, name: str) -> None:
-        """Leave a segment that was adopted alone after all."""
+        """Forget a segment that was adopted, and leave its files as they are."""
         self._inodes.pop(name, None)
 
     def public(self, name: str) -> str:
@@ -293,7 +294,7 @@ class Segments:
         return os.open(self.path(name), flags)
 
     def _open_for_test(self, name: str) -> int:
-        """Return a descriptor to ask the kernel with; -1: none is to be had."""
+        """Return a descriptor for the lease test; -1: it cannot be opened."""
         try:
             failpoints.hit("daemon.asking")
             return self._open(name, os.O_RDWR)
@@ -307,7 +308,7 @@ class Segments:
         try:
             return self._open_files.is_used(name)
         except OSError:
-            return True  # not to be told now: it may be
+            return True  # unknown: /proc cannot be read now
 
     def _relink(self, name: str) -> bool:
         """Link both names of a segment to it, whichever was left; say whether one was.

@@ -1,4 +1,4 @@
-"""Who is at the other end, by the kernel's word, and when they die.
+"""Who is at the other end, as the kernel says, and when their processes die.
 
 The kernel writes down who connects (``SO_PEERCRED``). A pidfd becomes readable when its
 process dies, even as a zombie; ``kill(pid, 0)`` would call a zombie alive, and a pid alone
@@ -20,14 +20,14 @@ from arrayd.common.proc import start_time
 from arrayd.errors import ArraydError, DaemonError
 from arrayd_server.transport import listener
 
-_MOST = 128  # sessions of one process; it needs one, and `arrayd.results.status` tells of each
+_MAX_PER_PROCESS = 128  # sessions; a process needs one, and `arrayd status` lists each
 _SO_PEERPIDFD = 77
 _UCRED = struct.Struct("iII")  # pid, uid, gid
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """uid, gid and pid of a peer; pid 0: in a PID namespace that is none of ours."""
+    """uid, gid and pid of a peer. Pid 0: it is in a PID namespace that we cannot see."""
 
     uid: int
     gid: int
@@ -49,7 +49,7 @@ def of(sock: socket.socket) -> Address:
 
 
 def group_of(pid: int) -> int:
-    """Return the process group of a peer: what was started as one job; 0: there is no telling."""
+    """Return the process group of a peer: what was started as one job. 0: unknown."""
     try:
         return os.getpgid(pid) if pid > 0 else 0
     except OSError:
@@ -57,7 +57,7 @@ def group_of(pid: int) -> int:
 
 
 def group_lives(group: int) -> bool:
-    """Say whether any process of a group is left, be it one that nobody has waited for."""
+    """Say whether any process of a group is left; a zombie counts."""
     if group <= 0:
         return False
     try:
@@ -77,7 +77,7 @@ class Peers:
     loop
         Where the deaths are noticed.
     limit
-        Sessions at a time; one process may have a quarter of them, and `_MOST`.
+        Sessions at a time; one process may have a quarter of them, and `_MAX_PER_PROCESS`.
     on_death
         Called with the nonce of each session of a process that died.
     """
@@ -91,7 +91,15 @@ class Peers:
         self._processes: dict[int, _Process] = {}
 
     def watch(self, nonce: bytes, pid: int, start: int, sock: socket.socket) -> None:
-        """Report the death of a session's process.
+        """Watch the process of a session: `on_death` is called when it dies.
+
+        Parameters
+        ----------
+        start
+            When the process began, in clock ticks since boot (`common.proc.start_time`);
+            0: unknown. It tells the process from a later one with the same pid.
+        sock
+            The connection, of which newer kernels give the pidfd themselves.
 
         Raises
         ------
@@ -110,7 +118,7 @@ class Peers:
         known.nonces.add(nonce)
 
     def forget(self, nonce: bytes, pid: int) -> None:
-        """Take note that a session said goodbye."""
+        """Stop watching for a session, which has said goodbye."""
         process = self._processes.get(pid)
         if process is not None:
             process.nonces.discard(nonce)
@@ -124,7 +132,7 @@ class Peers:
 
     def _check_room(self, pid: int, known: _Process | None) -> None:
         own = len(known.nonces) if known is not None else 0
-        most = max(1, min(self._limit // 4, _MOST))
+        most = max(1, min(self._limit // 4, _MAX_PER_PROCESS))
         if own >= most:
             raise DaemonError(
                 f"Process {pid} has {own} sessions, as many as one process may have. Close some "
@@ -139,8 +147,8 @@ class Peers:
             )
 
     def _watched(self, pid: int, start: int, sock: socket.socket) -> int:
-        """Return a pidfd of the process, being waited for; -1 in a namespace none of ours."""
-        if pid == 0:  # rule 2 and the lease test must do
+        """Return a watched pidfd of the process; -1 if it is in a namespace that we cannot see."""
+        if pid == 0:  # that nobody maps its blocks will show in the lease test
             return -1
         pidfd = _open(pid, start, sock)
         self._loop.add_reader(pidfd, self._died, pid)
@@ -183,7 +191,7 @@ def _open(pid: int, start: int, sock: socket.socket) -> int:
 
 
 def _of_connection(sock: socket.socket) -> int | None:
-    """Ask the connection itself, free of races (Linux 6.5); None: not to be had."""
+    """Return the pidfd that the socket gives, without a race (Linux 6.5); None: it gives none."""
     with contextlib.suppress(OSError):
         return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
     return None

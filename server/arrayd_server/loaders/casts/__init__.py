@@ -1,1 +1,1 @@
-"""From the values of a file to the dtype that was asked for, without a loss that is not told."""
+"""From the values of a file to the dtype that was asked for, and no silent loss on the way."""

@@ -21,7 +21,7 @@ MAX_ATTRIBUTE = 64_000
 """Bytes of an attribute; files of HDF5's oldest layout, which is the default, hold no more."""
 
 MAX_HEADER = 8 << 20
-"""Bytes of all of them; else none is told."""
+"""Bytes of all of them; of more, none is given."""
 
 _MOST = 10_000  # attributes of a dataset
 _OF_OTHERS = {

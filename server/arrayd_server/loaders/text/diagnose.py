@@ -1,8 +1,8 @@
-"""What is wrong with a row of text, and what to do: a remedy is tried before it is told.
+"""What is wrong with a row of text, and what to do: a remedy is tried before it is given.
 
 `diagnose` looks for the cause in the row, applies the remedy to the request (another delimiter,
 another type for a column …) and reads the row, and some that follow, once more. A remedy that
-does not help is not told. ``skiprows=`` drops data unless the row is a header, so it is told only
+does not help is not given. ``skiprows=`` drops data unless the row is a header, so it is given only
 where no value of the row is a number and, without it, the next rows read.
 """
 

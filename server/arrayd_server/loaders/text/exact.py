@@ -23,7 +23,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 DType = np.dtype[Any]
-Look = Callable[[int], list[str]]
+TextOf = Callable[[int], list[str]]
 """Return the text of a column (counted among those of the dtype) in all rows."""
 
 _DATE_LENGTH = 64  # characters; no date has more
@@ -94,14 +94,16 @@ def holds_text(dtype: DType) -> bool:
     return base.kind in "SU" or any(holds_text(base[name]) for name in base.names or ())
 
 
-def narrow(wide: Array, dtype: DType, look: Look, *, clip: bool, bytes_: bool = False) -> Array:
+def narrow(
+    wide: Array, dtype: DType, text_of: TextOf, *, clip: bool, bytes_: bool = False
+) -> Array:
     """Return `wide`, parsed as `reading` says, as `dtype`.
 
     Parameters
     ----------
     wide
         (rows, columns), or (rows,) of records.
-    look
+    text_of
         Gives the text where it is needed.
     clip
         What does not fit becomes the nearest value that does, a longer text its beginning.
@@ -119,8 +121,8 @@ def narrow(wide: Array, dtype: DType, look: Look, *, clip: bool, bytes_: bool = 
         for name in names:
             values, out = values[name], out[name]
         if values.dtype.kind == "S" and not bytes_:
-            _check_ascii(values, columns, look)
-        _Column(values, out, columns, look, clip).take()
+            _check_ascii(values, columns, text_of)
+        _Column(values, out, columns, text_of, clip).take()
     return rows
 
 
@@ -146,14 +148,14 @@ def _leaves(dtype: DType, first: Array) -> Iterator[tuple[tuple[str, ...], Array
         at += columns_of(field)
 
 
-def _check_ascii(values: Array, columns: Array, look: Look) -> None:
+def _check_ascii(values: Array, columns: Array, text_of: TextOf) -> None:
     """Refuse characters that numpy would store in S as latin1, whatever the file's encoding."""
     flat = np.ascontiguousarray(values).view(np.uint8)
     if flat.size and flat.max() > 127:
         codes = flat.reshape(*values.shape, -1)
         row, *rest = np.argwhere((codes > 127).any(axis=-1))[0].tolist()
         column = int(columns[tuple(rest)])
-        value = look(column)[row]
+        value = text_of(column)[row]
         why = "is not ASCII, and S holds bytes, not characters"
         raise Lost(row, column, value, why, np.dtype(f"U{len(value)}"))
 
@@ -161,11 +163,13 @@ def _check_ascii(values: Array, columns: Array, look: Look) -> None:
 class _Column:
     """One plain field on its way from the reading dtype to its own."""
 
-    def __init__(self, values: Array, out: Array, columns: Array, look: Look, clip: bool) -> None:
+    def __init__(
+        self, values: Array, out: Array, columns: Array, text_of: TextOf, clip: bool
+    ) -> None:
         self._values = values
         self._out = out
         self._columns = columns
-        self._look = look
+        self._text_of = text_of
         self._clip = clip
 
     def take(self) -> None:
@@ -294,7 +298,7 @@ class _Column:
         blanks = "" if self._out.dtype.kind in "SU" else None  # which are part of a text
         for index in np.argwhere(which).tolist():
             row, *rest = index
-            yield tuple(index), self._look(int(self._columns[tuple(rest)]))[row].strip(blanks)
+            yield tuple(index), self._text_of(int(self._columns[tuple(rest)]))[row].strip(blanks)
 
     def _lose(
         self, at: tuple[int, ...], text: str, why: str, wider: DType | None = None

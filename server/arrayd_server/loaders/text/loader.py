@@ -126,7 +126,7 @@ class TableSize(NamedTuple):
 def probe(source: Source) -> LoadPlan:
     """Return shape, dtype and byte ranges of the text file `source`.
 
-    The first row is read, so that a header line, a wrong dtype or delimiter is told at
+    The first row is read, so that a header line, a wrong dtype or delimiter is an error at
     once; then the whole file is scanned for its rows.
 
     Raises

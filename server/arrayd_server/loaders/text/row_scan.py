@@ -32,7 +32,7 @@ LINE_BYTES = 32 << 20
 _DATA, _SPACE, _BLANK, _UNSURE = range(4)
 _NEWLINE, _RETURN = b"\n\r"
 _LINE_END = re.compile(rb"\r\n?|\n")
-_LOOKS = 64  # beyond so much leading space the line is decoded instead
+_MAX_INDENT = 64  # beyond so much leading space the line is decoded instead
 
 
 class LineTooLong(Exception):
@@ -93,7 +93,7 @@ class Rule:
     ) -> npt.NDArray[np.uint8]:
         """Return for each line what its first character behind white space says."""
         kinds: npt.NDArray[np.uint8] = self._table[text[starts]]
-        for further in range(1, _LOOKS):
+        for further in range(1, _MAX_INDENT):
             spaces = np.flatnonzero(kinds == _SPACE)
             if not spaces.size:
                 break
