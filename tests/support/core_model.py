@@ -296,7 +296,7 @@ class Shell:
         return self.do(self.registry.progress, task.job, 1, self.now)
 
     def _refuse(self, job: int, size: int) -> list[Reply]:
-        """Have no pages for a block; the first time nobody is told, for it is tried again."""
+        """Have no pages for a block; the first time nobody hears of it: it is tried again."""
         del self.work[job]
         error, first = NoRoom("full", needed=size), job not in self.refused
         self.refused.add(job)
@@ -311,13 +311,13 @@ class Shell:
         self.kernel.pages[OTHERS] = min(size, self.kernel.free)
 
     def unmap(self, segment: str, who: Hashable) -> None:
-        """End a mapping; the kernel tells of the last of a watched segment, later."""
+        """End a mapping; of the last one of a watched segment the kernel gives notice, later."""
         self.kernel.mappers.discard((segment, who))
         if segment in self.watched and not self.kernel.mapped(segment):
             self.closed.append(segment)
 
     def read_closed(self) -> None:
-        """Read what the kernel tells of watched segments."""
+        """Read the kernel's notices of watched segments."""
         while self.closed:
             segment = self.closed.pop(0)
             if segment not in self.naive.unlinked:

@@ -49,7 +49,7 @@ class Naive:
         self.names: dict[str, str] = {}
         self.learned: dict[Hashable, str] = {}
         self.floor = 0
-        self.seqs: dict[bytes, int] = {}  # session -> the latest number it was told
+        self.seqs: dict[bytes, int] = {}  # session -> its latest grant's number
         self.asked: dict[Asker, Wanted | Draft | None] = {}
         self.sent: Counter[Asker] = Counter()
         self.owed: set[Asker] = set()
@@ -80,7 +80,7 @@ class Naive:
             self.sent[to] = 0
 
     def come(self, nonce: bytes, pid: int, latest: int) -> None:
-        """Note that a client says who it is, and the highest number that it was told."""
+        """Note that a client says who it is, and the highest number that it has seen."""
         self.sessions[nonce] = pid
         self.seqs[nonce] = max(self.seqs.get(nonce, 0), latest)
 
@@ -235,7 +235,7 @@ class Naive:
         return {s for s in lent - mapped - held - self.unlinked if self._old(s)}
 
     def _coming(self) -> set[str]:
-        """Return what is on its way back to the kernel, as far as the core was told."""
+        """Return what is on its way back to the kernel, as far as the core knows."""
         blocks = self._shell.registry.blocks.table
         return {segment for segment in self.unlinked if not blocks[segment].mapped}
 

@@ -35,7 +35,9 @@ drafts = st.builds(
     st.booleans(),
     st.booleans(),
 )
-wishes = st.one_of(st.builds(wanted, files, st.sampled_from("aab")), st.builds(wanted_name, names))
+requests = st.one_of(
+    st.builds(wanted, files, st.sampled_from("aab")), st.builds(wanted_name, names)
+)
 
 _MANY = int(os.environ.get("ARRAYD_TEST_WALKS", "0"))
 

@@ -1,6 +1,6 @@
 """The pure core: what happens to sessions, blocks, holds and the budget, and nothing else.
 
-Read `records` for the data, `effects` for what the core can ask of the world, and
-`registry` for the rules. Nothing in here imports zmq, os, time, threading, logging or
-numpy; a test holds that.
+Start with `model` (the data), `effects` (what the core wants done) and `registry` (the events and
+the rules). `lifecycle` has the steps of a job and a block, `jobs` who waits for what, `admission`
+how jobs get room. Nothing in here does input or output, or asks for the time; a test holds that.
 """

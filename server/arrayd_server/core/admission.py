@@ -108,7 +108,7 @@ class Admission:
     def _victims(self, job: Job, shortage: int, now: float) -> list[Block] | None:
         """Return blocks that make room: idle ones and, as the last resort, those only lent."""
         victims = self._blocks.victims(shortage, now)
-        if victims is None and _searches(job, now):
+        if victims is None and _last_resort_due(job, now):
             lent = lends.spare(self._blocks.unevictable(now), now)
             victims = self._blocks.victims(shortage, now, lent)
         return victims
@@ -117,7 +117,7 @@ class Admission:
         """Let jobs wait that nothing makes room for; look for stale holds if that is due."""
         search = False
         for job in stuck:
-            if _searches(job, now):
+            if _last_resort_due(job, now):
                 search, job.searched_at = True, now
             job.next_check = min(job.deadline, job.searched_at + STALE_AFTER)
         return self._search(now) if search else []
@@ -149,7 +149,7 @@ class Admission:
     def _evict(self, victims: list[Block]) -> list[Effect]:
         effects: list[Effect] = []
         for block in victims:
-            self._holds.evicted()
+            self._holds.count_eviction()
             effects += self._holds.unlink(block)
         return effects
 
@@ -163,6 +163,6 @@ class Admission:
         return self._jobs.fail(job, error_texts.no_room(job, *facts))
 
 
-def _searches(job: Job, now: float) -> bool:
-    """Say whether it is time to look for the last resorts."""
+def _last_resort_due(job: Job, now: float) -> bool:
+    """Return whether a job is to look for the last resorts: at first, then when a check is due."""
     return job.searched_at == -math.inf or job.searched_at < job.next_check <= now

@@ -39,7 +39,7 @@ class Evictions:
         chosen = [b for b in blocks if matches(b)]
         if not chosen:
             return [Reply(to, error_texts.not_in_memory())]
-        busy = [b for b in chosen if b.wanted or b.state is not State.SEALED]
+        busy = [b for b in chosen if b.claimed or b.state is not State.SEALED]
         if busy:
             return [Reply(to, error_texts.in_use(busy, self._holds.sessions))]
         eviction = _Eviction(to, len(chosen))

@@ -109,7 +109,7 @@ class Holds:
         del session.holds[segment]
         del block.holders[session.nonce]
         block.used = now
-        return self.settle(block)
+        return self.inspect_unclaimed(block)
 
     def release(
         self, session: Session, holds: Iterable[tuple[str, int]], now: float
@@ -139,9 +139,9 @@ class Holds:
                 self._counters.stale_holds += 1
         return len(block.holders) < before
 
-    def settle(self, block: Block) -> list[Effect]:
+    def inspect_unclaimed(self, block: Block) -> list[Effect]:
         """Ask the kernel about a block that nobody has a claim on any more."""
-        if block.wanted or not block.usable:
+        if block.claimed or not block.usable:
             return []
         block.mapped = True  # `inspected` may say otherwise
         return [Inspect(block.segment)]
@@ -222,7 +222,7 @@ class Holds:
         for token in over:
             self.redeem(block, token)
         self._schedule(block)
-        return self.settle(block) if over else []
+        return self.inspect_unclaimed(block) if over else []
 
     def expire(self, now: float) -> list[Effect]:
         """Ask who is left of the senders of references; end the pins whose time has come."""
@@ -262,7 +262,7 @@ class Holds:
     def _lives_by_pin(self, block: Block) -> bool:
         return block.segment in self._blocks.idle and block.transient
 
-    def evicted(self) -> None:
+    def count_eviction(self) -> None:
         """Count an eviction."""
         self._counters.evictions += 1
 

@@ -49,7 +49,7 @@ def _blocks(registry: Registry) -> None:
             assert block.job is None, "rule 3: a finished block with a job"
         if block.linked and block.state is State.SEALED:
             assert len(block.aliases) == 1, "found by more than its key"
-        resting = block.state is State.SEALED and not block.wanted and not block.mapped
+        resting = block.state is State.SEALED and not block.claimed and not block.mapped
         assert resting == (segment in blocks.idle), "rule 4: the idle list"
     assert set(blocks.idle) <= set(blocks.table), "rule 4: idle but gone"
     assert blocks.idle_bytes == sum(blocks.table[s].size for s in blocks.idle), "the idle bytes"

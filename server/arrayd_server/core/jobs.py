@@ -172,7 +172,7 @@ class JobTable:
             self.add_alias(other, alias)
         return []
 
-    def leave_out(self, job: Job, to: Asker) -> None:
+    def remove_waiter(self, job: Job, to: Asker) -> None:
         """Let `to` no longer wait for a job."""
         del job.waiters[to]
         self._count(job, to.nonce, -1)
@@ -186,7 +186,7 @@ class JobTable:
             mine = (to for to in job.waiters if to.nonce == nonce)
             gone = [to for to in mine if request in (None, to.request)]
             for to in gone:
-                self.leave_out(job, to)
+                self.remove_waiter(job, to)
             writer = job.writer if job.writer and job.writer.nonce == nonce else None
             writer_left = writer is not None and request in (None, writer.request)
             if writer_left or (gone and not job.waiters and not job.detached):

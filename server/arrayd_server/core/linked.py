@@ -12,7 +12,7 @@ from arrayd_server.core.jobs import JobTable
 from arrayd_server.core.model import Job, Stage
 
 
-def part_late(jobs: JobTable, job: Job, now: float) -> list[Effect]:
+def split_off_late(jobs: JobTable, job: Job, now: float) -> list[Effect]:
     """Keep of a job's waiters those who came before its probe; probe once more for the others.
 
     What the probe found may be older than their requests.
@@ -23,7 +23,7 @@ def part_late(jobs: JobTable, job: Job, now: float) -> list[Effect]:
         return []
     again = jobs.new(Stage.PROBING, job.identity, now, aliases)
     for to, waiter in late:
-        jobs.leave_out(job, to)
+        jobs.remove_waiter(job, to)
         waiter.late = False
         jobs.join(again, to, waiter, now)
     return [Probe(again.number, again.identity)]

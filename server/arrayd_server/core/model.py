@@ -114,7 +114,7 @@ class Block:
 
     @property
     def transient(self) -> bool:
-        """It is no cache: it goes with its last user, or with its pin."""
+        """It goes with its last user or its pin: nobody could load it again, or ask for it."""
         return (self.published and not self.keep) or self.outdated
 
     @property
@@ -123,8 +123,8 @@ class Block:
         return self.state in (State.SEALED, State.WRITING)
 
     @property
-    def wanted(self) -> bool:
-        """Somebody has a claim on it."""
+    def claimed(self) -> bool:
+        """It is held, or a reference to it is in flight."""
         return bool(self.holders or self.lends)
 
 
@@ -199,7 +199,7 @@ class Job:
     writer: Asker | None = None  # of a client's block: who asked last (create, then seal)
     draft: Draft | None = None  # of a client's block: what is to be made
     #: its source is made of files that requests say nothing about: equal requests may mean
-    #: other values, so it is found by its key alone, which a probe tells
+    #: other values, so it is found by its key alone, which a probe finds out
     linked: bool = False
 
     @property

@@ -7,7 +7,7 @@ from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Cancel, Effect
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import JobTable
-from arrayd_server.core.linked import part_late
+from arrayd_server.core.linked import split_off_late
 from arrayd_server.core.model import Job, ProbedFacts, Stage
 
 
@@ -25,7 +25,7 @@ class Probing:
     def answered(self, job: Job, found: ProbedFacts, now: float) -> list[Effect]:
         """Let a job wait for room for its block, or join what makes or has the same block."""
         effects = self._holds.outdate(job.edition, now)
-        effects += part_late(self._jobs, job, now) if found.linked else []
+        effects += split_off_late(self._jobs, job, now) if found.linked else []
         if not job.waiters and not job.detached:
             return effects + self._jobs.end(job)
         block, other = self._blocks.find(found.key), self._jobs.find(found.key)

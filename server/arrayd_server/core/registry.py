@@ -231,7 +231,8 @@ class Registry:
         if job.writer is None:
             return self.failed(number, error, now)
         self.jobs.enter(job, Stage.WRITING)
-        return [Reply(job.writer, error), *self.holds.settle(self.blocks.table[job.segment])]
+        block = self.blocks.table[job.segment]
+        return [Reply(job.writer, error), *self.holds.inspect_unclaimed(block)]
 
     def abort(self, nonce: Nonce, segment: str, now: float) -> list[Effect]:
         """Session `nonce` gives up the block that it writes."""
@@ -252,9 +253,7 @@ class Registry:
     def progress(self, number: int, rows: int, now: float) -> list[Effect]:
         """Job `number` has loaded so many rows more."""
         job = self.jobs.table.get(number)
-        if job is None:
-            return []
-        return self.jobs.advance(job, rows, now)
+        return [] if job is None else self.jobs.advance(job, rows, now)
 
     def filled(self, number: int, lost: int) -> list[Effect]:
         """Job `number` has written all rows; the cast has changed `lost` of the values."""
@@ -279,7 +278,7 @@ class Registry:
             effects += self.publishing.publish(job, block, now)
         else:
             self.counters.loads += 1
-        if not block.wanted:
+        if not block.claimed:
             effects += self.holds.retire(block, now)
         return effects + self.admission.start_queued(now)
 
@@ -309,7 +308,7 @@ class Registry:
         if block is None or not block.usable:
             return []
         dropped = not mapped and self.jobs.queued() and self.holds.drop_stale(block, now)
-        if block.wanted:  # after `drop_stale` perhaps by references alone
+        if block.claimed:  # after `drop_stale` perhaps by references alone
             return self.admission.search_again(now) if dropped and not block.holders else []
         block.mapped = mapped
         if mapped:

@@ -178,32 +178,36 @@ def test_a_failed_load_tells_everyone(world: World) -> None:
 
 
 def test_progress_goes_to_all_who_want_it_ten_times_a_second(world: World) -> None:
-    """Between two messages lie 0.1 s; the last row is always told, and never more than all."""
+    """Between two messages lie 0.1 s; the last row is always reported, and never more than all."""
     world.get(b"c", SMALL)  # does not want it
     askers = [world.asker(nonce, SMALL) for nonce in (b"a", b"b")]
     for to in askers:
         world.get_again(to, wanted(SMALL), AwaitedItem(progress=True))
     world.finish(1)
-    told = []
+    reports = []
     for rows in (1, 1, 1, 2):
         effects = world.registry.progress(1, rows, world.now)
-        told.append([(e.to, e.done) for e in effects if isinstance(e, ReportProgress)])
+        reports.append([(e.to, e.done) for e in effects if isinstance(e, ReportProgress)])
         world.now += 0.06
-    assert told == [[(to, 1) for to in askers], [], *[[(to, n) for to in askers] for n in (3, 4)]]
+    assert reports == [
+        [(to, 1) for to in askers],
+        [],
+        *[[(to, n) for to in askers] for n in (3, 4)],
+    ]
 
 
 def test_progress_to_thousands_comes_less_often(world: World) -> None:
-    """Nobody has the daemon do nothing but tell him of progress."""
+    """Many waiters cannot keep the daemon busy with reports of progress."""
     world.get(b"a", SMALL)
     world.finish(1)
     for number in range(5000):  # with the first 5001: more than 0.5 s apart
         to = Asker(b"b", 1000 + number)
         world.registry.get(to, wanted(SMALL), AwaitedItem(progress=True), world.now)
-    told = []
+    reports = []
     for _ in range(3):
-        told.append(len(world.registry.progress(1, 1, world.now)))
+        reports.append(len(world.registry.progress(1, 1, world.now)))
         world.now += 0.49
-    assert told == [5000, 0, 5000]
+    assert reports == [5000, 0, 5000]
 
 
 def test_a_load_survives_its_first_asker(world: World) -> None:
@@ -322,7 +326,7 @@ def test_a_reference_to_what_is_gone_is_an_error(world: World) -> None:
 
 
 def test_a_block_whose_file_was_removed_is_loaded_anew(world: World) -> None:
-    """The asker is told to ask again, holders read on, and the next load has another name."""
+    """The asker must ask again, holders read on, and the next load has another name."""
     old = world.load(b"a", SMALL)
     world.kernel.named.clear()
     assert world.answer(world.get(b"b", SMALL)) == AskAgain()

@@ -86,7 +86,7 @@ def test_without_room_it_waits_as_long_as_its_asker(world: World) -> None:
 
 
 def test_room_that_comes_back_is_taken(world: World) -> None:
-    """As soon as anything happens, for nobody tells of what other programs give back."""
+    """As soon as anything happens, for nothing announces what other programs give back."""
     to = begun(world, timeout=10.0)
     world.finish(1)
     world.finish(1)

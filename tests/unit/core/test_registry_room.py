@@ -79,7 +79,7 @@ def test_room_on_its_way_is_promised_once(world: World) -> None:
 
 
 def test_the_queue_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where many wait for room already, one more is told at once; who finds room is not."""
+    """Where many wait for room already, one more fails at once, but not if it finds room."""
     monkeypatch.setattr(admission, "MAX_QUEUE", 2)
     world.load(b"b", File("held", 70))
     waiting = [world.get(b"a", File(name, 60), timeout=math.inf) for name in "xy"]

@@ -25,9 +25,9 @@ from tests.support.core_strategies import (
     files,
     picks,
     pins,
+    requests,
     sessions,
     waits,
-    wishes,
 )
 
 BUDGET = 100
@@ -39,7 +39,7 @@ class Walk(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.requests = 0
-        self.told: dict[bytes, dict[str, int]] = {nonce: {} for nonce in PIDS}
+        self.granted: dict[bytes, dict[str, int]] = {nonce: {} for nonce in PIDS}
         self.past: list[tuple[Asker, Wanted | Draft, AwaitedItem]] = []
 
     @initialize(
@@ -54,10 +54,10 @@ class Walk(RuleBasedStateMachine):
             block = self.shell.left(index, size, sealed, published or not sealed, keep)
             self.naive.adopt(block, mapped)
             if mapped:
-                self.told[b"a"][block.segment] = 0
+                self.granted[b"a"][block.segment] = 0
             self.shell.do(self.registry.adopt, block, self.shell.now)
         for nonce in PIDS:
-            self._hello(nonce, PIDS[nonce], set(self.told[nonce]))
+            self._hello(nonce, PIDS[nonce], set(self.granted[nonce]))
 
     def _ask(self, nonce: bytes, what: Wanted | Draft | None = None, pin: float = 0.0) -> Asker:
         self.requests += 1
@@ -67,7 +67,7 @@ class Walk(RuleBasedStateMachine):
         """Let the clients read their answers."""
         for reply in self.shell.replies:
             if isinstance(reply.body, Grant):
-                self.told[reply.to.nonce][reply.body.segment] = reply.body.seq
+                self.granted[reply.to.nonce][reply.body.segment] = reply.body.seq
 
     @property
     def segments(self) -> list[str]:
@@ -85,7 +85,7 @@ class Walk(RuleBasedStateMachine):
         )
         assert isinstance(reply.body, AccessDenied) == (known != pid)
         if isinstance(reply.body, effects.Welcome):
-            self.told[nonce] = dict(reply.body.holds)
+            self.granted[nonce] = dict(reply.body.holds)
 
     @rule(
         nonce=sessions,
@@ -95,7 +95,7 @@ class Walk(RuleBasedStateMachine):
     )
     def hello(self, nonce: bytes, pid: int, keep: str, latest: int) -> None:
         """Let a client come, or come back: with all, none, the mapped, or too many holds."""
-        known = set(self.told[nonce])
+        known = set(self.granted[nonce])
         mapped = {s for s in known if (s, nonce) in self.shell.kernel.mappers}
         stated = {"a": known, "n": set(), "m": mapped, "s": known | set(self.segments)}[keep]
         self._hello(nonce, pid or PIDS[nonce], stated, latest)
@@ -108,11 +108,11 @@ class Walk(RuleBasedStateMachine):
             self._unmap_all(nonce)
         self.naive.end(nonce)
         self.shell.do(self.registry.ended, nonce, self.shell.now)
-        self.told[nonce] = {}
+        self.granted[nonce] = {}
 
     # ---- requests ------------------------------------------------------------------------
 
-    @rule(nonce=sessions, what=wishes, timeout=waits, pin=pins)
+    @rule(nonce=sessions, what=requests, timeout=waits, pin=pins)
     def get(self, nonce: bytes, what: Wanted, timeout: float, pin: float) -> None:
         """Ask for an array."""
         waiter = AwaitedItem(pin=pin, timeout=timeout)
@@ -145,7 +145,7 @@ class Walk(RuleBasedStateMachine):
             else:
                 self._get(to, what, waiter)
 
-    @rule(nonce=sessions, what=wishes, wait=st.booleans())
+    @rule(nonce=sessions, what=requests, wait=st.booleans())
     def prefetch(self, nonce: bytes, what: Wanted, wait: bool) -> None:
         """Begin a load; the answer comes at once."""
         to = self._ask(nonce, what)
@@ -168,18 +168,18 @@ class Walk(RuleBasedStateMachine):
     @rule(nonce=sessions, pick=picks, age=st.sampled_from([0, 0, 0, 1, 100]), unmaps=st.booleans())
     def release(self, nonce: bytes, pick: int, age: int, unmaps: bool) -> None:
         """Let go: of a grant, of an older grant, of what was never held."""
-        segment = one([*self.told[nonce], *self.segments], pick)
-        seq = self.told[nonce].get(segment, 0) - age
+        segment = one([*self.granted[nonce], *self.segments], pick)
+        seq = self.granted[nonce].get(segment, 0) - age
         if unmaps and not age:
             self.shell.unmap(segment, nonce)
-            self.told[nonce].pop(segment, None)
+            self.granted[nonce].pop(segment, None)
         self.naive.release(nonce, segment, seq)
         self.shell.do(self.registry.release, nonce, [(segment, seq)], self.shell.now)
 
     @rule(nonce=sessions, pick=picks, token=st.sampled_from([b"t", b"u"]))
     def lend(self, nonce: bytes, pick: int, token: bytes) -> None:
         """Send a reference to another process."""
-        segment = one([*self.told[nonce], *self.segments], pick)
+        segment = one([*self.granted[nonce], *self.segments], pick)
         self.naive.lend(nonce, segment, token)
         self.shell.do(self.registry.lend, nonce, segment, token, self.shell.now)
 
@@ -231,7 +231,7 @@ class Walk(RuleBasedStateMachine):
     @rule(nonce=sessions, pick=picks)
     def seal(self, nonce: bytes, pick: int) -> None:
         """Ask to seal a block, one's own or not."""
-        mine = [s for s in reversed(self.told[nonce]) if s not in self.naive.final]
+        mine = [s for s in reversed(self.granted[nonce]) if s not in self.naive.final]
         segment, to = one([*mine, *self.segments], pick), self._ask(nonce)
         self.shell.do(self.registry.seal, to, segment, self.shell.now)
         self._read()
@@ -240,7 +240,7 @@ class Walk(RuleBasedStateMachine):
     @rule(nonce=sessions, pick=picks)
     def abort(self, nonce: bytes, pick: int) -> None:
         """Give up a block; whoever seals it is not answered."""
-        segment = one([*self.told[nonce], *self.segments], pick)
+        segment = one([*self.granted[nonce], *self.segments], pick)
         job = self.registry.publishing.of_writer(self.registry.blocks.table.get(segment))
         if job is not None and job.writer is not None and job.writer.nonce == nonce:
             self.naive.excuse(job.writer.__eq__)
@@ -258,7 +258,7 @@ class Walk(RuleBasedStateMachine):
         """Get an array, as far as that goes without a hitch."""
         self.get(nonce, wanted(what), 0.0, 0.0)
         self._work_off()
-        for segment in self.told[nonce] if maps else ():
+        for segment in self.granted[nonce] if maps else ():
             self.shell.kernel.attach(segment, nonce)
 
     @precondition(lambda self: self.shell.work)
@@ -292,8 +292,8 @@ class Walk(RuleBasedStateMachine):
     @rule(nonce=sessions, pick=picks)
     def attach(self, nonce: bytes, pick: int) -> None:
         """Map what was granted, if it is still there."""
-        if self.told[nonce]:
-            self.shell.kernel.attach(one([*self.told[nonce]], pick), nonce)
+        if self.granted[nonce]:
+            self.shell.kernel.attach(one([*self.granted[nonce]], pick), nonce)
 
     @rule(pick=picks, where=st.sampled_from("fnii"))
     def stranger(self, pick: int, where: str) -> None:

@@ -52,7 +52,7 @@ def test_only_the_creator_seals(world: World) -> None:
 
 
 def test_a_seal_under_way_is_not_begun_again(world: World) -> None:
-    """Another seal request meanwhile is told so, and the first is answered."""
+    """Another seal request meanwhile gets an error, and the first is answered."""
     segment = world.write(b"a").segment
     first, second = world.seal(b"a", segment), world.seal(b"a", segment)
     assert isinstance(world.answer(second), NotSealed)
