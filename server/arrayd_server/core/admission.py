@@ -62,10 +62,10 @@ class Admission:
         return effects
 
     def retry(self, job: Job, now: float) -> list[Effect]:
-        """Let a job wait for room once more: the kernel, after all, had no pages for its block.
+        """Let a job begin anew: there was room, but the kernel had no pages for its block.
 
-        Somebody else filled /dev/shm meanwhile; what is idle may go for it. Its file is looked
-        at again, for what was found is forgotten with the first try.
+        Some other program has filled /dev/shm meanwhile, and idle blocks may go to make up for
+        it. A load is probed again, for the loaders forget what they found when a load fails.
         """
         assert job.segment is not None
         effects = self._holds.unlink(self._blocks.table[job.segment], force=True)
@@ -106,7 +106,7 @@ class Admission:
         return effects + self._wait(stuck, now)
 
     def _victims(self, job: Job, shortage: int, now: float) -> list[Block] | None:
-        """Return blocks that make room: idle ones and, as the last resort, those only lent."""
+        """Return blocks to unlink for a job: idle ones, and as the last resort those only lent."""
         victims = self._blocks.victims(shortage, now)
         if victims is None and _last_resort_due(job, now):
             lent = lends.spare(self._blocks.unevictable(now), now)
@@ -123,7 +123,7 @@ class Admission:
         return self._search(now) if search else []
 
     def _search(self, now: float) -> list[Effect]:
-        """Look for stale holds: blocks that the kernel may say nobody maps."""
+        """Ask the kernel about the blocks with old holds: nobody may map them any more."""
         return [Inspect(b.segment) for b in self._blocks.unevictable(now) if may_be_stale(b, now)]
 
     def search_again(self, now: float) -> list[Effect]:

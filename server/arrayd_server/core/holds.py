@@ -37,7 +37,9 @@ class Holds:
         self._blocks = blocks
         self._counters = counters
         self._expiry_heap: list[tuple[float, str]] = []  # when, and of which block
-        self._expiry_of: dict[str, float] = {}  # the one that counts, where a block has several
+        self._expiry_of: dict[
+            str, float
+        ] = {}  # of a block's times on the heap, the one that counts
 
     def admit(self, nonce: Nonce, pid: int) -> IntroduceYourself | ArraydError | None:
         """Return why a session's request from the process `pid` goes no further; None: it does."""
@@ -178,7 +180,7 @@ class Holds:
         return self.retire(block, now)
 
     def unlink(self, block: Block, *, force: bool = False) -> list[Effect]:
-        """Take a block out of sight and ask for its end; it stays charged until `freed`."""
+        """Make a block unfindable, end its holds and lends, and have it unlinked."""
         self._blocks.unindex(block)
         for nonce in list(block.holders):
             del self.sessions[nonce].holds[block.segment]
@@ -203,7 +205,7 @@ class Holds:
             self._forget_lend(lend, block, token)
 
     def _forget_lend(self, lend: Lend, block: Block, token: bytes) -> None:
-        """Let the sender of a reference forget it, if it is there."""
+        """Take a reference off the list of its sender, if that session is still open."""
         sender = self.sessions.get(lend.sender)
         if sender is not None:
             sender.lends.discard((block.segment, token))
@@ -217,7 +219,7 @@ class Holds:
         session.lends.clear()
 
     def traced(self, block: Block, groups: Mapping[int, bool], now: float) -> list[Effect]:
-        """End the references whose senders are gone, and everybody who may have them."""
+        """End the references that nobody can redeem any more: whole process groups have ended."""
         over = lends.answer(block, groups, now)
         for token in over:
             self.redeem(block, token)
@@ -225,7 +227,7 @@ class Holds:
         return self.inspect_unclaimed(block) if over else []
 
     def expire(self, now: float) -> list[Effect]:
-        """Ask who is left of the senders of references; end the pins whose time has come."""
+        """Ask who may still redeem the references that are due; end the pins that are over."""
         effects: list[Effect] = []
         while self.wake_at() <= now:
             block = self._blocks.table[self._expiry_heap[0][1]]
@@ -248,14 +250,14 @@ class Holds:
         return math.inf
 
     def _schedule(self, block: Block) -> None:
-        """See to it that `wake_at` knows when time may end something of a block."""
+        """Put on the heap when a lend or pin of a block is due, unless an earlier time is there."""
         at = self.expires_at(block)
         if at < self._expiry_of.get(block.segment, math.inf):
             self._expiry_of[block.segment] = at
             heapq.heappush(self._expiry_heap, (at, block.segment))
 
     def expires_at(self, block: Block) -> float:
-        """When a block's lends are to be looked at, or the pin by which it lives ends; or inf."""
+        """When a block's references are due, or the pin that alone keeps it is over; inf: never."""
         question = lends.next_question(block)
         return min(question, block.pinned_until) if self._lives_by_pin(block) else question
 

@@ -67,7 +67,7 @@ def answer(block: Block, groups: Mapping[int, bool], now: float) -> list[bytes]:
 
 
 def next_question(block: Block) -> float:
-    """When it is to be asked who is left of a block's senders; inf: not now."""
+    """When to ask who may still redeem a block's references; inf: never, or asked already."""
     return math.inf if block.asking else next(iter(block.orphans.values()), math.inf)
 
 
@@ -78,7 +78,7 @@ def latest(block: Block) -> float:
 
 
 def spare(blocks: Iterable[Block], now: float) -> list[Block]:
-    """Return the blocks that only references keep, all sent long ago, in the order to give up.
+    """Return the blocks that only old references keep, in the order in which to unlink them.
 
     What can be loaded again comes first, then what was sent first.
     """
