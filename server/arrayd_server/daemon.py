@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Iterable
 
 from arrayd.common import failpoints, proc
 from arrayd.errors import AccessDenied, ArraydError, DaemonError
@@ -21,14 +22,14 @@ from arrayd.wire.grant import Grant
 from arrayd_server import systemd
 from arrayd_server.config import Config
 from arrayd_server.core import shutdown
-from arrayd_server.core.effects import Answer, Reply, ReportProgress
+from arrayd_server.core.effects import Answer, Reply, ReportProgress, Unlink
 from arrayd_server.core.model import Asker, Peer
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import leases
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments import adoption, block_metadata
 from arrayd_server.segments.scope import Scope
-from arrayd_server.segments.store import Segments
+from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.service import status_report
 from arrayd_server.service.executor import Performer
 from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION
@@ -217,7 +218,6 @@ class Daemon:
         log.debug("session of pid %d ended with its process", self.pid_of(nonce))
         self._routes.pop(nonce, None)
         self._busy_at = time.monotonic()
-        self.performer.loads.forget(nonce)
         self.performer.take(self.registry.ended, nonce, self._busy_at)
 
     def _on_gone(self, route: PeerConnection) -> None:
@@ -297,7 +297,7 @@ class Daemon:
         failpoints.hit("daemon.ending")
         hand_over = self._signal == signal.SIGUSR1
         unlinks = shutdown.last_unlinks(self.registry.blocks, hand_over=hand_over)
-        await self.performer.remove(unlinks, PARTING)
+        await self._remove(unlinks)
         self.wire.close()
         self._peers.close()
         self.performer.close()
@@ -311,6 +311,21 @@ class Daemon:
             return os.path.samestat(os.stat(self._socket_path), self._socket_stat)
         except FileNotFoundError:
             return False
+
+    async def _remove(self, unlinks: Iterable[Unlink]) -> None:
+        """Perform the last effects: what nobody holds may still be mapped for a moment."""
+        deadline = time.monotonic() + PARTING
+        for segment, force in ((unlink.segment, unlink.force) for unlink in unlinks):
+            block, _ = self.registry.block(segment)
+            assert block is not None
+            failpoints.hit("daemon.freeing")
+            outcome, fd = self.segments.unlink(segment, force=force)
+            while outcome is Outcome.REFUSED and not block.holders and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)
+                outcome, fd = self.segments.unlink(segment, force=force)
+            if fd >= 0:
+                os.close(fd)
+            log.info("%s: %s", block.identity, outcome.value)
 
 
 def _raise_descriptor_limit() -> None:

@@ -22,7 +22,6 @@ from arrayd.common import failpoints
 from arrayd.errors import ArraydError, LoaderCrashed, LoadError, LoadTimeout
 from arrayd.source import Source
 from arrayd_server import identity
-from arrayd_server.core.model import Asker
 from arrayd_server.loading import worker_pool
 from arrayd_server.loading.loads import Callbacks, Loads
 from arrayd_server.loading.worker_pool import Pool
@@ -178,7 +177,7 @@ def test_an_answer_without_meaning() -> None:
         failed: list[ArraydError] = []
         one = Nonsense(asyncio.get_running_loop(), 1, timeout=9, memory=1 << 30)
         never: Any = lambda *_: pytest.fail("it means something")  # noqa: E731 - three times
-        calls = Callbacks(never, never, never, lambda job, error: failed.append(error))
+        calls = Callbacks(never, never, never, never, lambda job, error: failed.append(error))
         Loads(one, calls).probe(1, identity.of_source(Source.of("/x.npy"), None))
         return failed
 
@@ -188,24 +187,22 @@ def test_an_answer_without_meaning() -> None:
 
 
 def test_questions_of_those_who_are_gone() -> None:
-    """Who asks again gets one answer; whose asker is gone, or has cancelled, is asked no more."""
+    """What is cancelled is worked on no more, be it with a worker or in the queue."""
 
     async def run() -> None:
         async with pool() as one:
-            told: list[Any] = []
-            loads = Loads(one, Callbacks(*4 * [lambda *_: None]))
+            loads = Loads(one, Callbacks(*5 * [lambda *_: None]))
             source = identity.of_source(Source.of("/x.npy"), None)
             with program("silent"):
-                for who, request in ((b"a", 1), (b"a", 1), (b"a", 2), (b"b", 1), (b"b", 2)):
-                    loads.info(Asker(who, request), source, told.append)
+                for job in (1, 2, 3, 4):
+                    loads.describe(job, source)
             tasks = [worker.task for worker in one.workers] + list(one._urgent)
             assert len(tasks) == 4
-            loads.forget(b"b", 2)
-            loads.forget(b"a")
+            for job in (1, 2, 4):
+                loads.cancel(job)
             assert sum(task is not None and not task.over for task in tasks) == 1
-            loads.forget(b"b")
+            loads.cancel(3)
             assert not one._urgent
-            assert told == []
 
     asyncio.run(run())
 

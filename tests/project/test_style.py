@@ -50,7 +50,7 @@ SERVER_ROOMS = {
     "transport": "",
     "loaders": "kernel",
     "identity": "core loading",
-    "loading": "core identity kernel loaders",
+    "loading": "identity kernel loaders",
     "config": "core kernel",
     "systemd": "",
     "logs": "config systemd",

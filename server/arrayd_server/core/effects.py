@@ -64,6 +64,14 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Describe:
+    """Ask a worker what a file holds; answer with `described` or `failed`."""
+
+    job: int
+    source: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Fill:
     """Make the segment and load it; answer with `progress`, then `filled` or `failed`."""
 
@@ -128,6 +136,6 @@ class Unlink:
     force: bool = False
 
 
-Work = Probe | Fill | Make | Seal | Rewrite | Cancel
+Work = Probe | Describe | Fill | Make | Seal | Cancel
 
-Effect = Reply | ReportProgress | Work | Inspect | Trace | Unlink
+Effect = Reply | ReportProgress | Work | Inspect | Trace | Unlink | Rewrite

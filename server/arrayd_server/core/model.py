@@ -187,6 +187,7 @@ class Job:
     spec: Spec | None = None
     size: int = 0
     segment: str | None = None
+    info: bool = False  # its source is to be described: no block comes of it
     detached: bool = False  # goes on without waiters (prefetch)
     #: QUEUED: when `tick` must look at it, for its room or its timeout is due
     next_check: float = math.inf

@@ -1,18 +1,21 @@
-"""What becomes of a job when it is known what its source holds."""
+"""Jobs whose source is looked at: what a file holds, and what becomes of the job then."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from arrayd_server.core.admission import Admission
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.effects import Cancel, Effect
+from arrayd_server.core.effects import Cancel, Describe, Effect, Reply, Result
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import JobTable
 from arrayd_server.core.linked import split_off_late
-from arrayd_server.core.model import Job, ProbedFacts, Stage
+from arrayd_server.core.model import Asker, AwaitedItem, Job, ProbedFacts, Stage
 
 
 class Probing:
-    """The step from a probe to a block, which may be there already, or on its way."""
+    """The step from a probe to an answer, or to a block: it may be there, or on its way."""
 
     def __init__(
         self, blocks: BlockTable, holds: Holds, jobs: JobTable, admission: Admission
@@ -21,6 +24,21 @@ class Probing:
         self._holds = holds
         self._jobs = jobs
         self._admission = admission
+
+    def describe(self, to: Asker, identity: Any, now: float) -> list[Effect]:
+        """Let a session wait for what a file holds; who asks again waits for the same."""
+        question = ("info", to)
+        if self._jobs.find(question) is not None:
+            return []
+        job = self._jobs.new(Stage.PROBING, identity, now, [question])
+        job.info = True
+        self._jobs.join(job, to, AwaitedItem(), now)
+        return [Describe(job.number, identity)]
+
+    def described(self, job: Job, fields: Mapping[str, Any]) -> list[Effect]:
+        """Answer who waits for what a file holds."""
+        self._jobs.remove(job)
+        return [Reply(to, Result(fields)) for to in job.waiters]
 
     def answered(self, job: Job, found: ProbedFacts, now: float) -> list[Effect]:
         """Let a job wait for room for its block, or join what makes or has the same block."""

@@ -26,6 +26,7 @@ changes nothing and has no effects.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from arrayd.errors import ArraydError, NoRoom
 from arrayd_server.core import bounds, error_texts, lifecycle
@@ -159,6 +160,10 @@ class Registry:
         job.detached = True
         return effects
 
+    def info(self, to: Asker, identity: Any, now: float) -> list[Effect]:
+        """Someone asks what a file holds: no block comes of it. Repeated, it is one question."""
+        return self.probing.describe(to, identity, now)
+
     def cancel(self, nonce: Nonce, request: int, now: float) -> list[Effect]:
         """Nobody waits for a session's request any more."""
         return self.jobs.forget(nonce, request) + self.admission.start_queued(now)
@@ -221,10 +226,7 @@ class Registry:
         return self.publishing.seal(to, segment, now)
 
     def unsealable(self, number: int, error: ArraydError, now: float) -> list[Effect]:
-        """Somebody can still write to a block that was to be sealed.
-
-        Its writer gets `error` and may try again.
-        """
+        """Somebody can still write to a block: its writer gets `error`, and may try again."""
         job = self.jobs.table.get(number)
         if job is None or job.segment is None or job.stage is not Stage.SEALING:
             return []
@@ -249,6 +251,11 @@ class Registry:
             return [Cancel(number)]
         job = self.jobs.at(number, Stage.PROBING)
         return [] if job is None else self.probing.answered(job, found, now)
+
+    def described(self, number: int, fields: Mapping[str, Any]) -> list[Effect]:
+        """Job `number` was to find out what a file holds, and has: these `fields`."""
+        job = self.jobs.at(number, Stage.PROBING)
+        return [] if job is None else self.probing.described(job, fields)
 
     def progress(self, number: int, rows: int, now: float) -> list[Effect]:
         """Job `number` has loaded so many rows more."""
@@ -293,7 +300,7 @@ class Registry:
             return []
         if isinstance(error, NoRoom) and job.stage in RESERVED and not job.retried:
             return self.admission.retry(job, now)
-        self.counters.failures += 1
+        self.counters.failures += not job.info
         return self.jobs.fail(job, error) + self.admission.start_queued(now)
 
     # ---- what the kernel says ------------------------------------------------------------

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from arrayd.errors import ArraydError, LoaderCrashed
 from arrayd.wire.grant import Spec
 from arrayd_server import identity
-from arrayd_server.core.model import Asker
 from arrayd_server.identity import BlockIdentity
 from arrayd_server.loading.messages import (
     FilledPart,
@@ -47,19 +44,11 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What a file holds, asked by a session and not yet answered."""
-
-    number: int
-    origin: BlockIdentity
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
 class Callbacks:
     """Where results go; each takes the job's number first."""
 
     probed: Callable[[int, Probed], None]
+    described: Callable[[int, Mapping[str, Any]], None]
     progress: Callable[[int, int], None]
     filled: Callable[[int, int], None]
     failed: Callable[[int, ArraydError], None]
@@ -72,52 +61,12 @@ class Loads:
         self._pool = pool
         self._on = callbacks
         self._loads: dict[int, Load] = {}
-        self._infos: dict[bytes, dict[Asker, Question]] = {}  # session -> its questions
-        self.asked = 0  # how many these are
-        self._numbers = itertools.count(-1, -1)  # the core's jobs have positive ones
 
-    def info(
-        self,
-        to: Asker,
-        origin: BlockIdentity,
-        on_result: Callable[[Mapping[str, Any] | ArraydError], None],
-    ) -> None:
-        """Ask what a file holds; no load comes of it. Who asks again gets one answer."""
-        questions = self._infos.setdefault(to.nonce, {})
-        if to in questions:
-            return
-        number = next(self._numbers)
-        questions[to] = Question(number, origin, time.monotonic())
-        self.asked += 1
-
-        def told(result: Mapping[str, Any] | ArraydError) -> None:
-            self._drop(to)
-            on_result(result)
-
-        self._pool.submit(_task(number, "info", InfoTask, origin, told))
-
-    def forget(self, nonce: bytes, request: int | None = None) -> None:
-        """Let nobody work on a question of a session that is gone, or has stopped waiting."""
-        for to in [a for a in self._infos.get(nonce, ()) if request in (None, a.request)]:
-            self._pool.cancel(self._drop(to))
-
-    def in_flight(self, nonce: bytes) -> tuple[int, int]:
-        """Return how many questions of a session wait for their answers, and how many of all."""
-        return len(self._infos.get(nonce, ())), self.asked
-
-    def questions(self) -> Iterator[tuple[Asker, Question]]:
-        """Yield the questions that wait for their answers, and who waits."""
-        for asked in self._infos.values():
-            yield from asked.items()
-
-    def _drop(self, to: Asker) -> int:
-        """Forget a question; return its number."""
-        questions = self._infos[to.nonce]
-        number = questions.pop(to).number
-        self.asked -= 1
-        if not questions:
-            del self._infos[to.nonce]
-        return number
+    def describe(self, job: int, origin: BlockIdentity) -> None:
+        """Ask what a file holds."""
+        self._pool.submit(
+            _task(job, "info", InfoTask, origin, lambda result: self._on_described(job, result))
+        )
 
     def probe(self, job: int, origin: BlockIdentity) -> None:
         """Ask how big a source is."""
@@ -154,6 +103,12 @@ class Loads:
             lambda rows: self._on.progress(job, rows),
             apart=load.found.apart,
         )
+
+    def _on_described(self, job: int, result: Mapping[str, Any] | ArraydError) -> None:
+        if isinstance(result, ArraydError):
+            self._on.failed(job, result)
+        else:
+            self._on.described(job, result)
 
     def _on_probed(
         self, job: int, origin: BlockIdentity, result: Mapping[str, Any] | ArraydError

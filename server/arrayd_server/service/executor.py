@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from time import monotonic
@@ -22,6 +22,7 @@ from arrayd_server.core import error_texts, invariants
 from arrayd_server.core.effects import (
     AskAgain,
     Cancel,
+    Describe,
     Effect,
     Fill,
     Inspect,
@@ -33,6 +34,7 @@ from arrayd_server.core.effects import (
     Seal,
     Trace,
     Unlink,
+    Work,
 )
 from arrayd_server.core.model import Asker, ProbedFacts
 from arrayd_server.core.registry import Registry
@@ -100,9 +102,8 @@ class Performer:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="arrayd-pages")
         self._watch = CloseWatch(layout.SHM)
         loop.add_reader(self._watch.fileno(), self._on_heard)
-        self.loads = Loads(
-            pool, Callbacks(self._on_probed, self._on_progress, self._on_filled, self._on_failed)
-        )
+        on = (self._on_probed, self._on_info, self._on_progress, self._on_filled, self._on_failed)
+        self._loads = Loads(pool, Callbacks(*on))
 
     def act(self, effects: Sequence[Effect]) -> None:
         """Perform effects, and the effects of their results."""
@@ -154,21 +155,6 @@ class Performer:
             with contextlib.suppress(ArraydError):  # whoever asks for it is told
                 self._ensure_linked(segment)
 
-    async def remove(self, unlinks: Iterable[Unlink], timeout: float) -> None:
-        """Perform the last effects: what nobody holds may still be mapped for a moment."""
-        deadline = monotonic() + timeout
-        for segment, force in ((unlink.segment, unlink.force) for unlink in unlinks):
-            block, _ = self._registry.block(segment)
-            assert block is not None
-            failpoints.hit("daemon.freeing")
-            outcome, fd = self._segments.unlink(segment, force=force)
-            while outcome is Outcome.REFUSED and not block.holders and monotonic() < deadline:
-                await asyncio.sleep(_RETRY_EVERY)
-                outcome, fd = self._segments.unlink(segment, force=force)
-            if fd >= 0:
-                os.close(fd)
-            log.info("%s: %s", block.identity, outcome.value)
-
     def close(self) -> None:
         """Stop; the threads finish what they have begun, which nobody will use."""
         self._loop.remove_reader(self._watch.fileno())
@@ -196,18 +182,25 @@ class Performer:
                 self.take(self._registry.traced, segment, lives, monotonic())
             case Unlink(segment, force):
                 self._unlink(segment, force=force)
+            case Rewrite(segment):
+                self._rewrite(segment)
+            case _:
+                self._work(effect)
+
+    def _work(self, effect: Work) -> None:
+        match effect:
             case Probe(job, source):
-                self.loads.probe(job, source)
+                self._loads.probe(job, source)
+            case Describe(job, source):
+                self._loads.describe(job, source)
             case Fill(job, segment):
                 self._fill(job, segment)
             case Make(job, segment):
                 self._make(job, segment)
             case Seal(job, segment):
                 self._seal(job, segment, self._loop.time() + SEAL_PATIENCE)
-            case Rewrite(segment):
-                self._rewrite(segment)
             case Cancel(job):
-                self.loads.cancel(job)
+                self._loads.cancel(job)
 
     def _reply(self, reply: Reply) -> None:
         body = reply.body
@@ -283,7 +276,7 @@ class Performer:
         except ArraydError as error:
             self._on_failed(job, error)
             return
-        self.loads.fill(job, self._segments.path(segment))
+        self._loads.fill(job, self._segments.path(segment))
 
     def _make(self, job: int, segment: str) -> None:
         described = self._described(segment)
@@ -343,6 +336,9 @@ class Performer:
         size = planned(found.spec, found.identity).size
         facts = ProbedFacts(found.key, found.spec, size, found.rows, found.linked)
         self.take(self._registry.probed, job, facts, monotonic())
+
+    def _on_info(self, job: int, fields: Mapping[str, Any]) -> None:
+        self.act(self._registry.described(job, fields))
 
     def _on_progress(self, job: int, rows: int) -> None:
         self.take(self._registry.progress, job, rows, monotonic())

@@ -68,7 +68,7 @@ def prefetch(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     return effects
 
 
-def info(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
+def info(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     """Describe a file without loading it."""
     source = _source(request.fields["source"])
     to = Asker(request.nonce, request.id)
@@ -78,19 +78,11 @@ def info(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa:
         return [Reply(to, _published(daemon, source.name))]
     if _crowded(daemon, to):
         return [Reply(to, _refusal(daemon, to))]
-    asked = identity.of_source(source, request.fields["stat"])
-
-    def answer(found: Mapping[str, Any] | ArraydError) -> None:
-        body = found if isinstance(found, ArraydError) else Result(found)
-        daemon.performer.act([Reply(to, body)])
-
-    daemon.performer.loads.info(to, asked, answer)
-    return []
+    return daemon.registry.info(to, identity.of_source(source, request.fields["stat"]), now)
 
 
 def cancel(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     """Stop waiting."""
-    daemon.performer.loads.forget(request.nonce, request.fields["request"])
     return daemon.registry.cancel(request.nonce, request.fields["request"], now)
 
 
@@ -163,7 +155,6 @@ def evict(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa
 def bye(daemon: Daemon, request: Request, now: float) -> list[Effect]:
     """End a session."""
     daemon.forget(request.nonce)
-    daemon.performer.loads.forget(request.nonce)
     return daemon.registry.ended(request.nonce, now)
 
 
@@ -210,20 +201,14 @@ def _source(wire: Mapping[str, Any]) -> Source | ArraydError:
         return SpecMismatch(f"This is no source: {error}")
 
 
-def _in_flight(daemon: Daemon, nonce: bytes) -> tuple[int, int]:
-    """Return how much a session waits for, and how much everybody."""
-    jobs, infos = daemon.registry.jobs.in_flight(nonce), daemon.performer.loads.in_flight(nonce)
-    return jobs[0] + infos[0], jobs[1] + infos[1]
-
-
 def _crowded(daemon: Daemon, to: Asker, *, detached: bool = False) -> bool:
     """Say whether one request more is too much: of this session, or (detached) of anybody."""
-    mine, every = _in_flight(daemon, to.nonce)
+    mine, every = daemon.registry.jobs.in_flight(to.nonce)
     return every >= MAX_IN_FLIGHT // 2 if detached else mine >= (MAX_IN_FLIGHT - every) / SHARE
 
 
 def _refusal(daemon: Daemon, to: Asker) -> ArraydError:
-    mine, every = _in_flight(daemon, to.nonce)
+    mine, every = daemon.registry.jobs.in_flight(to.nonce)
     return DaemonError(
         f"The daemon has {every} loads and waiting requests, {mine} of them this client's, and "
         f"remembers up to {MAX_IN_FLIGHT}: ask again when some are done."

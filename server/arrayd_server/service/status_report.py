@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from arrayd.wire import layout, protocol
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.model import Asker, Block, Job, Peer, State
-from arrayd_server.loading.loads import Question
+from arrayd_server.core.model import Block, Job, Peer, State
 
 if TYPE_CHECKING:
     from arrayd_server.daemon import Daemon
@@ -19,7 +18,7 @@ MAX_TOLD = 10_000
 """Blocks that are told of, or fewer with many holders: some 0.1 s of the daemon, and 3 MB."""
 
 MAX_JOBS = 100
-"""Jobs without a block, and questions about files, that are told of in full."""
+"""Jobs without a block that are told of in full."""
 
 
 def build(daemon: Daemon, now: float) -> dict[str, Any]:
@@ -27,8 +26,6 @@ def build(daemon: Daemon, now: float) -> dict[str, Any]:
     registry = daemon.registry
     shm = os.statvfs(layout.SHM)
     bare = [job for job in registry.jobs.table.values() if job.segment is None]
-    loads = daemon.performer.loads
-    asked = list(itertools.islice(loads.questions(), max(0, MAX_JOBS - len(bare))))
     blocks = _chosen(registry.blocks)
     return {
         "version": protocol.PACKAGE_VERSION,
@@ -51,11 +48,8 @@ def build(daemon: Daemon, now: float) -> dict[str, Any]:
         ],
         "blocks": [_block(daemon, block, now) for block in blocks],
         "blocks_more": len(registry.blocks.table) - len(blocks),
-        "jobs": [
-            *(_job(daemon, job, now) for job in bare[:MAX_JOBS]),
-            *(_question(daemon, to, question, now) for to, question in asked),
-        ],
-        "jobs_more": max(0, len(bare) - MAX_JOBS) + loads.asked - len(asked),
+        "jobs": [_job(daemon, job, now) for job in bare[:MAX_JOBS]],
+        "jobs_more": max(0, len(bare) - MAX_JOBS),
     }
 
 
@@ -126,22 +120,11 @@ def _state(block: Block, *, idle: bool) -> str:
 
 def _job(daemon: Daemon, job: Job, now: float) -> dict[str, Any]:
     return {
-        "stage": str(job.stage.value),
+        "stage": "info" if job.info else str(job.stage.value),
         "source": str(job.identity),
         "size": job.size,
         "waiters": _waiters(daemon, job, now),
         "age": now - job.since,
-    }
-
-
-def _question(daemon: Daemon, to: Asker, question: Question, now: float) -> dict[str, Any]:
-    age = now - question.since
-    return {
-        "stage": "info",
-        "source": str(question.origin),
-        "size": 0,
-        "waiters": [_person(daemon, to.nonce, age)],
-        "age": age,
     }
 
 

@@ -29,11 +29,12 @@ def _source(path: str) -> Any:
     return Source.from_wire({"path": path})
 
 
-def _daemon(jobs: tuple[int, int], infos: tuple[int, int] = (0, 0)) -> Any:
+def _daemon(*jobs: int) -> Any:
     """Return a daemon with so much of one session, and of all, in flight."""
-    counts = [SimpleNamespace(in_flight=lambda _, pair=pair: pair) for pair in (jobs, infos)]
-    registry = SimpleNamespace(blocks=NoBlocks(), jobs=counts[0])
-    return SimpleNamespace(registry=registry, performer=SimpleNamespace(loads=counts[1]))
+    registry = SimpleNamespace(
+        blocks=NoBlocks(), jobs=SimpleNamespace(in_flight=lambda _: tuple(jobs))
+    )
+    return SimpleNamespace(registry=registry)
 
 
 def _wanted(daemon: Any, path: object, **options: bool) -> Any:
@@ -42,29 +43,28 @@ def _wanted(daemon: Any, path: object, **options: bool) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "infos", "refused"),
+    ("mine", "every", "refused"),
     [
-        ((0, 0), (0, 0), False),
-        ((MAX // (SHARE + 1) - 1, MAX // (SHARE + 1) - 1), (0, 0), False),  # a hog alone
-        ((MAX // (SHARE + 1), MAX // (SHARE + 1)), (0, 0), True),
-        ((0, 0), (MAX // (SHARE + 1), MAX // (SHARE + 1)), True),
-        ((500, MAX - 2100), (0, 0), False),  # one who has little, among many
-        ((500, MAX - 2100), (0, 200), True),
-        ((0, MAX - 1), (0, 0), False),
-        ((0, MAX), (0, 0), True),
+        (0, 0, False),
+        (MAX // (SHARE + 1) - 1, MAX // (SHARE + 1) - 1, False),  # a hog alone
+        (MAX // (SHARE + 1), MAX // (SHARE + 1), True),
+        (500, MAX - 2100, False),  # one who has little, among many
+        (500, MAX - 1900, True),
+        (0, MAX - 1, False),
+        (0, MAX, True),
     ],
 )
-def test_one_request_too_many(jobs: tuple[int, int], infos: tuple[int, int], refused: bool) -> None:
+def test_one_request_too_many(mine: int, every: int, refused: bool) -> None:
     """Of what is left a session has its share; what is in memory is to be had all the same."""
-    daemon = _daemon(jobs, infos)
+    daemon = _daemon(mine, every)
     assert isinstance(_wanted(daemon, "/new.npy"), DaemonError if refused else Wanted)
     assert isinstance(_wanted(daemon, "/there.npy"), Wanted)
 
 
 def test_loads_that_nobody_waits_for() -> None:
     """Prefetches, which are nobody's, leave half of all to those who wait."""
-    full = _daemon((0, MAX // 2))
-    assert isinstance(_wanted(_daemon((0, MAX // 2 - 1)), "/x.npy", detached=True), Wanted)
+    full = _daemon(0, MAX // 2)
+    assert isinstance(_wanted(_daemon(0, MAX // 2 - 1), "/x.npy", detached=True), Wanted)
     assert isinstance(_wanted(full, "/new.npy", detached=True), DaemonError)
     assert isinstance(_wanted(full, "/there.npy", detached=True), Wanted)
     assert isinstance(_wanted(full, "/new.npy"), Wanted)
@@ -72,4 +72,4 @@ def test_loads_that_nobody_waits_for() -> None:
 
 def test_nonsense_is_told_first() -> None:
     """A source that is none is an error of its own, however many loads there are."""
-    assert "no source" in str(_wanted(_daemon((MAX, MAX)), 7))
+    assert "no source" in str(_wanted(_daemon(MAX, MAX), 7))
