@@ -77,7 +77,7 @@ class PeerConnection:
 
     @property
     def closed(self) -> bool:
-        """It is over."""
+        """Whether the connection has ended."""
         return self.sock.fileno() < 0
 
 
@@ -90,13 +90,13 @@ class Server:
     Parameters
     ----------
     loop
-        Where messages are noticed.
+        That runs it.
     endpoint
         To listen at; its lock is taken already.
     handle
         Called with each good request, the way back and the peer.
-    gone
-        Called with each connection that is over.
+    on_close
+        Called with each connection that has ended, whoever ended it.
 
     Raises
     ------
@@ -109,11 +109,11 @@ class Server:
         loop: asyncio.AbstractEventLoop,
         endpoint: str,
         handle: Handler,
-        gone: Callable[[PeerConnection], None],
+        on_close: Callable[[PeerConnection], None],
     ) -> None:
         self.garbage = 0
         self._loop = loop
-        self._handle, self._gone = handle, gone
+        self._handle, self._on_close = handle, on_close
         self._timer: asyncio.Handle | None = None
         self._connections: dict[int, PeerConnection] = {}
         self._queue: FairQueue[PeerConnection] = FairQueue(MAX_BUFFERED)
@@ -124,7 +124,7 @@ class Server:
         self._sweeper = loop.call_later(HANDSHAKE_TIMEOUT, self._sweep)
 
     def send(self, to: PeerConnection, number: int, index: int = 0, **body: Any) -> None:
-        """Answer a request; that the asker is gone, or we are ending, is no error."""
+        """Answer a request; if the asker is gone, nothing happens."""
         if not to.closed:
             self._put(to, zmtp.frame(protocol.answer(number, index, **body)))
 
@@ -135,7 +135,7 @@ class Server:
         self.send(to, number, index, err=to_wire(error))
 
     def close(self) -> None:
-        """Stop receiving; what was sent has 0.2 s to leave."""
+        """Stop receiving; answers that are queued have `LINGER` to leave."""
         self._listener.close()
         self._sweeper.cancel()
         self._cancel()
@@ -173,7 +173,7 @@ class Server:
         self._queue.leave(connection.process, connection)
         del self._connections[connection.sock.fileno()]
         connection.sock.close()  # which takes it out of the epoll set
-        self._gone(connection)
+        self._on_close(connection)
 
     def _sweep(self) -> None:
         """Hang up on those who do not finish their handshake."""
@@ -185,7 +185,7 @@ class Server:
         self._sweeper = self._loop.call_later(HANDSHAKE_TIMEOUT, self._sweep)
 
     def _count(self, connection: PeerConnection) -> None:
-        """Hang up on whoever makes us keep most, when it is too much."""
+        """Note what is kept for a connection; above the limit, hang up on the largest."""
         nbytes = len(connection.stream) + connection.unsent
         self._queue.buffer(connection.process, connection, nbytes)
         while (worst := self._queue.excess()) is not None:
@@ -203,7 +203,7 @@ class Server:
                 rest = rest[to.sock.send(rest) :]
             except BlockingIOError:
                 pass
-            except OSError:  # it hung up; reading will tell
+            except OSError:  # it hung up; reading will notice
                 return
             if not rest:
                 return
@@ -213,7 +213,7 @@ class Server:
         self._count(to)
 
     def _flush(self, to: PeerConnection) -> None:
-        """Send what waits; when all is gone, listen again."""
+        """Send what is queued; when all is sent, read from the connection again."""
         try:
             while to.send_queue:
                 sent = to.sock.send(to.send_queue[0])
@@ -250,7 +250,7 @@ class Server:
         self._queue.wake(connection.process, connection)
 
     def _turn(self) -> None:
-        """Hear some, who has used least first; then let other events of the loop come."""
+        """Handle messages for `TURN_TIME`, in the order of the fair queue; then go on later."""
         self._cancel()
         now = time.perf_counter()
         end = now + TURN_TIME
@@ -262,7 +262,7 @@ class Server:
                 if resume_at is not None:
                     self._turn_after(resume_at - now)
                 return
-            # By the processor's time: that others were scheduled meanwhile is not its fault.
+            # Processor time, for what else the machine did meanwhile is not this process's doing.
             began = time.thread_time()
             self._hear(self._queue.take(process))
             cost, now = time.thread_time() - began, time.perf_counter()
@@ -282,7 +282,7 @@ class Server:
             self._timer = None
 
     def _hear(self, connection: PeerConnection) -> None:
-        """Take one message of a connection, if it has one."""
+        """Read and handle one message of a connection, if it has one."""
         if connection.closed or connection.send_queue:
             return  # `_flush` wakes it again
         try:

@@ -1,8 +1,8 @@
-"""ZMTP 3 as the daemon speaks it to one client: bytes in, messages out. No socket is here.
+"""ZMTP 3 as the daemon speaks it with one client: bytes in, messages out, no socket.
 
 Of https://rfc.zeromq.org/spec/37/ the part that libzmq's DEALER needs: the NULL mechanism,
-messages of one frame, PING. What a peer can make us keep is the frame it is sending, and that
-is at most `limit` bytes; libzmq itself keeps the parts of a message without any limit.
+messages of one frame, PING. Of one peer at most the frame it is sending is kept, and that
+has at most `limit` bytes; libzmq itself keeps the parts of a message without any limit.
 """
 
 from __future__ import annotations
@@ -53,26 +53,26 @@ class Stream:
         self._limit = limit
         self._greeted = False
         self._buffer = bytearray()
-        self._at = 0  # what is before has been taken
+        self._at = 0  # bytes before it were returned already
 
     def __len__(self) -> int:
         """Return how many bytes are kept."""
         return len(self._buffer)
 
     def feed(self, data: memoryview) -> None:
-        """Take what has come."""
+        """Add bytes that were received."""
         if self._at:
             del self._buffer[: self._at]
             self._at = 0
         self._buffer += data
 
     def next(self) -> tuple[bytes | None, bytes]:
-        """Return the next message, if one is there, and what must be answered by ZMTP itself.
+        """Return the next message or None, and what ZMTP itself has to answer.
 
         Raises
         ------
         Violation
-            Hang up.
+            The connection must be closed.
         """
         if not self._greeted:
             if not self._take_greeting():

@@ -1,6 +1,6 @@
 """Casts that say what they lose: every value fits, is clipped on request, or is an error.
 
-`numpy.ndarray.astype` wraps 300 to 44 and a far date to the past without a word. Here a
+`numpy.ndarray.astype` silently wraps 300 to 44, and a far date to the past. Here a
 value that the new dtype cannot hold is an error (or, on request, becomes the nearest one
 that it can hold), and values that merely lose digits are counted.
 """
@@ -22,7 +22,6 @@ Array = np.ndarray[Any, Any]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 DType = np.dtype[Any]
 
-_REAL = "biuf"
 _NUMBER = "biufc"
 _TEXT = "SU"
 _TIME = "mM"

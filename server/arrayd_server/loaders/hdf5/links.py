@@ -60,18 +60,18 @@ class Links:
     source
         What is asked for; its file is `main`.
     loading
-        Values are to be read: what they lie in stays open till `close`, and nobody asks for locks
-        any more, for a file that is written now is another one when it has been read.
+        Values are to be read: their files stay open until `close`, and locks are not looked at,
+        for a file that is written meanwhile fails the comparison of its identity afterwards.
     """
 
     def __init__(self, source: Source, *, loading: bool) -> None:
-        self.further: dict[str, None] = {}  # where else was looked for bytes, in order
+        self.further: dict[str, None] = {}  # other files that were looked for, in order
         self.locked = False  # a writer holds the lock of one of them
         self.decoded = False  # libhdf5 decodes some of the values
         self._source = source
         self._access = Access.of(source)
         self._loading = loading
-        self._open: OrderedDict[str, Any] = OrderedDict()  # the last one was used last
+        self._open: OrderedDict[str, Any] = OrderedDict()  # least recently used first
         self._pinned: list[Any] = []
         self._seen: set[tuple[str, int]] = set()
         self.main = self._opened(source.path)

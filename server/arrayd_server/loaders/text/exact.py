@@ -1,7 +1,7 @@
 """A value is what the text says, or an error.
 
 `numpy.loadtxt` cuts a string to its width, makes inf of 1e400 and true of 7, rounds the integer
-16777217 in a float32, and takes a date to UTC or to whole seconds, all without a word. Here numpy
+16777217 in a float32, and takes a date to UTC or to whole seconds, all silently. Here numpy
 parses into a *reading dtype* that shows what the dtype asked for would lose (S11 for S10, int64
 for bool, the text itself for a date), and `narrow` takes the values from one to the other.
 Only values that look suspicious are compared with their text, so this costs little.

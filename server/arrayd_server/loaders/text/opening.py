@@ -35,8 +35,8 @@ _HEAD = 4096
 class Lines:
     """Lines on their way into `numpy.loadtxt`, which takes no more of them than it needs.
 
-    Those of one request of numpy's are kept, to tell what is wrong with one. Where that is as
-    much text as no line has (`LINE_BYTES`), a quote is open.
+    Those that it takes in one call are kept, to find the one that is wrong. If they become longer
+    than any line is (`LINE_BYTES`), a quote was not closed.
 
     Parameters
     ----------
