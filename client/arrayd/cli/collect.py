@@ -51,12 +51,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Collect, with a bar on a terminal, and print in one line what was written."""
     begin = time.monotonic()
-    with (
-        _orderly_end(),
-        _warn_at_end(),
-        arrayd.connect(args.endpoint) as client,
-        _bar() as bar,
-    ):
+    with _orderly_end(), _warn_at_end(), arrayd.connect(args.endpoint) as client, _bar() as bar:
         names = collect(
             client,
             args.files,

@@ -70,10 +70,8 @@ def run(args: argparse.Namespace) -> int:
 def readers(count: int, endpoint: str, story: Story) -> Iterator[list[DemoReader]]:
     """Give `count` processes that can get the story's files."""
     with contextlib.ExitStack() as stack:
-        crowd = [
-            stack.enter_context(DemoReader(endpoint, story.files, story.dtype))
-            for _ in range(count)
-        ]
+        each = (DemoReader(endpoint, story.files, story.dtype) for _ in range(count))
+        crowd = [stack.enter_context(reader) for reader in each]
         ask(crowd, "connect")
         yield crowd
 
