@@ -97,15 +97,15 @@ def _count(auto: Callable[[], int]) -> Callable[[str], int]:
 
 
 def _auto_workers() -> int:
-    # Fresh pages soon limit a load, not CPUs (DESIGN §5); the rest is for those who asked.
+    # Fresh pages soon limit a load, not CPUs; the other CPUs are for those who asked.
     return min(len(os.sched_getaffinity(0)), 8)
 
 
 def _auto_clients() -> int:
     # The hard limit, for the daemon raises its own to it. A client costs its connection
     # and a pidfd; twice that, since one that reconnects is here twice for a moment.
-    # 256 are the daemon's: segments, workers, log. libzmq aborts when descriptors run
-    # out (pitfall P20), so this errs on the small side.
+    # 256 are the daemon's: segments, workers, log. Without a descriptor it can neither
+    # make nor ask of a segment, so this errs on the small side.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return 4096 if hard == resource.RLIM_INFINITY else max(8, min((hard - 256) // 4, 4096))
 

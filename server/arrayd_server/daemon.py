@@ -1,7 +1,8 @@
 """The daemon: one loop that receives, decides in the core, and performs.
 
-request → `wire` (decode) → `requests` (meaning) → `core.registry` (decision) → effects →
-`perform` (segments, workers, answers). Nothing slow runs on the loop.
+request → `transport` (decode) → `service.handlers` (meaning) → `core.registry` (decision) →
+effects → `service.executor` (segments, workers), `service.sessions` (answers). Nothing slow runs
+on the loop.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ from collections.abc import Iterable
 from arrayd.common import failpoints, proc
 from arrayd.errors import AccessDenied, ArraydError, DaemonError
 from arrayd.wire import layout, protocol
-from arrayd.wire.grant import Grant
 from arrayd_server import systemd
 from arrayd_server.config import Config
 from arrayd_server.core import shutdown
-from arrayd_server.core.effects import Answer, Reply, ReportProgress, Unlink
+from arrayd_server.core.effects import Unlink
 from arrayd_server.core.model import Asker, Peer
 from arrayd_server.core.registry import Registry
 from arrayd_server.kernel import leases
@@ -31,9 +31,9 @@ from arrayd_server.segments import adoption, block_metadata
 from arrayd_server.segments.scope import Scope
 from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.service import status_report
-from arrayd_server.service.executor import Performer
-from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION
-from arrayd_server.service.sessions import message
+from arrayd_server.service.executor import EffectExecutor
+from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION, Service
+from arrayd_server.service.sessions import Sessions
 from arrayd_server.transport import peers
 from arrayd_server.transport.server import PeerConnection, Server
 
@@ -41,9 +41,6 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 1.0
 """Seconds between looks at what nobody reports: our socket's path, idleness, strays."""
-
-MISSED = 60.0
-"""Seconds without a connection after which a session whose process we cannot see has ended."""
 
 PARTING = 1.0
 """Seconds that a stop waits for processes without a session to unmap what they had."""
@@ -61,17 +58,17 @@ class Daemon:
     """
 
     def __init__(self, config: Config, scope: Scope) -> None:
-        self.config = config
-        self.scope = scope
-        self.started = time.monotonic()
-        self.segments = Segments(scope)
-        self.registry = Registry(scope.prefix, config.budget, config.budget.bound)
-        self.performer: Performer
-        self.wire: Server
-        self._peers: peers.Peers
+        self._config = config
+        self._scope = scope
+        self._started = time.monotonic()
+        self._segments = Segments(scope)
+        self._registry = Registry(scope.prefix, config.budget, config.budget.bound)
+        self._sessions: Sessions
+        self._executor: EffectExecutor
+        self._service: Service
+        self._server: Server
         self._pool: Pool
-        self._routes: dict[bytes, PeerConnection] = {}  # session -> the latest way to it
-        self._busy_at = self.started
+        self._busy_at = self._started
         self._stopping = asyncio.Event()
         self._signal = 0
         self._socket_path = config.endpoint.removeprefix("ipc://")
@@ -86,22 +83,21 @@ class Daemon:
             loop.add_signal_handler(number, self.stop, number)
         self._pool = Pool(
             loop,
-            self.config.workers,
-            timeout=self.config.load_timeout,
-            memory=self.config.loader_memory,
+            self._config.workers,
+            timeout=self._config.load_timeout,
+            memory=self._config.loader_memory,
         )
-        self._peers = peers.Peers(loop, self.config.max_clients, self._on_death)
-        self.performer = Performer(
-            loop, self.registry, self.segments, self._pool, self._answer, check=self.config.check
-        )
+        self._make_service(loop)
         self._adopt()
-        self.wire = Server(loop, self.config.endpoint, self._on_request, self._on_gone)
+        gone = self._sessions.disconnected
+        self._server = Server(loop, self._config.endpoint, self._on_request, gone)
+        self._sessions.server = self._server
         self._socket_stat = os.stat(self._socket_path)
-        if self.config.private:
+        if self._config.private:
             self._pool.warm()
         failpoints.hit("daemon.bound")
-        log.info("arrayd %s serves %s", protocol.PACKAGE_VERSION, self.config.endpoint)
-        systemd.notify(systemd.READY, systemd.status(status_report.summary(self)))
+        log.info("arrayd %s serves %s", protocol.PACKAGE_VERSION, self._config.endpoint)
+        systemd.notify(systemd.READY, systemd.status(status_report.summary(self._registry)))
         keeper = loop.create_task(self._keep_house())
         try:
             await self._stopping.wait()
@@ -114,15 +110,32 @@ class Daemon:
         self._signal = number
         self._stopping.set()
 
-    def pid_of(self, nonce: bytes) -> int:
-        """Return the process of a session; 0 for an unknown one."""
-        session = self.registry.sessions.get(nonce)
-        return session.peer.pid if session else 0
+    def _make_service(self, loop: asyncio.AbstractEventLoop) -> None:
+        registry, segments, config = self._registry, self._segments, self._config
+        about_us = {
+            "pid": os.getpid(),
+            "version": protocol.PACKAGE_VERSION,
+            "run": self._scope.run,
+            "leases": segments.leases,
+        }
+        sessions = Sessions(loop, registry, config.max_clients, about_us, self._on_death)
+        executor = EffectExecutor(
+            loop, registry, segments, self._pool, sessions.answer, check=config.check
+        )
+        self._sessions, self._executor = sessions, executor
+        self._service = Service(
+            registry, sessions, executor.update_headroom, self.stop, self._facts
+        )
 
-    def forget(self, nonce: bytes) -> None:
-        """Forget the way to a session that ends."""
-        self._routes.pop(nonce, None)
-        self._peers.forget(nonce, self.pid_of(nonce))
+    def _facts(self) -> status_report.Facts:
+        return status_report.Facts(
+            self._config.private,
+            self._started,
+            self._config.endpoint,
+            self._scope.id,
+            self._segments.leases,
+            self._server.garbage,
+        )
 
     # ---- requests ------------------------------------------------------------------------
 
@@ -135,24 +148,23 @@ class Daemon:
         try:
             failpoints.hit("daemon.request")
             self._check_user(peer)
-            refused = self.registry.admit(request.nonce, peer.pid)
+            refused = self._registry.admit(request.nonce, peer.pid)
             if isinstance(refused, ArraydError):
                 raise refused
             if request.op == "hello":
                 self._hello(request, route, peer, now)
             elif refused is None or request.op in WITHOUT_SESSION:
-                self._routes[request.nonce] = route
+                self._sessions.heard(request.nonce, route)
                 self._handle(request, now)
             elif request.op not in WITHOUT_ANSWER:
-                self._send(route, request.id, 0, refused)
+                self._sessions.send(route, request.id, refused)
         except ArraydError as error:
-            self._send(route, request.id, 0, error)
+            self._sessions.send(route, request.id, error)
         except Exception:
             log.exception("request %s from pid %d: a bug in arrayd", request.op, peer.pid)
             bug = DaemonError(f"The daemon failed at {request.op}: a bug in arrayd; see its log.")
-            self._send(route, request.id, 0, bug)
-        if request.nonce not in self.registry.sessions:
-            self._routes.pop(request.nonce, None)
+            self._sessions.send(route, request.id, bug)
+        self._sessions.drop_unknown(request.nonce)
 
     def _check_user(self, peer: peers.Address) -> None:
         """Refuse other users."""
@@ -175,82 +187,42 @@ class Daemon:
                 "You and the daemon see different /dev/shm (a container, PrivateIPC=): blocks "
                 "cannot be shared. Mount the host's /dev/shm, or run a daemon inside."
             )
-        self._peers.watch(request.nonce, peer.pid, fields["start"], route.sock)
-        self._routes[request.nonce] = route
+        self._sessions.open(request.nonce, route, fields["start"])
         group, version = peers.group_of(peer.pid), (fields["version"] or "")[:40]
         who = Peer(peer.uid, peer.pid, fields["program"][:80], group, version)
         to = Asker(request.nonce, request.id)
         self._busy_at = now
-        self.performer.take(self.registry.hello, to, who, fields["holds"], fields["latest"], now)
+        self._executor.take(self._registry.hello, to, who, fields["holds"], fields["latest"], now)
         failpoints.hit("daemon.welcomed")
 
     def _handle(self, request: protocol.Request, now: float) -> None:
-        if request.nonce in self.registry.sessions:
+        if request.nonce in self._registry.sessions:
             self._busy_at = now  # its goodbye as well: idle time counts from there
-        self.performer.take(HANDLERS[request.op], self, request, now)
-
-    def _answer(self, to: Asker, effect: Reply | ReportProgress) -> None:
-        route = self._routes.get(to.nonce)
-        if route is None:
-            return
-        if isinstance(effect, ReportProgress):
-            self.wire.send(route, to.request, to.index, progress=[effect.done, effect.total])
-            return
-        granted = isinstance(effect.body, Grant)
-        if granted:
-            failpoints.hit("daemon.granting")
-        self._send(route, to.request, to.index, effect.body)
-        if granted:
-            failpoints.hit("daemon.granted")
-
-    def _send(self, route: PeerConnection, number: int, index: int, answer: Answer) -> None:
-        self.wire.send(route, number, index, **message(answer, self._about_us()))
-
-    def _about_us(self) -> dict[str, object]:
-        return {
-            "pid": os.getpid(),
-            "version": protocol.PACKAGE_VERSION,
-            "run": self.scope.run,
-            "leases": self.segments.leases,
-        }
+        self._executor.take(HANDLERS[request.op], self._service, request, now)
 
     def _on_death(self, nonce: bytes) -> None:
-        log.debug("session of pid %d ended with its process", self.pid_of(nonce))
-        self._routes.pop(nonce, None)
+        log.debug("session of pid %d ended with its process", self._sessions.pid_of(nonce))
         self._busy_at = time.monotonic()
-        self.performer.take(self.registry.ended, nonce, self._busy_at)
-
-    def _on_gone(self, route: PeerConnection) -> None:
-        """Wait for the clients of a connection that broke; a pidfd knows better, if there is one.
-
-        There is none for a process of a PID namespace that is none of ours.
-        """
-        if route.address.pid == 0 and not self._stopping.is_set():
-            asyncio.get_running_loop().call_later(MISSED, self._miss, route)
-
-    def _miss(self, route: PeerConnection) -> None:
-        for nonce in [nonce for nonce, other in self._routes.items() if other is route]:
-            self._peers.forget(nonce, 0)
-            self._on_death(nonce)
+        self._executor.take(self._sessions.end, nonce, self._busy_at)
 
     # ---- life ----------------------------------------------------------------------------
 
     def _adopt(self) -> None:
         """Take over what an earlier run of this scope left."""
         now = time.monotonic()
-        for found in adoption.scan(self.segments):
+        for found in adoption.scan(self._segments):
             try:
-                block = block_metadata.adopted(found, self.registry.blocks.new_number(), now)
+                block = block_metadata.adopted(found, self._registry.blocks.new_number(), now)
             except layout.NewerSegment as error:
                 log.warning("%s is left alone: %s", found.name, error)
-                self.segments.disown(found.name)
+                self._segments.disown(found.name)
                 continue
             except ValueError as error:
                 log.warning("%s is not usable (%s): removed", found.name, error)
-                self.segments.discard(found.name)
+                self._segments.discard(found.name)
                 continue
             log.info("adopted %s: %s", found.name, block.identity)
-            self.performer.act(self.registry.adopt(block, now))
+            self._executor.act(self._registry.adopt(block, now))
             failpoints.hit("daemon.adopting")
 
     async def _keep_house(self) -> None:
@@ -260,8 +232,8 @@ class Daemon:
             if not self._has_scope():
                 self.stop(signal.SIGUSR1)
                 return
-            self.performer.recheck()
-            line = status_report.summary(self)
+            self._executor.recheck()
+            line = status_report.summary(self._registry)
             if line != shown:
                 shown = line
                 systemd.notify(systemd.status(line))
@@ -271,7 +243,7 @@ class Daemon:
     def _has_scope(self) -> bool:
         """Say whether our scope is ours still: somebody may have removed its lock."""
         with contextlib.suppress(ArraydError):  # it cannot be made anew: who needs it is told
-            if not self.scope.regain():
+            if not self._scope.regain():
                 log.warning("another daemon has taken over this endpoint: stopping")
                 return False
         return True
@@ -282,11 +254,11 @@ class Daemon:
             log.warning("the socket %s is gone: stopping", self._socket_path)
             return True
         now = time.monotonic()
-        blocks = self.registry.blocks
-        if self.registry.sessions or len(blocks.idle) < len(blocks.table):
+        blocks = self._registry.blocks
+        if self._registry.sessions or len(blocks.idle) < len(blocks.table):
             self._busy_at = now
         idle = now - self._busy_at
-        if 0 < self.config.idle_exit <= idle:
+        if 0 < self._config.idle_exit <= idle:
             log.info("nobody has needed this daemon for %.0f s: stopping", idle)
             return True
         return False
@@ -296,11 +268,11 @@ class Daemon:
         self._pool.close()
         failpoints.hit("daemon.ending")
         hand_over = self._signal == signal.SIGUSR1
-        unlinks = shutdown.last_unlinks(self.registry.blocks, hand_over=hand_over)
+        unlinks = shutdown.last_unlinks(self._registry.blocks, hand_over=hand_over)
         await self._remove(unlinks)
-        self.wire.close()
-        self._peers.close()
-        self.performer.close()
+        self._server.close()
+        self._sessions.close()
+        self._executor.close()
         if self._socket_is_ours():
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._socket_path)
@@ -316,20 +288,20 @@ class Daemon:
         """Perform the last effects: what nobody holds may still be mapped for a moment."""
         deadline = time.monotonic() + PARTING
         for segment, force in ((unlink.segment, unlink.force) for unlink in unlinks):
-            block, _ = self.registry.block(segment)
+            block, _ = self._registry.block(segment)
             assert block is not None
             failpoints.hit("daemon.freeing")
-            outcome, fd = self.segments.unlink(segment, force=force)
+            outcome, fd = self._segments.unlink(segment, force=force)
             while outcome is Outcome.REFUSED and not block.holders and time.monotonic() < deadline:
                 await asyncio.sleep(0.01)
-                outcome, fd = self.segments.unlink(segment, force=force)
+                outcome, fd = self._segments.unlink(segment, force=force)
             if fd >= 0:
                 os.close(fd)
             log.info("%s: %s", block.identity, outcome.value)
 
 
 def _raise_descriptor_limit() -> None:
-    """Raise the soft limit to the hard one: libzmq aborts when descriptors run out."""
+    """Raise the soft limit to the hard one: each client costs descriptors."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

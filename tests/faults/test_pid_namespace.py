@@ -24,8 +24,9 @@ child = os.fork()
 if child == 0:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     os.system("mount --make-rprivate / && mount -t proc proc /proc")
-    from arrayd_server import __main__, daemon
-    daemon.MISSED = 0.2
+    from arrayd_server import __main__
+    from arrayd_server.service import sessions
+    sessions.MISSED = 0.2
     sys.argv = sys.argv[3:]
     sys.exit(__main__.main())
 signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))

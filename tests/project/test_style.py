@@ -55,7 +55,7 @@ SERVER_ROOMS = {
     "systemd": "",
     "logs": "config systemd",
     "segments": "core identity kernel",
-    "service": "core daemon identity kernel loading segments transport",
+    "service": "core identity kernel loading segments transport",
     "daemon": "config core kernel loading segments service systemd transport",
     "__main__": "config daemon logs segments",
 }

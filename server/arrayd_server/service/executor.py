@@ -48,7 +48,7 @@ from arrayd_server.transport import peers
 
 log = logging.getLogger(__name__)
 
-SEAL_PATIENCE = 2.0
+SEAL_TIMEOUT = 2.0
 """Seconds that writers of a block to be sealed have to let go of it."""
 
 _CHECKED = 1000  # blocks whose names are looked at in one go: some 10 ms of the loop
@@ -59,7 +59,7 @@ P = ParamSpec("P")
 Answer = Callable[[Asker, Reply | ReportProgress], None]
 
 
-class Performer:
+class EffectExecutor:
     """The shell around the core.
 
     `act` takes the effects of one event and performs them and all that follows from
@@ -198,7 +198,7 @@ class Performer:
             case Make(job, segment):
                 self._make(job, segment)
             case Seal(job, segment):
-                self._seal(job, segment, self._loop.time() + SEAL_PATIENCE)
+                self._seal(job, segment, self._loop.time() + SEAL_TIMEOUT)
             case Cancel(job):
                 self._loads.cancel(job)
 
@@ -319,7 +319,7 @@ class Performer:
             self._loop.call_later(_RETRY_EVERY, self._seal, job, segment, deadline)
         else:
             refusal = NotSealed(
-                f"{block.identity}: {why}, {SEAL_PATIENCE:.0f} s after it was to be sealed. Let "
+                f"{block.identity}: {why}, {SEAL_TIMEOUT:.0f} s after it was to be sealed. Let "
                 "every process drop its array first (del)."
             )
             self.take(self._registry.unsealable, job, refusal, monotonic())

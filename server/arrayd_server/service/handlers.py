@@ -1,6 +1,6 @@
 """What each request means: decoded fields in, an event of the core out.
 
-A handler takes the daemon, the request and its asker, and returns effects. Answers that
+A handler takes the service, the request and its asker, and returns effects. Answers that
 need no decision of the core (info, status) it sends itself.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,14 +23,13 @@ from arrayd.wire.protocol import Request
 from arrayd_server import identity
 from arrayd_server.core.effects import Effect, Reply, Result
 from arrayd_server.core.model import Asker, AwaitedItem, Block, Draft, Wanted, name_alias
+from arrayd_server.core.registry import Registry
 from arrayd_server.identity import BlockIdentity
 from arrayd_server.segments.block_metadata import planned
 from arrayd_server.service import status_report
+from arrayd_server.service.sessions import Sessions
 
-if TYPE_CHECKING:
-    from arrayd_server.daemon import Daemon
-
-ROOM_PATIENCE = 1.0
+ROOM_TIMEOUT = 1.0
 """Seconds that a request waits for room when it names no timeout."""
 
 MAX_IN_FLIGHT = 100_000
@@ -42,72 +42,93 @@ SHARE = 4
 """
 
 
-def get(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What requests are served with.
+
+    Parameters
+    ----------
+    update_headroom
+        Measures what the machine still has to give, before a block is asked for.
+    stop
+        Ends the daemon, as the signal of that number does.
+    facts
+        Returns what a status says of the daemon as it is now.
+    """
+
+    registry: Registry
+    sessions: Sessions
+    update_headroom: Callable[[], None]
+    stop: Callable[[int], None]
+    facts: Callable[[], status_report.Facts]
+
+
+def get(service: Service, request: Request, now: float) -> list[Effect]:
     """Grant, join or load each item."""
     effects: list[Effect] = []
     for index, item in enumerate(request.fields["items"]):
         to = Asker(request.nonce, request.id, index)
-        wanted = _wanted(daemon, to, item)
+        wanted = _wanted(service, to, item)
         if isinstance(wanted, ArraydError):
             effects.append(Reply(to, wanted))
         else:
-            effects += daemon.registry.get(to, wanted, _waiter(request, wanted), now)
+            effects += service.registry.get(to, wanted, _waiter(request, wanted), now)
     return effects
 
 
-def prefetch(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+def prefetch(service: Service, request: Request, now: float) -> list[Effect]:
     """Begin loads that nobody waits for."""
     effects: list[Effect] = []
     for index, item in enumerate(request.fields["items"]):
         to = Asker(request.nonce, request.id, index)
-        wanted = _wanted(daemon, to, item, detached=True)
+        wanted = _wanted(service, to, item, detached=True)
         if isinstance(wanted, ArraydError):
             effects.append(Reply(to, wanted))
         else:
-            effects += daemon.registry.prefetch(to, wanted, now)
+            effects += service.registry.prefetch(to, wanted, now)
     return effects
 
 
-def info(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+def info(service: Service, request: Request, now: float) -> list[Effect]:
     """Describe a file without loading it."""
     source = _source(request.fields["source"])
     to = Asker(request.nonce, request.id)
     if isinstance(source, ArraydError):
         return [Reply(to, source)]
     if source.name is not None:
-        return [Reply(to, _published(daemon, source.name))]
-    if _crowded(daemon, to):
-        return [Reply(to, _refusal(daemon, to))]
-    return daemon.registry.info(to, identity.of_source(source, request.fields["stat"]), now)
+        return [Reply(to, _published(service, source.name))]
+    if _crowded(service, to):
+        return [Reply(to, _refusal(service, to))]
+    return service.registry.info(to, identity.of_source(source, request.fields["stat"]), now)
 
 
-def cancel(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+def cancel(service: Service, request: Request, now: float) -> list[Effect]:
     """Stop waiting."""
-    return daemon.registry.cancel(request.nonce, request.fields["request"], now)
+    return service.registry.cancel(request.nonce, request.fields["request"], now)
 
 
-def release(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+def release(service: Service, request: Request, now: float) -> list[Effect]:
     """End holds."""
     failpoints.hit("daemon.releasing")
-    return daemon.registry.release(request.nonce, request.fields["holds"], now)
+    return service.registry.release(request.nonce, request.fields["holds"], now)
 
 
-def lend(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+def lend(service: Service, request: Request, now: float) -> list[Effect]:
     """Keep a block for a reference in flight."""
     failpoints.hit("daemon.lending")
     fields = request.fields
-    return daemon.registry.lend(request.nonce, fields["segment"], fields["token"], now)
+    return service.registry.lend(request.nonce, fields["segment"], fields["token"], now)
 
 
-def redeem(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+def redeem(service: Service, request: Request, now: float) -> list[Effect]:
     """Turn a reference into a hold."""
     failpoints.hit("daemon.redeeming")
     fields = request.fields
     to = Asker(request.nonce, request.id)
-    return daemon.registry.redeem(to, fields["segment"], fields["token"], now)
+    return service.registry.redeem(to, fields["segment"], fields["token"], now)
 
 
-def create(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+def create(service: Service, request: Request, now: float) -> list[Effect]:
     """Make a block for the client to write."""
     fields = request.fields
     to = Asker(request.nonce, request.id)
@@ -117,60 +138,60 @@ def create(daemon: Daemon, request: Request, now: float) -> list[Effect]:
         return [Reply(to, SpecMismatch(f"The dtype {fields['descr']!r} is none: {error}"))]
     if dtype.hasobject or np.iinfo(np.int64).max < dtype.itemsize * _product(fields["shape"]):
         return [Reply(to, SpecMismatch("An array of objects, or one beyond 2**63 bytes."))]
-    if _crowded(daemon, to):
-        return [Reply(to, _refusal(daemon, to))]
+    if _crowded(service, to):
+        return [Reply(to, _refusal(service, to))]
     spec = Spec(tuple(fields["shape"]), fields["descr"], fields["order"], dtype.itemsize)
     name = fields["name"]
-    pid = daemon.pid_of(request.nonce)
+    pid = service.sessions.pid_of(request.nonce)
     source = BlockIdentity(None, f"name:{name}" if name else f"put by {pid}")
     draft = Draft(spec, planned(spec, source).size, source, name, fields["keep"], fields["replace"])
-    daemon.performer.update_headroom()
-    return daemon.registry.create(to, draft, _patience(fields["wait"]), now)
+    service.update_headroom()
+    return service.registry.create(to, draft, _timeout(fields["wait"]), now)
 
 
-def seal(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+def seal(service: Service, request: Request, now: float) -> list[Effect]:
     """Make a block final."""
     to = Asker(request.nonce, request.id)
-    return daemon.registry.seal(to, request.fields["segment"], now)
+    return service.registry.seal(to, request.fields["segment"], now)
 
 
-def abort(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+def abort(service: Service, request: Request, now: float) -> list[Effect]:
     """Give a block up."""
-    return daemon.registry.abort(request.nonce, request.fields["segment"], now)
+    return service.registry.abort(request.nonce, request.fields["segment"], now)
 
 
-def evict(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
+def evict(service: Service, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
     """Free blocks that nobody uses."""
     failpoints.hit("daemon.evicting")
     to = Asker(request.nonce, request.id)
     block = request.fields["block"]
     if block is not None:
-        return daemon.registry.evict(to, lambda b: block in (b.number, b.segment))
+        return service.registry.evict(to, lambda b: block in (b.number, b.segment))
     source = _source(request.fields["source"] or {})
     if isinstance(source, ArraydError):
         return [Reply(to, source)]
-    return daemon.registry.evict(to, _matcher(source))
+    return service.registry.evict(to, _matcher(source))
 
 
-def bye(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+def bye(service: Service, request: Request, now: float) -> list[Effect]:
     """End a session."""
-    daemon.forget(request.nonce)
-    return daemon.registry.ended(request.nonce, now)
+    return service.sessions.end(request.nonce, now)
 
 
-def status(daemon: Daemon, request: Request, now: float) -> list[Effect]:
+def status(service: Service, request: Request, now: float) -> list[Effect]:
     """Tell everything there is to know."""
     failpoints.hit("daemon.status")
-    return [Reply(Asker(request.nonce, request.id), Result(status_report.build(daemon, now)))]
+    report = status_report.build(service.registry, service.facts(), now)
+    return [Reply(Asker(request.nonce, request.id), Result(report))]
 
 
-def stop(daemon: Daemon, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
+def stop(service: Service, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
     """Stop as on SIGTERM."""
-    daemon.stop(signal.SIGTERM)
+    service.stop(signal.SIGTERM)
     return [Reply(Asker(request.nonce, request.id), Result({"pid": os.getpid()}))]
 
 
-HANDLERS: dict[str, Callable[[Daemon, Request, float], list[Effect]]] = {
+HANDLERS: dict[str, Callable[[Service, Request, float], list[Effect]]] = {
     "get": get,
     "prefetch": prefetch,
     "info": info,
@@ -201,14 +222,14 @@ def _source(wire: Mapping[str, Any]) -> Source | ArraydError:
         return SpecMismatch(f"This is no source: {error}")
 
 
-def _crowded(daemon: Daemon, to: Asker, *, detached: bool = False) -> bool:
+def _crowded(service: Service, to: Asker, *, detached: bool = False) -> bool:
     """Say whether one request more is too much: of this session, or (detached) of anybody."""
-    mine, every = daemon.registry.jobs.in_flight(to.nonce)
+    mine, every = service.registry.jobs.in_flight(to.nonce)
     return every >= MAX_IN_FLIGHT // 2 if detached else mine >= (MAX_IN_FLIGHT - every) / SHARE
 
 
-def _refusal(daemon: Daemon, to: Asker) -> ArraydError:
-    mine, every = daemon.registry.jobs.in_flight(to.nonce)
+def _refusal(service: Service, to: Asker) -> ArraydError:
+    mine, every = service.registry.jobs.in_flight(to.nonce)
     return DaemonError(
         f"The daemon has {every} loads and waiting requests, {mine} of them this client's, and "
         f"remembers up to {MAX_IN_FLIGHT}: ask again when some are done."
@@ -216,13 +237,13 @@ def _refusal(daemon: Daemon, to: Asker) -> ArraydError:
 
 
 def _wanted(
-    daemon: Daemon, to: Asker, item: Mapping[str, Any], *, detached: bool = False
+    service: Service, to: Asker, item: Mapping[str, Any], *, detached: bool = False
 ) -> Wanted | ArraydError:
     """Return what is asked for; an error if it is nothing, or would be one load too many."""
     wanted = _meant(item)
-    if isinstance(wanted, ArraydError) or not _crowded(daemon, to, detached=detached):
+    if isinstance(wanted, ArraydError) or not _crowded(service, to, detached=detached):
         return wanted
-    return wanted if wanted.served_by(daemon.registry.blocks.find)[0] else _refusal(daemon, to)
+    return wanted if wanted.served_by(service.registry.blocks.find)[0] else _refusal(service, to)
 
 
 def _meant(item: Mapping[str, Any]) -> Wanted | ArraydError:
@@ -242,17 +263,17 @@ def _waiter(request: Request, wanted: Wanted) -> AwaitedItem:
     pin = request.fields["pin"] or 0.0
     wait = request.fields["wait"]
     # A name is waited for only if a timeout says so.
-    patience = 0.0 if wanted.name is not None and wait is None else _patience(wait)
+    patience = 0.0 if wanted.name is not None and wait is None else _timeout(wait)
     pinned = float("inf") if pin < 0 else float(pin)
     return AwaitedItem(pin=pinned, timeout=patience, progress=bool(request.fields["progress"]))
 
 
-def _patience(wait: float | None) -> float:
-    return ROOM_PATIENCE if wait is None else max(0.0, float(wait))
+def _timeout(wait: float | None) -> float:
+    return ROOM_TIMEOUT if wait is None else max(0.0, float(wait))
 
 
-def _published(daemon: Daemon, name: str) -> Result | ArraydError:
-    block = daemon.registry.blocks.find(name_alias(name))
+def _published(service: Service, name: str) -> Result | ArraydError:
+    block = service.registry.blocks.find(name_alias(name))
     if block is None:
         return NoSuchBlock(f"No block is published as {name!r}.")
     spec = block.spec

@@ -1,26 +1,137 @@
-"""What the daemon says to a session: each answer of the core as a message of the wire."""
+"""The sessions as the daemon reaches them: the way to each, its process, its answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from arrayd.common import failpoints
 from arrayd.errors import ArraydError, to_wire
 from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import (
     Answer,
     AskAgain,
+    Effect,
     IntroduceYourself,
+    Reply,
+    ReportProgress,
     Result,
     Welcome,
 )
+from arrayd_server.core.model import Asker
+from arrayd_server.core.registry import Registry
+from arrayd_server.transport import peers
+from arrayd_server.transport.server import PeerConnection, Server
+
+MISSED = 60.0
+"""Seconds without a connection after which a session whose process we cannot see has ended."""
+
+
+class Sessions:
+    """Which connection leads to a session, and when its process dies.
+
+    Parameters
+    ----------
+    registry
+        It knows what the sessions hold and wait for.
+    limit
+        Sessions at a time.
+    about_us
+        What a welcome says of the daemon.
+    on_death
+        Called with the nonce of each session whose process has died; to call `end`.
+    """
+
+    server: Server  # set when the daemon begins to listen; nobody can be answered before
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        registry: Registry,
+        limit: int,
+        about_us: Mapping[str, Any],
+        on_death: Callable[[bytes], None],
+    ) -> None:
+        self._loop = loop
+        self._registry = registry
+        self._about_us = about_us
+        self._on_death = on_death
+        self._peers = peers.Peers(loop, limit, on_death)
+        self._routes: dict[bytes, PeerConnection] = {}  # session -> the latest way to it
+
+    def open(self, nonce: bytes, route: PeerConnection, start: int) -> None:
+        """Watch the process of a session that says hello; `start` is when it began, in ticks.
+
+        Raises
+        ------
+        ArraydError
+            The process is dead already, or there are too many sessions.
+        """
+        self._peers.watch(nonce, route.address.pid, start, route.sock)
+        self._routes[nonce] = route
+
+    def heard(self, nonce: bytes, route: PeerConnection) -> None:
+        """Send answers by the connection that a request has come by."""
+        self._routes[nonce] = route
+
+    def pid_of(self, nonce: bytes) -> int:
+        """Return the process of a session; 0 for an unknown one."""
+        session = self._registry.sessions.get(nonce)
+        return session.peer.pid if session is not None else 0
+
+    def drop_unknown(self, nonce: bytes) -> None:
+        """Forget the way to one whose request has been served without a session."""
+        if nonce not in self._registry.sessions:
+            self._routes.pop(nonce, None)
+
+    def end(self, nonce: bytes, now: float) -> list[Effect]:
+        """End a session, by its goodbye or its death: the one place where all hear of it."""
+        self._routes.pop(nonce, None)
+        self._peers.forget(nonce, self.pid_of(nonce))
+        return self._registry.ended(nonce, now)
+
+    def disconnected(self, route: PeerConnection) -> None:
+        """Wait for the clients of a broken connection; where there is a pidfd, it knows better.
+
+        There is none for a process of a PID namespace that is none of ours.
+        """
+        if route.address.pid == 0:
+            self._loop.call_later(MISSED, self._miss, route)
+
+    def _miss(self, route: PeerConnection) -> None:
+        for nonce in [nonce for nonce, other in self._routes.items() if other is route]:
+            self._on_death(nonce)
+
+    def close(self) -> None:
+        """Watch no process any more."""
+        self._peers.close()
+
+    # ---- answers -------------------------------------------------------------------------
+
+    def answer(self, to: Asker, effect: Reply | ReportProgress) -> None:
+        """Send an answer, or how far a load is, unless nobody is there to read it."""
+        route = self._routes.get(to.nonce)
+        if route is None:
+            return
+        if isinstance(effect, ReportProgress):
+            done = [effect.done, effect.total]
+            self.server.send(route, to.request, to.index, progress=done)
+            return
+        granted = isinstance(effect.body, Grant)
+        if granted:
+            failpoints.hit("daemon.granting")
+        self.send(route, to.request, effect.body, to.index)
+        if granted:
+            failpoints.hit("daemon.granted")
+
+    def send(self, route: PeerConnection, number: int, answer: Answer, index: int = 0) -> None:
+        """Send an answer by a connection."""
+        self.server.send(route, number, index, **message(answer, self._about_us))
 
 
 def message(answer: Answer, about_us: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an answer adds to its envelope; see `arrayd.wire.protocol`.
-
-    `about_us` is what a welcome says of the daemon besides.
-    """
+    """Return what an answer adds to its envelope; see `arrayd.wire.protocol`."""
     match answer:
         case Grant():
             return {"ok": answer.to_wire()}

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from arrayd.wire import layout, protocol
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.model import Block, Job, Peer, State
-
-if TYPE_CHECKING:
-    from arrayd_server.daemon import Daemon
+from arrayd_server.core.registry import Registry
 
 MAX_TOLD = 10_000
 """Blocks that are told of, or fewer with many holders: some 0.1 s of the daemon, and 3 MB."""
@@ -21,9 +19,32 @@ MAX_JOBS = 100
 """Jobs without a block that are told of in full."""
 
 
-def build(daemon: Daemon, now: float) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a status says of the daemon itself, besides its registry.
+
+    Parameters
+    ----------
+    started
+        The time, as `build` gets it.
+    scope
+        The part of segment names that is this daemon's.
+    leases
+        Whether the kernel tells who maps a segment.
+    garbage
+        Messages that were none.
+    """
+
+    private: bool
+    started: float
+    endpoint: str
+    scope: str
+    leases: bool
+    garbage: int
+
+
+def build(registry: Registry, facts: Facts, now: float) -> dict[str, Any]:
     """Return the answer to a status request; ages in seconds, sizes in bytes."""
-    registry = daemon.registry
     shm = os.statvfs(layout.SHM)
     bare = [job for job in registry.jobs.table.values() if job.segment is None]
     blocks = _chosen(registry.blocks)
@@ -31,31 +52,31 @@ def build(daemon: Daemon, now: float) -> dict[str, Any]:
         "version": protocol.PACKAGE_VERSION,
         "pid": os.getpid(),
         "uid": os.geteuid(),
-        "private": daemon.config.private,
-        "uptime": now - daemon.started,
-        "endpoint": daemon.config.endpoint,
-        "scope": daemon.scope.id,
-        "leases": daemon.segments.leases,
+        "private": facts.private,
+        "uptime": now - facts.started,
+        "endpoint": facts.endpoint,
+        "scope": facts.scope,
+        "leases": facts.leases,
         "budget": registry.blocks.budget,
         **_sums(registry.blocks),
         "shm_used": (shm.f_blocks - shm.f_bfree) * shm.f_frsize,
         "shm_total": shm.f_blocks * shm.f_frsize,
-        "garbage": daemon.wire.garbage,
+        "garbage": facts.garbage,
         "counters": asdict(registry.counters),
         "sessions": [
             {**_named(session.peer), "age": now - session.since, "version": session.peer.version}
             for session in registry.sessions.values()
         ],
-        "blocks": [_block(daemon, block, now) for block in blocks],
+        "blocks": [_block(registry, block, now) for block in blocks],
         "blocks_more": len(registry.blocks.table) - len(blocks),
-        "jobs": [_job(daemon, job, now) for job in bare[:MAX_JOBS]],
+        "jobs": [_job(registry, job, now) for job in bare[:MAX_JOBS]],
         "jobs_more": max(0, len(bare) - MAX_JOBS),
     }
 
 
-def summary(daemon: Daemon) -> str:
+def summary(registry: Registry) -> str:
     """Return one line for systemd's status."""
-    sums, registry = _sums(daemon.registry.blocks), daemon.registry
+    sums = _sums(registry.blocks)
     return (
         f"{len(registry.blocks.table)} blocks, {sums['charged'] >> 20} of "
         f"{registry.blocks.budget >> 20} MiB, {len(registry.sessions)} sessions"
@@ -81,9 +102,9 @@ def _chosen(blocks: BlockTable) -> list[Block]:
     return sorted(chosen, key=lambda block: block.number)
 
 
-def _block(daemon: Daemon, block: Block, now: float) -> dict[str, Any]:
-    blocks = daemon.registry.blocks
-    job = daemon.registry.jobs.table.get(block.job or 0)
+def _block(registry: Registry, block: Block, now: float) -> dict[str, Any]:
+    blocks = registry.blocks
+    job = registry.jobs.table.get(block.job or 0)
     source = block.identity.source
     return {
         "number": block.number,
@@ -100,8 +121,8 @@ def _block(daemon: Daemon, block: Block, now: float) -> dict[str, Any]:
         "source": str(block.identity),
         "path": source.path if source is not None else "",
         "name": block.name,
-        "holders": [_person(daemon, n, now - h.since) for n, h in block.holders.items()],
-        "waiters": _waiters(daemon, job, now) if job else [],
+        "holders": [_person(registry, n, now - h.since) for n, h in block.holders.items()],
+        "waiters": _waiters(registry, job, now) if job else [],
         "lends": len(block.lends),
         "age": now - block.since,
         "unused": now - block.used,
@@ -118,22 +139,22 @@ def _state(block: Block, *, idle: bool) -> str:
     return "idle" if idle else "stray"
 
 
-def _job(daemon: Daemon, job: Job, now: float) -> dict[str, Any]:
+def _job(registry: Registry, job: Job, now: float) -> dict[str, Any]:
     return {
         "stage": "info" if job.info else str(job.stage.value),
         "source": str(job.identity),
         "size": job.size,
-        "waiters": _waiters(daemon, job, now),
+        "waiters": _waiters(registry, job, now),
         "age": now - job.since,
     }
 
 
-def _waiters(daemon: Daemon, job: Job, now: float) -> list[dict[str, Any]]:
-    return [_person(daemon, nonce, now - job.since) for nonce in job.sessions]
+def _waiters(registry: Registry, job: Job, now: float) -> list[dict[str, Any]]:
+    return [_person(registry, nonce, now - job.since) for nonce in job.sessions]
 
 
-def _person(daemon: Daemon, nonce: bytes, since: float) -> dict[str, Any]:
-    return {**_named(daemon.registry.sessions[nonce].peer), "since": since}
+def _person(registry: Registry, nonce: bytes, since: float) -> dict[str, Any]:
+    return {**_named(registry.sessions[nonce].peer), "since": since}
 
 
 def _named(peer: Peer) -> dict[str, Any]:
