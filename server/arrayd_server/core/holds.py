@@ -37,9 +37,7 @@ class Holds:
         self._blocks = blocks
         self._counters = counters
         self._expiry_heap: list[tuple[float, str]] = []  # when, and of which block
-        self._expiry_of: dict[
-            str, float
-        ] = {}  # of a block's times on the heap, the one that counts
+        self._expiry_of: dict[str, float] = {}  # of a block's times on it the one that counts
 
     def admit(self, nonce: Nonce, pid: int) -> IntroduceYourself | ArraydError | None:
         """Return why a session's request from the process `pid` goes no further; None: it does."""
