@@ -180,7 +180,7 @@ def _option(parse: Callable[[str], Any], default: str, metavar: str, help: str) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """What the daemon was told; see `load`. Times are in seconds, sizes in bytes."""
+    """The options of one run; see `load`. Times are in seconds, sizes in bytes."""
 
     config: Path | None = _option(  # noqa: RUF009  it is a dataclasses.field
         _file, "-", "FILE", "TOML file with the options below, `name = value`; `-`: none"

@@ -40,10 +40,10 @@ from arrayd_server.transport.server import PeerConnection, Server
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 1.0
-"""Seconds between looks at what nobody reports: our socket's path, idleness, strays."""
+"""Seconds between checks of what comes as no event: our socket, idleness, foreign mappings."""
 
 PARTING = 1.0
-"""Seconds that a stop waits for processes without a session to unmap what they had."""
+"""Seconds that a stop waits for clients that said goodbye to unmap their blocks."""
 
 
 class Daemon:
@@ -242,7 +242,7 @@ class Daemon:
 
     def _has_scope(self) -> bool:
         """Say whether our scope is ours still: somebody may have removed its lock."""
-        with contextlib.suppress(ArraydError):  # it cannot be made anew: who needs it is told
+        with contextlib.suppress(ArraydError):  # requests that need it get the error
             if not self._scope.regain():
                 log.warning("another daemon has taken over this endpoint: stopping")
                 return False

@@ -49,9 +49,9 @@ from arrayd_server.transport import peers
 log = logging.getLogger(__name__)
 
 SEAL_TIMEOUT = 2.0
-"""Seconds that writers of a block to be sealed have to let go of it."""
+"""Seconds that other processes have to unmap a block that is to be sealed."""
 
-_CHECKED = 1000  # blocks whose names are looked at in one go: some 10 ms of the loop
+_CHECKED = 1000  # segments whose links one call checks: some 10 ms of the loop
 _RETRY_EVERY = 0.01
 
 P = ParamSpec("P")
@@ -62,9 +62,8 @@ Answer = Callable[[Asker, Reply | ReportProgress], None]
 class EffectExecutor:
     """The shell around the core.
 
-    `act` takes the effects of one event and performs them and all that follows from
-    their immediate results, before any other event: so a decision and its consequence
-    in the kernel are never apart.
+    `act` performs the effects of one event, and those of the events that they cause at once,
+    before any other event can come: nothing is decided on what is out of date meanwhile.
 
     Parameters
     ----------
@@ -96,7 +95,7 @@ class EffectExecutor:
         self._todo: deque[Effect] = deque()
         self._acting = False
         self._closed = False
-        self._unchecked: list[str] = []  # segments whose names are still to be looked at
+        self._unchecked: list[str] = []  # segments whose links are still to be checked
         self._making: dict[str, bool] = {}  # segment -> it was given up meanwhile
         self._alarm: asyncio.TimerHandle | None = None
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="arrayd-pages")
@@ -136,9 +135,9 @@ class EffectExecutor:
         self._registry.headroom(headroom.free, headroom.tightest)
 
     def recheck(self) -> None:
-        """Ask the kernel about every stray again, and look for names that somebody removed.
+        """Inspect what is mapped by others again, and check that all links are there.
 
-        For the names of many blocks it takes several calls, for each holds the loop up.
+        A call checks the links of `_CHECKED` segments, for the loop stands still meanwhile.
         """
         for segment in list(self._watch.names):
             self._inspect(segment)
@@ -152,7 +151,7 @@ class EffectExecutor:
         """Link a segment back under the name that somebody removed."""
         block, _ = self._registry.block(segment)
         if block is not None and block.usable:
-            with contextlib.suppress(ArraydError):  # whoever asks for it is told
+            with contextlib.suppress(ArraydError):  # a request for it gets the error
                 self._ensure_linked(segment)
 
     def close(self) -> None:
@@ -215,9 +214,9 @@ class EffectExecutor:
         self._answer(reply.to, reply)
 
     def _ensure_linked(self, segment: str) -> bool:
-        """See to it that a segment can be opened; False if it was removed altogether.
+        """Make sure that a segment can be opened by its name; False if no link to it is left.
 
-        Then whoever holds it reads on, and the next one loads it anew.
+        Its holders can go on reading; the next request loads the file anew.
         """
         if segment in self._making or self._segments.republish(segment):
             return True
@@ -260,7 +259,7 @@ class EffectExecutor:
             self._close(segment, fd)
 
     def _close(self, segment: str, fd: int) -> None:
-        """Give the pages back, off the loop, then credit them."""
+        """Free the pages of an unlinked segment, by closing it in a thread: it takes long."""
         failpoints.hit("daemon.unlinked")
 
         def freed(error: BaseException | None) -> None:

@@ -179,7 +179,7 @@ def bye(service: Service, request: Request, now: float) -> list[Effect]:
 
 
 def status(service: Service, request: Request, now: float) -> list[Effect]:
-    """Tell everything there is to know."""
+    """Report blocks, sessions, jobs and the daemon itself."""
     failpoints.hit("daemon.status")
     report = status_report.build(service.registry, service.facts(), now)
     return [Reply(Asker(request.nonce, request.id), Result(report))]
@@ -263,9 +263,9 @@ def _waiter(request: Request, wanted: Wanted) -> AwaitedItem:
     pin = request.fields["pin"] or 0.0
     wait = request.fields["wait"]
     # A name is waited for only if a timeout says so.
-    patience = 0.0 if wanted.name is not None and wait is None else _timeout(wait)
+    timeout = 0.0 if wanted.name is not None and wait is None else _timeout(wait)
     pinned = float("inf") if pin < 0 else float(pin)
-    return AwaitedItem(pin=pinned, timeout=patience, progress=bool(request.fields["progress"]))
+    return AwaitedItem(pin=pinned, timeout=timeout, progress=bool(request.fields["progress"]))
 
 
 def _timeout(wait: float | None) -> float:

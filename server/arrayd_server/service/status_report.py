@@ -12,11 +12,11 @@ from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.model import Block, Job, Peer, State
 from arrayd_server.core.registry import Registry
 
-MAX_TOLD = 10_000
-"""Blocks that are told of, or fewer with many holders: some 0.1 s of the daemon, and 3 MB."""
+MAX_BLOCKS = 10_000
+"""Blocks in one report, or fewer if they have many holders: 0.1 s of the daemon, and 3 MB."""
 
 MAX_JOBS = 100
-"""Jobs without a block that are told of in full."""
+"""Jobs without a block in one report; of the others only their number is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +89,11 @@ def _sums(blocks: BlockTable) -> dict[str, int]:
 
 
 def _chosen(blocks: BlockTable) -> list[Block]:
-    """Return the blocks to tell of, oldest first: idle ones only where there is room for them."""
+    """Return the blocks to report, oldest first; if they are too many, idle ones are left out."""
     used = (block for block in blocks.table.values() if block.segment not in blocks.idle)
     idle = (blocks.table[segment] for segment in reversed(blocks.idle))
     chosen: list[Block] = []
-    room = float(MAX_TOLD)
+    room = float(MAX_BLOCKS)
     for block in itertools.chain(used, idle):
         room -= max(1.0, len(block.holders) / 4)
         if room < 0:
@@ -121,7 +121,7 @@ def _block(registry: Registry, block: Block, now: float) -> dict[str, Any]:
         "source": str(block.identity),
         "path": source.path if source is not None else "",
         "name": block.name,
-        "holders": [_person(registry, n, now - h.since) for n, h in block.holders.items()],
+        "holders": [_client(registry, n, now - h.since) for n, h in block.holders.items()],
         "waiters": _waiters(registry, job, now) if job else [],
         "lends": len(block.lends),
         "age": now - block.since,
@@ -150,10 +150,10 @@ def _job(registry: Registry, job: Job, now: float) -> dict[str, Any]:
 
 
 def _waiters(registry: Registry, job: Job, now: float) -> list[dict[str, Any]]:
-    return [_person(registry, nonce, now - job.since) for nonce in job.sessions]
+    return [_client(registry, nonce, now - job.since) for nonce in job.sessions]
 
 
-def _person(registry: Registry, nonce: bytes, since: float) -> dict[str, Any]:
+def _client(registry: Registry, nonce: bytes, since: float) -> dict[str, Any]:
     return {**_named(registry.sessions[nonce].peer), "since": since}
 
 

@@ -348,7 +348,7 @@ def test_which_blocks_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
             blocks.mark_idle(added)
 
     def listed(most: int) -> list[int]:
-        monkeypatch.setattr(status_report, "MAX_TOLD", most)
+        monkeypatch.setattr(status_report, "MAX_BLOCKS", most)
         return [one.number for one in status_report._chosen(blocks)]
 
     assert listed(6) == [1, 2, 3, 4, 5, 6]
