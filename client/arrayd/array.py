@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, SupportsIndex, cast
@@ -59,14 +60,17 @@ class Held:
     owner: HoldOwner
     grant: Grant
     seq: int
-    ends: set[MappingFinalizer] = field(default_factory=set)  # of the live mappings
+    mappings: set[MappingFinalizer] = field(default_factory=set)  # those that live
     released: bool = False
+    #: the one read-only mapping, which all arrays that are not written to share
+    pages: weakref.ref[SegmentMapping] | None = None
     #: the request that a reference's receiver can repeat; None for published blocks
     request: tuple[dict[str, Any], Stat] | None = None
+    segment: str = field(init=False)
     block: Block = field(init=False)
 
     def __post_init__(self) -> None:
-        spec = self.grant.spec
+        spec, self.segment = self.grant.spec, self.grant.segment
         self.block = Block(
             self.grant.segment,
             self.grant.source,

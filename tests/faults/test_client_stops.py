@@ -180,10 +180,10 @@ def test_exec_between_grant_and_attach(
     save(tmp_path / "a.npy", np.arange(1000))
     p = puppets(daemon)
     p(f"""
-import arrayd.session.holds
+import arrayd.session.held_blocks
 become = reincarnate
 def reincarnate():
-    arrayd.session.holds.SegmentMapping = lambda *_: become()
+    arrayd.session.held_blocks.SegmentMapping = lambda *_: become()
     arrayd.get({str(tmp_path / "a.npy")!r})
 """)
     p.reincarnate()

@@ -20,7 +20,8 @@ from arrayd.results.progress import Reporter
 from arrayd.session.call import Answer
 from arrayd.session.connection import Connection
 from arrayd.session.flusher import ReleaseFlusher
-from arrayd.session.holds import Holdings, Release
+from arrayd.session.held_blocks import HeldBlocks
+from arrayd.session.holds import Release
 from arrayd.system import launch, libzmq_guard
 from arrayd.system.libzmq_guard import DescriptorCanary
 from arrayd.wire import protocol
@@ -52,7 +53,7 @@ class Session:
     def __init__(self, endpoint: str | None = None, *, start: bool = True) -> None:
         self.endpoint = launch.find_endpoint(endpoint, start=start)
         self.daemon: dict[str, Any] = {}  # what it said of itself in its welcome
-        self.blocks = Holdings(self, self.wake_flusher)
+        self.blocks = HeldBlocks(self, self.wake_flusher)
         self._start = start
         self._closed = False
         self._opening = threading.RLock()  # a signal handler may ask while we are opening

@@ -1,0 +1,214 @@
+"""`HeldBlocks`: the blocks that this process holds, with their mappings and arrays.
+
+`HoldTable` decides what is held and what is to be released; here are the lock, the mappings, the
+arrays, and the way from a finalizer to the table. Finalizers run anywhere, even inside another
+call of the same thread with the lock held, so they only unmap, append the ended mapping to a
+queue, and wake the flusher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from arrayd import array
+from arrayd.array import Held, HoldOwner, SharedArray, cut
+from arrayd.common import failpoints
+from arrayd.session.holds import HoldTable, Release
+from arrayd.source import Source
+from arrayd.system import mapping, writers
+from arrayd.system.mapping import MappingFinalizer, SegmentMapping
+from arrayd.system.signal_safe import drain
+from arrayd.wire.grant import Grant
+from arrayd.wire.protocol import Stat
+
+
+class HeldBlocks:
+    """What a session holds.
+
+    Parameters
+    ----------
+    owner
+        Whose holds these are.
+    wake
+        Wakes the flusher, whatever its arguments; allowed inside a garbage collection.
+    """
+
+    def __init__(self, owner: HoldOwner, wake: Callable[..., None]) -> None:
+        self.lock = threading.RLock()
+        self._owner = owner
+        self._wake = wake
+        self._table = HoldTable[Held]()
+        self._by_source: dict[Source, tuple[Stat, Grant, Held]] = {}  # the latest of each
+        self._ended: deque[MappingFinalizer] = deque()
+
+    @property
+    def highest_seq(self) -> int:
+        """The highest number of a grant that came."""
+        return self._table.highest_seq
+
+    # ---- arrays --------------------------------------------------------------------------
+
+    def local(self, source: Source, stat: Stat | None, mode: str) -> SharedArray | None:
+        """Return the array that a request means, if this process holds its block.
+
+        Raises
+        ------
+        Vanished
+            Its name is gone.
+        """
+        with self.lock:
+            known, grant, held = self._by_source.get(source, (None, None, None))
+            if grant is None or held is None or stat is None or known != stat:
+                return None
+            if held.released or self._table.find(held.segment) is not held:
+                return None
+            return cut(array.wrap(held, self._pages(held, mode)), grant, source)
+
+    def attach(
+        self, grant: Grant, mode: str, request: tuple[Source, Stat] | None = None
+    ) -> SharedArray:
+        """Map what was granted and return the array of the whole block.
+
+        Raises
+        ------
+        Vanished
+            The segment is gone, or another one has its name.
+        """
+        with self.lock:
+            held = self._table.held(Held(self._owner, grant, grant.seq))
+            result = array.wrap(held, self._pages(held, mode))
+            failpoints.hit("client.mapped")
+            if request is not None:
+                source, stat = request
+                if not grant.key:
+                    self._by_source[source] = (stat, grant, held)
+                # What loads this very block again: a window is a part of a whole one.
+                loaded = source.whole() if grant.window else source
+                held.request = (loaded.to_wire(), stat)
+            self._table.attached(grant.segment, grant.seq)
+            return result
+
+    def _pages(self, held: Held, mode: str) -> SegmentMapping:
+        """Return a mapping of a held block; one read-only mapping serves a whole process."""
+        pages = held.pages() if held.pages is not None and mode == "r" else None
+        if pages is None:
+            nbytes = held.grant.spec.nbytes
+            pages = SegmentMapping(held.segment, nbytes, mode, held, self._ended.append, self._wake)
+            self._table.mapped(held, pages.end)
+            if mode == "r":
+                held.pages = weakref.ref(pages)
+        return pages
+
+    def sealed(self, held: Held, grant: Grant) -> None:
+        """Record that a block which this process has written is final."""
+        with self.lock:
+            held.grant = grant
+            self.renewed(grant)
+
+    def moved(self, held: Held, new: Held) -> None:
+        """Record that what lay in one block lies in another from now on, with its hold."""
+        with self.lock:
+            for end in new.mappings:
+                end.owner = held
+            held.grant, held.block = new.grant, new.block
+            self._table.moved(held, new)
+
+    def renewed(self, grant: Grant) -> None:
+        """Record that a hold of ours was granted again, with a higher number."""
+        with self.lock:
+            self._table.renewed(grant.segment, grant.seq)
+
+    # ---- holds that end ------------------------------------------------------------------
+
+    def release(self, held: Held) -> None:
+        """End a hold now: it is due for release."""
+        with self.lock:
+            self._table.released(held)
+            self._forget_sources(held)
+
+    def granted(self, grant: Grant) -> None:
+        """Record a grant, as it comes in: unless it is attached, it will be released.
+
+        So there is no moment in which a Ctrl-C, a timeout or an error can lose one.
+        """
+        if self._table.granted(grant.segment, grant.seq):  # nobody waits for it
+            self._wake()
+
+    def releases_due(self) -> list[Release]:
+        """Return the holds to release: without a mapping, or granted but never attached.
+
+        Until `sent` they are returned again; to release one twice changes nothing.
+        """
+        with self.lock:
+            self._take_ended(self._table.pending() if self._ended else {})
+            due = self._table.releases_due()
+            if due:
+                failpoints.hit("client.releasing")
+            return due
+
+    def sent(self, releases: Sequence[Release]) -> None:
+        """Record that the daemon will read these releases."""
+        with self.lock:
+            self._table.sent(releases)
+
+    @contextlib.contextmanager
+    def attaching(self) -> Iterator[None]:
+        """Let no grant be released between a request and its attach."""
+        try:
+            with self._table.attaching():
+                yield
+        finally:
+            with self.lock:
+                left = bool(self._table.releases_due())
+            if left:
+                self._wake()
+
+    def _take_ended(self, pending: Mapping[str, int]) -> None:
+        """Tell the table of the mappings that have ended."""
+
+        def ended(end: MappingFinalizer) -> None:
+            held: Held = end.owner
+            self._table.unmapped(held, end, pending)
+            if held.released:
+                self._forget_sources(held)
+            mapping.discard(end)
+
+        drain(self._ended, ended)
+
+    def _forget_sources(self, held: Held) -> None:
+        for source in [s for s, (_, _, other) in self._by_source.items() if other is held]:
+            del self._by_source[source]
+
+    # ---- sessions ------------------------------------------------------------------------
+
+    def stated(self) -> list[str]:
+        """Return the blocks that a hello states: what is mapped, and what is about to be."""
+        with self.lock:
+            return self._table.stated()
+
+    def welcomed(self, said: Sequence[str], seqs: Mapping[str, int]) -> bool:
+        """Record what a hello was answered; say whether to say hello again."""
+        with self.lock:
+            late = self._table.welcomed(said, seqs)
+        self._wake()
+        return late
+
+    def forked(self) -> None:
+        """Begin anew in a forked child: same blocks, fresh lock and queues."""
+        self.lock = threading.RLock()
+        self._take_ended({})  # they ended before the fork: the parent releases them
+        self._table.forked()
+        if writers.is_worker():
+            self._inherited_by_accident()
+
+    def _inherited_by_accident(self) -> None:
+        """Let it be known that this process, a pool's worker, did not ask for what is written."""
+        for held in self._table.all():
+            for end in held.mappings:
+                pages = end()
+                if pages is not None and pages.mode == "w":
+                    pages.inherited()

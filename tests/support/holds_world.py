@@ -1,0 +1,248 @@
+"""A process with threads, a `HoldTable`, and a daemon that knows nothing but numbers.
+
+The daemon is naive: it numbers grants and believes releases. Messages go both ways in order, one
+step at a time. A thread's call is a chain of steps between which anything else may happen, and
+which a Ctrl-C may cut off: between two steps, or within a method of the table, at each moment at
+which CPython looks for signals (where a function begins, after a call, where a loop goes back).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from arrayd.session import holds
+from arrayd.session.holds import HoldTable, Release
+
+_LOOKS = {dis.opmap[name] for name in dis.opmap if name.startswith(("CALL", "JUMP_BACKWARD"))}
+
+
+@contextlib.contextmanager
+def interrupt(moment: int) -> Iterator[None]:
+    """Raise KeyboardInterrupt at that moment of what runs in the table; 0: never."""
+    before, seen, looked = sys.gettrace(), 0, False
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal seen, looked
+        if frame.f_code.co_filename != holds.__file__:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "call" or (event == "opcode" and looked):
+            seen += 1
+            if seen == moment:
+                raise KeyboardInterrupt
+        looked = event == "opcode" and frame.f_code.co_code[frame.f_lasti] in _LOOKS
+        return trace
+
+    if moment:
+        sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@dataclass(eq=False)
+class NaiveDaemon:
+    """What a daemon is to one session: numbered holds of blocks that exist."""
+
+    blocks: set[str]
+    seq: int = 0
+    known: bool = False  # the session
+    holds: dict[str, int] = field(default_factory=dict)
+    inbox: deque[tuple[Any, ...]] = field(default_factory=deque)
+    outbox: deque[tuple[Any, ...]] = field(default_factory=deque)
+
+    def work(self, in_use: Callable[[], set[str]]) -> None:
+        """Answer one message; assert that no release ends a hold that is used."""
+        op, *rest = self.inbox.popleft()
+        if op == "hello":
+            said, latest, number = rest
+            self.known, self.seq = True, max(self.seq, latest)
+            self.holds = {s: self._grant(s) for s in said if s in self.blocks}
+            self.outbox.append(("welcome", said, dict(self.holds), number))
+        elif not self.known:
+            self.outbox.append(("unknown",))
+        elif op == "release":
+            for segment, seq in rest[0]:
+                if self.holds.get(segment, seq + 1) <= seq:
+                    assert segment not in in_use(), f"{segment} is used, and was released"
+                    del self.holds[segment]
+        elif rest[1] in self.blocks:
+            call, segment = rest
+            self.holds[segment] = self._grant(segment)
+            self.outbox.append(("grant", call, segment, self.holds[segment]))
+
+    def _grant(self, _: str) -> int:
+        self.seq += 1
+        return self.seq
+
+    def restart(self, lost: str) -> None:
+        """Die, and start again without a block."""
+        self.seq, self.known = 0, False
+        self.holds.clear()
+        self.inbox.clear()
+        self.outbox.clear()
+        self.blocks.discard(lost)
+
+
+@dataclass(eq=False)
+class FakeHold:
+    """A hold without a block."""
+
+    segment: str
+    seq: int
+    mappings: set[Any] = field(default_factory=set)
+    released: bool = False
+
+
+@dataclass(eq=False)
+class FakeMapping:
+    """Pages, with as many arrays over them."""
+
+    hold: FakeHold
+    arrays: int = 0
+
+
+@dataclass(eq=False)
+class FakeCall:
+    """A thread between the request and the attach of one block."""
+
+    segment: str
+    guard: AbstractContextManager[None]
+    releases: list[Release]
+    seq: int = 0  # of the grant that has come; 0: none yet
+
+
+class Process:
+    """The client: what `Session`, `Connection` and `HeldBlocks` do, in steps."""
+
+    def __init__(self, segments: set[str]) -> None:
+        self.table = HoldTable[FakeHold]()
+        self.daemon = NaiveDaemon(segments)
+        self.known, self.greeting, self.said = False, 0, list[str]()
+        self.outbox: deque[tuple[Any, ...]] = deque()
+        self.calls: list[FakeCall] = []
+        self.mappings: list[FakeMapping] = []
+        self.ended: deque[FakeMapping] = deque()
+
+    # ---- a call, step by step ------------------------------------------------------------
+
+    def ask(self, segment: str) -> None:
+        """Send a request, with what is due ahead of it."""
+        guard = self.table.attaching()
+        guard.__enter__()
+        call = FakeCall(segment, guard, self.releases_due())
+        if call.releases:
+            self.outbox.append(("release", call.releases))
+        self.outbox.append(("get", call, segment))
+        self.calls.append(call)
+
+    def attach(self, call: FakeCall, cut: int, *, shared: bool) -> None:
+        """Map what was granted, and end the call; maybe cut off after so many steps."""
+        hold = self.table.held(FakeHold(call.segment, call.seq))
+        if cut == 1:
+            return
+        known = [one for one in self.mappings if one.hold is hold and one.arrays and shared]
+        mapping = known[0] if known else FakeMapping(hold)
+        mapping.arrays += 1
+        if not known:
+            self.mappings.append(mapping)
+        try:
+            self.table.mapped(hold, mapping)
+            if cut == 2:
+                raise KeyboardInterrupt
+            self.table.attached(call.segment, call.seq)
+            if cut == 3:
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            self.drop(mapping)
+            raise
+
+    def end(self, call: FakeCall) -> None:
+        """Leave the call, finished or not; a Ctrl-C here is one amid its end."""
+        if call in self.calls:
+            self.calls.remove(call)
+        call.guard.__exit__(None, None, None)
+        self.table.releases_due()
+
+    # ---- arrays that end -----------------------------------------------------------------
+
+    def drop(self, mapping: FakeMapping) -> None:
+        """Drop one array; with the last one the mapping ends, as by a finalizer."""
+        mapping.arrays -= 1
+        if not mapping.arrays:
+            self.mappings.remove(mapping)
+            self.ended.append(mapping)
+
+    def releases_due(self) -> list[Release]:
+        """Take the ended mappings in, and return what is due."""
+        pending = self.table.pending()
+        while self.ended:
+            self.table.unmapped(self.ended[0].hold, self.ended[0], pending)
+            self.ended.popleft()
+        return self.table.releases_due()
+
+    def flush(self) -> None:
+        """Send what is due, as the flusher does."""
+        releases = self.releases_due()
+        if releases:
+            self.outbox.append(("release", releases))
+            self.table.sent(releases)
+
+    # ---- the connection ------------------------------------------------------------------
+
+    def send(self) -> None:
+        """Send the outbox; a hello alone, while the daemon does not know us."""
+        if self.known:
+            self.daemon.inbox.extend(self.outbox)
+            self.outbox.clear()
+            return
+        self.greeting += 1
+        self.said = self.table.stated()
+        self.daemon.inbox.append(("hello", self.said, self.table.highest_seq, self.greeting))
+
+    def receive(self) -> None:
+        """Hear one answer; it stays until that is done."""
+        if not self.daemon.outbox:
+            return
+        kind, *rest = self.daemon.outbox[0]
+        if kind == "unknown":
+            self.known = False
+        elif kind == "grant":
+            call, segment, seq = rest
+            self.table.granted(segment, seq)
+            if call in self.calls and not call.seq:
+                call.seq = seq
+                self.table.sent(call.releases)
+        elif rest[2] == self.greeting:
+            late = self.table.welcomed(rest[0], rest[1])
+            self.known = not late
+            waiting = [("get", call, call.segment) for call in self.calls if not call.seq]
+            self.outbox.extend(one for one in waiting if one not in self.outbox)
+        self.daemon.outbox.popleft()
+
+    def in_use(self) -> set[str]:
+        """Return the blocks with an array whose hold nobody has ended."""
+        return {one.hold.segment for one in self.mappings if not one.hold.released}
+
+    def settle(self) -> None:
+        """End all calls, and let all messages arrive: what is held is what is used."""
+        for call in list(self.calls):
+            self.end(call)
+        for _ in range(50):
+            self.flush()
+            self.send()
+            while self.daemon.inbox:
+                self.daemon.work(self.in_use)
+            while self.daemon.outbox:
+                self.receive()
+        assert set(self.daemon.holds) == self.in_use() & self.daemon.blocks
+        assert not self.releases_due()

@@ -1,0 +1,153 @@
+"""The hold table, walked at random against a naive daemon (`holds_world`).
+
+``ARRAYD_TEST_WALKS=20000`` walks longer, from random seeds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import hypothesis.strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from tests.support.core_strategies import WALKS
+from tests.support.holds_world import Process, interrupt
+
+SEGMENTS = ("a", "b", "c")
+
+segments = st.sampled_from(SEGMENTS)
+picks = st.integers(0, 9)
+moments = st.one_of(st.just(0), st.integers(1, 25))
+
+
+class Walk(RuleBasedStateMachine):
+    """Threads that ask, attach, drop and are cut off; a daemon that is slow, or dies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.process = Process(set(SEGMENTS))
+
+    @rule(segment=segments, moment=moments)
+    def ask(self, segment: str, moment: int) -> None:
+        """Begin a call."""
+        with contextlib.suppress(KeyboardInterrupt), interrupt(moment):
+            self.process.ask(segment)
+
+    @precondition(lambda self: any(call.seq for call in self.process.calls))
+    @rule(pick=picks, shared=st.booleans(), cut=st.integers(0, 3), moment=moments)
+    def attach(self, pick: int, shared: bool, cut: int, moment: int) -> None:
+        """Attach what was granted and end the call, or be cut off amid it."""
+        granted = [call for call in self.process.calls if call.seq]
+        call = granted[pick % len(granted)]
+        with contextlib.suppress(KeyboardInterrupt), interrupt(moment):
+            try:
+                self.process.attach(call, cut, shared=shared)
+            finally:
+                self.process.end(call)
+
+    @precondition(lambda self: self.process.calls)
+    @rule(pick=picks, moment=moments)
+    def give_up(self, pick: int, moment: int) -> None:
+        """End a call before it has attached anything: a timeout, or a Ctrl-C."""
+        with contextlib.suppress(KeyboardInterrupt), interrupt(moment):
+            self.process.end(self.process.calls[pick % len(self.process.calls)])
+
+    @precondition(lambda self: self.process.mappings)
+    @rule(pick=picks)
+    def drop(self, pick: int) -> None:
+        """Drop an array."""
+        self.process.drop(self.process.mappings[pick % len(self.process.mappings)])
+
+    @precondition(lambda self: self.process.mappings)
+    @rule(pick=picks, moment=moments)
+    def release(self, pick: int, moment: int) -> None:
+        """End a hold, whatever arrays there are."""
+        mapping = self.process.mappings[pick % len(self.process.mappings)]
+        with contextlib.suppress(KeyboardInterrupt), interrupt(moment):
+            self.process.table.released(mapping.hold)
+
+    @rule(moment=moments)
+    def flush(self, moment: int) -> None:
+        """Let the flusher run."""
+        with contextlib.suppress(KeyboardInterrupt), interrupt(moment):
+            self.process.flush()
+
+    @rule()
+    def send(self) -> None:
+        """Send what is to be sent."""
+        self.process.send()
+
+    @precondition(lambda self: self.process.daemon.inbox)
+    @rule()
+    def work(self) -> None:
+        """Let the daemon answer a message."""
+        self.process.daemon.work(self.process.in_use)
+
+    @precondition(lambda self: self.process.daemon.outbox)
+    @rule(moment=moments)
+    def receive(self, moment: int) -> None:
+        """Hear an answer; a Ctrl-C amid it, and it is heard again."""
+        with contextlib.suppress(KeyboardInterrupt), interrupt(moment):
+            self.process.receive()
+
+    @rule(lost=st.sampled_from(("", "", *SEGMENTS)))
+    def restart(self, lost: str) -> None:
+        """Let the daemon die, and start again, maybe without a block."""
+        self.process.daemon.restart(lost)
+        self.process.known = False
+
+    @rule()
+    def suspect(self) -> None:
+        """Say hello again, for nothing was heard for long."""
+        self.process.known = False
+
+    @rule()
+    def fork(self) -> None:
+        """Go on in a child: same arrays, no call of the other threads, another session."""
+        process = self.process
+        for call in process.calls:
+            call.guard.__exit__(None, None, None)
+        process.calls.clear()
+        process.outbox.clear()
+        while process.ended:
+            ended = process.ended.popleft()
+            process.table.unmapped(ended.hold, ended, {})
+        process.table.forked()
+        process.daemon.restart("")
+        process.known = False
+
+    @rule()
+    def settle(self) -> None:
+        """Wait until all is quiet."""
+        self.process.settle()
+
+    def teardown(self) -> None:
+        """At the end, nothing is held that is not used."""
+        self.process.settle()
+
+
+TestWalk = Walk.TestCase
+TestWalk.settings = WALKS
+
+
+def test_the_walk_can_fail() -> None:
+    """A hold that nobody uses is found, and a Ctrl-C comes where it was asked for."""
+    process = Process({"a"})
+    process.ask("a")
+    for _ in range(2):
+        process.send()
+        while process.daemon.inbox:
+            process.daemon.work(process.in_use)
+        while process.daemon.outbox:
+            process.receive()
+    (call,) = process.calls
+    assert call.seq
+    process.table.attached("a", call.seq)  # which is not so
+    with contextlib.suppress(AssertionError):
+        process.settle()
+        raise KeyError("the lost hold was not found")
+    for moment in (1, 2):
+        with contextlib.suppress(KeyboardInterrupt), interrupt(moment):
+            process.table.pending()
+            process.table.stated()
+            raise KeyError("no Ctrl-C came")
