@@ -229,6 +229,27 @@ class Process:
             self.outbox.extend(one for one in waiting if one not in self.outbox)
         self.daemon.outbox.popleft()
 
+    def talk(self, step: int) -> None:
+        """Do one of the steps by which requests travel and answers come."""
+        if step % 3 == 0:
+            self.send()
+        elif step % 3 == 2:
+            self.receive()
+        elif self.daemon.inbox:
+            self.daemon.work(self.in_use)
+
+    def fork(self) -> None:
+        """Go on as a child: same arrays, no call of other threads, a session of its own."""
+        for call in self.calls:
+            call.guard.__exit__(None, None, None)
+        self.calls.clear()
+        self.outbox.clear()
+        while self.ended:
+            ended = self.ended.popleft()
+            self.table.unmapped(ended.hold, ended, {})
+        self.table.forked()
+        self.daemon.restart("")
+
     def in_use(self) -> set[str]:
         """Return the blocks with an array whose hold nobody has ended."""
         return {one.hold.segment for one in self.mappings if not one.hold.released}

@@ -13,11 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from tests.support.core_strategies import WALKS
 from tests.support.holds_world import Process, interrupt
 
-SEGMENTS = ("a", "b", "c")
+SEGMENTS = ("a", "b")
+TROUBLE = ("silence", "restart", "fork", "a")
 
 segments = st.sampled_from(SEGMENTS)
 picks = st.integers(0, 9)
-moments = st.one_of(st.just(0), st.integers(1, 25))
+moments = st.one_of(*[st.just(0)] * 4, st.integers(1, 25))
 
 
 class Walk(RuleBasedStateMachine):
@@ -72,50 +73,23 @@ class Walk(RuleBasedStateMachine):
         with contextlib.suppress(KeyboardInterrupt), interrupt(moment):
             self.process.flush()
 
-    @rule()
-    def send(self) -> None:
-        """Send what is to be sent."""
-        self.process.send()
+    @rule(steps=st.integers(1, 9), moment=moments)
+    def talk(self, steps: int, moment: int) -> None:
+        """Let messages travel; after a Ctrl-C amid an answer, that is heard again."""
+        for step in range(steps):
+            with contextlib.suppress(KeyboardInterrupt), interrupt(moment):
+                self.process.talk(step)
 
-    @precondition(lambda self: self.process.daemon.inbox)
-    @rule()
-    def work(self) -> None:
-        """Let the daemon answer a message."""
-        self.process.daemon.work(self.process.in_use)
-
-    @precondition(lambda self: self.process.daemon.outbox)
-    @rule(moment=moments)
-    def receive(self, moment: int) -> None:
-        """Hear an answer; a Ctrl-C amid it, and it is heard again."""
-        with contextlib.suppress(KeyboardInterrupt), interrupt(moment):
-            self.process.receive()
-
-    @rule(lost=st.sampled_from(("", "", *SEGMENTS)))
-    def restart(self, lost: str) -> None:
-        """Let the daemon die, and start again, maybe without a block."""
-        self.process.daemon.restart(lost)
+    @rule(trouble=st.sampled_from(TROUBLE))
+    def trouble(self, trouble: str) -> None:
+        """Have the daemon die, or fall silent; or go on in a forked child."""
+        if trouble == "fork":
+            self.process.fork()
+        elif trouble != "silence":
+            self.process.daemon.restart(trouble)
         self.process.known = False
 
-    @rule()
-    def suspect(self) -> None:
-        """Say hello again, for nothing was heard for long."""
-        self.process.known = False
-
-    @rule()
-    def fork(self) -> None:
-        """Go on in a child: same arrays, no call of the other threads, another session."""
-        process = self.process
-        for call in process.calls:
-            call.guard.__exit__(None, None, None)
-        process.calls.clear()
-        process.outbox.clear()
-        while process.ended:
-            ended = process.ended.popleft()
-            process.table.unmapped(ended.hold, ended, {})
-        process.table.forked()
-        process.daemon.restart("")
-        process.known = False
-
+    @precondition(lambda self: len(self.process.calls) > 3)
     @rule()
     def settle(self) -> None:
         """Wait until all is quiet."""
@@ -134,12 +108,8 @@ def test_the_walk_can_fail() -> None:
     """A hold that nobody uses is found, and a Ctrl-C comes where it was asked for."""
     process = Process({"a"})
     process.ask("a")
-    for _ in range(2):
-        process.send()
-        while process.daemon.inbox:
-            process.daemon.work(process.in_use)
-        while process.daemon.outbox:
-            process.receive()
+    for step in range(6):
+        process.talk(step)
     (call,) = process.calls
     assert call.seq
     process.table.attached("a", call.seq)  # which is not so
