@@ -38,7 +38,7 @@ Release = list[Any]
 """Segment and number: the hold that ends, by the number of its latest grant."""
 
 
-class Hold(Protocol):
+class HoldState(Protocol):
     """A hold, as far as the table needs it: `mappings` are those that live, of any kind."""
 
     segment: str
@@ -47,7 +47,7 @@ class Hold(Protocol):
     released: bool
 
 
-H = TypeVar("H", bound=Hold)
+H = TypeVar("H", bound=HoldState)
 
 
 class HoldTable(Generic[H]):

@@ -14,7 +14,7 @@ from tests.support.core_strategies import WALKS
 from tests.support.holds_world import Process, interrupt
 
 SEGMENTS = ("a", "b")
-TROUBLE = ("silence", "restart", "fork", "a")
+TROUBLE = ("none",) * 16 + ("silence", "restart", "fork", "a")
 
 segments = st.sampled_from(SEGMENTS)
 picks = st.integers(0, 9)
@@ -28,11 +28,13 @@ class Walk(RuleBasedStateMachine):
         super().__init__()
         self.process = Process(set(SEGMENTS))
 
-    @rule(segment=segments, moment=moments)
-    def ask(self, segment: str, moment: int) -> None:
-        """Begin a call."""
+    @rule(segment=segments, moment=moments, steps=st.sampled_from((0, 6, 6)))
+    def ask(self, segment: str, moment: int, steps: int) -> None:
+        """Begin a call; often the grant comes at once."""
         with contextlib.suppress(KeyboardInterrupt), interrupt(moment):
             self.process.ask(segment)
+        for step in range(steps):
+            self.process.talk(step)
 
     @precondition(lambda self: any(call.seq for call in self.process.calls))
     @rule(pick=picks, shared=st.booleans(), cut=st.integers(0, 3), moment=moments)
@@ -85,9 +87,9 @@ class Walk(RuleBasedStateMachine):
         """Have the daemon die, or fall silent; or go on in a forked child."""
         if trouble == "fork":
             self.process.fork()
-        elif trouble != "silence":
+        elif trouble not in ("silence", "none"):
             self.process.daemon.restart(trouble)
-        self.process.known = False
+        self.process.known &= trouble == "none"
 
     @precondition(lambda self: len(self.process.calls) > 3)
     @rule()
