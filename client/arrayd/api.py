@@ -180,7 +180,7 @@ def info(source: SourceLike, *, timeout: float | None = None, **options: Any) ->
 def prefetch(*sources: SourceLike, **options: Any) -> None:
     """Have sources loaded without waiting: a later `get` finds them, or joins the load.
 
-    Errors of the load itself are told to that `get`.
+    Errors of the load itself are raised by that `get`.
     """
     _default().prefetch(*sources, **options)
 

@@ -66,7 +66,7 @@ def test_work_is_repeated() -> None:
     assert (done, list(waiting)) == ([1, 1, 2, 3], [])
 
 
-def test_wakeup_keeps_one_ring() -> None:
+def test_an_event_is_kept_until_somebody_waits() -> None:
     """Set twice before the wait, it wakes once; set amid the wait, it wakes at once."""
     bell = OneShotEvent()
     bell.set()
@@ -85,7 +85,7 @@ def test_wakeup_keeps_one_ring() -> None:
     assert time.monotonic() - began < 60
 
 
-def test_turns() -> None:
+def test_try_lock() -> None:
     """One thread at a time, a handler of that thread as well; at the end `last`, once."""
     turns, said = TryLock(), list[str]()
 

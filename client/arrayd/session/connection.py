@@ -1,13 +1,16 @@
 """One DEALER socket to the daemon, for any number of threads, across the daemon's restarts.
 
-Whoever waits for an answer drives the socket: one thread at a time holds the *pump*, sends
-what all have posted and hands out what comes in; the others wait to be woken. So a call
-costs no switch of threads in the usual case, and nobody waits behind another's long load.
+Theory of operation
+-------------------
+*The pump.* No thread of its own serves the socket. Whoever waits for an answer tries to take the
+pump: with it, it sends what all have put into the outbox and hands out what comes in; without
+it, it waits to be woken, by its last answer or to take the pump over. So a call usually costs no
+switch of threads, and nobody waits behind another's long load.
 
-Recovery is one mechanism: say hello again, and repeat what is unanswered. It is set off by
-the daemon's death (a pidfd), by an answer from a daemon that does not know us, and by silence:
-it may have dropped our answers, or be stopped. Repeating a request changes nothing. Until
-the daemon has welcomed us nothing but a hello, and a goodbye, is sent.
+*Recovery* is one mechanism: say hello again, and repeat what is unanswered. It begins when the
+daemon dies (a pidfd), when it answers that it does not know us, or with silence: it may have
+dropped our answers, or be stopped. Repeating a request changes nothing. Until the daemon has
+welcomed us nothing but hello, and bye, is sent.
 """
 
 from __future__ import annotations
@@ -80,7 +83,7 @@ class Connection:
     ) -> None:
         self.endpoint = endpoint
         self.unknown_since = time.monotonic()  # since when the daemon has not known us; 0: it does
-        # Closed with the last thread that may still ring it.
+        # Closed with the last thread that may still write to it.
         opened: list[int] = []
         self._end = finalize(self, deque, map(os.close, opened), 0)
         self._end.atexit = False
@@ -180,7 +183,7 @@ class Connection:
         self.nudge()
 
     def nudge(self) -> None:
-        """Have the outbox sent and the daemon's health looked at, now."""
+        """Send the outbox, and check the daemon's health, now."""
         if self._closing:
             return
         if not self._try_pump(lambda: self._step(0)):
@@ -219,9 +222,9 @@ class Connection:
     # ---- the pump ------------------------------------------------------------------------
 
     def _try_pump(self, work: Callable[[], object]) -> bool:
-        """Do the work, unless another thread has the pump; say whether it was done.
+        """Do the work with the pump; False: another thread has it, and nothing was done.
 
-        If the connection was closed meanwhile, that was put off till the end.
+        A `close` during the work is finished at its end.
         """
         done = True  # if it raises, that was in the work
         try:
@@ -268,14 +271,14 @@ class Connection:
         return [one for ref in self._pending.valuerefs() if (one := ref()) is not None]
 
     def _wake_next(self) -> None:
-        """Let another waiting thread have the pump."""
+        """Wake one thread that still waits, to take the pump over."""
         for other in self._requests():
             if not other.done:
                 other.call.woken.set()
                 return
 
     def _poll_timeout(self, deadline: float | None) -> float:
-        """Seconds until the next look around."""
+        """Return the seconds until the deadline or the next check of the daemon's health."""
         left = (
             _SILENCE_TIMEOUT
             if deadline is None
@@ -298,7 +301,7 @@ class Connection:
             raise DeadlinePassed
 
     def _step(self, timeout: float) -> bool:
-        """Send, wait for something to happen, and see to it; say whether anything did.
+        """Send, wait for the socket or a wake-up, and handle it; say whether anything came.
 
         With the pump held.
         """
@@ -364,7 +367,7 @@ class Connection:
     # ---- recovery ------------------------------------------------------------------------
 
     def _start_recovery(self) -> None:
-        """Take note that the daemon may not know us any more."""
+        """Begin to say hello again: the daemon may not know us any more."""
         if not self.unknown_since:
             self.unknown_since = time.monotonic()
             self._hello_after = self._revive_after = 0.0

@@ -49,24 +49,26 @@ class Vanished(Exception):
 
 
 class MappingFinalizer(weakref.ref["SegmentMapping"]):
-    """What is left of a mapping that ends: it does something as its callback, and says whose.
+    """A weak reference to a mapping, whose callback is a function in C; `owner` is its hold.
 
     A Ctrl-C that hits a finalizer written in Python cuts it off, and Python prints and forgets
-    it. So what must not be lost is done by callbacks in C: ``munmap`` itself, and an append.
+    it. So what must not be lost is done by callbacks in C: ``munmap`` itself, and ``append``.
     """
 
     __slots__ = ("others", "owner")
-    _as_parameter_ = 0  # passed to munmap after its two arguments, which takes no notice
+    _as_parameter_ = 0  # ctypes passes this for the weakref, munmap's third argument: ignored
 
     others: tuple[MappingFinalizer, ...]
     owner: Any
 
 
-_ends: set[MappingFinalizer] = set()  # a weak reference that is gone itself calls nothing
+_ends: set[MappingFinalizer] = (
+    set()
+)  # keeps them alive: a weakref that is collected first never fires
 
 
 def discard(end: MappingFinalizer) -> None:
-    """Take note that the end of a mapping has been heard of."""
+    """Let the finalizer of a mapping go, for its end has been dealt with."""
     _ends.discard(end)
 
 
@@ -130,7 +132,10 @@ class SegmentMapping:
     def _watched(
         self, owner: Any, ended: Callable[[MappingFinalizer], None], ring: Callable[[object], None]
     ) -> MappingFinalizer:
-        """Have the pages unmapped, that told, and rung, at the end; the last made comes first."""
+        """Register three callbacks for the end; CPython runs them newest first.
+
+        That is: `munmap`, then `ended`, then `ring`.
+        """
         ringing = MappingFinalizer(self, ring)
         end = MappingFinalizer(self, ended)
         unmapping = MappingFinalizer(self, functools.partial(_libc.munmap, self.address, self.size))
@@ -186,12 +191,12 @@ class SegmentMapping:
         self.segment, self.inode = other.segment, other.inode
 
     def inherited(self) -> None:
-        """Say where the kernel keeps it that this process has the mapping by accident."""
+        """Mark in the kernel's own flags that this process has the mapping by accident."""
         _libc.madvise(self.address, self.size, _MADV_RANDOM)
 
 
 def _open(segment: str, flags: int, opened: list[int]) -> int:
-    """Open a segment, sitting out the daemon's lease test."""
+    """Open a segment; wait while the daemon has a lease on it, which it tests for users."""
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     deadline = time.monotonic() + _LEASE_WAIT
     while True:
