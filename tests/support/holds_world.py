@@ -28,10 +28,11 @@ _LOOKS = {dis.opmap[name] for name in dis.opmap if name.startswith(("CALL", "JUM
 def interrupt(moment: int) -> Iterator[None]:
     """Raise KeyboardInterrupt at that moment of what runs in the table; 0: never."""
     before, seen, looked = sys.gettrace(), 0, False
+    over = False  # a generator that lives on keeps its trace function
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         nonlocal seen, looked
-        if frame.f_code.co_filename != holds.__file__:
+        if over or frame.f_code.co_filename != holds.__file__:
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "call" or (event == "opcode" and looked):
@@ -47,6 +48,7 @@ def interrupt(moment: int) -> Iterator[None]:
         yield
     finally:
         sys.settrace(before)
+        over = True
 
 
 @dataclass(eq=False)
@@ -258,7 +260,7 @@ class Process:
         """End all calls, and let all messages arrive: what is held is what is used."""
         for call in list(self.calls):
             self.end(call)
-        for _ in range(50):
+        for _ in range(6):
             self.flush()
             self.send()
             while self.daemon.inbox:

@@ -125,8 +125,10 @@ class HoldTable(Generic[H]):
         if not hold.mappings:
             if not hold.released and not self._keep_for_another(hold, pending):
                 self._add_due(hold.segment, hold.seq)
-            hold.released = True
+            # In this order: one that is released and still found would be given a new mapping,
+            # whose end releases nothing.
             self._forget(hold)
+            hold.released = True
 
     def released(self, hold: H) -> None:
         """End a hold now, whatever mappings there are."""
