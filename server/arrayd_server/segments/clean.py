@@ -20,7 +20,7 @@ from arrayd.common.bytesize import format_bytes
 from arrayd.common.endpoints import private_socket
 from arrayd.errors import ArraydError
 from arrayd.wire import layout
-from arrayd_server.kernel import leases, open_files
+from arrayd_server.kernel import leases, segment_users
 from arrayd_server.segments import adoption, block_metadata
 from arrayd_server.segments.scope import Scope, ScopeTaken
 
@@ -144,7 +144,7 @@ def _newer(path: str, name: str) -> str | None:
 
 def _users(name: str) -> str:
     """Return the processes that use a segment, as far as we may see."""
-    others = (process for process in open_files.users(name) if process.name != str(os.getpid()))
+    others = (process for process in segment_users.users(name) if process.name != str(os.getpid()))
     words = [f"{process.name} {_program(process)}" for process in others]
     return ", ".join(words) or "a process that we may not see"
 

@@ -9,7 +9,7 @@ report its own closes.
 
 A segment is known by its inode, remembered when it was made or adopted: another file under one of
 its names is not ours, and is left out. Where every name is gone, processes may still map the
-segment; `kernel.open_files` finds them.
+segment; `kernel.segment_users` finds them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from arrayd.common import failpoints
 from arrayd.errors import ArraydError, DaemonError
 from arrayd.wire import layout
 from arrayd_server.kernel import leases
-from arrayd_server.kernel.open_files import OpenFiles
+from arrayd_server.kernel.segment_users import SegmentUsers
 from arrayd_server.segments.nospace import no_space_error
 from arrayd_server.segments.scope import Scope
 
@@ -58,7 +58,7 @@ class Segments:
         self._scope = scope
         self._inodes: dict[str, int] = {}
         self._unlinked: dict[str, int] = {}  # unlinked but in use: our descriptor, or -1
-        self._open_files = OpenFiles()
+        self._users = SegmentUsers()
         self._changed_at: tuple[int, int] = (0, 0)
 
     # ---- making --------------------------------------------------------------------------
@@ -306,7 +306,7 @@ class Segments:
         if fd >= 0:
             return self.leases and not leases.alone(fd)
         try:
-            return self._open_files.is_used(name)
+            return self._users.is_used(name)
         except OSError:
             return True  # unknown: /proc cannot be read now
 

@@ -18,7 +18,7 @@ import pytest
 
 from arrayd.errors import DaemonError
 from arrayd.wire import layout
-from arrayd_server.kernel import leases, open_files
+from arrayd_server.kernel import leases, segment_users
 from arrayd_server.kernel.close_watch import CloseWatch
 from arrayd_server.segments.adoption import read_footer, scan
 from arrayd_server.segments.scope import Scope, ScopeTaken
@@ -346,8 +346,8 @@ def test_a_busy_process_is_seen_by_proc(
     name = make(segments, scope)
     process = map_elsewhere(name, mapper, BUSY)
     itself = Path(f"/proc/{process.pid}")
-    assert [name in open_files.segments(itself) for _ in range(300)] == [True] * 300
-    assert open_files.users(name) == [itself]
+    assert [name in segment_users.segments(itself) for _ in range(300)] == [True] * 300
+    assert segment_users.users(name) == [itself]
     process.kill()
     process.wait()
     end(segments, name)

@@ -23,7 +23,7 @@ _NAME = re.compile(rf"(?m)/({layout.PREFIX}[0-9a-f]+-[0-9a-f]+-[0-9]+)(?: \(dele
 _PROC = Path("/proc")
 
 
-class OpenFiles:
+class SegmentUsers:
     """The segments that other processes have open or mapped, at most `MAX_AGE` ago."""
 
     def __init__(self) -> None:
