@@ -1,13 +1,10 @@
-"""`Session`: the connection, the flusher, and what happens to them in a fork or at exit."""
+"""`Session`: the connection, the flusher, and the holds of one process."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import ctypes
 import os
 import secrets
-import sys
 import threading
 import time
 import weakref
@@ -17,6 +14,7 @@ from arrayd.array import Held
 from arrayd.common import failpoints, proc
 from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, ProtocolMismatch, from_wire
 from arrayd.results.progress import Reporter
+from arrayd.session import fork_and_exit
 from arrayd.session.call import Answer
 from arrayd.session.connection import Connection
 from arrayd.session.flusher import ReleaseFlusher
@@ -63,7 +61,7 @@ class Session:
         self._canary: DescriptorCanary | None = None
         self._connection: Connection | None = None
         self._flusher: ReleaseFlusher | None = None
-        _sessions.add(self)
+        fork_and_exit.sessions.add(self)
 
     def close(self) -> None:
         """End the session: all its holds end. Arrays stay readable until they are dropped."""
@@ -203,7 +201,7 @@ class Session:
         assert self._connection is not None
         assert self._flusher is not None
         self._flusher.drop_descriptors()
-        _leak_on_purpose(self._connection)
+        fork_and_exit.keep_for_ever(self._connection)
         self._dropped.append(self._nonce)
         self._connection = self._flusher = self._canary = None
 
@@ -293,11 +291,11 @@ class Session:
         self.daemon = {key: answer[key] for key in ("pid", "version", "run", "leases")}
         return late
 
-    def _forked(self) -> None:
+    def forked(self) -> None:
         """In the child: the session is the parent's; the arrays are ours as well."""
         if self._connection is not None:
             self._connection.abandon()
-            _inherited.append(self._connection)
+            fork_and_exit.keep_for_ever(self._connection)  # its sockets are the parent's
         if self._flusher is not None:
             self._flusher.abandon()
         if self._canary is not None:
@@ -341,50 +339,3 @@ def unwrap_as(kind: type[_R], answer: Answer) -> _R:
     if isinstance(result, kind):  # a grant, parsed as it came in
         return result
     return received(kind, result, "The daemon's answer")
-
-
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-_locked: list[threading.RLock] = []  # during a fork; another session may come meanwhile
-_inherited: list[Connection] = []  # a child must not close its parent's sockets
-
-
-def _leak_on_purpose(connection: Connection) -> None:
-    """Keep a connection for ever: closing it, libzmq would miss its descriptors and abort."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-
-
-def _close_all() -> None:
-    """At exit: say goodbye. Pages stay mapped, for views of them may still be alive.
-
-    Only when all is sent: what a program put into a queue a thread of multiprocessing pickles,
-    even now, and each array in it has to be lent. Its own exit function, which waits for that
-    (and for the children), runs after us where multiprocessing was imported first: in children
-    that were spawned always, from Python 3.13 on. Called twice, it does nothing.
-    """
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        util._exit_function()
-    for session in list(_sessions):
-        session.close()
-
-
-def _lock_all() -> None:
-    """Before a fork: let no thread be in the middle of a change of the tables."""
-    for session in list(_sessions):
-        session.blocks.lock.acquire()
-        _locked.append(session.blocks.lock)
-
-
-def _unlock_all() -> None:
-    while _locked:
-        _locked.pop().release()
-
-
-def _forked_all() -> None:
-    _locked.clear()
-    for session in list(_sessions):
-        session._forked()
-
-
-atexit.register(_close_all)
-os.register_at_fork(before=_lock_all, after_in_parent=_unlock_all, after_in_child=_forked_all)
