@@ -63,13 +63,21 @@ class Publishing:
         if block.name is None:
             return []
         alias = name_alias(block.name)
-        older = self._blocks.find(alias)
-        effects: list[Effect] = [] if older is None else [Rewrite(older.segment)]
-        effects += self._displace(alias, now)
+        effects = self._displace(alias, now)
         if (awaited := self._jobs.find(alias)) is not None:
             return effects + self._jobs.finish(awaited, block, now)
         self._blocks.add_alias(block, alias)
         return effects
+
+    def rewrite_older(self, job: Job) -> list[Effect]:
+        """Have the block whose name a job is to take written anew without it.
+
+        Before anybody is granted the new one: who kills the daemon after that finds one of them.
+        """
+        if job.draft is None or job.draft.name is None:
+            return []
+        older = self._blocks.find(name_alias(job.draft.name))
+        return [] if older is None else [Rewrite(older.segment)]
 
     def _displace(self, alias: Hashable, now: float) -> list[Effect]:
         """Take a name from the block that has it; without it only its users keep it."""

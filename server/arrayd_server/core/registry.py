@@ -279,7 +279,7 @@ class Registry:
         block = self.blocks.table[job.segment]
         lifecycle.set_state(block, State.SEALED)
         block.job, block.used, block.mapped = None, now, False
-        effects = self.jobs.finish(job, block, now)
+        effects = self.publishing.rewrite_older(job) + self.jobs.finish(job, block, now)
         if job.draft is not None:
             self.counters.published += 1
             effects += self.publishing.publish(job, block, now)
