@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+import numpy as np
+
 import arrayd
 from tests.faults.truth import (
     PUBLISHED,
@@ -285,6 +287,7 @@ class Hand:
                     array = pickle.loads(letter.reference)
             else:
                 array = pickle.loads(letter.reference)
+            np.shape(array)  # a LostArray raises its error when it is used
         except arrayd.NoSuchBlock:
             if expected.code < PUBLISHED or not letter.may_be_gone(self.world.board):
                 raise
