@@ -15,6 +15,7 @@ import pytest
 
 import arrayd
 from arrayd.common import failpoints
+from tests.faults.grounds import is_stopped
 from tests.support.daemons import PATIENCE, Daemon
 from tests.support.processes import (
     Puppet,
@@ -32,12 +33,6 @@ PROGRAM = (sys.executable, "-c", "import sys; from arrayd.cli import main; sys.e
 def at(point: str, action: str = "stop") -> tuple[str, str]:
     """Return the wrapper of a process in which that happens at a point."""
     return ("env", f"{failpoints.VARIABLE}={point}={action}")
-
-
-def is_stopped(pid: int) -> bool:
-    """Say whether a process was stopped."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return stat.rpartition(")")[2].split()[0] == "T"
 
 
 def stopped(p: Puppet, code: str) -> Puppet:

@@ -30,10 +30,10 @@ _locked: list[threading.RLock] = []  # during a fork; another session may come m
 
 
 def keep_for_ever(connection: object) -> None:
-    """Never free a connection: closing it would close sockets that are no longer its own.
+    """Never free a connection whose descriptors are no longer its own.
 
-    Those of the parent in a forked child; descriptors of somebody else, or of nobody, of which
-    libzmq would abort.
+    In a forked child they are the parent's, which a close would end. Where a program has closed
+    them behind our back, their numbers are other files', and libzmq aborts.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 

@@ -120,7 +120,7 @@ class HoldTable(Generic[H]):
     # ---- the end of holds ----------------------------------------------------------------
 
     def unmapped(self, hold: H, mapping: object, pending: Mapping[str, int]) -> None:
-        """Record the end of a mapping, maybe the last; `pending` is what that method returned."""
+        """Record the end of a mapping, maybe the last; `pending` is what `pending()` returned."""
         hold.mappings.discard(mapping)
         if not hold.mappings:
             if not hold.released and not self._keep_for_another(hold, pending):

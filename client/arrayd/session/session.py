@@ -35,17 +35,7 @@ _GRACE = 0.1  # seconds that the daemon's own, better worded timeout has to arri
 class Session:
     """A session with the daemon, opened at the first call of each process; owns its holds.
 
-    Parameters
-    ----------
-    endpoint
-        Of the daemon, ``ipc://…``; None: found as `arrayd.connect` says.
-    start
-        Whether a private daemon may be started.
-
-    Raises
-    ------
-    NoDaemon
-        None answers.
+    Parameters and errors are those of `arrayd.Client`.
     """
 
     def __init__(self, endpoint: str | None = None, *, start: bool = True) -> None:

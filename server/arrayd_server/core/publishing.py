@@ -70,9 +70,10 @@ class Publishing:
         return effects
 
     def rewrite_older(self, job: Job) -> list[Effect]:
-        """Have the block whose name a job is to take written anew without it.
+        """Have the name removed from the metadata of the block that a job is to take it from.
 
-        Before anybody is granted the new one: who kills the daemon after that finds one of them.
+        This comes before the new block is granted: a daemon that is killed after the grant
+        leaves one block of that name, not two.
         """
         if job.draft is None or job.draft.name is None:
             return []

@@ -52,8 +52,8 @@ def _file(dataset: Any, names: Sequence[bytes]) -> tuple[bytes, list[bytes]]:
     with h5py.File(buffer, "w") as file:
         kind, empty = dataset.get_type(), h5py.h5s.create(h5py.h5s.NULL)
         # A copy, for a named type is tied to its file.
-        told = kind.copy() if _means_the_same(kind) else h5py.h5t.NATIVE_UINT8
-        copy = h5py.h5d.create(file.id, b"x", told, empty)
+        stored = kind.copy() if _means_the_same(kind) else h5py.h5t.NATIVE_UINT8
+        copy = h5py.h5d.create(file.id, b"x", stored, empty)
         left = [name for name in names if not _copied(dataset, copy, name)]
     return buffer.getvalue(), left
 

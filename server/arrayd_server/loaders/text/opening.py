@@ -94,7 +94,7 @@ def open_bytes(path: str) -> Iterator[IO[bytes]]:
     SourceNotFound, AccessDenied, BadFile
         What the operating system or the decompressor says, also while it is read.
     """
-    with _told(path), open_regular(path) as file:
+    with _with_our_errors(path), open_regular(path) as file:
         opener = _OPENERS.get(_suffix(path))
         if opener is None:
             yield file
@@ -182,7 +182,7 @@ def _buffered(file: IO[bytes]) -> Any:
 
 
 @contextmanager
-def _told(path: str) -> Iterator[None]:
+def _with_our_errors(path: str) -> Iterator[None]:
     """Turn the errors of the operating system, the decompressors and `row_scan` into ours."""
     try:
         with os_errors(path):
