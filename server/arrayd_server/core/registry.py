@@ -84,7 +84,7 @@ class Registry:
 
     @property
     def waits_for_room(self) -> bool:
-        """Some job does, so any event may start one, if `headroom` says that there is some."""
+        """Whether a job waits for room: any event may start it, if `headroom` tells of enough."""
         return bool(self.jobs.queued())
 
     def block(self, segment: str) -> tuple[Block | None, Job | None]:
@@ -227,8 +227,8 @@ class Registry:
 
     def unsealable(self, number: int, error: ArraydError, now: float) -> list[Effect]:
         """Somebody can still write to a block: its writer gets `error`, and may try again."""
-        job = self.jobs.table.get(number)
-        if job is None or job.segment is None or job.stage is not Stage.SEALING:
+        job = self.jobs.at(number, Stage.SEALING)
+        if job is None or job.segment is None:
             return []
         if job.writer is None:
             return self.failed(number, error, now)
@@ -264,8 +264,8 @@ class Registry:
 
     def filled(self, number: int, lost: int) -> list[Effect]:
         """Job `number` has written all rows; the cast has changed `lost` of the values."""
-        job = self.jobs.table.get(number)
-        if job is None or job.segment is None or job.stage is not Stage.FILLING:
+        job = self.jobs.at(number, Stage.FILLING)
+        if job is None or job.segment is None:
             return []
         self.jobs.enter(job, Stage.SEALING)
         self.blocks.table[job.segment].lost = lost
@@ -273,8 +273,8 @@ class Registry:
 
     def sealed(self, number: int, now: float) -> list[Effect]:
         """Job `number` has sealed its block: grant it to all who wait."""
-        job = self.jobs.table.get(number)
-        if job is None or job.segment is None or job.stage is not Stage.SEALING:
+        job = self.jobs.at(number, Stage.SEALING)
+        if job is None or job.segment is None:
             return []
         block = self.blocks.table[job.segment]
         lifecycle.set_state(block, State.SEALED)
