@@ -22,7 +22,7 @@ SERVER = ROOT / "server" / "arrayd_server"
 TESTS = ROOT / "tests"
 CORE = SERVER / "core"
 
-SHARED = {"common", "errors", "source", "wire"}
+SHARED = {"common", "errors", "samples", "source", "wire"}
 """The rooms of `arrayd` that the server may import."""
 
 # A room is a folder, or a module that lies in none. A room imports those named here and itself,
@@ -32,6 +32,7 @@ CLIENT_ROOMS = {
     "wire": "errors",
     "common": "errors wire",
     "source": "common errors wire",
+    "samples": "errors source wire",
     "system": "common errors wire",
     "results": "common errors source wire",
     "array": "errors source system wire",
