@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arrayd.errors import BadFile, ProtocolMismatch
@@ -30,6 +30,7 @@ def manifest_of(files: Files, **columns: np.ndarray[Any, Any]) -> Manifest:
     )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=20))
 def test_every_row_has_its_file(rows: list[int]) -> None:
     """`locate` finds what a loop over all files finds, also where files are empty."""

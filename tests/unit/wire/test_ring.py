@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arrayd.wire.ring import ALIGN, RingField, RingLayout
@@ -15,6 +15,7 @@ FIELDS = st.lists(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(FIELDS, st.integers(1, 300))
 def test_nothing_overlaps(fields: list[tuple[str, list[int]]], slots: int) -> None:
     """What is written to one slot of one field changes that one, and the ring has room for all."""
