@@ -196,3 +196,22 @@ def test_a_stopped_loader_of_a_dead_daemon(
         watched.start()
         leaves_nothing_behind(user)
     assert user.get(path).sum() == SUM
+
+
+def test_a_block_goes_while_another_is_waited_for(
+    points: Path, watched: Daemon, user: arrayd.Client
+) -> None:
+    """At its end the daemon waits for the last user of one block; meanwhile it loses another."""
+    first, second = user.put(np.arange(1000.0)), user.put(np.ones(1000))
+    user.close()  # the arrays stay mapped: the daemon is to find out when they are not
+    assert watched.process is not None
+    failpoints.arm(points, "daemon.freeing", "stop")
+    watched.process.send_signal(signal.SIGTERM)
+    with halted(points, "daemon.freeing"):
+        del second
+    watched.stop()
+    assert float(first.sum()) == 499500.0
+    del first
+    watched.start()
+    with arrayd.connect(watched.endpoint) as other:
+        leaves_nothing_behind(other)
