@@ -10,7 +10,8 @@
     │   ├── SpecMismatch     (ValueError)         the file is not what the request claims
     │   ├── CastError        (ValueError)         a value does not fit the dtype asked for
     │   ├── SourceChanged                         the file changed while it was read
-    │   └── SourceBusy       (BlockingIOError)    a writer has the file open
+    │   ├── SourceBusy       (BlockingIOError)    a writer has the file open
+    │   └── ReceiptMismatch  (ValueError)         rows were not delivered as a receipt says
     ├── LoadError            the load failed, though the request may be right
     │   ├── LoaderCrashed                         the process that read the file died
     │   ├── LoadTimeout      (TimeoutError)       not there in time
@@ -95,6 +96,10 @@ class SourceChanged(SourceError):
 
 class SourceBusy(SourceError, BlockingIOError):
     """A writer has the file open; what h5py raises for it is a BlockingIOError too."""
+
+
+class ReceiptMismatch(SourceError, ValueError):
+    """The rows of an epoch were not delivered as its receipt says, or it is of another run."""
 
 
 class LoadError(ArraydError):

@@ -32,7 +32,7 @@ CLIENT_ROOMS = {
     "wire": "errors",
     "common": "errors wire",
     "source": "common errors wire",
-    "samples": "errors source wire",
+    "samples": "common errors source wire",
     "system": "common errors wire",
     "results": "common errors source wire",
     "array": "errors source system wire",
