@@ -88,10 +88,10 @@ def split(
         )
     pieces: list[list[Ids]] = [[] for _ in shares]
     if stratify is not None:
-        part = _by_strata(rows, list(shares.values()), key, _Column("stratify", stratify, rows))
+        part = _by_strata(rows, list(shares.values()), key, _Labels("stratify", stratify, rows))
         parts: Iterable[_Numbers] = (part[a:b] for a, b in chunks(len(rows)))
     else:
-        column = None if group is None else _Column("group", group, rows)
+        column = None if group is None else _Labels("group", group, rows)
         parts = _by_threshold(rows, list(shares.values()), key, column)
     for (a, b), numbers in zip(chunks(len(rows)), parts, strict=True):
         ids = rows.ids(a, b)
@@ -167,7 +167,7 @@ def _checked_fractions(fractions: Mapping[str, float]) -> dict[str, float]:
 
 
 def _by_threshold(
-    rows: Rows, shares: list[float], key: int, column: _Column | None
+    rows: Rows, shares: list[float], key: int, column: _Labels | None
 ) -> Iterable[_Numbers]:
     """Yield the part of each row, chunk by chunk; `len(shares)`: none."""
     limits = [_limit(math.fsum(shares[: i + 1])) for i in range(len(shares))]
@@ -182,7 +182,7 @@ def _limit(share: float) -> int:
     return 2**64 if share > 1 - _TOLERANCE else int(share * 2**64)
 
 
-def _by_strata(rows: Rows, shares: list[float], key: int, column: _Column) -> _Numbers:
+def _by_strata(rows: Rows, shares: list[float], key: int, column: _Labels) -> _Numbers:
     """Return the part of each row; `len(shares)`: none."""
     codes, counts = column.codes()
     ends = np.cumsum(_quotas(counts, shares), axis=1)  # labels × parts
@@ -222,7 +222,7 @@ def _quotas(counts: npt.NDArray[np.int64], shares: list[float]) -> npt.NDArray[n
     return quotas
 
 
-class _Column:
+class _Labels:
     """Values of `group=` or `stratify=`: one per row of the selection, or of the dataset."""
 
     def __init__(self, name: str, values: Any, rows: Rows) -> None:
