@@ -21,7 +21,9 @@ the rows of a label may change, and rows near a cut with it.
 *Subset.* The rows with the lowest keys of yet another purpose: the first 100 are among the first
 1,000, so trials of growing size nest.
 
-Memory: what is returned (4 bytes per row), and chunks; of strata 4 to 9 bytes per row more.
+Memory: 8 bytes per row while the parts are made, of which 4 stay (16 and 8 in a dataset of over
+2**32 rows); for strata 5 to 9 bytes per row more. Time, on one core: 100 M rows are split in 15 s,
+8 M rows by group or label (10,000 values) in 3 to 4 s.
 """
 
 from __future__ import annotations
