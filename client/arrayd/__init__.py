@@ -49,6 +49,7 @@ from arrayd.errors import (
     SourceError,
     SourceNotFound,
     SpecMismatch,
+    StateMismatch,
 )
 from arrayd.results.info import Info
 from arrayd.results.progress import Progress
@@ -93,6 +94,7 @@ __all__ = [
     "SourceError",
     "SourceNotFound",
     "SpecMismatch",
+    "StateMismatch",
     "Status",
     "__version__",
     "connect",

@@ -116,7 +116,7 @@ def get(
     DaemonError
         No daemon answers.
     """
-    return _default().get(
+    return default_client().get(
         source,
         dataset=dataset,
         dtype=dtype,
@@ -152,7 +152,7 @@ def get_many(
     list
         One `SharedArray` (or error) for each source.
     """
-    return _default().get_many(sources, return_errors=return_errors, **options)
+    return default_client().get_many(sources, return_errors=return_errors, **options)
 
 
 def info(source: SourceLike, *, timeout: float | None = None, **options: Any) -> Info:
@@ -174,7 +174,7 @@ def info(source: SourceLike, *, timeout: float | None = None, **options: Any) ->
     LoadTimeout
         It takes too long: whatever reads the file is stopped.
     """
-    return _default().info(source, timeout=timeout, **options)
+    return default_client().info(source, timeout=timeout, **options)
 
 
 def prefetch(*sources: SourceLike, **options: Any) -> None:
@@ -182,7 +182,7 @@ def prefetch(*sources: SourceLike, **options: Any) -> None:
 
     Errors of the load itself are raised by that `get`.
     """
-    _default().prefetch(*sources, **options)
+    default_client().prefetch(*sources, **options)
 
 
 def release(array: SharedArray) -> None:
@@ -230,7 +230,7 @@ def put(
     NoRoom
         The budget, /dev/shm or the memory cgroup is exhausted.
     """
-    return _default().put(array, name, keep=keep, replace=replace, timeout=timeout)
+    return default_client().put(array, name, keep=keep, replace=replace, timeout=timeout)
 
 
 def create(
@@ -263,7 +263,7 @@ def create(
     NotSealed
         At the end: another process can still write to it.
     """
-    return _default().create(
+    return default_client().create(
         shape, dtype, name, order=order, keep=keep, replace=replace, timeout=timeout
     )
 
@@ -285,12 +285,12 @@ def evict(source: SourceLike, **options: Any) -> dict[str, int]:
     NoSuchBlock
         None is in memory.
     """
-    return _default(start=False).evict(source, **options)
+    return default_client(start=False).evict(source, **options)
 
 
 def status() -> Status:
     """Return who holds what; it prints as the table of ``arrayd status``."""
-    return _default(start=False).status()
+    return default_client(start=False).status()
 
 
 def client_of(endpoint: str) -> Client:
@@ -304,7 +304,8 @@ def client_of(endpoint: str) -> Client:
         return _clients[endpoint]
 
 
-def _default(*, start: bool = True) -> Client:
+def default_client(*, start: bool = True) -> Client:
+    """Return the client that the functions of this module use; made at the first call."""
     with _lock:
         client = _clients.get(None)
         if client is None:

@@ -11,7 +11,8 @@
     │   ├── CastError        (ValueError)         a value does not fit the dtype asked for
     │   ├── SourceChanged                         the file changed while it was read
     │   ├── SourceBusy       (BlockingIOError)    a writer has the file open
-    │   └── ReceiptMismatch  (ValueError)         rows were not delivered as a receipt says
+    │   ├── ReceiptMismatch  (ValueError)         rows were not delivered as a receipt says
+    │   └── StateMismatch    (ValueError)         a stream's saved state is of another stream
     ├── LoadError            the load failed, though the request may be right
     │   ├── LoaderCrashed                         the process that read the file died
     │   ├── LoadTimeout      (TimeoutError)       not there in time
@@ -100,6 +101,10 @@ class SourceBusy(SourceError, BlockingIOError):
 
 class ReceiptMismatch(SourceError, ValueError):
     """The rows of an epoch were not delivered as its receipt says, or it is of another run."""
+
+
+class StateMismatch(SourceError, ValueError):
+    """What a stream is to be resumed from is the state of another stream."""
 
 
 class LoadError(ArraydError):

@@ -139,6 +139,14 @@ def whole(key: str, value: Any) -> int:
     return max(-_LARGEST, min(number, _LARGEST))
 
 
+def positive(key: str, value: Any) -> int:
+    """Return a whole number of at least 1."""
+    number = whole(key, value)
+    if number < 1:
+        raise SpecMismatch(f"{key}={value!r}: it is a whole number of at least 1.")
+    return number
+
+
 def shape(value: Any, kind: np.dtype[Any]) -> list[int]:
     """Return the shape of an array of dtype `kind`; a subarray type adds its dimensions."""
     lengths = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]

@@ -1,0 +1,171 @@
+"""How the rows of a selection are delivered, and what that costs: a pure function of sizes.
+
+The cost model
+==============
+n rows of b bytes (after the cast) are wanted once each per epoch, in an order that is another one
+each time. If they fit the budget they are read once and stay: *resident*. If not, every epoch has
+to read at least ``n - share`` rows, where ``share`` is how many can stay in memory: between two
+uses of a row lies the boundary of the epochs, at which no more than that are there. A share that
+stays the same all the time reaches this; a cache of the rows used last is far below it (CoorDL's
+MinIO: Mohan et al., VLDB 2021). So the budget is divided: a *ring*, for the rows on their way, and
+the *resident share*. A bigger ring gives more rows to sort at a time, and more room for consumers
+that differ in speed; a bigger share saves its part of all reads.
+
+A ring may be needed twice for a while (a consumer that stands still keeps the old one), so two are
+set aside.
+
+A row that does not begin on a page costs the disk ``(b + 4095) / b`` times its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arrayd.common.bytesize import format_bytes
+from arrayd.errors import NoRoom, SpecMismatch
+
+PAGE = 4096
+
+MOST_OF_RING = 512 << 20
+"""Bytes of the largest ring that is planned: what more would give is better spent on the share."""
+
+KINDS = ("resident", "row-random")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What a plan is made of.
+
+    Parameters
+    ----------
+    rows, total
+        Of the selection, and of the dataset.
+    row_bytes
+        Of one row in memory, all fields together, after the cast.
+    file_bytes
+        Of the value of one row in the files, for each field.
+    step
+        Rows that all ranks together take at a time.
+    budget
+        Bytes of memory that may be used.
+    """
+
+    rows: int
+    total: int
+    row_bytes: int
+    file_bytes: Sequence[int]
+    step: int
+    budget: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How rows are delivered; prints as an explanation.
+
+    Parameters
+    ----------
+    kind
+        ``"resident"`` or ``"row-random"``.
+    sizes
+        What it was made of.
+    whole
+        Resident: the blocks hold the whole dataset, for other selections as well.
+    slots
+        Row-random: rows of the ring.
+    share
+        Row-random: rows that stay in memory.
+    """
+
+    kind: str
+    sizes: Sizes
+    whole: bool = True
+    slots: int = 0
+    share: int = 0
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it takes."""
+        if self.kind == "resident":
+            return (self.sizes.total if self.whole else self.sizes.rows) * self.sizes.row_bytes
+        return (self.slots + self.share) * self.sizes.row_bytes
+
+    @property
+    def reads(self) -> tuple[int, int]:
+        """Bytes of rows that an epoch reads after the first, and bytes of pages for them."""
+        if self.kind == "resident":
+            return 0, 0
+        left = self.sizes.rows - self.share
+        used = sum(self.sizes.file_bytes)
+        return left * used, left * sum(size + PAGE - 1 for size in self.sizes.file_bytes if size)
+
+    def __str__(self) -> str:
+        sizes = self.sizes
+        need = format_bytes(sizes.rows * sizes.row_bytes)
+        rows = f"{sizes.rows:,} rows of {format_bytes(sizes.row_bytes)} ({need})"
+        if self.kind == "resident":
+            what = "the whole dataset" if self.whole else "this selection alone"
+            return (
+                f"resident: {rows} fit the budget of {format_bytes(sizes.budget)}\n"
+                f"  memory           {format_bytes(self.memory)}, once for all processes ({what})\n"
+                "  reads per epoch  none after the first load"
+            )
+        part = self.share / sizes.rows
+        read, pages = map(format_bytes, self.reads)
+        ring = format_bytes(self.slots * sizes.row_bytes)
+        share = format_bytes(self.share * sizes.row_bytes)
+        return (
+            f"row-random: {rows} do not fit the budget of {format_bytes(sizes.budget)}\n"
+            f"  ring             {ring} ({self.slots:,} rows on their way)\n"
+            f"  resident share   {share} ({self.share:,} rows, {part:.0%}: never read again)\n"
+            f"  reads per epoch  {read} of rows, about {pages} in pages of 4 KiB; once for all\n"
+            "                   consumers of the stream\n"
+            "  Files that cannot be read row by row (compressed, text, one per sample) are\n"
+            f"  decoded once, into a scratch file of {need}."
+        )
+
+
+def choose(sizes: Sizes, kind: str | None = None) -> Plan:
+    """Return the plan for these sizes.
+
+    Parameters
+    ----------
+    kind
+        One of `KINDS` to have that one; None: the one that reads least.
+
+    Raises
+    ------
+    NoRoom
+        The budget is too small for the plan asked for, or for any.
+    """
+    if kind not in (None, *KINDS):
+        raise SpecMismatch(f"plan={kind!r}: it is one of {', '.join(KINDS)}, or None.")
+    if kind in (None, "resident"):
+        for whole, rows in ((True, sizes.total), (False, sizes.rows)):
+            if rows * sizes.row_bytes <= sizes.budget:
+                return Plan(kind="resident", sizes=sizes, whole=whole)
+        if kind == "resident":
+            raise NoRoom(
+                f"{sizes.rows:,} rows of {format_bytes(sizes.row_bytes)} do not fit the budget of "
+                f"{format_bytes(sizes.budget)}. Leave out plan=, raise budget=, or take fewer bits "
+                "per value (cast=)."
+            )
+    return _row_random(sizes)
+
+
+def _row_random(sizes: Sizes) -> Plan:
+    row = max(1, sizes.row_bytes)
+    least = 4 * sizes.step  # two windows on their way, while a step is used
+    if 2 * least * row > sizes.budget:
+        raise NoRoom(
+            f"The budget of {format_bytes(sizes.budget)} is too small for steps of "
+            f"{sizes.step:,} rows of {format_bytes(row)}: it needs "
+            f"{format_bytes(2 * least * row)}, room for eight steps. Raise budget=, or take "
+            "smaller batches.",
+            bytes=2 * least * row,
+        )
+    slots = max(least, min(sizes.budget // 8, MOST_OF_RING) // row)
+    share = max(0, (sizes.budget - 2 * slots * row) // row)
+    return Plan(
+        kind="row-random", sizes=sizes, whole=False, slots=slots, share=min(share, sizes.rows)
+    )

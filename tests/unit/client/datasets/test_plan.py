@@ -1,0 +1,66 @@
+"""The plan that reads least within the budget, and what it says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arrayd.datasets.plan import Sizes, choose
+from arrayd.errors import NoRoom, SpecMismatch
+
+SIZES = Sizes(
+    rows=1000, total=10_000, row_bytes=4104, file_bytes=[4096, 8], step=8, budget=100 << 20
+)
+
+
+def test_what_fits_is_resident() -> None:
+    """The whole dataset if it fits, for other selections too; else this selection alone."""
+    whole = choose(SIZES)
+    assert (whole.kind, whole.whole, whole.memory) == ("resident", True, 10_000 * 4104)
+    part = choose(replace(SIZES, budget=10 << 20))
+    assert (part.kind, part.whole, part.memory) == ("resident", False, 1000 * 4104)
+    assert whole.reads == part.reads == (0, 0)
+    assert "whole dataset" in str(whole)
+    assert "this selection" in str(part)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 4100_000), st.integers(1, 64), st.integers(1, 10_000))
+def test_no_plan_exceeds_the_budget(budget: int, step: int, row: int) -> None:
+    """Two rings and the share fit, and the ring has room for some steps; or there is an error."""
+    sizes = replace(SIZES, budget=budget, step=step, row_bytes=row, file_bytes=[row])
+    try:
+        plan = choose(sizes)
+    except NoRoom as error:
+        assert 8 * step * row > budget
+        assert error.details["bytes"] > budget
+        return
+    if plan.kind == "resident":
+        assert plan.memory <= budget
+    else:
+        assert plan.slots >= 4 * step
+        assert (2 * plan.slots + plan.share) * row <= budget
+        assert plan.reads[0] == (1000 - plan.share) * row
+
+
+def test_a_share_saves_its_reads() -> None:
+    """What stays in memory is not read again, and pages are counted whole."""
+    plan = choose(replace(SIZES, total=1000, budget=2 << 20))
+    assert plan.kind == "row-random"
+    assert 0 < plan.share < 1000
+    rows, pages = plan.reads
+    assert rows == (1000 - plan.share) * 4104
+    assert pages == (1000 - plan.share) * (4096 + 4095 + 8 + 4095)
+    assert f"{plan.share:,} rows" in str(plan)
+
+
+def test_a_plan_that_cannot_be() -> None:
+    """Asked for by name, a plan is made or is an error; it never becomes another one."""
+    with pytest.raises(NoRoom, match="do not fit"):
+        choose(replace(SIZES, budget=1 << 20), "resident")
+    assert choose(SIZES, "row-random").kind == "row-random"
+    with pytest.raises(SpecMismatch, match="one of"):
+        choose(SIZES, "magic")
