@@ -281,13 +281,11 @@ class Hand:
     def _open(self, letter: Letter) -> None:
         """Keep the array that a letter brings, unless it may be gone and is."""
         expected = letter.expected
+        origin = SOURCES[expected.code] if expected.code < PUBLISHED else None
         try:
-            if expected.code < PUBLISHED:
-                with self._changing(SOURCES[expected.code]):
-                    array = pickle.loads(letter.reference)
-            else:
+            with contextlib.nullcontext() if origin is None else self._changing(origin):
                 array = pickle.loads(letter.reference)
-            np.shape(array)  # a LostArray raises its error when it is used
+                np.shape(array)  # a LostArray raises its error when it is used
         except arrayd.NoSuchBlock:
             if expected.code < PUBLISHED or not letter.may_be_gone(self.world.board):
                 raise

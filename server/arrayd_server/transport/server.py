@@ -70,7 +70,7 @@ class PeerConnection:
         self, sock: socket.socket, address: peers.Address, process: ProcessQueue[PeerConnection]
     ) -> None:
         self.sock, self.address, self.process = sock, address, process
-        self.stream = zmtp.Stream(protocol.MAX_FRAME)
+        self.stream = zmtp.ByteStream(protocol.MAX_FRAME)
         self.send_queue: deque[memoryview] = deque()
         self.unsent = 0  # bytes in it
         self.since = time.monotonic()
@@ -167,7 +167,7 @@ class Server:
     def _drop(self, connection: PeerConnection) -> None:
         if connection.closed:
             return
-        connection.stream = zmtp.Stream(0)
+        connection.stream = zmtp.ByteStream(0)
         connection.send_queue.clear()
         connection.unsent = 0
         self._queue.leave(connection.process, connection)

@@ -39,7 +39,7 @@ READY = _ready()
 """What ends our half of the handshake."""
 
 
-class Stream:
+class ByteStream:
     """The bytes of one client, taken apart.
 
     Parameters

@@ -20,7 +20,7 @@ SHAKE = zmtp.GREETING + zmtp.ready()
 
 def fed(*pieces: bytes) -> tuple[list[bytes], bytes]:
     """Return the messages in some pieces, and what was answered to them."""
-    stream, messages, replies = ours.Stream(LIMIT), [], b""
+    stream, messages, replies = ours.ByteStream(LIMIT), [], b""
     for piece in pieces:
         stream.feed(memoryview(piece))
         while True:
@@ -86,7 +86,7 @@ def test_violations(data: bytes) -> None:
 
 def test_the_largest_message() -> None:
     """A message of the limit passes, and nothing of it is kept afterwards."""
-    stream = ours.Stream(LIMIT)
+    stream = ours.ByteStream(LIMIT)
     stream.feed(memoryview(SHAKE + zmtp.frame(bytes(LIMIT))))
     assert stream.next() == (bytes(LIMIT), ours.READY)
     assert len(stream) == 0
