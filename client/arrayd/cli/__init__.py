@@ -21,7 +21,7 @@ from arrayd.cli.common import Parser, UsageError, complain, exit_code
 from arrayd.errors import ArraydError
 from arrayd.wire.protocol import PACKAGE_VERSION
 
-COMMANDS = ("serve", "status", "get", "info", "evict", "stop", "clean", "collect", "demo")
+COMMANDS = ("serve", "status", "get", "info", "evict", "stop", "clean", "collect", "list", "demo")
 
 _INTERRUPTED = 130
 
@@ -60,7 +60,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    if list(argv[:1]) == ["serve"]:  # all that follows is for the daemon, --help too
+    if [*argv[:1]] == ["serve"]:  # all that follows is for the daemon, --help too
         return argparse.Namespace(command="serve", arguments=argv[1:])
     parser = Parser(
         prog="arrayd",
