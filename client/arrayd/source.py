@@ -28,7 +28,7 @@ OVERFLOWS = ("error", "clip")
 
 ORDERS = ("C", "F")
 
-FORMATS = ("npy", "npz", "hdf5", "text", "raw")
+FORMATS = ("npy", "npz", "hdf5", "text", "raw", "dataset")
 
 _SUFFIXES = {
     ".npy": "npy",
@@ -76,7 +76,7 @@ class Source(Record):
     path
         Absolute path of the file; empty for a published block.
     member
-        HDF5 dataset or npz member; None where the file holds one array.
+        HDF5 dataset, npz member or field of a dataset; None where the file holds one array.
     name
         Name of a published block; None for a file.
     format
@@ -93,7 +93,7 @@ class Source(Record):
         ``"C"`` or ``"F"`` for the block's memory layout; None: as in the file.
     options
         Format options (text: those of `numpy.loadtxt`; raw: ``shape``, ``offset``; hdf5:
-        ``locking``, ``swmr``),
+        ``locking``, ``swmr``; dataset: ``ids``),
         sorted pairs of msgpack-able values, sequences as tuples.
     """
 

@@ -88,7 +88,7 @@ def _options(source: Source, probed: FoundFile) -> list[tuple[str, Any]]:
     What was read while a writer held the lock is only for requests with ``locking=False``.
     """
     if probed.format != "hdf5":
-        return list(source.options) if probed.format in ("text", "raw") else []
+        return list(source.options) if probed.format in ("text", "raw", "dataset") else []
     swmr = [("swmr", True)] if source.option.get("swmr") else []
     return swmr + ([("locking", False)] if probed.locked else [])
 
@@ -96,7 +96,7 @@ def _options(source: Source, probed: FoundFile) -> list[tuple[str, Any]]:
 def may_refer(source: Source) -> bool:
     """Say whether the file of a source may refer to others, by its name and `format`."""
     try:
-        return source.resolved_format() == "hdf5"
+        return source.resolved_format() in ("hdf5", "dataset")
     except SpecMismatch:  # its first bytes decide
         return True
 

@@ -17,7 +17,7 @@ from arrayd_server.loaders.validation import install, os_errors
 
 __all__ = ["load_format", "members", "probe", "recognised"]
 
-_OF_MEMBERS = ("npz", "hdf5")
+_OF_MEMBERS = ("npz", "hdf5", "dataset")
 
 
 def load_format(name: str) -> Format:

@@ -1,0 +1,212 @@
+"""Rows of one file of a field, whatever its format, in blocks of whole rows in C order.
+
+They come through the format's own `probe` and `fill`. A format that can only be read from its
+beginning (text, a compressed member) is planned as a whole, once, and of its parts those are read
+that the rows lie in; of the others exactly the rows are asked for, as with ``rows=``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from arrayd.errors import BadFile, SpecMismatch
+from arrayd.samples.manifest import Field
+from arrayd.source import Source
+from arrayd_server.loaders import formats
+from arrayd_server.loaders.base import Chunks, LoadPlan, Part
+from arrayd_server.loaders.casts.padding import as_items
+from arrayd_server.loaders.contiguous import Selection
+from arrayd_server.loaders.dataset.manifests import AGAIN, Stat
+from arrayd_server.loaders.recognise import recognised
+from arrayd_server.loaders.validation import os_errors
+
+Array = np.ndarray[Any, Any]
+
+BLOCK_BYTES = 4 << 20
+"""Aim for a block of a Fortran-ordered array, which is transposed in memory."""
+
+
+_BY_ROWS = ("npy", "raw", "hdf5")
+"""Formats that find a row without reading those before it."""
+
+
+def check_spec(source: Source, one: Field, plan: LoadPlan) -> None:
+    """Refuse a file whose values are not those of the field.
+
+    Raises
+    ------
+    SpecMismatch
+    """
+    shape = plan.shape if one.whole_files else plan.shape[1:]
+    if (shape == one.row_shape and plan.dtype == one.dtype) and (one.whole_files or plan.shape):
+        return
+    what = "the file is one row, and is" if one.whole_files else "its rows are"
+    raise SpecMismatch(
+        f"{source}: {what} {plan.dtype} of shape {shape if plan.shape else '() (a single value)'}; "
+        f"those of field {one.name!r} are {one.dtype} of shape {one.row_shape}. Write this file "
+        f"like the others, or {AGAIN} without it."
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def whole_plan(source: Source, _: Stat) -> LoadPlan:
+    """Return the plan of a whole file in this state; text is counted once."""
+    return formats.look(source)
+
+
+def row_blocks(source: Source, one: Field, stat: Stat, start: int, stop: int) -> Iterator[Array]:
+    """Yield the rows from `start` to `stop` of a file, as arrays ``(k, *row_shape)``.
+
+    Parameters
+    ----------
+    source
+        The file, without ``rows=``.
+    stat
+        Its state; a plan is kept as long as it is the same.
+
+    Raises
+    ------
+    SpecMismatch
+        Its rows are not those of the field.
+    BadFile
+        It has fewer rows.
+    """
+    if start == stop:
+        return
+    source = _with_rows(recognised(source), one)
+    if _format_is_sequential(source, stat):
+        yield from _of_parts(source, one, whole_plan(source, stat), start, stop)
+        return
+    step = stop - start
+    probe = formats.look(replace(source, rows=(start, start + 1, None)))
+    if probe.order == "F":
+        step = max(1, BLOCK_BYTES // max(one.row_bytes, 1))
+    for low in range(start, stop, step):
+        high = min(low + step, stop)
+        yield from _rows(replace(source, rows=(low, high, None)), one, high - low)
+
+
+def _with_rows(source: Source, one: Field) -> Source:
+    """Return the source that keeps axis 0 also where a text has one row, or one column."""
+    if source.resolved_format() != "text":
+        return source
+    options = {"ndmin": 1 + len(one.row_shape), **source.option}
+    return replace(source, options=tuple(sorted(options.items())))
+
+
+def _format_is_sequential(source: Source, stat: Stat) -> bool:
+    name = source.resolved_format()
+    if name == "npz":
+        return bool(Selection(*whole_plan(source, stat).detail).zipped)
+    return name not in _BY_ROWS
+
+
+def _rows(source: Source, one: Field, count: int) -> Iterator[Array]:
+    """Yield all rows of a source that is to have `count`."""
+    plan = formats.look(source)
+    check_spec(source, one, plan)
+    if plan.shape[0] != count:
+        raise _too_few(source, plan.shape[0], count)
+    if plan.order == "F":
+        yield _transposed(source, plan)
+        return
+    for part in plan.parts:
+        with closing(_values(source, plan, part)) as values:
+            yield from _whole_rows(values, one)
+
+
+def _of_parts(source: Source, one: Field, plan: LoadPlan, start: int, stop: int) -> Iterator[Array]:
+    """Yield rows from those parts of a plan of the whole file that have them."""
+    check_spec(source, one, plan)
+    if plan.shape[0] < stop:
+        raise _too_few(source, plan.shape[0], stop)
+    if plan.order == "F":
+        yield _transposed(source, plan)[start:stop]
+        return
+    for part in plan.parts:
+        if part.stop <= start or part.start >= stop:
+            continue
+        at = part.start
+        with closing(_values(source, plan, part)) as values:
+            for block in _whole_rows(values, one):
+                low, high = max(start - at, 0), min(stop - at, len(block))
+                if low < high:
+                    yield block[low:high]
+                at += len(block)
+
+
+def _too_few(source: Source, found: int, wanted: int) -> BadFile:
+    return BadFile(f"{source} has {found} rows where {wanted} were counted: {AGAIN}.")
+
+
+def whole_array(source: Source, one: Field) -> Array:
+    """Return a file that is one row; ``row_shape``.
+
+    Raises
+    ------
+    SpecMismatch
+        It has another shape or dtype than the field.
+    """
+    source = recognised(source)
+    plan = formats.look(source)
+    check_spec(source, one, plan)
+    if plan.order == "F":
+        return _transposed(source, plan)
+    return _gathered(source, plan).reshape(one.row_shape)
+
+
+def _transposed(source: Source, plan: LoadPlan) -> Array:
+    """Return an array that lies in Fortran order in its file, in C order."""
+    return np.ascontiguousarray(_gathered(source, plan).reshape(plan.storage_shape).T)
+
+
+def _gathered(source: Source, plan: LoadPlan) -> Array:
+    """Return all values in the order of storage, ``(size,)``."""
+    out = np.zeros(math.prod(plan.shape), plan.dtype)
+    items, at = as_items(out), 0
+    for part in plan.parts:
+        with closing(_values(source, plan, part)) as values:
+            for chunk in values:
+                some = as_items(chunk)
+                if at + some.size > out.size:
+                    raise _too_few(source, at + some.size, out.size)
+                items[at : at + some.size] = some
+                at += some.size
+    if at < out.size:
+        raise _too_few(source, at, out.size)
+    return out
+
+
+def _values(source: Source, plan: LoadPlan, part: Part) -> Chunks:
+    """Yield the chunks of a part, each flat."""
+    fill = formats.load_format(source.resolved_format()).fill
+    with os_errors(source), closing(fill(source, plan, part)) as chunks:
+        for chunk in chunks:
+            yield as_items(chunk).reshape(-1).view(chunk.dtype)
+
+
+def _whole_rows(values: Iterator[Array], one: Field) -> Iterator[Array]:
+    """Cut flat chunks, which may end within a row, into arrays of whole rows."""
+    per_row = math.prod(one.row_shape)
+    begun, have = np.zeros(per_row, one.dtype), 0
+    for chunk in values:
+        rest = chunk
+        if have:
+            some = chunk[: per_row - have]
+            as_items(begun)[have : have + some.size] = as_items(some)
+            have += some.size
+            rest = chunk[some.size :]
+            if have < per_row:
+                continue
+            yield begun.reshape(1, *one.row_shape)
+        whole, have = divmod(rest.size, per_row)
+        if whole:
+            yield rest[: whole * per_row].reshape(whole, *one.row_shape)
+        as_items(begun)[:have] = as_items(rest[whole * per_row :])
