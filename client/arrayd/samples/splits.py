@@ -22,7 +22,7 @@ the rows of a label may change, and rows near a cut with it.
 1,000, so trials of growing size nest.
 
 Memory: 8 bytes per row while the parts are made, of which 4 stay (16 and 8 in a dataset of over
-2**32 rows); for strata 5 to 9 bytes per row more. Time, on one core: 100 M rows are split in 15 s,
+2**32 rows); for strata at most 12 bytes per row. Time, on one core: 100 M rows are split in 15 s,
 8 M rows by group or label (10,000 values) in 3 to 4 s.
 """
 
