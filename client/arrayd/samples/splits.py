@@ -21,9 +21,10 @@ the rows of a label may change, and rows near a cut with it.
 *Subset.* The rows with the lowest keys of yet another purpose: the first 100 are among the first
 1,000, so trials of growing size nest.
 
-Memory: 8 bytes per row while the parts are made, of which 4 stay (16 and 8 in a dataset of over
-2**32 rows); for strata at most 12 bytes per row. Time, on one core: 100 M rows are split in 15 s,
-8 M rows by group or label (10,000 values) in 3 to 4 s.
+Memory, measured with 20 M rows in three parts: at most 9.5 bytes per row while the parts are made,
+of which 4 are needed afterwards (twice that in a dataset of over 2**32 rows); by 10,000 labels the
+same, by 1 M labels 15. Time, on one core of a busy machine: 100 M rows in 15 s; 20 M rows by 100 or
+10,000 labels in 13 or 18 s, by 1 M labels in 37 s; 8 M rows by 10,000 groups in 3 s.
 """
 
 from __future__ import annotations
