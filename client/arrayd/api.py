@@ -80,7 +80,8 @@ def get(
     cast
         The type wanted. Values that lose precision cause a `PrecisionWarning`.
     overflow
-        What to do with values that do not fit `cast`: ``"error"`` or ``"clip"``.
+        What to do with values that do not fit `cast`: ``"error"``; ``"clip"``, the nearest that
+        fits; or ``"inf"``, infinity as numpy has it, where `cast` is a float type.
     rows
         A slice of axis 0: exactly ``a[rows]``, reading no more than that if possible.
     order

@@ -24,7 +24,8 @@ from arrayd.wire.records import Record, is_hint
 Rows = tuple[int | None, int | None, int | None]
 """A slice along axis 0: start, stop, step, as in ``a[start:stop:step]``."""
 
-OVERFLOWS = ("error", "clip")
+OVERFLOWS = ("error", "clip", "inf")
+"""What becomes of a value that `cast` cannot hold: an error, the nearest that it can, infinity."""
 
 ORDERS = ("C", "F")
 
@@ -86,7 +87,7 @@ class Source(Record):
     cast
         The type wanted; None: as in the file.
     overflow
-        What happens to a value that does not fit `cast`: ``"error"`` or ``"clip"``.
+        What happens to a value that does not fit `cast`: one of `OVERFLOWS`.
     rows
         Slice along axis 0, `Rows`; None: all.
     order

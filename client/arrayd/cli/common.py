@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 from arrayd.errors import DaemonLost, NoDaemon, NoRoom
-from arrayd.source import FORMATS
+from arrayd.source import FORMATS, OVERFLOWS
 from arrayd.wire import dtypes
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -89,7 +89,7 @@ def add_source_options(parser: Parser) -> None:
     )
     parser.add_argument("--cast", type=parse_dtype, metavar="DTYPE", help="the type wanted")
     parser.add_argument(
-        "--overflow", choices=("error", "clip"), help="what to do with values beyond --cast"
+        "--overflow", choices=OVERFLOWS, help="what to do with values beyond --cast"
     )
     parser.add_argument("--rows", type=parse_rows, metavar="A:B:C", help="a slice of axis 0")
     parser.add_argument("--format", choices=FORMATS, help="of the file; default: by its suffix")

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from arrayd.common.casts.cast import check_cast, resolved
 from arrayd.errors import MissingDependency, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders.base import Container, Described, Format, FoundMember, LoadPlan, LongText
-from arrayd_server.loaders.casts.cast import check_cast, resolved
 from arrayd_server.loaders.recognise import recognised
 from arrayd_server.loaders.validation import install, os_errors
 
@@ -76,7 +76,7 @@ def probe(source: Source) -> LoadPlan:
 
 def _check_cast(source: Source, origin: np.dtype[Any], target: np.dtype[Any]) -> None:
     try:
-        check_cast(origin, target)
+        check_cast(origin, target, source.overflow)
     except SpecMismatch as error:
         raise SpecMismatch(f"{source}: {error.message}") from None
 

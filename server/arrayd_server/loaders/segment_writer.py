@@ -21,12 +21,12 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from arrayd.common import failpoints
+from arrayd.common.casts.cast import cast_chunk
+from arrayd.common.casts.padding import as_items
 from arrayd.errors import BadFile, CastError, NoRoom
 from arrayd.source import Source
 from arrayd_server.loaders import base
 from arrayd_server.loaders.base import Chunks, LoadPlan, Part, storage_shape
-from arrayd_server.loaders.casts.cast import cast_chunk
-from arrayd_server.loaders.casts.padding import as_items
 from arrayd_server.loaders.formats import load_format, recognised
 from arrayd_server.loaders.validation import os_errors
 

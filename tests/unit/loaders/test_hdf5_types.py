@@ -13,8 +13,8 @@ from h5py import h5d, h5s, h5t
 import arrayd
 from arrayd.errors import ArraydError, CastError, SpecMismatch
 from arrayd.source import Source
-from arrayd_server.loaders.casts import long_text
 from arrayd_server.loaders.formats import probe
+from arrayd_server.loaders.hdf5 import text_lengths
 from tests.support.loading import load, make_segment, make_tiny, same
 
 tiny = pytest.fixture(autouse=True)(make_tiny)
@@ -194,7 +194,7 @@ def test_a_few_long_values_are_no_reason_to_fill_the_memory(
 ) -> None:
     """Unless it is asked for, padding is no more than some times the text; the error has all."""
     same(load(Source.of(text, dataset="long"), segment)[:1], np.array([b"x"], "S999"))
-    monkeypatch.setattr(long_text, "SMALL_BYTES", 1000)
+    monkeypatch.setattr(text_lengths, "SMALL_BYTES", 1000)
     with pytest.raises(SpecMismatch, match=r"100 values .* longest has 999 bytes.*cast='S999'"):
         probe(Source.of(text, dataset="long"))
     for cast in ("S", "S999", "U"):

@@ -113,6 +113,15 @@ def test_clip_makes_no_number_of_words(tmp_path: Path) -> None:
         load(written(tmp_path, "1\nx\n"), dtype="i4", overflow="clip")
 
 
+def test_inf_is_what_loadtxt_reads(tmp_path: Path) -> None:
+    """With ``overflow="inf"`` a number beyond a float type is infinity; all else is as ever."""
+    path = written(tmp_path, "1e400\n-1e400\n0.5\n")
+    got = load(path, dtype="f8", overflow="inf")
+    assert got.tolist() == [float("inf"), float("-inf"), 0.5]
+    with pytest.raises(CastError, match="16777217"):
+        load(written(tmp_path, "16777217\n"), dtype="f4", overflow="inf")
+
+
 def test_latin1_bytes_are_the_files(tmp_path: Path) -> None:
     """In an encoding of one byte per character, S holds the bytes of the file."""
     path = written(tmp_path, b"M\xfcller\n")

@@ -19,7 +19,6 @@ from arrayd.source import Source
 from arrayd.wire.dtypes import bare
 from arrayd_server.loaders import base
 from arrayd_server.loaders.base import Chunks, FoundMember, LoadPlan, Part
-from arrayd_server.loaders.casts.long_text import check_padding, measured
 from arrayd_server.loaders.contiguous import check_size
 from arrayd_server.loaders.hdf5 import header_file
 from arrayd_server.loaders.hdf5.file import find_dataset, opened
@@ -33,6 +32,7 @@ from arrayd_server.loaders.hdf5.reading import (
     chunk_shape,
     whole_chunks,
 )
+from arrayd_server.loaders.hdf5.text_lengths import check_padding, measured
 from arrayd_server.loaders.hdf5.types import TEXT, described, shareable
 from arrayd_server.loaders.validation import blame_memory, check_options, only_member, selected
 

@@ -95,7 +95,13 @@ def holds_text(dtype: DType) -> bool:
 
 
 def narrow(
-    wide: Array, dtype: DType, text_of: TextOf, *, clip: bool, bytes_: bool = False
+    wide: Array,
+    dtype: DType,
+    text_of: TextOf,
+    *,
+    clip: bool,
+    inf: bool = False,
+    bytes_: bool = False,
 ) -> Array:
     """Return `wide`, parsed as `reading` says, as `dtype`.
 
@@ -107,6 +113,8 @@ def narrow(
         Gives the text where it is needed.
     clip
         What does not fit becomes the nearest value that does, a longer text its beginning.
+    inf
+        A number that is beyond a float type is infinity.
     bytes_
         A character of the text is the byte of the file (latin1): S takes all of them.
 
@@ -122,7 +130,7 @@ def narrow(
             values, out = values[name], out[name]
         if values.dtype.kind == "S" and not bytes_:
             _check_ascii(values, columns, text_of)
-        _Column(values, out, columns, text_of, clip).take()
+        _Column(values, out, columns, text_of, clip, inf).take()
     return rows
 
 
@@ -164,13 +172,20 @@ class _Column:
     """One plain field on its way from the reading dtype to its own."""
 
     def __init__(
-        self, values: Array, out: Array, columns: Array, text_of: TextOf, clip: bool
+        self,
+        values: Array,
+        out: Array,
+        columns: Array,
+        text_of: TextOf,
+        clip: bool,
+        inf: bool,
     ) -> None:
         self._values = values
         self._out = out
         self._columns = columns
         self._text_of = text_of
         self._clip = clip
+        self._inf = inf
 
     def take(self) -> None:
         kind = self._out.dtype.kind
@@ -213,7 +228,7 @@ class _Column:
         for at, text in self._texts(suspects):
             value = out[at]
             if np.isinf(value):
-                if "inf" in text.lower():
+                if self._inf or "inf" in text.lower():
                     continue
                 if not self._clip:
                     words = f"does not fit {_words(self._out.dtype)} (up to {limits.max})"

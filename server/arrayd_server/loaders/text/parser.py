@@ -17,9 +17,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from arrayd.common.casts.padding import clear_padding
 from arrayd.errors import SpecMismatch
 from arrayd.source import Source
-from arrayd_server.loaders.casts.padding import clear_padding
 from arrayd_server.loaders.text.exact import narrow, reading
 from arrayd_server.loaders.text.opening import Lines
 from arrayd_server.loaders.text.row_scan import Rule
@@ -60,6 +60,8 @@ class RowParser:
         Canonical name of the codec; where none is asked for, that of the locale.
     clip
         A value that does not fit becomes the nearest one that does.
+    inf
+        A value beyond a float type is infinity, as to `numpy.loadtxt`.
     """
 
     path: str
@@ -72,6 +74,7 @@ class RowParser:
     unpack: bool
     encoding: str
     clip: bool
+    inf: bool = False
 
     @classmethod
     def of(cls, source: Source) -> Self:
@@ -97,6 +100,7 @@ class RowParser:
             unpack=bool(options.get("unpack")),
             encoding=_codec(source.path, options.get("encoding")),
             clip=source.overflow == "clip",
+            inf=source.overflow == "inf",
         )
 
     @property
@@ -159,7 +163,8 @@ class RowParser:
             return values
 
         bytes_ = self.encoding in _BYTE_ENCODINGS
-        return clear_padding(narrow(wide, self.dtype, texts, clip=self.clip, bytes_=bytes_))
+        rows = narrow(wide, self.dtype, texts, clip=self.clip, inf=self.inf, bytes_=bytes_)
+        return clear_padding(rows)
 
     def _load(self, lines: Iterable[str], dtype: np.dtype[Any], max_rows: int | None) -> Array:
         return _loadtxt(

@@ -2,21 +2,32 @@
 
 `numpy.ndarray.astype` silently wraps 300 to 44, and a far date to the past. Here a
 value that the new dtype cannot hold is an error (or, on request, becomes the nearest one
-that it can hold), and values that merely lose digits are counted.
+that it can hold, or infinity), and values that merely lose digits are counted.
+
+The daemon's loaders, `arrayd.writer` and the reports of `arrayd.datasets.report` all cast here, so
+"lost" means one thing: a value is *changed* if it does not compare equal to what became of it, and
+is *beyond* the target if there was no neighbour to round it to.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from arrayd.common.casts.limit import Limit, refuse
+from arrayd.common.casts.long_text import fixed
+from arrayd.common.casts.padding import clear_padding
+from arrayd.common.casts.small_floats import (
+    has_infinity,
+    is_foreign,
+    is_small,
+    narrow,
+    wide,
+)
+from arrayd.common.casts.times import rescale
 from arrayd.errors import CastError, SpecMismatch
-from arrayd_server.loaders.casts.long_text import fixed
-from arrayd_server.loaders.casts.padding import clear_padding
-from arrayd_server.loaders.casts.small_floats import is_foreign, is_small, narrow, wide
-from arrayd_server.loaders.casts.times import rescale
 
 Array = np.ndarray[Any, Any]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -27,11 +38,29 @@ _TEXT = "SU"
 _TIME = "mM"
 
 
-def check_cast(origin: DType, target: DType) -> None:
+class Counted(NamedTuple):
+    """Values after a cast, and what it did to them.
+
+    Parameters
+    ----------
+    values
+        Of the target's dtype.
+    changed
+        How many of them are no longer the same; NaN that stays NaN is.
+    beyond
+        Which of them the target cannot hold; None: it holds all. (Of a structure: None.)
+    """
+
+    values: Array
+    changed: int
+    beyond: Mask | None = None
+
+
+def check_cast(origin: DType, target: DType, overflow: str = "error") -> None:
     """Refuse a cast that cannot work whatever the values are.
 
     Numbers go to numbers, text to text, times to times of the same kind, and structures to
-    structures with fields of the same names.
+    structures with fields of the same names. ``overflow="inf"`` is for types that have infinity.
 
     Raises
     ------
@@ -40,6 +69,20 @@ def check_cast(origin: DType, target: DType) -> None:
     reason = _obstacle(origin, target)
     if reason:
         raise SpecMismatch(f"{origin} cannot be cast to {target}: {reason}.")
+    finite = _finite(origin, target) if overflow == "inf" else None
+    if finite is not None:
+        raise SpecMismatch(
+            f"overflow='inf' needs a type that has infinity, and {finite} has none. Pass "
+            "overflow='clip' for the nearest value that fits, or cast to a float type."
+        )
+
+
+def _finite(origin: DType, target: DType) -> DType | None:
+    """Return the first type of `target` that values may be beyond, and that has no infinity."""
+    if origin.names is not None and target.names is not None:
+        found = (_finite(origin[name].base, target[name].base) for name in target.names)
+        return next((one for one in found if one is not None), None)
+    return None if has_infinity(target) or _holds_all(origin, target) else target
 
 
 def resolved(origin: DType, target: DType) -> DType:
@@ -104,8 +147,9 @@ def cast_chunk(chunk: Array, target: DType, overflow: str) -> tuple[Array, int]:
     target
         The dtype of the result, which has the shape of `chunk`.
     overflow
-        ``"error"``, or ``"clip"`` for the nearest value that `target` can hold: its
-        limits, the text cut to length, the real part of a complex number.
+        ``"error"``; ``"clip"`` for the nearest value that `target` can hold: its limits, the
+        text cut to length, the real part of a complex number; or ``"inf"`` for infinity, as
+        `astype` has it, where `target` is a float.
 
     Notes
     -----
@@ -117,31 +161,37 @@ def cast_chunk(chunk: Array, target: DType, overflow: str) -> tuple[Array, int]:
     Raises
     ------
     CastError
-        With the index of the value in the flat `chunk` as ``details["at"]``.
+        With the index of the first such value in the flat `chunk` as ``details["at"]``.
     """
+    return cast_counted(chunk, target, overflow)[:2]
+
+
+def cast_counted(chunk: Array, target: DType, overflow: str) -> Counted:
+    """Do what `cast_chunk` says, and tell which values were beyond the target."""
     if chunk.dtype == target:
-        return chunk, 0
-    result, changed = _convert(chunk, target, overflow)
-    return clear_padding(result), changed
+        return Counted(chunk, 0)
+    result = _convert(chunk, target, overflow)
+    return result._replace(values=clear_padding(result.values))
 
 
-def _convert(chunk: Array, target: DType, overflow: str) -> tuple[Array, int]:
-    """Do what `cast_chunk` says, but for the bytes that hold no value."""
+def _convert(chunk: Array, target: DType, overflow: str) -> Counted:
+    """Do what `cast_counted` says, but for the bytes that hold no value."""
     if is_small(chunk.dtype) and chunk.dtype != target:
         chunk = chunk.astype(wide(chunk.dtype))
     if _holds_all(chunk.dtype, target):
-        return chunk.astype(target, copy=False), 0
+        return Counted(chunk.astype(target, copy=False), 0)
     if target.names is not None:
         return _fields(chunk, target, overflow)
+    limit = Limit(overflow)
     if chunk.dtype.hasobject:
-        result, changed = fixed(chunk, target, overflow == "clip")
-        return result, int(np.count_nonzero(changed))
+        result, changed = fixed(chunk, target, limit.clips)
+        return Counted(result, int(np.count_nonzero(changed)))
     convert = {"S": _text, "U": _text, "m": _time, "M": _time, "c": _complex}.get(
         target.kind, _real
     )
     with np.errstate(all="ignore"):
-        result, changed = convert(chunk, target, overflow == "clip")
-        return result, int(np.count_nonzero(changed))
+        result, changed = convert(chunk, target, limit)
+        return Counted(result, int(np.count_nonzero(changed)), limit.beyond)
 
 
 def _holds_all(origin: DType, target: DType) -> bool:
@@ -157,34 +207,19 @@ def _holds_all(origin: DType, target: DType) -> bool:
     return origin.kind == target.kind and origin.kind in _TEXT and target.itemsize > origin.itemsize
 
 
-def _fields(chunk: Array, target: DType, overflow: str) -> tuple[Array, int]:
+def _fields(chunk: Array, target: DType, overflow: str) -> Counted:
     result = np.empty(chunk.shape, target)
     changed = 0
     for name in target.names or ():
         try:
-            values, count = _convert(chunk[name], target[name].base, overflow)
+            field = _convert(chunk[name], target[name].base, overflow)
         except CastError as error:
             per_record = math.prod(target[name].shape)
             details = {**error.details, "at": error.details["at"] // per_record}
             raise CastError(f"Field {name!r}: {error.message}", **details) from None
-        result[name] = values
-        changed += count
-    return result, changed
-
-
-def _refuse(values: Array, bad: Mask, why: str) -> None:
-    """Raise CastError for the first bad value, if there is one."""
-    if bad.any():
-        at = int(np.argmax(bad))
-        value = values.flat[at]
-        text = repr(value.item()) if values.dtype.kind in _TEXT else str(value)
-        raise CastError(f"The value {text} {why}", value=text, at=at)
-
-
-def _does_not_fit(target: DType) -> str:
-    return (
-        f"does not fit {target} ({_range(target)}). Cast to a wider type, or pass overflow='clip'."
-    )
+        result[name] = field.values
+        changed += field.changed
+    return Counted(result, changed)
 
 
 def _range(target: DType) -> str:
@@ -212,48 +247,53 @@ def _limits(target: DType) -> tuple[Any, Any]:
     return floats.min, floats.max
 
 
-def _real(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+def _real(values: Array, target: DType, limit: Limit) -> tuple[Array, Mask]:
     """Convert numbers to a real dtype; complex ones only if they are real, or clipped."""
     if values.dtype.kind == "c":
         off_axis = values.imag != 0
-        if not clip:
-            _refuse(values, off_axis, _does_not_fit(target))
-        result, changed = _real(values.real, target, clip)
+        if not limit.clips:
+            refuse(
+                values,
+                off_axis,
+                f"is not real, and {target} is. Cast to a complex type, or pass overflow='clip' to "
+                "have the real part.",
+            )
+        limit.note(off_axis)
+        result, changed = _real(values.real, target, limit)
         return result, changed | off_axis
     if _holds_all(values.dtype, target):
         return values.astype(target), np.zeros(values.shape, np.bool_)
     if is_small(target):
-        return narrow(values, target, clip)
+        return narrow(values, target, limit)
     if target.kind == "f":
         convert = _float_to_float if values.dtype.kind == "f" else _int_to_float
     else:
         convert = _float_to_int if values.dtype.kind == "f" else _int_to_int
-    return convert(values, target, clip)
+    return convert(values, target, limit)
 
 
-def _complex(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+def _complex(values: Array, target: DType, limit: Limit) -> tuple[Array, Mask]:
     part = np.finfo(target).dtype
     result = np.zeros(values.shape, target)
-    result.real, changed = _real(values.real, part, clip)
+    result.real, changed = _real(values.real, part, limit)
     if values.dtype.kind == "c":
-        result.imag, imaginary = _real(values.imag, part, clip)
+        result.imag, imaginary = _real(values.imag, part, limit)
         changed = changed | imaginary
     return result, changed
 
 
-def _int_to_int(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+def _int_to_int(values: Array, target: DType, limit: Limit) -> tuple[Array, Mask]:
     low, high = _limits(target)
     bad = (values < low) | (values > high)
     if bad.any():
-        if not clip:
-            _refuse(values, bad, _does_not_fit(target))
+        limit.meet(values, bad, str(target), _range(target))
         own = np.iinfo(values.dtype)
         values = np.clip(values, max(low, own.min), min(high, own.max))
     return values.astype(target), bad
 
 
-def _float_to_int(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
-    _refuse(values, np.isnan(values), f"has no counterpart in {target}. Cast to a float type.")
+def _float_to_int(values: Array, target: DType, limit: Limit) -> tuple[Array, Mask]:
+    refuse(values, np.isnan(values), f"has no counterpart in {target}. Cast to a float type.")
     low, high = _limits(target)
     whole = np.trunc(values)
     # 2**n, unlike 2**n - 1, is a float exactly (or, in a narrow type, inf).
@@ -262,45 +302,42 @@ def _float_to_int(values: Array, target: DType, clip: bool) -> tuple[Array, Mask
     changed = bad | (whole != values)
     if not bad.any():
         return whole.astype(target), changed
-    if not clip:
-        _refuse(values, bad, _does_not_fit(target))
+    limit.meet(values, bad, str(target), _range(target))
     result = np.where(bad, 0, whole).astype(target)
     result[bad & (values < 0)] = low
     result[bad & (values > 0)] = high
     return result, changed
 
 
-def _int_to_float(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+def _int_to_float(values: Array, target: DType, limit: Limit) -> tuple[Array, Mask]:
     result = values.astype(target)
-    result = _bounded(values, result, clip)
+    result = _bounded(values, result, limit)
     # Rounded up to 2**63, say, it is no int64 to compare with; but then it surely changed.
     beyond = result >= target.type(np.iinfo(values.dtype).max + 1)
     back = np.where(beyond, 0, result).astype(values.dtype)
     return result, beyond | (back != values)
 
 
-def _float_to_float(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
-    result = _bounded(values, values.astype(target), clip)
+def _float_to_float(values: Array, target: DType, limit: Limit) -> tuple[Array, Mask]:
+    result = _bounded(values, values.astype(target), limit)
     return result, (result.astype(values.dtype) != values) & ~np.isnan(values)
 
 
-def _bounded(values: Array, result: Array, clip: bool) -> Array:
-    """Refuse, or clip, the finite values that became infinite in the float array `result`."""
+def _bounded(values: Array, result: Array, limit: Limit) -> Array:
+    """Refuse, clip or leave the finite values that became infinite in the float array `result`."""
     bad = np.isinf(result) & np.isfinite(values)
-    if bad.any():
-        if not clip:
-            _refuse(values, bad, _does_not_fit(result.dtype))
+    limit.meet(values, bad, str(result.dtype), _range(result.dtype))
+    if limit.clips and bad.any():
         result[bad] = np.copysign(np.finfo(result.dtype).max, result[bad])
     return result
 
 
-def _text(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+def _text(values: Array, target: DType, limit: Limit) -> tuple[Array, Mask]:
     if values.dtype.kind != target.kind:
-        _refuse(values, _not_ascii(values), f"is not ASCII, so it has no counterpart in {target}.")
+        refuse(values, _not_ascii(values), f"is not ASCII, so it has no counterpart in {target}.")
     result = values.astype(target)
     cut = result.astype(values.dtype) != values
-    if not clip:
-        _refuse(values, cut, _does_not_fit(target))
+    limit.meet(values, cut, str(target), _range(target))
     return result, cut
 
 
@@ -311,17 +348,17 @@ def _not_ascii(values: Array) -> Mask:
     return np.asarray((codes > 127).any(axis=-1))
 
 
-def _time(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+def _time(values: Array, target: DType, limit: Limit) -> tuple[Array, Mask]:
     """Convert between units. NaT stays NaT."""
     missing = np.isnat(values)
     counts = np.where(missing, 0, values.astype(np.int64)).reshape(-1)
     exact = rescale(counts, values.dtype, target)
     most = np.iinfo(np.int64).max  # the least is NaT
     beyond = np.asarray((exact > most) | (exact < -most))
-    if not clip:
-        _refuse(values, beyond, _does_not_fit(target))
-    changed = np.asarray(rescale(exact, target, values.dtype) != counts) | beyond
+    beyond = beyond.reshape(values.shape)
+    limit.meet(values, beyond, str(target), _range(target))
+    changed = np.asarray(rescale(exact, target, values.dtype) != counts).reshape(values.shape)
     fitting = np.clip(exact, -most, most).astype(np.int64)
     result = fitting.view(target.newbyteorder("=")).astype(target).reshape(values.shape)
     result[missing] = "NaT"
-    return result, changed.reshape(values.shape)
+    return result, changed | beyond

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from arrayd.errors import CastError
+from arrayd.common.casts.limit import Limit, refuse
 
 Array = np.ndarray[Any, Any]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -31,6 +31,13 @@ def is_small(dtype: DType) -> bool:
     return is_foreign(dtype) and "complex" not in dtype.type.__name__
 
 
+def has_infinity(dtype: DType) -> bool:
+    """Say whether infinity is one of its values."""
+    if is_small(dtype):
+        return bool(_kept(np.array(np.inf), dtype))
+    return dtype.kind in "fc"
+
+
 def wide(dtype: DType) -> DType:
     """Return numpy's type that has all the values of a small one."""
     name = dtype.type.__name__
@@ -39,7 +46,7 @@ def wide(dtype: DType) -> DType:
     return np.dtype(np.uint8 if name.startswith("u") else np.int8)
 
 
-def narrow(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
+def narrow(values: Array, target: DType, limit: Limit) -> tuple[Array, Mask]:
     """Return real numbers of numpy's as a small type, and which are no longer the same.
 
     Raises
@@ -54,16 +61,13 @@ def narrow(values: Array, target: DType, clip: bool) -> tuple[Array, Mask]:
     low, high = float(limits.min), float(limits.max)
     whole = np.trunc(real) if integral else real
     nan = np.isnan(real)
-    _refuse(values, nan & ~_kept(np.array(np.nan), target), f"has no counterpart in {target}.")
+    refuse(values, nan & ~_kept(np.array(np.nan), target), f"has no counterpart in {target}.")
     bad = ~nan & ~_kept(whole, target) & ((whole < low) | (whole > high))
-    if not clip:
-        _refuse(
-            values,
-            bad,
-            f"does not fit {target} ({low:g} to {high:g}). Cast to a wider type, or pass "
-            "overflow='clip'.",
-        )
-    whole[bad] = np.clip(whole[bad], low, high)
+    limit.meet(values, bad, str(target), f"{low:g} to {high:g}")
+    if limit.clips:
+        whole[bad] = np.clip(whole[bad], low, high)
+    elif bad.any():
+        whole[bad] = np.copysign(np.inf, whole[bad])
     result = _small(whole, target)
     same = (result.astype(wide(target)) == real) & (real.astype(values.dtype) == values)
     return result, ~same & ~nan
@@ -81,10 +85,3 @@ def _kept(real: Array, target: DType) -> Mask:
     back = _small(real, target).astype(np.float64)
     kept: Mask = ~np.isfinite(real) & ((back == real) | (np.isnan(real) & np.isnan(back)))
     return kept
-
-
-def _refuse(values: Array, bad: Mask, why: str) -> None:
-    if bad.any():
-        at = int(np.argmax(bad))
-        text = str(values.flat[at])
-        raise CastError(f"The value {text} {why}", value=text, at=at)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrayd.common.casts.cast import cast_chunk, check_cast
 from arrayd.errors import CastError, SpecMismatch
-from arrayd_server.loaders.casts.cast import cast_chunk, check_cast
 
 INTEGERS = ["?", "i1", "u1", "<i2", ">u2", "i4", "u4", "i8", "u8"]
 FLOATS = ["f2", "<f4", ">f4", "f8", "g"]
@@ -321,3 +321,52 @@ def test_what_can_never_work_is_refused(origin: Any, target: Any, why: str) -> N
 def test_what_may_work_is_let_pass(origin: str, target: str) -> None:
     """check_cast leaves to the values what depends on them."""
     check_cast(np.dtype(origin), np.dtype(target))
+
+
+# ---- infinity, on request --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["f2", "f4", "c8"])
+def test_inf_is_what_astype_makes(target: str) -> None:
+    """``overflow="inf"`` is numpy's own cast to a float: same values, and each counted."""
+    values = np.array([1.0, -1e300, 65504.0, 1e300, np.inf, np.nan, 1e-300])
+    result, changed = cast_chunk(values, np.dtype(target), "inf")
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(result, values.astype(target))
+    assert changed == 3
+
+
+@pytest.mark.parametrize("target", ["i4", "u8", "?", "S3", "M8[ns]", "f4,i1"])
+def test_what_has_no_infinity_has_no_inf(target: str) -> None:
+    """Integers, text, times and structures with one of them refuse ``overflow="inf"``."""
+    origin = {"S3": "S9", "M8[ns]": "M8[D]", "f4,i1": "f8,i4"}.get(target, "f8")
+    check_cast(np.dtype(origin), np.dtype(target), "clip")
+    with pytest.raises(SpecMismatch, match="needs a type that has infinity"):
+        check_cast(np.dtype(origin), np.dtype(target), "inf")
+
+
+def test_inf_is_fine_where_nothing_can_be_beyond() -> None:
+    """A field that is not cast, or is widened, needs no infinity."""
+    check_cast(np.dtype("f8,i4,S3"), np.dtype("f4,i8,S5"), "inf")
+
+
+def test_inf_drops_no_imaginary_part() -> None:
+    """It is about size, and a complex number off the real axis is no large one."""
+    with pytest.raises(CastError, match="not real"):
+        cast_chunk(np.array([1 + 2j]), np.dtype("f4"), "inf")
+
+
+def test_an_overflow_error_says_how_many() -> None:
+    """The first one, how many there are of how many, and the farthest from 0."""
+    values = np.array([1.0, 7e4, -1e9, 8e4])
+    with pytest.raises(CastError, match=r"70000\.0 does not fit float16") as caught:
+        cast_chunk(values, np.dtype("f2"), "error")
+    assert "nor do 2 more of the 4 values" in str(caught.value)
+    assert "farthest from 0 is -1000000000.0" in str(caught.value)
+    assert "overflow='clip'" in str(caught.value)
+    assert "'inf'" in str(caught.value)
+    details = caught.value.details
+    assert (details["at"], details["count"], details["of"]) == (1, 3, 4)
+    with pytest.raises(CastError) as whole:
+        cast_chunk(values, np.dtype("i1"), "error")
+    assert "'inf'" not in str(whole.value)

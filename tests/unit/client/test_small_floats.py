@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import arrayd
+from arrayd.common.casts.cast import cast_chunk, check_cast
 from arrayd.errors import CastError, SpecMismatch
-from arrayd_server.loaders.casts.cast import cast_chunk, check_cast
 
 NAMES = [
     name
@@ -51,6 +51,22 @@ def test_what_is_beyond_is_an_error_or_the_nearest(name: str) -> None:
     clipped, changed = cast_chunk(values, dtype, "clip")
     expected = [values[0], float(limits.max), float(limits.min)]
     np.testing.assert_array_equal(clipped.astype("f8"), expected)
+    assert changed == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inf_is_for_types_that_have_it(name: str) -> None:
+    """``overflow="inf"`` gives infinity, or is refused where the type has none."""
+    dtype = dtype_of(name)
+    with np.errstate(invalid="ignore"):
+        infinite = "int" not in name and np.isinf(np.array(np.inf).astype(dtype).astype("f8"))
+    if not infinite:
+        with pytest.raises(SpecMismatch, match="needs a type that has infinity"):
+            check_cast(np.dtype("f8"), dtype, "inf")
+        return
+    check_cast(np.dtype("f8"), dtype, "inf")
+    result, changed = cast_chunk(np.array([1.0, 1e39, -1e39]), dtype, "inf")
+    np.testing.assert_array_equal(result.astype("f8"), [1.0, np.inf, -np.inf])
     assert changed == 2
 
 
