@@ -22,6 +22,7 @@ from arrayd.api import (
 )
 from arrayd.array import Block, SharedArray
 from arrayd.client import Client
+from arrayd.datasets.writer import RowWriter, writer
 from arrayd.errors import (
     AccessDenied,
     ArraydError,
@@ -50,6 +51,7 @@ from arrayd.errors import (
     SourceNotFound,
     SpecMismatch,
     StateMismatch,
+    TargetExists,
 )
 from arrayd.results.info import Info
 from arrayd.results.progress import Progress
@@ -87,6 +89,7 @@ __all__ = [
     "Progress",
     "ProtocolMismatch",
     "ReceiptMismatch",
+    "RowWriter",
     "SharedArray",
     "Source",
     "SourceBusy",
@@ -96,6 +99,7 @@ __all__ = [
     "SpecMismatch",
     "StateMismatch",
     "Status",
+    "TargetExists",
     "__version__",
     "connect",
     "create",
@@ -107,4 +111,5 @@ __all__ = [
     "put",
     "release",
     "status",
+    "writer",
 ]

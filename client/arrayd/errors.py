@@ -12,7 +12,8 @@
     │   ├── SourceChanged                         the file changed while it was read
     │   ├── SourceBusy       (BlockingIOError)    a writer has the file open
     │   ├── ReceiptMismatch  (ValueError)         rows were not delivered as a receipt says
-    │   └── StateMismatch    (ValueError)         a stream's saved state is of another stream
+    │   ├── StateMismatch    (ValueError)         a stream's saved state is of another stream
+    │   └── TargetExists     (FileExistsError)    a file is where a new one is to be written
     ├── LoadError            the load failed, though the request may be right
     │   ├── LoaderCrashed                         the process that read the file died
     │   ├── LoadTimeout      (TimeoutError)       not there in time
@@ -107,6 +108,10 @@ class StateMismatch(SourceError, ValueError):
     """What a stream is to be resumed from is the state of another stream."""
 
 
+class TargetExists(SourceError, FileExistsError):
+    """A file is there already where a new one is to be written."""
+
+
 class LoadError(ArraydError):
     """A load failed, though the request may be right."""
 
@@ -122,7 +127,8 @@ class LoadTimeout(LoadError, TimeoutError):
 class NoRoom(LoadError, MemoryError):
     """The budget, /dev/shm or the memory cgroup is exhausted.
 
-    Or the caller's own: its descriptors (``ulimit -n``), mappings, address space or threads.
+    Or the caller's own: its descriptors (``ulimit -n``), mappings, address space or threads; or the
+    disk that it writes to.
     """
 
 

@@ -31,6 +31,10 @@ ITEMS = 100_000
 """Of each file, 8 bytes each: several chunks."""
 
 NAME = "table"
+
+ROWS = 10
+"""Of the file that `write` makes; row n is the number n."""
+
 TRIES = 40
 _WAIT = 15.0  # seconds that a request may take; a fault lasts for one or two
 
@@ -120,6 +124,15 @@ class Journey:
             collect(client, files, out)
         check_gathered(out)
 
+    def write(self) -> None:
+        """Append rows to a file, or go on with what an earlier try has flushed."""
+        out = self.folder / "rows.npy"
+        with arrayd.writer(out, "i8", resume=True, flush_every=3 * 8) as writer:
+            while writer.rows < ROWS:
+                writer.append([writer.rows])
+        assert check_written(out) == ROWS
+        out.unlink()
+
     # ---- published blocks ----------------------------------------------------------------
 
     def publish(self) -> None:
@@ -197,6 +210,13 @@ def check_gathered(out: Path) -> None:
     with h5py.File(out) as file:
         values = sorted(set(np.unique(item[()])) for item in file.values())
     assert values == sorted({value} for value in FILES.values()), values
+
+
+def check_written(out: Path) -> int:
+    """Assert that a file that is written has the first rows, each right; return how many."""
+    rows = np.load(out)
+    assert rows.tolist() == list(range(len(rows))), rows
+    return len(rows)
 
 
 def _published(number: int) -> np.ndarray[Any, Any]:

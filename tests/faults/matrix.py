@@ -278,13 +278,17 @@ class World:
         assert np.array_equal(self.survivor.get("name:mine"), np.arange(1000))
 
     def _check_name(self) -> None:
-        """Assert that the name of the journey is whole or absent, and so is what it collects."""
+        """Assert that the name of the journey is whole or absent, and so is what it wrote."""
         with contextlib.suppress(arrayd.NoSuchBlock):
             journey.check_named(self.survivor.get(f"name:{journey.NAME}"))
         out = self.files / "out.h5"
         if out.exists():
             journey.check_gathered(out)
             out.unlink()
+        rows = self.files / "rows.npy"
+        if rows.exists():
+            journey.check_written(rows)
+            rows.unlink()
 
     def _is_tidy(self) -> bool:
         """Free what is idle; say whether the rest is the survivor's, in the kernel as well."""

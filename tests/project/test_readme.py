@@ -75,7 +75,7 @@ def gathered(folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("name", ["everyday", "two-models"])
+@pytest.mark.parametrize("name", ["everyday", "two-models", "writer"])
 def test_the_code_runs(name: str, workplace: Path, daemon: Daemon) -> None:
     """Every line of the README's examples works as it stands."""
     run(BLOCKS[name], workplace, daemon.endpoint)
@@ -106,7 +106,7 @@ def test_the_options_are_the_daemons() -> None:
 def test_all_marked_blocks_are_run() -> None:
     """No block is marked as tested without a test above."""
     scenes = {f"{scene}-{kind}" for scene in ("queue", "pool") for kind in ("before", "after")}
-    assert set(BLOCKS) == scenes | {"everyday", "two-models"}
+    assert set(BLOCKS) == scenes | {"everyday", "two-models", "writer"}
 
 
 def test_the_modules_it_names_exist() -> None:

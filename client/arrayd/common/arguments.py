@@ -147,37 +147,37 @@ def positive(key: str, value: Any) -> int:
     return number
 
 
-def shape(value: Any, kind: np.dtype[Any]) -> list[int]:
+def shape(value: Any, kind: np.dtype[Any], *, key: str = "shape") -> list[int]:
     """Return the shape of an array of dtype `kind`; a subarray type adds its dimensions."""
     lengths = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
-    result = [whole("shape", length) for length in lengths]
+    result = [whole(key, length) for length in lengths]
     if min(result, default=0) < 0:
-        raise SpecMismatch(f"shape={value!r}: a length cannot be negative.")
+        raise SpecMismatch(f"{key}={value!r}: a length cannot be negative.")
     result += kind.shape
     if math.prod(max(1, n) for n in result) * max(1, kind.base.itemsize) > _LARGEST:
-        raise SpecMismatch(f"shape={value!r}: an array has less than 2**63 bytes.")
+        raise SpecMismatch(f"{key}={value!r}: an array has less than 2**63 bytes.")
     try:
         np.broadcast_to(np.empty((), "u1"), result)  # costs nothing: numpy's own limits
     except ValueError as error:
-        raise SpecMismatch(f"shape={value!r}: no array can have it ({error}).") from None
+        raise SpecMismatch(f"{key}={value!r}: no array can have it ({error}).") from None
     return result
 
 
-def array(values: Any) -> np.ndarray[Any, Any]:
-    """Return the values to be published as an array; nothing of them is lost, see `losses`."""
+def array(values: Any, call: str = "put") -> np.ndarray[Any, Any]:
+    """Return what a call is given as an array; nothing of the values is lost, see `losses`."""
     try:
         found = np.asarray(values)
     except Exception as error:  # whatever `__array__`, or a list that is no rectangle, raises
         way = _RAGGED if isinstance(values, (list, tuple)) else _FOREIGN
         raise SpecMismatch(
-            f"put takes an array, and {type(values).__name__} is not one to numpy: {error}.{way}"
+            f"{call} takes an array, and {type(values).__name__} is not one to numpy: {error}.{way}"
         ) from error
     if found.dtype.hasobject:
         raise SpecMismatch(
             f"{type(values).__name__} holds Python objects to numpy (dtype {found.dtype}): they "
-            "cannot live in shared memory. Convert it, np.asarray(values, dtype=…), to a type of "
-            "fixed size: numbers, S10, U10."
+            "cannot live in shared memory or in a .npy. Convert it, np.asarray(values, dtype=…), "
+            "to a type of fixed size: numbers, S10, U10."
         )
     if lost := loss(values, found.dtype):
-        raise SpecMismatch(f"put would drop {lost}.")
+        raise SpecMismatch(f"{call} would drop {lost}.")
     return found

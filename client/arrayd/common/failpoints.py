@@ -88,6 +88,8 @@ POINTS = {
     "client.lent": "the daemon was sent a lend, and has not confirmed it",
     "client.redeemed": "a reference was redeemed, nothing is mapped",
     "client.collecting": "a piece is written to the file that is collected",
+    "client.appended": "rows are written behind those that a file's header counts",
+    "client.counted": "a file's header counts the rows that were appended",
     "client.renaming": "a collected file is whole, and has a name of its own",
 }
 """Every point, and what has happened when it is passed."""

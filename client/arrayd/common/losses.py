@@ -1,4 +1,4 @@
-"""What `numpy.asarray` would silently change or drop of the values to be published.
+"""What `numpy.asarray` would silently change or drop of the values to be published or appended.
 
 One rule: what an object states about its values (their type, a mask, a unit, attributes) is
 compared with the array that numpy makes of them; for each item of a list, each column of a table.
@@ -14,11 +14,11 @@ import numpy as np
 
 DType = np.dtype[Any]
 
-_SAME = "publish np.asarray(values), if that is what is meant"
+_SAME = "give np.asarray(values), if that is what is meant"
 
 
 def loss(values: Any, dtype: DType) -> str | None:
-    """Return what is lost, and what to publish instead; None: nothing.
+    """Return what is lost, and what to give instead; None: nothing.
 
     Parameters
     ----------
@@ -54,12 +54,12 @@ def _beside_values(values: Any) -> str | None:
     """Return what an object has besides its values, and an array cannot have."""
     if b"\1" in np.asarray(np.ma.getmask(values)).tobytes():  # of records, too
         return (
-            "the mask of this array: publish array.filled(value) (pandas: to_numpy(na_value=…)), "
+            "the mask of this array: give array.filled(value) (pandas: to_numpy(na_value=…)), "
             "or data and mask as two arrays"
         )
     unit = getattr(values, "unit", None) or getattr(values, "units", None)
     if isinstance(values, np.ndarray) and unit is not None and str(unit):
-        return f"the unit of this array ({unit}): publish its plain numbers, np.asarray(array)"
+        return f"the unit of this array ({unit}): give its plain numbers, np.asarray(array)"
     attributes: Any = getattr(values, "attrs", None)
     if hasattr(values, "__array__") and hasattr(attributes, "keys") and len(attributes):
         names = ", ".join(list(map(str, attributes))[:5])
@@ -90,7 +90,7 @@ def _of_array(values: np.ndarray[Any, Any], dtype: DType) -> str | None:
     if values.dtype.kind in "mM" and dtype.kind == values.dtype.kind:
         back = values.astype(dtype).astype(values.dtype)
         if not np.array_equal(back, values, equal_nan=True):
-            return f"times: not all of {values.dtype} fit {dtype}. Publish them in one unit"
+            return f"times: not all of {values.dtype} fit {dtype}. Give them in one unit"
     return None
 
 
@@ -100,7 +100,7 @@ def _of_scalar(value: numbers.Number | str | bytes, dtype: DType) -> str | None:
         if _text(kind, dtype):
             return _as_text(repr(value), dtype)
         if value[-1:] in ("\0", b"\0"):
-            return f"the NUL at the end of {value!r}, as numpy does: publish np.void or numbers"
+            return f"the NUL at the end of {value!r}, as numpy does: give np.void or numbers"
         return None
     if dtype.kind in "SU":
         return _as_text(repr(value), dtype)
@@ -115,7 +115,7 @@ def _text(kind: str, dtype: DType) -> bool:
 def _as_text(what: str, dtype: DType) -> str:
     return (
         f"the kind of its values, and make {dtype} of {what}: give all of them one type, or "
-        "publish records (a dtype with a field for each column)"
+        "give records (a dtype with a field for each column)"
     )
 
 
@@ -125,5 +125,5 @@ def _of_integer(value: int, dtype: DType) -> str | None:
         return None
     return (
         f"digits of the integer {value}, and make {found} of it ({dtype}, for the sake of other "
-        f"values): publish columns of different types as records, or {_SAME}"
+        f"values): give columns of different types as records, or {_SAME}"
     )

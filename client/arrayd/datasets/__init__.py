@@ -1,1 +1,1 @@
-"""Datasets: rows of one or many files, selected, shuffled and delivered in batches."""
+"""Datasets: rows of one or many files, selected, shuffled, delivered in batches; and written."""

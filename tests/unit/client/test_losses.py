@@ -94,12 +94,12 @@ LOST = {
 @pytest.mark.parametrize("what", LOST)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # numpy's own, where it has one
 def test_what_would_be_lost(what: str) -> None:
-    """The error names what is lost and what to publish instead."""
+    """The error names what is lost and what to give instead."""
     values, word = LOST[what]
     error, _ = raised(lambda: array(values))
     assert isinstance(error, SpecMismatch)
     assert word in str(error)
-    assert "publish" in str(error).lower()
+    assert "give" in str(error).lower()
 
 
 KEPT = {

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from arrayd.common.casts.padding import as_items
 from arrayd.errors import BadFile, SpecMismatch
 from arrayd.samples.manifest import Field
 from arrayd.source import Source
 from arrayd_server.loaders import formats
 from arrayd_server.loaders.base import Chunks, LoadPlan, Part
-from arrayd_server.loaders.casts.padding import as_items
 from arrayd_server.loaders.contiguous import Selection
 from arrayd_server.loaders.dataset.manifests import AGAIN, Stat
 from arrayd_server.loaders.recognise import recognised

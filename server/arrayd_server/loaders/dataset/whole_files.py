@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from arrayd.common.casts.padding import as_items
 from arrayd.samples.manifest import Field, Manifest
 from arrayd.source import Source
 from arrayd_server.loaders import formats
-from arrayd_server.loaders.casts.padding import as_items
 from arrayd_server.loaders.contiguous import Selection
 from arrayd_server.loaders.dataset import file_rows
 from arrayd_server.loaders.dataset.manifests import check_file, check_path, missing, stat_of
