@@ -42,7 +42,7 @@ CLIENT_ROOMS = {
     "integrations": "array",
     "reduction": "api array common errors integrations results session source system wire",
     "gather": "client common errors results session source wire",
-    "datasets": "common errors gather samples source wire",
+    "datasets": "client common errors gather results samples session source wire",
     "cli": "client common datasets errors gather results source system wire",
 }
 """Which room of the client imports which; the first ones are the lowest."""

@@ -1,0 +1,102 @@
+"""Manifests of earlier runs: found again by what was asked for, removed when nobody uses them.
+
+Beside a manifest lies, for each request that has led to it, a file ``REQUEST.request`` with the
+name of the manifest. Using one sets its time to now; what was not used for `DAYS` days is removed
+when the next manifest is saved. Processes may do all of this at a time: files come and go as a
+whole, and one that is gone costs a scan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+import time
+from typing import Any
+
+from arrayd.datasets import cache
+from arrayd.errors import AccessDenied, ArraydError, BadFile, NoRoom, ProtocolMismatch
+from arrayd.samples.manifest import VERSION, Manifest
+from arrayd.wire.codec import pack
+
+DAYS = 30
+
+_OURS = (".manifest", ".request", ".ids.npy", ".tmp")
+_AT_ONCE = 1000  # files that are removed at a time
+
+
+def request_key(asked: Any) -> str:
+    """Return the name of a request: the same for the same fields, patterns and options."""
+    return hashlib.blake2b(pack([VERSION, asked]), digest_size=16).hexdigest()
+
+
+def find(key: str) -> Manifest | None:
+    """Return the manifest to which this request has led; its files may have changed since."""
+    where = cache.folder()
+    request = os.path.join(where, f"{key}.request")
+    try:
+        with open(request, encoding="ascii") as file:
+            path = os.path.join(where, f"{int(file.read(), 16):032x}.manifest")
+        os.utime(path)
+        os.utime(request)
+        return Manifest.load(path)
+    except (OSError, ValueError, ProtocolMismatch, BadFile):
+        return None
+
+
+def keep(key: str, manifest: Manifest) -> str:
+    """Save a manifest, and that this request has led to it; return the path.
+
+    Raises
+    ------
+    AccessDenied, NoRoom, ArraydError
+        The cache folder cannot be written to.
+    """
+    where = cache.folder()
+    try:
+        path = manifest.save(where)
+        os.utime(path)
+        with tempfile.NamedTemporaryFile(dir=where, suffix=".tmp", delete=False) as file:
+            try:
+                file.write(manifest.digest.hex().encode())
+                file.flush()
+                os.replace(file.name, os.path.join(where, f"{key}.request"))
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise _explained(where, error) from None
+    _sweep(where)
+    return path
+
+
+def _explained(where: str, error: OSError) -> ArraydError:
+    way = f"Make room, or name another folder in {cache.VARIABLE}."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoRoom(f"{where} has no room for the manifest of a dataset. {way}")
+    kind = (
+        AccessDenied if isinstance(error, PermissionError) or error.errno == errno.EROFS else None
+    )
+    return (kind or ArraydError)(
+        f"{where}, where datasets are kept, cannot be written to: {error.strerror}. {way}"
+    )
+
+
+def _sweep(where: str) -> None:
+    """Remove what was not used for long; look again just before, for somebody may use it now."""
+    before = time.time() - DAYS * 86_400
+    with contextlib.suppress(OSError), os.scandir(where) as entries:
+        old = [one.path for one in entries if one.name.endswith(_OURS) and _is_old(one, before)]
+    for path in old[:_AT_ONCE]:
+        with contextlib.suppress(OSError):
+            if os.stat(path).st_mtime < before:
+                os.unlink(path)
+
+
+def _is_old(entry: os.DirEntry[str], before: float) -> bool:
+    try:
+        return entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < before
+    except OSError:  # another process has removed it
+        return False
