@@ -21,6 +21,7 @@
     │   └── MissingDependency (ImportError)       the format needs a package that is absent
     ├── BlockError           a block is not in the state that the call needs
     │   ├── NoSuchBlock      (KeyError)
+    │   ├── NoSuchStream     (KeyError)           the daemon no longer knows the consumer
     │   ├── NameTaken
     │   ├── InUse
     │   ├── NotOwner
@@ -142,6 +143,10 @@ class BlockError(ArraydError):
 
 class NoSuchBlock(BlockError, KeyError):
     """No block of that name."""
+
+
+class NoSuchStream(BlockError, KeyError):
+    """The daemon does not know this consumer of a stream, or not any more."""
 
 
 class NameTaken(BlockError):

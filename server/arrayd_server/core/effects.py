@@ -136,6 +136,48 @@ class Unlink:
     force: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class StartReader:
+    """Start the reader process of a stream; answer with `reader_ready` or `stream_failed`.
+
+    It fills the ring in `segment`, whose generation is 0, and may keep rows in `share_segment`.
+    """
+
+    stream: int
+    identity: Any
+    segment: str
+    share_segment: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadWindow:
+    """Read the rows of positions [start, stop) into a ring; answer with `window_read`."""
+
+    stream: int
+    segment: str
+    generation: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRing:
+    """Let the reader put what it is asked for from now on into another ring."""
+
+    stream: int
+    segment: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopReader:
+    """End the reader of a stream; no event comes of it."""
+
+    stream: int
+
+
 Work = Probe | Describe | Fill | Make | Seal | Cancel
 
-Effect = Reply | ReportProgress | Work | Inspect | Trace | Unlink | Rewrite
+Reading = StartReader | ReadWindow | ChangeRing | StopReader
+
+Effect = Reply | ReportProgress | Work | Reading | Inspect | Trace | Unlink | Rewrite

@@ -13,8 +13,10 @@ from arrayd.errors import (
     NameTaken,
     NoRoom,
     NoSuchBlock,
+    NoSuchStream,
     NotOwner,
     NotSealed,
+    SpecMismatch,
 )
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.model import Block, Job, Nonce, Session, State
@@ -56,6 +58,23 @@ def not_creator(segment: str) -> NotOwner:
 def sealing(segment: str) -> NotSealed:
     """Explain that an earlier request seals the block."""
     return NotSealed(f"{segment} is being sealed already; wait for that request.")
+
+
+def no_consumer(number: int) -> NoSuchStream:
+    """Explain that a session has no consumer of this number."""
+    return NoSuchStream(
+        f"The daemon knows no consumer {number} of this client: it was closed or moved to another "
+        "stream, or the daemon was restarted. Open the stream again at the cursor's position."
+    )
+
+
+def bad_cursor(number: int, cursor: int, low: int, head: int) -> SpecMismatch:
+    """Explain that a cursor went backwards, or beyond what can be read."""
+    return SpecMismatch(
+        f"Consumer {number} says that its cursor is {cursor}. It is at {low}, and the rows below "
+        f"{head} can be read, so only {low} to {head} is possible: a bug of its client. Nothing "
+        "was changed."
+    )
 
 
 def not_your_session(session: Session, pid: int) -> AccessDenied:

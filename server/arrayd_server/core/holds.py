@@ -56,7 +56,7 @@ class Holds:
         session.seq += 1
         hold = session.holds.get(block.segment)
         if hold is None:
-            hold = session.holds[block.segment] = Hold(session.seq, now)
+            hold = session.holds[block.segment] = Hold(session.seq, now, session.peer.own)
             block.holders[session.nonce] = hold
         hold.seq, hold.since = session.seq, now
         self._blocks.unmark_idle(block)
@@ -133,7 +133,7 @@ class Holds:
         """End the old holds of a block that nobody maps (rule 2); say whether there were any."""
         before = len(block.holders)
         for nonce, hold in list(block.holders.items()):
-            if now - hold.since >= STALE_AFTER:
+            if _is_stale(hold, now):
                 del block.holders[nonce]
                 del self.sessions[nonce].holds[block.segment]
                 self._counters.stale_holds += 1
@@ -269,5 +269,8 @@ class Holds:
 
 def may_be_stale(block: Block, now: float) -> bool:
     """Say whether a block has a hold that goes if the kernel says that nobody maps it."""
-    old = (now - hold.since >= STALE_AFTER for hold in block.holders.values())
-    return block.usable and any(old)
+    return block.usable and any(_is_stale(hold, now) for hold in block.holders.values())
+
+
+def _is_stale(hold: Hold, now: float) -> bool:
+    return now - hold.since >= STALE_AFTER and not hold.own

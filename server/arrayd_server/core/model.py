@@ -26,6 +26,7 @@ class Peer:
     program: str = ""
     group: int = 0  # its process group: what was started as one job; 0: there is no telling
     version: str = ""  # of its arrayd
+    own: bool = False  # the daemon itself: see `rings`
 
 
 @dataclass(slots=True)
@@ -34,6 +35,7 @@ class Hold:
 
     seq: int
     since: float
+    own: bool = False  # the daemon's: never stale
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ from arrayd_server.core.effects import (
     Inspect,
     Make,
     Probe,
+    Reading,
     Reply,
     ReportProgress,
     Rewrite,
@@ -186,7 +187,7 @@ class EffectExecutor:
             case _:
                 self._work(effect)
 
-    def _work(self, effect: Work) -> None:
+    def _work(self, effect: Work | Reading) -> None:
         match effect:
             case Probe(job, source):
                 self._loads.probe(job, source)

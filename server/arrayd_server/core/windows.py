@@ -1,0 +1,103 @@
+"""Which positions of a ring are read, are being read, and are to be read next.
+
+A *window* is a run of positions [start, stop) that the reader fills in one go: it sorts the rows
+by where they lie in the files, so a larger window costs fewer seeks. The first window of a ring
+has one batch, so that the first batch comes soon; each is twice as large as the one before, up to
+a quarter of the ring. No window crosses the end of an epoch, for another order begins there, and
+none passes the last position that anybody wants.
+
+Two windows are in flight at most: while the rows of one are consumed the disk has the next. The
+second one is planned only when there is room for all of it; the first takes what room there is,
+so that reading never stops for want of a large window (as Nagle's algorithm gathers small packets
+only while an earlier one is under way; RFC 896).
+
+A window may be read before an earlier one is. The *head* passes complete windows only, in order:
+all positions below it can be read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MAX_IN_FLIGHT = 2
+"""Windows that the reader has at a time."""
+
+_SHARE = 4
+"""A window has at most this part of the ring: one is read, one is next, the rest is consumed."""
+
+Window = tuple[int, int]
+"""Its first position, and the one after its last."""
+
+
+@dataclass(slots=True)
+class Windows:
+    """The positions of one ring.
+
+    Parameters
+    ----------
+    rows
+        Of an epoch.
+    slots
+        Rows that the ring has room for.
+    batch
+        Rows of the first window.
+    first
+        The position that the ring begins with.
+    head
+        Positions below are read.
+    planned
+        Positions below are read, or being read.
+    in_flight, done
+        Where each window stops that is being read, or read before an earlier one is; by start.
+    """
+
+    rows: int
+    slots: int
+    batch: int
+    first: int
+    head: int = field(init=False)
+    planned: int = field(init=False)
+    in_flight: dict[int, int] = field(default_factory=dict)
+    done: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.head = self.planned = self.first
+        self.batch = min(self.batch, self._largest)
+
+    @property
+    def _largest(self) -> int:
+        return max(1, self.slots // _SHARE)
+
+    @property
+    def lowest(self) -> int:
+        """The lowest position whose slot nothing has been planned for since."""
+        return max(self.first, self.planned - self.slots)
+
+    def free(self, low: int) -> int:
+        """Return how many slots can be rewritten, if `low` is the lowest position still needed."""
+        return low + self.slots - self.planned
+
+    def plan(self, low: int, limit: float) -> Window | None:
+        """Return the window to be read next, which is in flight from now on; None: not now.
+
+        Positions from `low` on are still needed, those from `limit` on are not wanted.
+        """
+        start = self.planned
+        whole = int(min(self.batch, self.rows - start % self.rows, limit - start))
+        length = min(whole, self.free(low))
+        if length <= 0 or len(self.in_flight) >= MAX_IN_FLIGHT:
+            return None
+        if self.in_flight and length < whole:
+            return None
+        self.planned = self.in_flight[start] = start + length
+        self.batch = min(2 * self.batch, self._largest)
+        return start, self.planned
+
+    def read(self, start: int, stop: int) -> bool:
+        """Count a window as read; False: it is not in flight."""
+        if self.in_flight.get(start) != stop:
+            return False
+        self.done[start] = self.in_flight.pop(start)
+        while self.head in self.done:
+            self.head = self.done.pop(self.head)
+        return True
