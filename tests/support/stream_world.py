@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, ParamSpec
 
 from arrayd.errors import ArraydError, LoaderCrashed, NoRoom
@@ -28,61 +27,16 @@ from arrayd_server.core.effects import (
     StopReader,
     Unlink,
 )
-from arrayd_server.core.model import Asker, Draft, Peer
+from arrayd_server.core.model import Asker, Peer
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.stream_model import StreamPlan
 from arrayd_server.core.streams import Streams
-from tests.support.core_files import SPEC
+from tests.support.stream_clients import Client, FakeReader, plan
 
 P = ParamSpec("P")
 
 OWN = bytes(range(16))
 """The nonce of the daemon's own session."""
-
-RING, SHARE = 10, 5
-"""Bytes of each ring and each resident share."""
-
-
-def plan(
-    key: str = "k", *, rows: int = 20, slots: int = 8, batch: int = 1, share: bool = False
-) -> StreamPlan:
-    """Return what a client asks for."""
-    ring, kept = Draft(SPEC, RING, f"ring of {key}"), Draft(SPEC, SHARE, f"share of {key}")
-    return StreamPlan(key, f"id:{key}", rows, slots, batch, ring, kept if share else None)
-
-
-@dataclass
-class FakeReader:
-    """A reader process: the ring it writes to, and what it has been asked for."""
-
-    segment: str
-    share: str | None
-    generation: int = 0
-    ready: bool = False
-    windows: list[ReadWindow] = field(default_factory=list)
-
-
-@dataclass
-class Client:
-    """Somebody who opens a stream and goes through it."""
-
-    nonce: bytes
-    plan: StreamPlan
-    cursor: int
-    limit: int | None
-    opened: Asker
-    number: int = 0
-    slots: int = 0
-    rings: list[tuple[int, str]] = field(default_factory=list)  # from which position, which
-    head: int = 0  # as it was told last
-    waiting: Asker | None = None
-    asked: Asker = field(init=False)  # its latest wait
-    state: str = "opening"  # open, ended, moved, failed, closed
-    error: ArraydError | None = None
-
-    def ring_of(self, position: int) -> str:
-        """Return the segment in which a position lies."""
-        return next(segment for first, segment in reversed(self.rings) if first <= position)
 
 
 class StreamWorld:

@@ -23,7 +23,8 @@ from arrayd_server.core.stream_model import StreamPlan
 from tests.support.core_files import SPEC
 from tests.support.core_model import one
 from tests.support.core_strategies import WALKS, picks
-from tests.support.stream_world import OWN, Client, StreamWorld, plan
+from tests.support.stream_clients import Client, plan
+from tests.support.stream_world import OWN, StreamWorld
 
 sessions = st.sampled_from([b"a", b"b", b"c"])
 plans = st.sampled_from(
