@@ -98,8 +98,8 @@ def get(
         most ten times a second; an exception in it cancels the wait.
     format_options
         Text: those of `numpy.loadtxt`. Raw: ``shape``, ``offset``. Any: ``format=``, one
-        of ``npy npz hdf5 text raw``, where the suffix does not tell. HDF5, as in h5py:
-        ``swmr=True`` reads what a writer in SWMR mode is writing; ``locking=False`` reads a
+        of ``npy npz hdf5 text raw`` or of a plug-in, where the suffix does not tell. HDF5, as in
+        h5py: ``swmr=True`` reads what a writer in SWMR mode is writing; ``locking=False`` reads a
         file that a writer has open and locked, half written as it may be (default:
         ``"best-effort"``, or what ``HDF5_USE_FILE_LOCKING`` says here).
 

@@ -8,6 +8,7 @@ canonical form: two spellings of one request compare equal, so one load serves b
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -45,6 +46,8 @@ _SUFFIXES = {
 }
 """Of lower-case suffixes. HDF5, npy and npz files are known by their bytes as well."""
 
+_NAME_OF_FORMAT = re.compile(r"[A-Za-z][\w.-]{0,63}", re.ASCII)
+
 _COMPRESSED = (".gz", ".bgz", ".bz2", ".xz", ".lzma")
 
 
@@ -81,7 +84,7 @@ class Source(Record):
     name
         Name of a published block; None for a file.
     format
-        One of `FORMATS`; None: by the suffix of `path`.
+        One of `FORMATS`, or of a plug-in of the daemon's; None: by the suffix of `path`.
     dtype
         The type *in the file* (raw: required; text: as `numpy.loadtxt`; else a claim).
     cast
@@ -149,7 +152,7 @@ class Source(Record):
             path=path,
             member=member,
             name=name,
-            format=arguments.choice("format", format, FORMATS),
+            format=_format(format),
             dtype=None if dtype is None else dtypes.parsed("dtype", dtype),
             cast=None if cast is None else dtypes.parsed("cast", cast),
             overflow=arguments.one_of("overflow", overflow, OVERFLOWS),
@@ -259,12 +262,20 @@ class Source(Record):
 
     def _check(self) -> None:
         """Refuse what `Source.of` cannot make; what the file lacks, the loaders refuse."""
-        arguments.choice("format", self.format, FORMATS)
+        _format(self.format)
         arguments.choice("overflow", self.overflow, OVERFLOWS)
         arguments.choice("order", self.order, ORDERS)
         if bool(self.path) == (self.name is not None):
             raise ValueError("a source is a path or a name")
         hash(self.options)
+
+
+def _format(value: Any) -> str | None:
+    """Return the name of a format; which plug-ins there are, only the daemon knows."""
+    if value is None or (isinstance(value, str) and _NAME_OF_FORMAT.fullmatch(value)):
+        return None if value is None else str(value)
+    known = ", ".join(map(repr, FORMATS))
+    raise SpecMismatch(f"format={value!r}: it can be {known}, or the name of a plug-in.")
 
 
 _DEFAULTS = {one.name: one.default for one in fields(Source) if one.name != "extra"}

@@ -88,7 +88,7 @@ def _options(source: Source, probed: FoundFile) -> list[tuple[str, Any]]:
     What was read while a writer held the lock is only for requests with ``locking=False``.
     """
     if probed.format != "hdf5":
-        return list(source.options) if probed.format in ("text", "raw", "dataset") else []
+        return [] if probed.format in ("npy", "npz") else list(source.options)
     swmr = [("swmr", True)] if source.option.get("swmr") else []
     return swmr + ([("locking", False)] if probed.locked else [])
 

@@ -46,5 +46,14 @@ def test_the_unit_is_installed(installed: metadata.Distribution) -> None:
 
 
 def test_every_extra_is_known(installed: metadata.Distribution) -> None:
-    """``arrayd[test]`` and ``arrayd[all]`` exist, and nothing else is promised."""
-    assert set(installed.metadata.get_all("Provides-Extra") or ()) == {"test", "all"}
+    """``arrayd[test]``, ``[images]`` and ``[all]`` exist, and nothing else is promised."""
+    extras = {"test", "images", "all"}
+    assert set(installed.metadata.get_all("Provides-Extra") or ()) == extras, "install again"
+
+
+def test_the_plugin_of_images(installed: metadata.Distribution) -> None:
+    """The format ``image`` is an entry point, as that of any other package would be."""
+    plugins = installed.entry_points.select(group="arrayd.loaders")
+    assert [(one.name, one.value) for one in plugins] == [
+        ("image", "arrayd_server.loaders.image")
+    ], "install again"

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+import arrayd
 from arrayd import cli
 from arrayd_server import config
+from tests.support import fake_packages
 from tests.support.daemons import Daemon
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +100,23 @@ def test_both_scripts_of_scene_one_gather_the_same(
             assert rows.dtype == expected.dtype
 
 
+def test_a_format_of_ones_own(
+    start_daemon: Callable[..., Daemon], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The module reads its files, once a package brings it."""
+    code = BLOCKS["own-format"]
+    fake_packages.install(workplace / "site", "mypackage", {"idx": "idx"}, idx=code)
+    monkeypatch.setenv("PYTHONPATH", str(workplace / "site"))
+    daemon = start_daemon("--budget", "64M", "--workers", "1")
+    values = np.arange(24, dtype="u1").reshape(4, 3, 2)
+    header = struct.pack(">BBBB3I", 0, 0, 8, 3, *values.shape)
+    (workplace / "train.idx").write_bytes(header + values.tobytes())
+    with arrayd.connect(daemon.endpoint) as client:
+        np.testing.assert_array_equal(client.get(workplace / "train.idx"), values)
+        part = client.get(workplace / "train.idx", format="idx", rows=slice(1, 3), cast="f4")
+        np.testing.assert_array_equal(part, values[1:3])
+
+
 def test_the_options_are_the_daemons() -> None:
     """The table of options is the one that the daemon prints."""
     table = re.search(r"<!-- options -->\n(.*?)<!-- /options -->", README, re.DOTALL)
@@ -106,7 +127,7 @@ def test_the_options_are_the_daemons() -> None:
 def test_all_marked_blocks_are_run() -> None:
     """No block is marked as tested without a test above."""
     scenes = {f"{scene}-{kind}" for scene in ("queue", "pool") for kind in ("before", "after")}
-    assert set(BLOCKS) == scenes | {"everyday", "two-models", "writer"}
+    assert set(BLOCKS) == scenes | {"everyday", "two-models", "writer", "own-format"}
 
 
 def test_the_modules_it_names_exist() -> None:

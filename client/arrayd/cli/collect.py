@@ -33,7 +33,11 @@ def add_parser(subparsers: Subparsers) -> None:
         "--dtype", type=parse_dtype, help="the type in the files: f4, chr:S10,pos:i4 or a list"
     )
     parser.add_argument("--cast", type=parse_dtype, metavar="DTYPE", help="the type wanted")
-    parser.add_argument("--format", choices=FORMATS, help="of the files; default: by the suffix")
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help=f"{', '.join(FORMATS)}, or of a plug-in; default: by the suffix",
+    )
     parser.add_argument(
         "--option",
         dest="options",

@@ -92,7 +92,11 @@ def add_source_options(parser: Parser) -> None:
         "--overflow", choices=OVERFLOWS, help="what to do with values beyond --cast"
     )
     parser.add_argument("--rows", type=parse_rows, metavar="A:B:C", help="a slice of axis 0")
-    parser.add_argument("--format", choices=FORMATS, help="of the file; default: by its suffix")
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help=f"{', '.join(FORMATS)}, or of a plug-in; default: by the suffix",
+    )
     parser.add_argument("--dataset", metavar="NAME", help="HDF5 dataset or npz member")
     parser.add_argument("--order", choices=("C", "F"), help="memory layout of the block")
     parser.add_argument(

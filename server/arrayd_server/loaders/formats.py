@@ -10,7 +10,8 @@ import numpy as np
 
 from arrayd.common.casts.cast import check_cast, resolved
 from arrayd.errors import MissingDependency, SpecMismatch
-from arrayd.source import Source
+from arrayd.source import FORMATS, Source
+from arrayd_server.loaders import plugins
 from arrayd_server.loaders.base import Container, Described, Format, FoundMember, LoadPlan, LongText
 from arrayd_server.loaders.recognise import recognised
 from arrayd_server.loaders.validation import install, os_errors
@@ -21,13 +22,17 @@ _OF_MEMBERS = ("npz", "hdf5", "dataset")
 
 
 def load_format(name: str) -> Format:
-    """Return the module of format `name`, one of `arrayd.source.FORMATS`.
+    """Return the module of format `name`: one of `arrayd.source.FORMATS`, or of a plug-in.
 
     Raises
     ------
     MissingDependency
         The format needs a package that is not installed.
+    SpecMismatch, LoadError
+        There is no such plug-in, or it cannot be used.
     """
+    if name not in FORMATS:
+        return plugins.load(name)
     module: Any  # to mypy a module without what we ask of it; the tests load each
     try:
         module = importlib.import_module(f"arrayd_server.loaders.{name}")

@@ -17,6 +17,7 @@ _HEAD = 4096
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _MOST_USERBLOCK = 1 << 30  # the signature may stand at 0, 512, 1024, 2048 …
 _PUT = "read it with {} and share the array with arrayd.put"
+_IMAGE = "pass format='image', for which the daemon needs Pillow (arrayd[images])"
 _NCCOPY = f"convert it with nccopy -k nc4 IN OUT, or {_PUT.format('scipy.io.netcdf_file')}"
 
 
@@ -73,11 +74,11 @@ _MARKS: tuple[tuple[int, bytes, Kind], ...] = (
     (344, b"n+1\0", Kind("a NIfTI-1 file", _PUT.format("nibabel"))),
     (0, b"\x1c\x02\0\0n+2\0", Kind("a NIfTI-2 file", _PUT.format("nibabel"))),
     (128, b"DICM", Kind("a DICOM file", _PUT.format("pydicom"))),
-    (0, b"II*\0", Kind("a TIFF image", _PUT.format("tifffile"))),
-    (0, b"MM\0*", Kind("a TIFF image", _PUT.format("tifffile"))),
+    (0, b"II*\0", Kind("a TIFF image", _IMAGE)),
+    (0, b"MM\0*", Kind("a TIFF image", _IMAGE)),
     (0, b"II+\0", Kind("a BigTIFF image", _PUT.format("tifffile"))),
-    (0, b"\x89PNG", Kind("a PNG image", _PUT.format("an image library"))),
-    (0, b"\xff\xd8\xff", Kind("a JPEG image", _PUT.format("an image library"))),
+    (0, b"\x89PNG", Kind("a PNG image", _IMAGE)),
+    (0, b"\xff\xd8\xff", Kind("a JPEG image", _IMAGE)),
     (0, b"RIFF", Kind("a RIFF file (WAV, AVI, WebP)", _PUT.format("a library for it"))),
     (0, b"GRIB", Kind("a GRIB file", _PUT.format("cfgrib or eccodes"))),
     (0, b"\x26\xfc\x8f\x88", Kind("a bigWig file", "make text of it with bigWigToBedGraph")),

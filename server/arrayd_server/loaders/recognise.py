@@ -1,4 +1,7 @@
-"""The format of a file: as asked for, by its first bytes, or by its suffix, in this order."""
+"""The format of a file: as asked for, by its first bytes, or by its suffix, in this order.
+
+A suffix is one of arrayd's own (`arrayd.source`), or of a plug-in (`plugins.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import replace
 
 from arrayd.errors import BadFile, SpecMismatch
 from arrayd.source import Source
-from arrayd_server.loaders import kinds
+from arrayd_server.loaders import kinds, plugins
 from arrayd_server.loaders.validation import open_regular, os_errors
 
 _MAY_BE_EMPTY = ("text", "raw")
@@ -47,6 +50,8 @@ def recognised(source: Source) -> Source:
         return replace(source, format="raw")
     if kind is not None and kind.format is not None:
         return replace(source, format=kind.format)
+    if named is None and (plugin := plugins.of_path(source.path)) is not None:
+        return replace(source, format=plugin)
     return replace(source, format=_by_name(source, named, kind, head))
 
 
