@@ -54,6 +54,7 @@ SERVER_ROOMS = {
     "loaders": "kernel",
     "identity": "core loading",
     "loading": "identity kernel loaders",
+    "streams": "kernel loaders loading",
     "config": "core kernel",
     "systemd": "",
     "logs": "config systemd",

@@ -20,7 +20,7 @@ Fortran-ordered array the storage is the transpose, for a 0-d array it is ``(1,)
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -127,6 +127,14 @@ def row_bytes(plan: LoadPlan) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class RowAddress:
+    """Rows one after another in a file, as they are in memory: where the first is, and its size."""
+
+    offset: int
+    row_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class FoundMember:
     """One array of a file that may hold several; `shape` and `dtype` as in the file.
 
@@ -171,3 +179,22 @@ class Described(Format, Protocol):
 
     def header(self, source: Source, plan: LoadPlan) -> tuple[bytes, list[str]]:
         """Return what they have, in the format's own form, and the names of what is left out."""
+
+
+@runtime_checkable
+class Addressed(Format, Protocol):
+    """The type of a format module that may know where in the file each row is."""
+
+    def address(self, source: Source, plan: LoadPlan) -> RowAddress | None:
+        """Return where the rows of `plan` are; None: they must be decoded, or do not follow."""
+
+
+@runtime_checkable
+class InUnits(Format, Protocol):
+    """The type of a format module whose rows are decoded some at a time: those of a chunk."""
+
+    def unit(self, source: Source, plan: LoadPlan) -> int:
+        """Return how many rows are decoded together, from each multiple of it on."""
+
+    def fill_parts(self, source: Source, plan: LoadPlan, parts: Sequence[Part]) -> Chunks:
+        """Yield the rows of several parts, one after another, as `fill` those of one."""

@@ -29,6 +29,7 @@ Header = tuple[tuple[int, ...], str, np.dtype[Any]]
 _LENGTH = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}
 
 fill = contiguous.fill
+address = contiguous.address
 
 
 def probe(source: Source) -> LoadPlan:

@@ -89,6 +89,9 @@ def fill(source: Source, plan: LoadPlan, part: Part) -> Chunks:
     return _inflated(source, plan, part) if zipped else contiguous.fill(source, plan, part)
 
 
+address = contiguous.address
+
+
 def members(source: Source) -> list[FoundMember]:
     """Return name, shape and dtype of each ``.npy`` in the archive, in its order."""
     check_options(source)

@@ -15,6 +15,7 @@ from arrayd_server.loaders.base import LoadPlan
 from arrayd_server.loaders.validation import check_dtype, check_options, open_regular
 
 fill = contiguous.fill
+address = contiguous.address
 
 
 def probe(source: Source) -> LoadPlan:

@@ -1,9 +1,8 @@
 """A loader process: one task at a time from the daemon, over the socket it inherits.
 
-Started by exec, never by fork: it must not inherit a descriptor or mapping of a segment
-(the lease test would not see it). It dies with the daemon. A file that crashes it costs
-one load; one that asks for more memory than a loader may have, gets none. Run as
-``python -m arrayd_server.loading.worker FD PARENT MEMORY``.
+Started as `own_process` says, by ``python -m arrayd_server.loading.worker FD PARENT MEMORY``. A
+file that crashes it costs one load; one that asks for more memory than a loader may have, gets
+none.
 
 Tasks and answers are those of `arrayd_server.loading.messages`. The last answer says ``spent``
 if the process has so much memory that it should be the last. A task with ``apart`` is done in
@@ -16,7 +15,6 @@ import contextlib
 import os
 import resource
 import select
-import signal
 import socket
 import sys
 import time
@@ -34,12 +32,12 @@ from arrayd.source import Source
 from arrayd.wire.codec import pack, stream
 from arrayd.wire.dtypes import descr, from_descr
 from arrayd.wire.protocol import PACKAGE_VERSION
-from arrayd_server.kernel import leases
 from arrayd_server.loaders import file_identity, formats, segment_writer, validation
 from arrayd_server.loaders.base import FoundMember, LoadPlan, Part
 from arrayd_server.loaders.file_identity import FileIdentity, NamedIdentity
-from arrayd_server.loading.apart import apart, die_with_parent
+from arrayd_server.loading.apart import apart
 from arrayd_server.loading.messages import FilledPart, FillTask, FoundFile, InfoTask, ProbeTask
+from arrayd_server.loading.own_process import begin
 
 MAX_ANSWER = 8 << 20
 """Bytes of the largest answer: the daemon packs it again, for a client."""
@@ -319,41 +317,9 @@ def _same_file(source: Source, identity: FileIdentity, stat: tuple[int, ...]) ->
     )
 
 
-def _limit_memory(size: int) -> None:
-    """Limit what a file can make its loader use, before the machine or the cgroup runs out.
-
-    RLIMIT_DATA counts what is private and writable, whether it was touched or not: the heap, the
-    chunks of libhdf5. RLIMIT_AS would also count the segment, which a transposing load maps as a
-    whole and which the budget has admitted, and the pages of shared libraries. RLIMIT_RSS
-    limits nothing on Linux.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    size = size if hard == resource.RLIM_INFINITY else min(size, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-    # If all loaders together are too much after all, the kernel shall kill one, not the daemon.
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("800")
-
-
-def _clear_hdf5_environment() -> None:
-    """Remove what in the daemon's environment would change which files libhdf5 opens.
-
-    ``HDF5_EXT_PREFIX``, ``HDF5_VDS_PREFIX`` and ``HDF5_EXTFILE_PREFIX`` would lead to other files
-    than the user's; whether locks count is said by the request. Where plug-ins lie may stay.
-    """
-    for name in [n for n in os.environ if n.startswith("HDF5_") and "PLUGIN" not in n]:
-        del os.environ[name]
-
-
 def main() -> None:
     """Run on the descriptor, for the parent and in the memory named on the command line."""
-    die_with_parent(int(sys.argv[2]))
-    _limit_memory(int(sys.argv[3]))
-    _clear_hdf5_environment()
-    os.chdir("/")  # so that the file system of the old directory can be unmounted
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the daemon
-    leases.ignore_sigio()
-    np.seterr(all="ignore")
+    begin(int(sys.argv[2]), int(sys.argv[3]))
     # A daemon that is killed with an answer unread resets the connection instead of closing it.
     with (
         socket.socket(fileno=int(sys.argv[1])) as sock,

@@ -28,7 +28,6 @@ import contextlib
 import logging
 import math
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -44,6 +43,7 @@ from arrayd.common.bytesize import format_bytes
 from arrayd.errors import LoaderCrashed, LoadError, LoadTimeout, ProtocolMismatch
 from arrayd.wire.codec import pack, stream
 from arrayd_server.loading import messages
+from arrayd_server.loading.own_process import cause, spawn
 from arrayd_server.loading.tasks import Queue, Task
 
 log = logging.getLogger(__name__)
@@ -66,9 +66,6 @@ MAX_INBOX = 16 << 20
 """Bytes of the largest message that is taken from a worker; it may be corrupted."""
 
 _EXTRA_FOR_PROBES = 2  # see the theory above
-
-_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""A worker multiplies no matrices; OpenBLAS would reserve 40 MB for each CPU there is."""
 
 
 @dataclass(eq=False)
@@ -93,22 +90,7 @@ class Worker:
         OSError
             The system has no process or descriptor for it.
         """
-        with contextlib.ExitStack() as stack:
-            failpoints.hit("daemon.spawning")
-            ours, theirs = map(stack.enter_context, socket.socketpair())
-            ours.setblocking(False)
-            numbers = (theirs.fileno(), os.getpid(), memory)
-            process = subprocess.Popen(
-                [sys.executable, *PROGRAM, *map(str, numbers)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **_ONE_THREAD},
-            )
-            stack.callback(process.kill)
-            pidfd = os.pidfd_open(process.pid)
-            stack.pop_all()
-            theirs.close()
-        return cls(process, pidfd, ours)
+        return cls(*spawn(PROGRAM, memory))
 
     def stop_timer(self) -> None:
         """Cancel its retirement, or its death after a cancelled task."""
@@ -379,22 +361,14 @@ class Pool:
         os.close(worker.pidfd)
         code = worker.process.wait()  # a pidfd is readable when this returns at once
         if worker.task is not None:
-            log.warning("loader %d ended (%s)", worker.process.pid, _cause(code))
+            log.warning("loader %d ended (%s)", worker.process.pid, cause(code))
             worker.task.finish(self._crashed(worker.task, code))
         self._dispatch()
 
     def _crashed(self, task: Task, code: int) -> LoaderCrashed:
         return LoaderCrashed(
-            f"The process that read {task.label} died ({_cause(code)}). The file may be corrupt in "
+            f"The process that read {task.label} died ({cause(code)}). The file may be corrupt in "
             "a way that crashes its library, or memory ran out: a loader may use "
             f"{format_bytes(self._memory)} (the daemon's --loader-memory).",
             signal=-code if code < 0 else None,
         )
-
-
-def _cause(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    with contextlib.suppress(ValueError):
-        return signal.Signals(-code).name
-    return f"signal {-code}"

@@ -80,7 +80,7 @@ def row_blocks(source: Source, one: Field, stat: Stat, start: int, stop: int) ->
     """
     if start == stop:
         return
-    source = _with_rows(recognised(source), one)
+    source = with_rows(recognised(source), one)
     if _format_is_sequential(source, stat):
         yield from _of_parts(source, one, whole_plan(source, stat), start, stop)
         return
@@ -93,7 +93,7 @@ def row_blocks(source: Source, one: Field, stat: Stat, start: int, stop: int) ->
         yield from _rows(replace(source, rows=(low, high, None)), one, high - low)
 
 
-def _with_rows(source: Source, one: Field) -> Source:
+def with_rows(source: Source, one: Field) -> Source:
     """Return the source that keeps axis 0 also where a text has one row, or one column."""
     if source.resolved_format() != "text":
         return source
@@ -113,20 +113,20 @@ def _rows(source: Source, one: Field, count: int) -> Iterator[Array]:
     plan = formats.look(source)
     check_spec(source, one, plan)
     if plan.shape[0] != count:
-        raise _too_few(source, plan.shape[0], count)
+        raise other_rows(source, plan.shape[0], count)
     if plan.order == "F":
         yield _transposed(source, plan)
         return
     for part in plan.parts:
         with closing(_values(source, plan, part)) as values:
-            yield from _whole_rows(values, one)
+            yield from whole_rows(values, one)
 
 
 def _of_parts(source: Source, one: Field, plan: LoadPlan, start: int, stop: int) -> Iterator[Array]:
     """Yield rows from those parts of a plan of the whole file that have them."""
     check_spec(source, one, plan)
     if plan.shape[0] < stop:
-        raise _too_few(source, plan.shape[0], stop)
+        raise other_rows(source, plan.shape[0], stop)
     if plan.order == "F":
         yield _transposed(source, plan)[start:stop]
         return
@@ -135,14 +135,15 @@ def _of_parts(source: Source, one: Field, plan: LoadPlan, start: int, stop: int)
             continue
         at = part.start
         with closing(_values(source, plan, part)) as values:
-            for block in _whole_rows(values, one):
+            for block in whole_rows(values, one):
                 low, high = max(start - at, 0), min(stop - at, len(block))
                 if low < high:
                     yield block[low:high]
                 at += len(block)
 
 
-def _too_few(source: Source, found: int, wanted: int) -> BadFile:
+def other_rows(source: Source, found: int, wanted: int) -> BadFile:
+    """Return the error for a file with another number of rows than the manifest says."""
     return BadFile(f"{source} has {found} rows where {wanted} were counted: {AGAIN}.")
 
 
@@ -176,23 +177,27 @@ def _gathered(source: Source, plan: LoadPlan) -> Array:
             for chunk in values:
                 some = as_items(chunk)
                 if at + some.size > out.size:
-                    raise _too_few(source, at + some.size, out.size)
+                    raise other_rows(source, at + some.size, out.size)
                 items[at : at + some.size] = some
                 at += some.size
     if at < out.size:
-        raise _too_few(source, at, out.size)
+        raise other_rows(source, at, out.size)
     return out
 
 
 def _values(source: Source, plan: LoadPlan, part: Part) -> Chunks:
     """Yield the chunks of a part, each flat."""
-    fill = formats.load_format(source.resolved_format()).fill
-    with os_errors(source), closing(fill(source, plan, part)) as chunks:
+    return flat(source, formats.load_format(source.resolved_format()).fill(source, plan, part))
+
+
+def flat(source: Source, chunks: Chunks) -> Chunks:
+    """Yield the chunks of a format, each flat, and say what is wrong in arrayd's errors."""
+    with os_errors(source), closing(chunks):
         for chunk in chunks:
             yield as_items(chunk).reshape(-1).view(chunk.dtype)
 
 
-def _whole_rows(values: Iterator[Array], one: Field) -> Iterator[Array]:
+def whole_rows(values: Iterator[Array], one: Field) -> Iterator[Array]:
     """Cut flat chunks, which may end within a row, into arrays of whole rows."""
     per_row = math.prod(one.row_shape)
     begun, have = np.zeros(per_row, one.dtype), 0

@@ -9,7 +9,7 @@ writer fail.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from arrayd.errors import ArraydError, SourceChanged
 from arrayd.source import Source
 from arrayd.wire.dtypes import bare
 from arrayd_server.loaders import base
-from arrayd_server.loaders.base import Chunks, FoundMember, LoadPlan, Part
+from arrayd_server.loaders.base import Chunks, FoundMember, LoadPlan, Part, RowAddress
 from arrayd_server.loaders.contiguous import check_size
 from arrayd_server.loaders.hdf5 import header_file
 from arrayd_server.loaders.hdf5.file import find_dataset, opened
@@ -30,6 +30,7 @@ from arrayd_server.loaders.hdf5.reading import (
     aligned,
     blocks,
     chunk_shape,
+    contiguous_offset,
     whole_chunks,
 )
 from arrayd_server.loaders.hdf5.text_lengths import check_padding, measured
@@ -116,28 +117,57 @@ def fill(source: Source, plan: LoadPlan, part: Part) -> Chunks:
     BadFile
         It cannot be decoded.
     """
+    return fill_parts(source, plan, (part,))
+
+
+def fill_parts(source: Source, plan: LoadPlan, parts: Sequence[Part]) -> Chunks:
+    """Yield the rows of several parts, in rising order, as `fill`; the file is opened once."""
     name, shape = StoredArray(*plan.detail)
-    rows = selected(source, shape)[part.start : part.stop]
+    rows = selected(source, shape)
     with opened(source, loading=True) as links:
-        dataset = find_dataset(source, links, name, rows)
+        dataset = find_dataset(source, links, name, rows[parts[0].start : parts[-1].stop])
         found = shareable(source, dataset)
         if not _same_shape(source, found[0], shape) or found[1] != plan.dtype:
             raise SourceChanged(
                 f"{source} changed while it was read: it has shape {found[0]}, "
                 f"no longer {shape} of {plan.dtype}. Ask again."
             )
-        if not dataset.shape:
-            value = DatasetReader(dataset).read(())
-            chunks: Iterable[np.ndarray[Any, Any]] = [value[list(rows)] if shape else value]
-        else:
-            chunks = blocks(dataset, rows)
-        for chunk in chunks:
-            yield chunk if chunk.dtype == plan.dtype else _as(plan.dtype, chunk)
+        for part in parts:
+            for chunk in _chunks(dataset, shape, rows[part.start : part.stop]):
+                yield chunk if chunk.dtype == plan.dtype else _as(plan.dtype, chunk)
+
+
+def _chunks(dataset: Any, shape: tuple[int, ...], rows: range) -> Iterable[np.ndarray[Any, Any]]:
+    if dataset.shape:
+        return blocks(dataset, rows)
+    value = DatasetReader(dataset).read(())
+    return [value[list(rows)] if shape else value]
+
+
+def unit(source: Source, plan: LoadPlan) -> int:
+    """Return the rows of a chunk, which are decoded together."""
+    with opened(source, loading=True) as links:
+        dataset = find_dataset(source, links, StoredArray(*plan.detail).name)
+        return chunk_shape(dataset)[0] if dataset.shape else 1
 
 
 def _as(dtype: np.dtype[Any], chunk: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return what was read as what it is claimed to be; text as `bytes` objects."""
     return chunk.astype(TEXT) if dtype == TEXT else chunk.view(dtype)
+
+
+def address(source: Source, plan: LoadPlan) -> RowAddress | None:
+    """Return where the rows of a dataset of contiguous layout are; None: they must be decoded."""
+    if plan.files or not plan.shape or plan.dtype.hasobject:
+        return None
+    with opened(source, loading=True) as links:
+        dataset = find_dataset(source, links, StoredArray(*plan.detail).name)
+        row_bytes = math.prod(plan.shape[1:]) * plan.dtype.itemsize
+        offset = contiguous_offset(dataset)
+    if offset is None or source.option.get("swmr") or (source.rows and source.rows[2]):
+        return None
+    start = (source.rows[0] or 0) if source.rows else 0
+    return RowAddress(offset + start * row_bytes, row_bytes) if start >= 0 else None
 
 
 def _same_shape(source: Source, now: tuple[int, ...] | None, then: tuple[int, ...]) -> bool:

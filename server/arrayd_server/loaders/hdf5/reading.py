@@ -44,6 +44,17 @@ def is_decoded(dataset: Any) -> bool:
     return bool(created.get_nfilters() or created.get_layout() == h5py.h5d.VIRTUAL)
 
 
+def contiguous_offset(dataset: Any) -> int | None:
+    """Return where in its file the values are, as they are in memory; None: nowhere so."""
+    created, stored = dataset.id.get_create_plist(), dataset.id.get_type()
+    if created.get_layout() != h5py.h5d.CONTIGUOUS or created.get_external_count():
+        return None
+    if not stored.equal(h5py.h5t.py_create(dataset.dtype)):  # libhdf5 would convert
+        return None
+    offset: int | None = dataset.id.get_offset()  # None: nothing was written yet
+    return offset
+
+
 def whole_chunks(chunk: int, size: int, aim: int) -> int:
     """Return the multiple of `chunk` rows of `size` each that comes near `aim`."""
     return chunk * max(1, aim // (chunk * size))

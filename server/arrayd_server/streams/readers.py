@@ -1,0 +1,313 @@
+"""The daemon's side of the reader processes: start them, give them windows, notice their deaths.
+
+Each stream has one. A reader that dies, hangs or talks nonsense fails its stream. The failure is
+reported once the process is dead, for only then is it sure that it writes no more into the ring;
+or after `EXIT_GRACE`, for SIGKILL does not end a process in uninterruptible sleep (a dead NFS).
+Nothing is ever waited for, but in `Readers.close`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from arrayd.common.bytesize import format_bytes
+from arrayd.errors import (
+    ArraydError,
+    LoaderCrashed,
+    LoadError,
+    LoadTimeout,
+    ProtocolMismatch,
+    from_wire,
+)
+from arrayd.wire.codec import pack, stream
+from arrayd.wire.protocol import PACKAGE_VERSION
+from arrayd_server.loading.own_process import cause, spawn
+from arrayd_server.streams.messages import (
+    ReaderTask,
+    RingTask,
+    StreamRequest,
+    WindowRead,
+    WindowTask,
+    checked,
+)
+
+log = logging.getLogger(__name__)
+
+PROGRAM = ("-m", "arrayd_server.streams.reader")
+
+LAST_WORDS = 0.5
+"""Seconds from the end of a reader's stream until it is killed: it may be writing to the log."""
+
+EXIT_GRACE = 2.0
+"""Seconds that the death of a killed reader is waited for before its failure is reported."""
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds that `Readers.close` waits for killed readers."""
+
+_MAX_INBOX = 1 << 20
+_STARTING = (0, -1)  # in `Reader.deadlines`: not a window, but the start
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderCallbacks:
+    """Where news of streams goes.
+
+    Parameters
+    ----------
+    ready
+        ``ready(stream)``: it has read the manifest, and can be given windows.
+    read
+        ``read(stream, generation, start, stop, stats)``: a window is in its ring.
+    failed
+        ``failed(stream, error)``: nothing more comes of it.
+    """
+
+    ready: Callable[[int], None]
+    read: Callable[[int, int, int, int, Mapping[str, int]], None]
+    failed: Callable[[int, ArraydError], None]
+
+
+@dataclass(eq=False)
+class Reader:
+    """A reader process, and until when it is to answer: by generation and start of a window."""
+
+    stream: int
+    words: str
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    sock: socket.socket
+    inbox: msgpack.Unpacker = field(default_factory=lambda: stream(_MAX_INBOX))
+    outbox: bytearray = field(default_factory=bytearray)
+    deadlines: dict[tuple[int, int], asyncio.TimerHandle] = field(default_factory=dict)
+    generation: int = 0
+    error: ArraydError | None = None  # with which the stream fails when it is dead
+    grace: asyncio.TimerHandle | None = None
+    detached: bool = False
+
+
+class Readers:
+    """The readers of all streams.
+
+    Parameters
+    ----------
+    callbacks
+        Where news goes; called from the loop.
+    timeout
+        Seconds in which a reader must be ready, and a window be read.
+    memory
+        Bytes that each may use besides rings.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        callbacks: ReaderCallbacks,
+        *,
+        timeout: float,
+        memory: int,
+    ) -> None:
+        self._loop = loop
+        self._on = callbacks
+        self._timeout = timeout
+        self._memory = memory
+        self._readers: dict[int, Reader] = {}
+        self._ending: set[Reader] = set()
+
+    def start(self, stream: int, request: StreamRequest, ring: str, share: str | None) -> None:
+        """Start the reader of a stream, to fill the segment at the path `ring`."""
+        try:
+            process, pidfd, sock = spawn(PROGRAM, self._memory)
+        except OSError as error:
+            failure = LoadError(
+                f"The daemon can start no process to read {request}: {error.strerror}. Processes, "
+                "descriptors or memory are exhausted there; open it again when some are free."
+            )
+            self._loop.call_soon(self._on.failed, stream, failure)
+            return
+        reader = self._readers[stream] = Reader(stream, str(request), process, pidfd, sock)
+        self._loop.add_reader(sock, self._on_readable, reader)
+        self._loop.add_reader(pidfd, self._on_death, reader)
+        self._limit_time(reader, _STARTING)
+        self._send(reader, "start", ReaderTask(request, ring, share).to_wire())
+
+    def read(self, stream: int, start: int, stop: int) -> None:
+        """Have a window read into the present ring."""
+        reader = self._readers.get(stream)
+        if reader is not None:
+            self._limit_time(reader, (reader.generation, start))
+            task = WindowTask(reader.generation, start, stop)
+            self._send(reader, "window", task.to_wire())
+
+    def change_ring(self, stream: int, generation: int, ring: str) -> None:
+        """Have the windows that are asked for from now on read into another segment."""
+        reader = self._readers.get(stream)
+        if reader is not None:
+            reader.generation = generation
+            self._send(reader, "ring", RingTask(generation, ring).to_wire())
+
+    def stop(self, stream: int) -> None:
+        """End the reader of a stream; nothing is heard of it any more."""
+        reader = self._readers.pop(stream, None)
+        if reader is not None:
+            self._end(reader)
+
+    def close(self) -> None:
+        """End all readers by SIGKILL."""
+        for number in list(self._readers):
+            self.stop(number)
+        until = time.monotonic() + CLOSE_TIMEOUT
+        for reader in self._ending:
+            self._loop.remove_reader(reader.pidfd)
+            os.close(reader.pidfd)
+            try:
+                reader.process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("reader %d survives SIGKILL: it is left alone", reader.process.pid)
+        self._ending.clear()
+
+    # ---- to and from a reader ------------------------------------------------------------
+
+    def _send(self, reader: Reader, op: str, task: Mapping[str, Any]) -> None:
+        """Send now, or when its socket has room: a reader that is stopped must not block us."""
+        reader.outbox += pack({"op": op, **task})
+        self._flush(reader)
+
+    def _flush(self, reader: Reader) -> None:
+        with contextlib.suppress(BlockingIOError):
+            try:
+                del reader.outbox[: reader.sock.send(reader.outbox)]
+            except ConnectionError:  # it has closed its end; its death is noticed elsewhere
+                reader.outbox.clear()
+        if reader.outbox:
+            self._loop.add_writer(reader.sock, self._flush, reader)
+        else:
+            self._loop.remove_writer(reader.sock)
+
+    def _on_readable(self, reader: Reader) -> None:
+        try:
+            data = reader.sock.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._detach(reader)
+            reader.grace = self._loop.call_later(LAST_WORDS, self._fail, reader, None)
+            return
+        try:
+            reader.inbox.feed(data)
+            answers = [checked(message) for message in reader.inbox]
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            log.warning("reader %d talks nonsense: %s", reader.process.pid, error)
+            self._fail(reader, None)
+            return
+        for kind, answer in answers:
+            if not reader.detached:
+                self._on_answer(reader, kind, answer)
+
+    def _on_answer(self, reader: Reader, kind: str, answer: Any) -> None:
+        if kind == "err":
+            self._fail(reader, from_wire(answer))
+        elif kind == "ready":
+            self._in_time(reader, _STARTING)
+            if answer == PACKAGE_VERSION:
+                self._on.ready(reader.stream)
+            else:
+                self._fail(reader, _other_version(reader, answer))
+        else:
+            assert isinstance(answer, WindowRead)
+            self._in_time(reader, (answer.generation, answer.start))
+            place = (answer.generation, answer.start, answer.stop)
+            self._on.read(reader.stream, *place, answer.stats)
+
+    # ---- time, and ends ------------------------------------------------------------------
+
+    def _limit_time(self, reader: Reader, what: tuple[int, int]) -> None:
+        reader.deadlines[what] = self._loop.call_later(self._timeout, self._overdue, reader)
+
+    def _in_time(self, reader: Reader, what: tuple[int, int]) -> None:
+        deadline = reader.deadlines.pop(what, None)
+        if deadline is not None:
+            deadline.cancel()
+
+    def _overdue(self, reader: Reader) -> None:
+        self._fail(
+            reader,
+            LoadTimeout(
+                f"{reader.words}: reading a window takes longer than {self._timeout:g} s (the "
+                "daemon's --load-timeout). Its file system may hang; the reader is killed."
+            ),
+        )
+
+    def _fail(self, reader: Reader, error: ArraydError | None) -> None:
+        """Fail a stream when its reader is dead; without an error, with the cause of the death."""
+        reader.error = error
+        self._end(reader)
+        reader.grace = self._loop.call_later(EXIT_GRACE, self._report, reader, None)
+
+    def _end(self, reader: Reader) -> None:
+        """Kill a reader, and listen to it no more."""
+        self._detach(reader)
+        if reader.grace is not None:
+            reader.grace.cancel()
+        reader.process.kill()
+
+    def _detach(self, reader: Reader) -> None:
+        """Listen to a reader no more; what is left is to wait for its death."""
+        if not reader.detached:
+            reader.detached = True
+            for deadline in reader.deadlines.values():
+                deadline.cancel()
+            self._loop.remove_reader(reader.sock)
+            self._loop.remove_writer(reader.sock)
+            reader.sock.close()
+            self._ending.add(reader)
+
+    def _on_death(self, reader: Reader) -> None:
+        self._loop.remove_reader(reader.pidfd)
+        if not reader.detached:  # with its last words unread
+            self._on_readable(reader)
+        self._detach(reader)
+        os.close(reader.pidfd)
+        code = reader.process.wait()  # a pidfd is readable when this returns at once
+        self._ending.discard(reader)
+        if reader.grace is not None:
+            reader.grace.cancel()
+        self._report(reader, code)
+
+    def _report(self, reader: Reader, code: int | None) -> None:
+        """Say that a stream has failed, unless it was stopped."""
+        if self._readers.get(reader.stream) is not reader:
+            return
+        del self._readers[reader.stream]
+        self._on.failed(reader.stream, reader.error or self._crashed(reader, code))
+
+    def _crashed(self, reader: Reader, code: int | None) -> LoaderCrashed:
+        why = "it does not end" if code is None else cause(code)
+        log.warning("reader %d ended (%s)", reader.process.pid, why)
+        return LoaderCrashed(
+            f"The process that read {reader.words} died ({why}). A file may be corrupt in a way "
+            "that crashes its library, or memory ran out: a reader may use "
+            f"{format_bytes(self._memory)} besides its ring (the daemon's --loader-memory). Open "
+            "the stream again at the position where it stopped.",
+            signal=-code if code is not None and code < 0 else None,
+        )
+
+
+def _other_version(reader: Reader, version: str) -> ProtocolMismatch:
+    return ProtocolMismatch(
+        f"{reader.words} is not read: this daemon (pid {os.getpid()}) is arrayd {PACKAGE_VERSION}, "
+        f"but arrayd {version[:40]} has been installed since. `kill -USR1 {os.getpid()}` ends it "
+        "and leaves its blocks to the next daemon; then open the stream again."
+    )

@@ -1,0 +1,153 @@
+"""The rows of a stream: which ones a window has, and how those of a field are read."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from arrayd.errors import SourceChanged, SpecMismatch
+from arrayd.samples.manifest import Field, Manifest
+from arrayd.samples.order import EpochOrder
+from arrayd.samples.selection import Rows
+from arrayd_server.loaders.dataset.decoded import DecodedRows
+from arrayd_server.loaders.dataset.manifests import AGAIN, ids_at, manifest_at, stat_of
+from arrayd_server.loaders.dataset.open_files import NotAddressed
+from arrayd_server.loaders.dataset.rows import Ids, Placer, ReadStats, RowReader
+from arrayd_server.loaders.dataset.runs import Int64
+from arrayd_server.loaders.validation import os_errors
+from arrayd_server.streams.messages import StreamField, StreamRequest
+
+
+def manifest_of(request: StreamRequest) -> Manifest:
+    """Return the manifest, in the state that the client saw.
+
+    Raises
+    ------
+    SourceNotFound, SourceChanged, BadFile
+    """
+    with os_errors(request.manifest):
+        stat = stat_of(os.stat(request.manifest))
+    if request.stat is not None and stat != request.stat:
+        raise SourceChanged(
+            f"{request.manifest} is another file than when the stream was asked for: {AGAIN}."
+        )
+    return manifest_at(request.manifest)
+
+
+def selection_of(request: StreamRequest, manifest: Manifest) -> Rows:
+    """Return the rows of an epoch.
+
+    Raises
+    ------
+    SpecMismatch, SourceNotFound, BadFile
+        They are not rows of this dataset.
+    """
+    if request.ids is None:
+        return Rows(manifest.rows, request.start, request.stop)
+    rows = Rows.of(ids_at(request.ids), manifest.rows)[request.start : request.stop]
+    if len(rows) != request.rows:
+        raise SpecMismatch(
+            f"{request.ids} has not the row ids from {request.start} to {request.stop}: {AGAIN}."
+        )
+    return rows
+
+
+class Orders:
+    """The order of the present epoch, and in time that of the next. Threads may share it.
+
+    Parameters
+    ----------
+    rows, request
+        The selection, and how it is shuffled.
+    """
+
+    def __init__(self, rows: Rows, request: StreamRequest) -> None:
+        self.rows = rows
+        self._request = request
+        self._lock = threading.Lock()
+        self._orders: dict[int, EpochOrder] = {}
+        self._sorter = ThreadPoolExecutor(1, thread_name_prefix="order")
+
+    def window(self, start: int, stop: int) -> tuple[int, Ids]:
+        """Return the epoch of a window of positions, and its row ids.
+
+        Parameters
+        ----------
+        start, stop
+            Positions; both in one epoch.
+        """
+        n = len(self.rows)
+        epoch, at = divmod(start, n)
+        order = self._of(epoch)
+        ids = order.window(at, at + stop - start)
+        if at + stop - start > n // 2:
+            self._of(epoch + 1)
+        return epoch, ids
+
+    def _of(self, epoch: int) -> EpochOrder:
+        """Return the order of an epoch; a new one is sorted while others are used."""
+        request = self._request
+        with self._lock:
+            if epoch not in self._orders:
+                self._orders = {
+                    one: order for one, order in self._orders.items() if one >= epoch - 1
+                }
+                self._orders[epoch] = EpochOrder(
+                    self.rows,
+                    request.seed,
+                    epoch,
+                    request.kind,
+                    block=request.block,
+                    buffer=request.buffer,
+                )
+                self._sorter.submit(self._orders[epoch].prepare)
+            return self._orders[epoch]
+
+
+class FieldRows:
+    """Reads rows of one field: in place if they lie so in the files, else by decoding.
+
+    Parameters
+    ----------
+    manifest, wanted
+        The dataset, and the field as the stream is to have it.
+    overflow
+        As in `Source.overflow`.
+
+    Raises
+    ------
+    SpecMismatch
+        The manifest has no such field, or there is no such cast.
+    """
+
+    def __init__(self, manifest: Manifest, wanted: StreamField, overflow: str) -> None:
+        one = _field(manifest, wanted)
+        self.name = one.name
+        self._placer = Placer(manifest, one, wanted.target, overflow)
+        self._decoded = DecodedRows(manifest, one, self._placer)
+        self._in_place: RowReader | None = RowReader(manifest, one, wanted.target, overflow)
+
+    def read(self, ids: Ids, out: np.ndarray[Any, Any], where: Int64) -> ReadStats:
+        """Read rows into their places, as `RowReader.read`."""
+        reader = self._in_place
+        if reader is not None:
+            try:
+                return reader.read(ids, out, where)
+            except NotAddressed:  # nor will the others be, or not all
+                self._in_place = None
+        return self._decoded.read(ids, out, where)
+
+
+def _field(manifest: Manifest, wanted: StreamField) -> Field:
+    for one in manifest.fields:
+        if (one.name, one.dtype, one.row_shape) == (wanted.name, wanted.dtype, wanted.row_shape):
+            return one
+    known = ", ".join(f"{one.name} ({one.dtype} {one.row_shape})" for one in manifest.fields)
+    raise SpecMismatch(
+        f"The dataset has no field {wanted.name} of {wanted.dtype} {wanted.row_shape}, but "
+        f"{known}: {AGAIN}."
+    )

@@ -1,0 +1,119 @@
+"""A reader process as the daemon has it, with segments that are plain files, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arrayd.errors import ArraydError
+from arrayd.samples.manifest import Manifest
+from arrayd.wire.dtypes import descr
+from arrayd_server.streams.messages import StreamField, StreamRequest
+from arrayd_server.streams.readers import ReaderCallbacks, Readers
+
+Array = np.ndarray[Any, Any]
+Window = tuple[int, int, int]
+"""Generation, start, stop."""
+
+PATIENCE = 30.0
+"""Seconds after which what was to come is not coming."""
+
+
+def request_of(manifest: Manifest, folder: Path, **changes: Any) -> StreamRequest:
+    """Save a manifest; return the request for all its rows in the exact order, in a ring of 64."""
+    cast = changes.pop("cast", None)
+    fields = tuple(
+        StreamField(one.name, descr(one.dtype), one.row_shape, cast and descr(np.dtype(cast)))
+        for one in manifest.fields
+    )
+    path = manifest.save(str(folder))
+    request = StreamRequest(
+        path, None, None, 0, manifest.rows, 7, "exact", 4, 2, fields, "error", 64
+    )
+    return replace(request, **changes)
+
+
+class OneReader:
+    """The reader of one stream, driven window by window.
+
+    Parameters
+    ----------
+    request
+        Of the stream.
+    folder
+        Where its segments lie, as plain files.
+    """
+
+    def __init__(self, request: StreamRequest, folder: Path, *, timeout: float = PATIENCE) -> None:
+        self.request = request
+        self._folder = folder
+        self._news: asyncio.Queue[Any] = asyncio.Queue()
+        callbacks = ReaderCallbacks(
+            lambda stream: self._news.put_nowait("ready"),
+            lambda stream, *read: self._news.put_nowait(read),
+            lambda stream, error: self._news.put_nowait(error),
+        )
+        loop = asyncio.get_running_loop()
+        self.readers = Readers(loop, callbacks, timeout=timeout, memory=1 << 30)
+        self.ring = self.segment("ring", request.layout.nbytes)
+        self._share = None
+        if request.share:
+            self._share = self.segment("share", request.share_layout.nbytes)
+
+    def segment(self, name: str, size: int) -> Path:
+        """Make a segment of `size` bytes."""
+        path = self._folder / name
+        path.write_bytes(bytes(size))
+        return path
+
+    async def __aenter__(self) -> OneReader:
+        share = None if self._share is None else str(self._share)
+        self.readers.start(1, self.request, str(self.ring), share)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.readers.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self.readers._readers[1].process.pid
+
+    async def news(self) -> Any:
+        """Return what the reader says next: "ready", a window that was read, or an error."""
+        return await asyncio.wait_for(self._news.get(), PATIENCE)
+
+    async def failure(self) -> ArraydError:
+        """Return the error with which it fails, whatever comes before."""
+        while not isinstance(news := await self.news(), ArraydError):
+            pass
+        return news
+
+    async def window(self, start: int, stop: int) -> tuple[Array, dict[str, Array], dict[str, int]]:
+        """Have a window read; return copies of its ids and values, and its stats.
+
+        Raises
+        ------
+        ArraydError
+            The reader fails.
+        """
+        self.readers.read(1, start, stop)
+        while not isinstance(news := await self.news(), tuple):
+            if isinstance(news, ArraydError):
+                raise news
+        _, *place, stats = news
+        assert place == [start, stop]
+        assert isinstance(stats, Mapping)
+        return *self.look(self.ring, start, stop), dict(stats)
+
+    def look(self, ring: Path, start: int, stop: int) -> tuple[Array, dict[str, Array]]:
+        """Return the ids and values at positions in a ring."""
+        data = np.frombuffer(ring.read_bytes(), np.uint8).copy()
+        where, layout = np.arange(start, stop) % self.request.slots, self.request.layout
+        arrays = {name: array[where] for name, array in layout.arrays(data).items()}
+        return layout.ids(data)[where], arrays
