@@ -22,6 +22,8 @@ from arrayd.api import (
 )
 from arrayd.array import Block, SharedArray
 from arrayd.client import Client
+from arrayd.datasets.dataset import Dataset
+from arrayd.datasets.opening import dataset
 from arrayd.datasets.writer import RowWriter, writer
 from arrayd.errors import (
     AccessDenied,
@@ -73,6 +75,7 @@ __all__ = [
     "Client",
     "DaemonError",
     "DaemonLost",
+    "Dataset",
     "InUse",
     "Info",
     "LoadError",
@@ -103,6 +106,7 @@ __all__ = [
     "__version__",
     "connect",
     "create",
+    "dataset",
     "evict",
     "get",
     "get_many",

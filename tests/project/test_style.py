@@ -42,8 +42,9 @@ CLIENT_ROOMS = {
     "integrations": "array",
     "reduction": "api array common errors integrations results session source system wire",
     "gather": "client common errors results session source wire",
-    "datasets": "client common errors gather results samples session source wire",
-    "cli": "client common datasets errors gather results source system wire",
+    "datasets": "api array client common errors gather results samples session source wire",
+    "torch": "common datasets errors samples",
+    "cli": "client common datasets errors gather results samples source system wire",
 }
 """Which room of the client imports which; the first ones are the lowest."""
 

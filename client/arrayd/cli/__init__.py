@@ -21,7 +21,10 @@ from arrayd.cli.common import Parser, UsageError, complain, exit_code
 from arrayd.errors import ArraydError
 from arrayd.wire.protocol import PACKAGE_VERSION
 
-COMMANDS = ("serve", "status", "get", "info", "evict", "stop", "clean", "collect", "list", "demo")
+COMMANDS = (
+    *("serve", "status", "get", "info", "evict", "stop", "clean"),
+    *("collect", "list", "plan", "receipt", "demo"),
+)
 
 _INTERRUPTED = 130
 

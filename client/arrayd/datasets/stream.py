@@ -26,9 +26,10 @@ import numpy.typing as npt
 
 from arrayd.common import arguments
 from arrayd.datasets.batch import Array, Batch
+from arrayd.datasets.delivered import Delivered
 from arrayd.errors import SpecMismatch, StateMismatch
 from arrayd.samples.order import VERSION, EpochOrder
-from arrayd.samples.receipt import EpochDigest, Receipt, ShareSum, expected
+from arrayd.samples.receipt import Receipt, expected
 
 STATE_VERSION = 1
 
@@ -118,8 +119,7 @@ class Stream:
         self._n = len(self._first)
         self._epoch = 0
         self._pos = 0
-        self._digest = EpochDigest()
-        self._share = ShareSum()
+        self._delivered = Delivered()
         self._receipts: dict[int, Receipt] = {}
 
     def __repr__(self) -> str:
@@ -189,8 +189,7 @@ class Stream:
             fields |= {name: column[mine.view(np.int64)] for name, column in self._columns.items()}
             pos = start + self._terms.rank * size
             batch = Batch(fields, mine, self._terms.seed, self._epoch, pos)
-        self._digest.update(ids)
-        self._share.update(mine)
+        self._delivered.add(ids, own)
         self._pos = stop
         if stop == self._n:
             self._end_epoch()
@@ -198,8 +197,7 @@ class Stream:
 
     def _end_epoch(self) -> None:
         self._receipts[self._epoch] = self.receipt()
-        self._epoch, self._pos = self._epoch + 1, 0
-        self._digest, self._share = EpochDigest(), ShareSum()
+        self._epoch, self._pos, self._delivered = self._epoch + 1, 0, Delivered()
 
     def close(self) -> None:
         """End the stream: nobody waits for it any more. Its state and receipts stay."""
@@ -232,8 +230,8 @@ class Stream:
             terms = self._terms
             return Receipt.of(
                 self._order(self._epoch),
-                self._digest,
-                self._share,
+                self._delivered.digest,
+                self._delivered.share,
                 dataset=terms.dataset,
                 plan=terms.plan,
                 world=terms.world,
@@ -260,7 +258,7 @@ class Stream:
             **self._identity(),
             "epoch": self._epoch,
             "pos": self._pos,
-            "sha256": self._digest.hexdigest() if self._pos else "",
+            "sha256": self._delivered.digest.hexdigest() if self._pos else "",
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -284,10 +282,8 @@ class Stream:
         if state.get("sha256") != found:
             raise _mismatch("sha256 of the rows delivered", state.get("sha256"), found)
         self.close()
-        self._epoch, self._pos, self._digest = epoch, pos, digest
-        # What was delivered before is the share of the first rank: so all are everything once.
-        self._share = digest.share.copy() if self._terms.rank == 0 else ShareSum()
-        self._receipts = {}
+        self._epoch, self._pos, self._receipts = epoch, pos, {}
+        self._delivered = Delivered(digest, first=self._terms.rank == 0)
 
     def _identity(self) -> dict[str, Any]:
         """Return what a state must be of to be resumed here."""

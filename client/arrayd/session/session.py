@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 import weakref
+from collections import deque
 from typing import Any, TypeVar
 
 from arrayd.array import Held
@@ -47,6 +48,7 @@ class Session:
         self._opening = threading.RLock()  # a signal handler may ask while we are opening
         self._nonce = b""
         self._said: list[str] = []  # the holds that the latest hello stated
+        self._to_tell: deque[tuple[str, dict[str, Any]]] = deque()
         self._dropped: list[bytes] = []  # earlier nonces; see `_drop_foreign_descriptors`
         self._canary: DescriptorCanary | None = None
         self._connection: Connection | None = None
@@ -77,8 +79,16 @@ class Session:
 
     # ---- holds ---------------------------------------------------------------------------
 
+    def tell_soon(self, op: str, **fields: Any) -> None:
+        """Have the flusher `tell` the daemon; allowed inside a garbage collection."""
+        self._to_tell.append((op, fields))
+        self.wake_flusher()
+
     def send_releases(self) -> None:
         """Release the holds whose last array is gone; the flusher calls this."""
+        while self._to_tell:
+            op, fields = self._to_tell.popleft()
+            self.tell(op, **fields)
         releases = self.blocks.releases_due()
         if releases:
             self.tell("release", holds=releases)
@@ -293,6 +303,7 @@ class Session:
         self._connection = self._flusher = self._canary = None
         self._opening = threading.RLock()
         self._dropped.clear()
+        self._to_tell.clear()
         self.blocks.forked()
         failpoints.hit("client.forked")
 

@@ -1,0 +1,222 @@
+"""Datasets for PyTorch: batches as tensors, and a sampler with the same order.
+
+>>> import arrayd, arrayd.torch
+>>> ds = arrayd.dataset({"x": "train.h5:/x", "y": "train.h5:/y"})        # doctest: +SKIP
+>>> for batch in arrayd.torch.stream(ds, batch_size=256, seed=7):        # doctest: +SKIP
+...     loss = model(batch["x"]), batch["y"]
+
+The daemon reads ahead, so no worker processes are needed. Inside a ``DataLoader`` (with
+``batch_size=None``) it works as well, with any number of workers and without duplicates.
+
+torch is imported when something of here is used, not before.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from arrayd.common import arguments
+from arrayd.datasets.batch import Batch
+from arrayd.datasets.dataset import Dataset
+from arrayd.datasets.stream import Stream
+from arrayd.errors import MissingDependency, SpecMismatch, StateMismatch
+from arrayd.samples.order import EpochOrder
+
+__all__ = ["Sampler", "stream"]
+
+STATE_VERSION = 1
+
+
+def stream(dataset: Dataset, batch_size: int = 256, **options: Any) -> Any:
+    """Return a ``torch.utils.data.IterableDataset`` over batches of tensors.
+
+    Each batch is a dict of tensors by field and column, with ``ids`` (int64) and ``seeds`` (int64,
+    the bits of `Batch.seeds`) among them. It may be written to, and is valid until the next one;
+    ``clone`` what is to be kept. In the workers of a ``DataLoader`` it is a copy.
+
+    Parameters
+    ----------
+    dataset
+        Its values must be of types that torch has; columns of text are left out.
+    batch_size, options
+        As for `Dataset.stream`.
+
+    Returns
+    -------
+    torch.utils.data.IterableDataset
+        Also with ``set_epoch``, ``state_dict``, ``load_state_dict`` and ``receipt``, for use
+        without workers.
+
+    Raises
+    ------
+    MissingDependency
+        torch cannot be imported.
+    SpecMismatch, NoRoom
+        As for `Dataset.stream`.
+    """
+    return _iterable()(dataset, batch_size, options)
+
+
+class Sampler:
+    """Row numbers in the order of a stream, for a ``Dataset`` of your own.
+
+    In place of ``torch.utils.data.distributed.DistributedSampler``: no row is padded or repeated,
+    and it resumes in the middle of an epoch, on any number of ranks.
+
+    Parameters
+    ----------
+    dataset
+        Whose rows: an arrayd dataset or a selection of one.
+    seed
+        Of the order.
+    rank, world
+        This rank gets every `world`-th row.
+    drop_last
+        Leave out the last rows, so that all ranks have equally many.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        drop_last: bool = False,
+    ) -> None:
+        self._rows = dataset.rows
+        self._seed = seed
+        self._world = arguments.positive("world", world)
+        self._rank = arguments.whole("rank", rank)
+        self._drop_last = arguments.flag("drop_last", drop_last)
+        if not 0 <= self._rank < self._world:
+            raise SpecMismatch(f"rank={rank}: it is from 0 to world - 1, here {self._world - 1}.")
+        self._epoch = 0
+        self._pos = 0  # of all ranks together, in the epoch
+        self._start = 0  # where the next iteration begins
+
+    def set_epoch(self, epoch: int) -> None:
+        """Use the order of another epoch, from its start."""
+        if epoch != self._epoch or not self._start:
+            self._start = 0
+        self._epoch = arguments.whole("epoch", epoch)
+
+    @property
+    def _end(self) -> int:
+        n = len(self._rows)
+        return n - n % self._world if self._drop_last else n
+
+    def __len__(self) -> int:
+        return len(range(self._start + self._rank, self._end, self._world))
+
+    def __iter__(self) -> Iterator[int]:
+        order = EpochOrder(self._rows, self._seed, self._epoch)
+        start, self._start = self._start, 0
+        for first in range(start, self._end, 4096 * self._world):
+            last = min(first + 4096 * self._world, self._end)
+            ids = order.window(first, last)[self._rank :: self._world].tolist()
+            for number, row in enumerate(ids):
+                self._pos = min(self._end, first + (number + 1) * self._world)
+                yield row
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how far the present iteration is. Workers of a DataLoader run ahead of it."""
+        return {"arrayd": STATE_VERSION, "seed": self._seed, "epoch": self._epoch, "pos": self._pos}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next iteration where another one was, on any number of ranks."""
+        if state.get("seed") != self._seed:
+            raise StateMismatch(
+                f"The state is of seed {state.get('seed')}, this sampler of seed {self._seed}: "
+                "its order is another. Make the sampler with the seed of the state."
+            )
+        self._epoch = arguments.whole("epoch", state.get("epoch"))
+        self._pos = self._start = arguments.whole("pos", state.get("pos"))
+
+
+@functools.cache
+def _iterable() -> Any:
+    """Return the class of what `stream` returns: it can be made only where torch is."""
+    torch = _torch()
+    data = importlib.import_module("torch.utils.data")
+
+    class TensorStream(data.IterableDataset):  # type: ignore[misc, name-defined]
+        """Batches of tensors; see `stream`."""
+
+        def __init__(self, dataset: Dataset, batch_size: int, options: dict[str, Any]) -> None:
+            self._dataset = dataset
+            self._batch_size = batch_size
+            self._options = {"writable": True, **options}
+            self._stream = self._made({})
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _again, (self._dataset, self._batch_size, self._options)
+
+        def _made(self, part: dict[str, int]) -> Stream:
+            return self._dataset.stream(self._batch_size, **(self._options | part))
+
+        def __len__(self) -> int:
+            return len(self._stream)
+
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            worker = data.get_worker_info()
+            if worker is None:
+                return (tensors(torch, batch) for batch in self._stream)
+            # Worker w of W makes the steps w, w + W, ...; the DataLoader takes turns.
+            rank, world = self._options.get("rank", 0), self._options.get("world", 1)
+            part = {"rank": worker.id * world + rank, "world": worker.num_workers * world}
+            # A thread of torch sends a batch while the next one is made: it must be a copy.
+            return (tensors(torch, batch.copy()) for batch in self._made(part))
+
+        def state_dict(self) -> dict[str, Any]:
+            return self._stream.state_dict()
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self._stream.load_state_dict(state)
+
+        def receipt(self, epoch: int | None = None) -> Any:
+            return self._stream.receipt(epoch)
+
+        def close(self) -> None:
+            self._stream.close()
+
+    return TensorStream
+
+
+def _again(dataset: Dataset, batch_size: int, options: dict[str, Any]) -> Any:
+    return _iterable()(dataset, batch_size, options)
+
+
+def tensors(torch: Any, batch: Batch) -> dict[str, Any]:
+    """Return a batch as tensors, which share its memory; what torch has no type for is left out."""
+    found = {name: _tensor(torch, array) for name, array in batch.items() if _fits(array)}
+    found["ids"] = torch.from_numpy(batch.ids.view(np.int64))
+    found["seeds"] = torch.from_numpy(batch.seeds.view(np.int64))
+    return found
+
+
+def _fits(array: np.ndarray[Any, Any]) -> bool:
+    """Say whether torch has a type for an array's values: numbers and bool."""
+    return array.dtype.kind in "biufc" or array.dtype.name == "bfloat16"
+
+
+def _tensor(torch: Any, array: np.ndarray[Any, Any]) -> Any:
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return torch.from_numpy(array)
+
+
+def _torch() -> Any:
+    try:
+        return importlib.import_module("torch")
+    except ImportError as error:
+        raise MissingDependency(
+            f"arrayd.torch needs PyTorch, which cannot be imported: {error}. pip install torch"
+        ) from None
