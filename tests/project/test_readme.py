@@ -79,9 +79,11 @@ def gathered(folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("name", ["everyday", "two-models", "writer"])
+@pytest.mark.parametrize("name", ["everyday", "two-models", "training", "torch", "writer"])
 def test_the_code_runs(name: str, workplace: Path, daemon: Daemon) -> None:
     """Every line of the README's examples works as it stands."""
+    if name == "torch":
+        pytest.importorskip("torch", reason="PyTorch is not installed")
     run(BLOCKS[name], workplace, daemon.endpoint)
 
 
@@ -127,7 +129,8 @@ def test_the_options_are_the_daemons() -> None:
 def test_all_marked_blocks_are_run() -> None:
     """No block is marked as tested without a test above."""
     scenes = {f"{scene}-{kind}" for scene in ("queue", "pool") for kind in ("before", "after")}
-    assert set(BLOCKS) == scenes | {"everyday", "two-models", "writer", "own-format"}
+    others = {"everyday", "two-models", "training", "torch", "writer", "own-format"}
+    assert set(BLOCKS) == scenes | others
 
 
 def test_the_modules_it_names_exist() -> None:

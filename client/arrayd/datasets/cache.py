@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 
@@ -11,6 +12,8 @@ from arrayd.errors import AccessDenied
 from arrayd.samples.selection import Rows
 
 VARIABLE = "ARRAYD_CACHE"
+
+USED = ".used"
 
 
 def folder() -> str:
@@ -36,6 +39,29 @@ def folder() -> str:
     return path
 
 
+def mark_used(path: str) -> None:
+    """Note that a kept file was used now, in a file of that name and ``.used``.
+
+    The file itself stays as it is: its times tell which blocks were made of it.
+    """
+    with contextlib.suppress(OSError), open(path + USED, "ab"):
+        os.utime(path + USED)
+
+
+def last_used(path: str) -> float:
+    """Return when a kept file was last used, or else made, in seconds since the epoch.
+
+    Raises
+    ------
+    OSError
+        It is gone.
+    """
+    made = os.stat(path).st_mtime
+    with contextlib.suppress(OSError):
+        return max(made, os.stat(path + USED).st_mtime)
+    return made
+
+
 def save_ids(rows: Rows) -> str:
     """Save the row numbers of a selection, unless they are saved; return the path.
 
@@ -49,7 +75,7 @@ def save_ids(rows: Rows) -> str:
     where = folder()
     path = os.path.join(where, f"{rows.digest().hex()}.ids.npy")
     if os.path.exists(path):
-        os.utime(path)  # it is in use: not to be removed as old
+        mark_used(path)
         return path
     try:
         with tempfile.NamedTemporaryFile(dir=where, suffix=".tmp", delete=False) as file:

@@ -1,9 +1,9 @@
 """Manifests of earlier runs: found again by what was asked for, removed when nobody uses them.
 
 Beside a manifest lies, for each request that has led to it, a file ``REQUEST.request`` with the
-name of the manifest. Using one sets its time to now; what was not used for `DAYS` days is removed
-when the next manifest is saved. Processes may do all of this at a time: files come and go as a
-whole, and one that is gone costs a scan.
+name of the manifest, and one that tells when it was last used. What was not used for `DAYS` days
+is removed when the next manifest is saved. Processes may do all of this at a time: files come and
+go as a whole, and one that is gone costs a scan.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from arrayd.wire.codec import pack
 
 DAYS = 30
 
-_OURS = (".manifest", ".request", ".ids.npy", ".tmp")
+_OURS = (".manifest", ".request", ".ids.npy", ".tmp", cache.USED)
 _AT_ONCE = 1000  # files that are removed at a time
 
 
@@ -39,7 +39,7 @@ def find(key: str) -> Manifest | None:
     try:
         with open(request, encoding="ascii") as file:
             path = os.path.join(where, f"{int(file.read(), 16):032x}.manifest")
-        os.utime(path)
+        cache.mark_used(path)
         os.utime(request)
         return Manifest.load(path)
     except (OSError, ValueError, ProtocolMismatch, BadFile):
@@ -57,7 +57,7 @@ def keep(key: str, manifest: Manifest) -> str:
     where = cache.folder()
     try:
         path = manifest.save(where)
-        os.utime(path)
+        cache.mark_used(path)
         with tempfile.NamedTemporaryFile(dir=where, suffix=".tmp", delete=False) as file:
             try:
                 file.write(manifest.digest.hex().encode())
@@ -91,12 +91,12 @@ def _sweep(where: str) -> None:
         old = [one.path for one in entries if one.name.endswith(_OURS) and _is_old(one, before)]
     for path in old[:_AT_ONCE]:
         with contextlib.suppress(OSError):
-            if os.stat(path).st_mtime < before:
+            if cache.last_used(path) < before:
                 os.unlink(path)
 
 
 def _is_old(entry: os.DirEntry[str], before: float) -> bool:
     try:
-        return entry.is_file(follow_symlinks=False) and entry.stat().st_mtime < before
+        return entry.is_file(follow_symlinks=False) and cache.last_used(entry.path) < before
     except OSError:  # another process has removed it
         return False
