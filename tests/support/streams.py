@@ -13,8 +13,8 @@ import numpy as np
 from arrayd.errors import ArraydError
 from arrayd.samples.manifest import Manifest
 from arrayd.wire.dtypes import descr
-from arrayd_server.streams.messages import StreamField, StreamRequest
-from arrayd_server.streams.readers import ReaderCallbacks, Readers
+from arrayd_server.stream_identity import StreamField, StreamIdentity
+from arrayd_server.streams.readers import ReaderPool
 
 Array = np.ndarray[Any, Any]
 Window = tuple[int, int, int]
@@ -24,18 +24,18 @@ PATIENCE = 30.0
 """Seconds after which what was to come is not coming."""
 
 
-def request_of(manifest: Manifest, folder: Path, **changes: Any) -> StreamRequest:
-    """Save a manifest; return the request for all its rows in the exact order, in a ring of 64."""
+def identity_of(manifest: Manifest, folder: Path, **changes: Any) -> StreamIdentity:
+    """Save a manifest; return what streams all its rows in exact order, by a ring of 64 rows."""
     cast = changes.pop("cast", None)
     fields = tuple(
         StreamField(one.name, descr(one.dtype), one.row_shape, cast and descr(np.dtype(cast)))
         for one in manifest.fields
     )
     path = manifest.save(str(folder))
-    request = StreamRequest(
-        path, None, None, 0, manifest.rows, 7, "exact", 4, 2, fields, "error", 64
+    identity = StreamIdentity(
+        path, None, None, 0, manifest.rows, 7, "exact", 4, 2, fields, "error", 64, 0, None
     )
-    return replace(request, **changes)
+    return replace(identity, **changes)
 
 
 class OneReader:
@@ -43,27 +43,24 @@ class OneReader:
 
     Parameters
     ----------
-    request
+    identity
         Of the stream.
     folder
         Where its segments lie, as plain files.
     """
 
-    def __init__(self, request: StreamRequest, folder: Path, *, timeout: float = PATIENCE) -> None:
-        self.request = request
+    def __init__(
+        self, identity: StreamIdentity, folder: Path, *, timeout: float = PATIENCE
+    ) -> None:
+        self.identity = identity
         self._folder = folder
         self._news: asyncio.Queue[Any] = asyncio.Queue()
-        callbacks = ReaderCallbacks(
-            lambda stream: self._news.put_nowait("ready"),
-            lambda stream, *read: self._news.put_nowait(read),
-            lambda stream, error: self._news.put_nowait(error),
-        )
         loop = asyncio.get_running_loop()
-        self.readers = Readers(loop, callbacks, timeout=timeout, memory=1 << 30)
-        self.ring = self.segment("ring", request.layout.nbytes)
+        self.readers = ReaderPool(loop, timeout=timeout, memory=1 << 30)
+        self.ring = self.segment("ring", identity.ring.nbytes)
         self._share = None
-        if request.share:
-            self._share = self.segment("share", request.share_layout.nbytes)
+        if identity.share:
+            self._share = self.segment("share", identity.resident.nbytes)
 
     def segment(self, name: str, size: int) -> Path:
         """Make a segment of `size` bytes."""
@@ -72,9 +69,20 @@ class OneReader:
         return path
 
     async def __aenter__(self) -> OneReader:
-        share = None if self._share is None else str(self._share)
-        self.readers.start(1, self.request, str(self.ring), share)
+        self.start()
         return self
+
+    def start(self) -> None:
+        """Start the process."""
+        self.readers.start(
+            1,
+            self.identity,
+            str(self.ring),
+            None if self._share is None else str(self._share),
+            on_ready=lambda _: self._news.put_nowait("ready"),
+            on_read=lambda _, *read: self._news.put_nowait(read),
+            on_failed=lambda _, error: self._news.put_nowait(error),
+        )
 
     async def __aexit__(self, *_: object) -> None:
         self.readers.close()
@@ -114,6 +122,6 @@ class OneReader:
     def look(self, ring: Path, start: int, stop: int) -> tuple[Array, dict[str, Array]]:
         """Return the ids and values at positions in a ring."""
         data = np.frombuffer(ring.read_bytes(), np.uint8).copy()
-        where, layout = np.arange(start, stop) % self.request.slots, self.request.layout
+        where, layout = np.arange(start, stop) % self.identity.slots, self.identity.ring
         arrays = {name: array[where] for name, array in layout.arrays(data).items()}
         return layout.ids(data)[where], arrays

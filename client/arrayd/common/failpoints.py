@@ -72,9 +72,6 @@ POINTS = {
     "worker.chunk": "a chunk is written, more may come",
     "worker.answering": "a part is written, the daemon does not know",
     "worker.answered": "the message that a part is written was sent",
-    # a reader process
-    "reader.window": "a window was asked for, nothing of it is read",
-    "reader.read": "a window is in the ring, the daemon does not know",
     # a process that uses arrayd
     "client.forked": "a child was forked, and has no session yet",
     "client.opening": "the socket is to be opened",

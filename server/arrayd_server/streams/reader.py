@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from arrayd.common import failpoints
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import ArraydError, LoadError, to_wire
 from arrayd.wire.codec import pack, stream
@@ -91,13 +90,13 @@ class StreamReader:
         ArraydError
             The manifest, the row ids or the fields are not what the request says.
         """
-        request = task.request.understand()
-        manifest = manifest_of(request)
-        orders = Orders(selection_of(request, manifest), request)
-        fields = tuple(FieldRows(manifest, one, request.overflow) for one in request.fields)
+        identity = task.identity.understand()
+        manifest = manifest_of(identity)
+        orders = Orders(selection_of(identity, manifest), identity)
+        fields = tuple(FieldRows(manifest, one, identity.overflow) for one in identity.fields)
         share = None
-        if task.share is not None and request.share:
-            ring = Ring(task.share, request.share_layout)
+        if task.share is not None and identity.share:
+            ring = Ring(task.share, identity.resident)
             share = ResidentShare(ring.ids, ring.arrays)
         return cls(orders, fields, share)
 
@@ -133,8 +132,8 @@ class StreamReader:
         }
 
 
-class ReaderProcess:
-    """The process: tasks from the daemon, answers to it."""
+class TaskLoop:
+    """Takes tasks from the daemon, and answers them."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -167,16 +166,14 @@ class ReaderProcess:
                 self._ring = Ring(change.ring, self._layout, change.generation)
 
     def _start(self, task: ReaderTask) -> None:
-        self._layout = task.request.layout
+        self._layout = task.identity.ring
         self._ring = Ring(task.ring, self._layout)
         self._reader = StreamReader.of(task)
         self._send({"ready": PACKAGE_VERSION})
 
     def _read(self, task: WindowTask, ring: Ring) -> None:
         assert self._reader is not None
-        failpoints.hit("reader.window")
         stats = self._reader.read(task.start, task.stop, ring)
-        failpoints.hit("reader.read")
         done = WindowRead(ring.generation, task.start, task.stop, stats)
         self._send({"read": done.to_wire()})
 
@@ -221,7 +218,7 @@ def main() -> None:
         socket.socket(fileno=int(sys.argv[1])) as sock,
         contextlib.suppress(ConnectionResetError),
     ):
-        ReaderProcess(sock).run()
+        TaskLoop(sock).run()
     os._exit(0)  # a thread may be reading
 
 

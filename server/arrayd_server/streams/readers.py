@@ -3,7 +3,7 @@
 Each stream has one. A reader that dies, hangs or talks nonsense fails its stream. The failure is
 reported once the process is dead, for only then is it sure that it writes no more into the ring;
 or after `EXIT_GRACE`, for SIGKILL does not end a process in uninterruptible sleep (a dead NFS).
-Nothing is ever waited for, but in `Readers.close`.
+Nothing is ever waited for, but in `ReaderPool.close`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from arrayd.errors import (
 from arrayd.wire.codec import pack, stream
 from arrayd.wire.protocol import PACKAGE_VERSION
 from arrayd_server.loading.own_process import cause, spawn
+from arrayd_server.stream_identity import StreamIdentity
 from arrayd_server.streams.messages import (
     ReaderTask,
     RingTask,
-    StreamRequest,
     WindowRead,
     WindowTask,
     checked,
@@ -53,37 +53,31 @@ EXIT_GRACE = 2.0
 """Seconds that the death of a killed reader is waited for before its failure is reported."""
 
 CLOSE_TIMEOUT = 2.0
-"""Seconds that `Readers.close` waits for killed readers."""
+"""Seconds that `ReaderPool.close` waits for killed readers."""
 
 _MAX_INBOX = 1 << 20
-_STARTING = (0, -1)  # in `Reader.deadlines`: not a window, but the start
+_STARTING = (0, -1)  # in `ReaderProcess.deadlines`: not a window, but the start
 
 
-@dataclass(frozen=True, slots=True)
-class ReaderCallbacks:
-    """Where news of streams goes.
+OnReady = Callable[[int], None]
+"""``on_ready(stream)``: the reader has looked at the manifest, and can be given windows."""
 
-    Parameters
-    ----------
-    ready
-        ``ready(stream)``: it has read the manifest, and can be given windows.
-    read
-        ``read(stream, generation, start, stop, stats)``: a window is in its ring.
-    failed
-        ``failed(stream, error)``: nothing more comes of it.
-    """
+OnRead = Callable[[int, int, int, int, Mapping[str, int]], None]
+"""``on_read(stream, generation, start, stop, stats)``: see `WindowRead`."""
 
-    ready: Callable[[int], None]
-    read: Callable[[int, int, int, int, Mapping[str, int]], None]
-    failed: Callable[[int, ArraydError], None]
+OnFailed = Callable[[int, ArraydError], None]
+"""``on_failed(stream, error)``: nothing more comes of it."""
 
 
 @dataclass(eq=False)
-class Reader:
+class ReaderProcess:
     """A reader process, and until when it is to answer: by generation and start of a window."""
 
     stream: int
     words: str
+    on_ready: OnReady
+    on_read: OnRead
+    on_failed: OnFailed
     process: subprocess.Popen[bytes]
     pidfd: int
     sock: socket.socket
@@ -96,13 +90,11 @@ class Reader:
     detached: bool = False
 
 
-class Readers:
+class ReaderPool:
     """The readers of all streams.
 
     Parameters
     ----------
-    callbacks
-        Where news goes; called from the loop.
     timeout
         Seconds in which a reader must be ready, and a window be read.
     memory
@@ -112,34 +104,47 @@ class Readers:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        callbacks: ReaderCallbacks,
         *,
         timeout: float,
         memory: int,
     ) -> None:
         self._loop = loop
-        self._on = callbacks
         self._timeout = timeout
         self._memory = memory
-        self._readers: dict[int, Reader] = {}
-        self._ending: set[Reader] = set()
+        self._readers: dict[int, ReaderProcess] = {}
+        self._ending: set[ReaderProcess] = set()
 
-    def start(self, stream: int, request: StreamRequest, ring: str, share: str | None) -> None:
-        """Start the reader of a stream, to fill the segment at the path `ring`."""
+    def start(
+        self,
+        stream: int,
+        identity: StreamIdentity,
+        segment_path: str,
+        share_path: str | None,
+        *,
+        on_ready: OnReady,
+        on_read: OnRead,
+        on_failed: OnFailed,
+    ) -> None:
+        """Start the reader of a stream: its ring is in one segment, its resident share in another.
+
+        The callbacks are called from the loop.
+        """
+        words = f"the stream of {identity}"
         try:
-            process, pidfd, sock = spawn(PROGRAM, self._memory)
+            process = spawn(PROGRAM, self._memory)
         except OSError as error:
             failure = LoadError(
-                f"The daemon can start no process to read {request}: {error.strerror}. Processes, "
+                f"The daemon can start no process to read {words}: {error.strerror}. Processes, "
                 "descriptors or memory are exhausted there; open it again when some are free."
             )
-            self._loop.call_soon(self._on.failed, stream, failure)
+            self._loop.call_soon(on_failed, stream, failure)
             return
-        reader = self._readers[stream] = Reader(stream, str(request), process, pidfd, sock)
-        self._loop.add_reader(sock, self._on_readable, reader)
-        self._loop.add_reader(pidfd, self._on_death, reader)
+        reader = ReaderProcess(stream, words, on_ready, on_read, on_failed, *process)
+        self._readers[stream] = reader
+        self._loop.add_reader(reader.sock, self._on_readable, reader)
+        self._loop.add_reader(reader.pidfd, self._on_death, reader)
         self._limit_time(reader, _STARTING)
-        self._send(reader, "start", ReaderTask(request, ring, share).to_wire())
+        self._send(reader, "start", ReaderTask(identity, segment_path, share_path).to_wire())
 
     def read(self, stream: int, start: int, stop: int) -> None:
         """Have a window read into the present ring."""
@@ -149,12 +154,12 @@ class Readers:
             task = WindowTask(reader.generation, start, stop)
             self._send(reader, "window", task.to_wire())
 
-    def change_ring(self, stream: int, generation: int, ring: str) -> None:
+    def change_ring(self, stream: int, segment_path: str, generation: int) -> None:
         """Have the windows that are asked for from now on read into another segment."""
         reader = self._readers.get(stream)
         if reader is not None:
             reader.generation = generation
-            self._send(reader, "ring", RingTask(generation, ring).to_wire())
+            self._send(reader, "ring", RingTask(generation, segment_path).to_wire())
 
     def stop(self, stream: int) -> None:
         """End the reader of a stream; nothing is heard of it any more."""
@@ -178,12 +183,12 @@ class Readers:
 
     # ---- to and from a reader ------------------------------------------------------------
 
-    def _send(self, reader: Reader, op: str, task: Mapping[str, Any]) -> None:
+    def _send(self, reader: ReaderProcess, op: str, task: Mapping[str, Any]) -> None:
         """Send now, or when its socket has room: a reader that is stopped must not block us."""
         reader.outbox += pack({"op": op, **task})
         self._flush(reader)
 
-    def _flush(self, reader: Reader) -> None:
+    def _flush(self, reader: ReaderProcess) -> None:
         with contextlib.suppress(BlockingIOError):
             try:
                 del reader.outbox[: reader.sock.send(reader.outbox)]
@@ -194,7 +199,7 @@ class Readers:
         else:
             self._loop.remove_writer(reader.sock)
 
-    def _on_readable(self, reader: Reader) -> None:
+    def _on_readable(self, reader: ReaderProcess) -> None:
         try:
             data = reader.sock.recv(1 << 16)
         except BlockingIOError:
@@ -216,32 +221,32 @@ class Readers:
             if not reader.detached:
                 self._on_answer(reader, kind, answer)
 
-    def _on_answer(self, reader: Reader, kind: str, answer: Any) -> None:
+    def _on_answer(self, reader: ReaderProcess, kind: str, answer: Any) -> None:
         if kind == "err":
             self._fail(reader, from_wire(answer))
         elif kind == "ready":
             self._in_time(reader, _STARTING)
             if answer == PACKAGE_VERSION:
-                self._on.ready(reader.stream)
+                reader.on_ready(reader.stream)
             else:
                 self._fail(reader, _other_version(reader, answer))
         else:
             assert isinstance(answer, WindowRead)
             self._in_time(reader, (answer.generation, answer.start))
             place = (answer.generation, answer.start, answer.stop)
-            self._on.read(reader.stream, *place, answer.stats)
+            reader.on_read(reader.stream, *place, answer.stats)
 
     # ---- time, and ends ------------------------------------------------------------------
 
-    def _limit_time(self, reader: Reader, what: tuple[int, int]) -> None:
+    def _limit_time(self, reader: ReaderProcess, what: tuple[int, int]) -> None:
         reader.deadlines[what] = self._loop.call_later(self._timeout, self._overdue, reader)
 
-    def _in_time(self, reader: Reader, what: tuple[int, int]) -> None:
+    def _in_time(self, reader: ReaderProcess, what: tuple[int, int]) -> None:
         deadline = reader.deadlines.pop(what, None)
         if deadline is not None:
             deadline.cancel()
 
-    def _overdue(self, reader: Reader) -> None:
+    def _overdue(self, reader: ReaderProcess) -> None:
         self._fail(
             reader,
             LoadTimeout(
@@ -250,20 +255,20 @@ class Readers:
             ),
         )
 
-    def _fail(self, reader: Reader, error: ArraydError | None) -> None:
+    def _fail(self, reader: ReaderProcess, error: ArraydError | None) -> None:
         """Fail a stream when its reader is dead; without an error, with the cause of the death."""
         reader.error = error
         self._end(reader)
         reader.grace = self._loop.call_later(EXIT_GRACE, self._report, reader, None)
 
-    def _end(self, reader: Reader) -> None:
+    def _end(self, reader: ReaderProcess) -> None:
         """Kill a reader, and listen to it no more."""
         self._detach(reader)
         if reader.grace is not None:
             reader.grace.cancel()
         reader.process.kill()
 
-    def _detach(self, reader: Reader) -> None:
+    def _detach(self, reader: ReaderProcess) -> None:
         """Listen to a reader no more; what is left is to wait for its death."""
         if not reader.detached:
             reader.detached = True
@@ -274,7 +279,7 @@ class Readers:
             reader.sock.close()
             self._ending.add(reader)
 
-    def _on_death(self, reader: Reader) -> None:
+    def _on_death(self, reader: ReaderProcess) -> None:
         self._loop.remove_reader(reader.pidfd)
         if not reader.detached:  # with its last words unread
             self._on_readable(reader)
@@ -286,14 +291,14 @@ class Readers:
             reader.grace.cancel()
         self._report(reader, code)
 
-    def _report(self, reader: Reader, code: int | None) -> None:
+    def _report(self, reader: ReaderProcess, code: int | None) -> None:
         """Say that a stream has failed, unless it was stopped."""
         if self._readers.get(reader.stream) is not reader:
             return
         del self._readers[reader.stream]
-        self._on.failed(reader.stream, reader.error or self._crashed(reader, code))
+        reader.on_failed(reader.stream, reader.error or self._crashed(reader, code))
 
-    def _crashed(self, reader: Reader, code: int | None) -> LoaderCrashed:
+    def _crashed(self, reader: ReaderProcess, code: int | None) -> LoaderCrashed:
         why = "it does not end" if code is None else cause(code)
         log.warning("reader %d ended (%s)", reader.process.pid, why)
         return LoaderCrashed(
@@ -305,7 +310,7 @@ class Readers:
         )
 
 
-def _other_version(reader: Reader, version: str) -> ProtocolMismatch:
+def _other_version(reader: ReaderProcess, version: str) -> ProtocolMismatch:
     return ProtocolMismatch(
         f"{reader.words} is not read: this daemon (pid {os.getpid()}) is arrayd {PACKAGE_VERSION}, "
         f"but arrayd {version[:40]} has been installed since. `kill -USR1 {os.getpid()}` ends it "

@@ -13,32 +13,33 @@ from arrayd.errors import SourceChanged, SpecMismatch
 from arrayd.samples.manifest import Field, Manifest
 from arrayd.samples.order import EpochOrder
 from arrayd.samples.selection import Rows
+from arrayd.wire import dtypes
 from arrayd_server.loaders.dataset.decoded import DecodedRows
 from arrayd_server.loaders.dataset.manifests import AGAIN, ids_at, manifest_at, stat_of
 from arrayd_server.loaders.dataset.open_files import NotAddressed
 from arrayd_server.loaders.dataset.rows import Ids, Placer, ReadStats, RowReader
 from arrayd_server.loaders.dataset.runs import Int64
 from arrayd_server.loaders.validation import os_errors
-from arrayd_server.streams.messages import StreamField, StreamRequest
+from arrayd_server.stream_identity import StreamField, StreamIdentity
 
 
-def manifest_of(request: StreamRequest) -> Manifest:
+def manifest_of(identity: StreamIdentity) -> Manifest:
     """Return the manifest, in the state that the client saw.
 
     Raises
     ------
     SourceNotFound, SourceChanged, BadFile
     """
-    with os_errors(request.manifest):
-        stat = stat_of(os.stat(request.manifest))
-    if request.stat is not None and stat != request.stat:
+    with os_errors(identity.manifest):
+        stat = stat_of(os.stat(identity.manifest))
+    if identity.stat is not None and stat != tuple(identity.stat):
         raise SourceChanged(
-            f"{request.manifest} is another file than when the stream was asked for: {AGAIN}."
+            f"{identity.manifest} is another file than when the stream was asked for: {AGAIN}."
         )
-    return manifest_at(request.manifest)
+    return manifest_at(identity.manifest)
 
 
-def selection_of(request: StreamRequest, manifest: Manifest) -> Rows:
+def selection_of(identity: StreamIdentity, manifest: Manifest) -> Rows:
     """Return the rows of an epoch.
 
     Raises
@@ -46,12 +47,12 @@ def selection_of(request: StreamRequest, manifest: Manifest) -> Rows:
     SpecMismatch, SourceNotFound, BadFile
         They are not rows of this dataset.
     """
-    if request.ids is None:
-        return Rows(manifest.rows, request.start, request.stop)
-    rows = Rows.of(ids_at(request.ids), manifest.rows)[request.start : request.stop]
-    if len(rows) != request.rows:
+    if identity.ids is None:
+        return Rows(manifest.rows, identity.start, identity.stop)
+    rows = Rows.of(ids_at(identity.ids), manifest.rows)[identity.start : identity.stop]
+    if len(rows) != identity.rows:
         raise SpecMismatch(
-            f"{request.ids} has not the row ids from {request.start} to {request.stop}: {AGAIN}."
+            f"{identity.ids} has not the row ids from {identity.start} to {identity.stop}: {AGAIN}."
         )
     return rows
 
@@ -61,13 +62,13 @@ class Orders:
 
     Parameters
     ----------
-    rows, request
+    rows, identity
         The selection, and how it is shuffled.
     """
 
-    def __init__(self, rows: Rows, request: StreamRequest) -> None:
+    def __init__(self, rows: Rows, identity: StreamIdentity) -> None:
         self.rows = rows
-        self._request = request
+        self._identity = identity
         self._lock = threading.Lock()
         self._orders: dict[int, EpochOrder] = {}
         self._sorter = ThreadPoolExecutor(1, thread_name_prefix="order")
@@ -90,7 +91,7 @@ class Orders:
 
     def _of(self, epoch: int) -> EpochOrder:
         """Return the order of an epoch; a new one is sorted while others are used."""
-        request = self._request
+        identity = self._identity
         with self._lock:
             if epoch not in self._orders:
                 self._orders = {
@@ -98,11 +99,11 @@ class Orders:
                 }
                 self._orders[epoch] = EpochOrder(
                     self.rows,
-                    request.seed,
+                    identity.seed,
                     epoch,
-                    request.kind,
-                    block=request.block,
-                    buffer=request.buffer,
+                    identity.kind,
+                    block=identity.block,
+                    buffer=identity.buffer,
                 )
                 self._sorter.submit(self._orders[epoch].prepare)
             return self._orders[epoch]
@@ -127,9 +128,10 @@ class FieldRows:
     def __init__(self, manifest: Manifest, wanted: StreamField, overflow: str) -> None:
         one = _field(manifest, wanted)
         self.name = one.name
-        self._placer = Placer(manifest, one, wanted.target, overflow)
+        target = _dtype(wanted.descr if wanted.cast is None else wanted.cast)
+        self._placer = Placer(manifest, one, target, overflow)
         self._decoded = DecodedRows(manifest, one, self._placer)
-        self._in_place: RowReader | None = RowReader(manifest, one, wanted.target, overflow)
+        self._in_place: RowReader | None = RowReader(manifest, one, target, overflow)
 
     def read(self, ids: Ids, out: np.ndarray[Any, Any], where: Int64) -> ReadStats:
         """Read rows into their places, as `RowReader.read`."""
@@ -143,11 +145,21 @@ class FieldRows:
 
 
 def _field(manifest: Manifest, wanted: StreamField) -> Field:
+    dtype = _dtype(wanted.descr)
     for one in manifest.fields:
-        if (one.name, one.dtype, one.row_shape) == (wanted.name, wanted.dtype, wanted.row_shape):
+        if (one.name, one.dtype, one.row_shape) == (wanted.name, dtype, tuple(wanted.row_shape)):
             return one
     known = ", ".join(f"{one.name} ({one.dtype} {one.row_shape})" for one in manifest.fields)
     raise SpecMismatch(
-        f"The dataset has no field {wanted.name} of {wanted.dtype} {wanted.row_shape}, but "
+        f"The dataset has no field {wanted.name} of {dtype} {wanted.row_shape}, but "
         f"{known}: {AGAIN}."
     )
+
+
+def _dtype(descr: Any) -> np.dtype[Any]:
+    """Return the dtype of a description that has come over the wire, with lists for tuples."""
+    return dtypes.from_descr(_tuples(descr))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value

@@ -27,7 +27,7 @@ from arrayd_server.streams import readers
 from arrayd_server.streams.messages import WindowRead, WindowTask, checked
 from arrayd_server.streams.share import ResidentShare
 from tests.support.datasets import make_dataset, stats_of, write_chunked, write_hdf5, write_npy
-from tests.support.streams import OneReader, request_of
+from tests.support.streams import OneReader, identity_of
 
 Array = np.ndarray[Any, Any]
 
@@ -70,7 +70,7 @@ def test_it_reads_windows_over_epochs(tmp_path: Path) -> None:
     manifest, x, y = two_fields(tmp_path)
 
     async def work() -> None:
-        async with OneReader(request_of(manifest, tmp_path), tmp_path) as reader:
+        async with OneReader(identity_of(manifest, tmp_path), tmp_path) as reader:
             for start, stop in [(0, 1), (1, 40), (40, 100), (100, 164), (290, 300), (300, 330)]:
                 ids, values, stats = await reader.window(start, stop)
                 epoch, at = divmod(start, 100)
@@ -90,12 +90,12 @@ def test_two_windows_at_a_time(tmp_path: Path) -> None:
     manifest, x, _ = two_fields(tmp_path)
 
     async def work() -> None:
-        async with OneReader(request_of(manifest, tmp_path), tmp_path) as reader:
+        async with OneReader(identity_of(manifest, tmp_path), tmp_path) as reader:
             assert await reader.news() == "ready"
             reader.readers.read(1, 0, 16)
             reader.readers.read(1, 16, 32)
-            other = reader.segment("other", reader.request.layout.nbytes)
-            reader.readers.change_ring(1, 1, str(other))
+            other = reader.segment("other", reader.identity.ring.nbytes)
+            reader.readers.change_ring(1, str(other), 1)
             reader.readers.read(1, 16, 40)
             places = {(await reader.news())[:3] for _ in range(3)}
             assert places == {(0, 0, 16), (0, 16, 32), (1, 16, 40)}
@@ -117,11 +117,11 @@ def test_a_selection_cast(tmp_path: Path) -> None:
     manifest, x, _ = two_fields(tmp_path)
     ids = np.arange(1, 100, 3)
     np.save(tmp_path / "ids.npy", ids)
-    request = request_of(manifest, tmp_path, cast="f4", start=5, stop=25)
-    request = replace(request, ids=str(tmp_path / "ids.npy"))
+    identity = identity_of(manifest, tmp_path, cast="f4", start=5, stop=25)
+    identity = replace(identity, ids=str(tmp_path / "ids.npy"))
 
     async def work() -> None:
-        async with OneReader(request, tmp_path) as reader:
+        async with OneReader(identity, tmp_path) as reader:
             found, values, _ = await reader.window(20, 40)
             np.testing.assert_array_equal(found, order_of(20, 1, Rows.of(ids[5:25], 100)))
             assert values["x"].dtype == np.dtype("f4")
@@ -135,7 +135,7 @@ def test_the_resident_share(tmp_path: Path) -> None:
     manifest, x, y = two_fields(tmp_path)
 
     async def work() -> None:
-        async with OneReader(request_of(manifest, tmp_path, share=30), tmp_path) as reader:
+        async with OneReader(identity_of(manifest, tmp_path, share=30), tmp_path) as reader:
             await reader.window(80, 100)  # an epoch that begins late has some of them
             from_share = []
             for epoch in (1, 2, 3):
@@ -176,7 +176,7 @@ def test_files_that_are_decoded(kinds: str, tmp_path: Path) -> None:
     manifest = Manifest(100, (Field("x", np.dtype("f8"), (5,), member="x"),), (files,), {})
 
     async def work() -> None:
-        async with OneReader(request_of(manifest, tmp_path), tmp_path) as reader:
+        async with OneReader(identity_of(manifest, tmp_path), tmp_path) as reader:
             for start in (0, 50):
                 ids, values, _ = await reader.window(start, start + 50)
                 np.testing.assert_array_equal(values["x"], np.concatenate(arrays)[ids])
@@ -189,7 +189,7 @@ def test_a_file_is_truncated(tmp_path: Path) -> None:
     manifest = make_dataset(tmp_path, "npy", arrays_of(400, 400))
 
     async def work() -> None:
-        async with OneReader(request_of(manifest, tmp_path), tmp_path) as reader:
+        async with OneReader(identity_of(manifest, tmp_path), tmp_path) as reader:
             await reader.window(0, 20)
             os.truncate(manifest.files[0].path(1), 3000)
             with pytest.raises(SourceChanged, match=r"npy1\.npy.*make the dataset again"):
@@ -201,10 +201,10 @@ def test_a_file_is_truncated(tmp_path: Path) -> None:
 def test_a_value_that_does_not_fit(tmp_path: Path) -> None:
     """The error names field, row, file and value."""
     manifest = make_dataset(tmp_path, "npy", arrays_of(100))
-    request = request_of(manifest, tmp_path, cast="u1")
+    identity = identity_of(manifest, tmp_path, cast="u1")
 
     async def work() -> None:
-        async with OneReader(request, tmp_path) as reader:
+        async with OneReader(identity, tmp_path) as reader:
             with pytest.raises(CastError, match=r"Field 'x', row \d+ \(.*npy0\.npy\).*value \d+"):
                 await reader.window(0, 50)
 
@@ -225,7 +225,7 @@ def test_requests_that_cannot_be(changes: Any, error: Any, words: str, tmp_path:
     manifest, _, _ = two_fields(tmp_path)
 
     async def work() -> None:
-        async with OneReader(request_of(manifest, tmp_path, **changes), tmp_path) as reader:
+        async with OneReader(identity_of(manifest, tmp_path, **changes), tmp_path) as reader:
             news = await reader.news()
             if error is None:
                 assert news == "ready"
@@ -241,11 +241,11 @@ def test_requests_that_cannot_be(changes: Any, error: Any, words: str, tmp_path:
 def test_a_field_that_is_another(tmp_path: Path) -> None:
     """A field of another type than the manifest says is refused, with those there are."""
     manifest, _, _ = two_fields(tmp_path)
-    request = request_of(manifest, tmp_path)
-    request = replace(request, fields=(replace(request.fields[0], row_shape=(6,)),))
+    identity = identity_of(manifest, tmp_path)
+    identity = replace(identity, fields=(replace(identity.fields[0], row_shape=(6,)),))
 
     async def work() -> None:
-        async with OneReader(request, tmp_path) as reader:
+        async with OneReader(identity, tmp_path) as reader:
             error = await reader.failure()
             assert isinstance(error, SpecMismatch)
             assert "no field x of float64 (6,), but x (float64 (5,)), y" in str(error)
@@ -258,14 +258,14 @@ def test_a_reader_that_is_killed(tmp_path: Path) -> None:
     manifest, _, _ = two_fields(tmp_path)
 
     async def work() -> None:
-        async with OneReader(request_of(manifest, tmp_path), tmp_path) as reader:
+        async with OneReader(identity_of(manifest, tmp_path), tmp_path) as reader:
             await reader.window(0, 10)
             os.kill(reader.pid, signal.SIGSEGV)
             error = await reader.failure()
             assert isinstance(error, LoaderCrashed)
             assert "SIGSEGV" in str(error)
             assert error.details["signal"] == signal.SIGSEGV
-            reader.readers.start(1, reader.request, str(reader.ring), None)
+            reader.start()
             await reader.window(10, 20)
 
     run(work())
@@ -276,7 +276,7 @@ def test_a_reader_that_hangs(tmp_path: Path) -> None:
     manifest, _, _ = two_fields(tmp_path)
 
     async def work() -> None:
-        async with OneReader(request_of(manifest, tmp_path), tmp_path, timeout=3) as reader:
+        async with OneReader(identity_of(manifest, tmp_path), tmp_path, timeout=3) as reader:
             await reader.window(0, 10)
             pid = reader.pid
             os.kill(pid, signal.SIGSTOP)
@@ -294,7 +294,7 @@ def test_a_reader_that_is_stopped(tmp_path: Path) -> None:
     manifest, _, _ = two_fields(tmp_path)
 
     async def work() -> None:
-        async with OneReader(request_of(manifest, tmp_path), tmp_path) as reader:
+        async with OneReader(identity_of(manifest, tmp_path), tmp_path) as reader:
             await reader.window(0, 10)
             pid = reader.pid
             reader.readers.read(1, 10, 20)
@@ -324,7 +324,7 @@ def test_what_is_no_reader(
     manifest, _, _ = two_fields(tmp_path)
 
     async def work() -> None:
-        async with OneReader(request_of(manifest, tmp_path), tmp_path) as reader:
+        async with OneReader(identity_of(manifest, tmp_path), tmp_path) as reader:
             found = await reader.failure()
             assert type(found) is error
             assert words in str(found)
@@ -342,7 +342,7 @@ def test_no_process_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     manifest, _, _ = two_fields(tmp_path)
 
     async def work() -> None:
-        async with OneReader(request_of(manifest, tmp_path), tmp_path) as reader:
+        async with OneReader(identity_of(manifest, tmp_path), tmp_path) as reader:
             error = await reader.failure()
             assert type(error) is LoadError
             assert "Resource temporarily unavailable" in str(error)
