@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from arrayd.datasets.field_files import FieldFiles
 from arrayd.errors import AccessDenied, ArraydError, BadFile, SourceNotFound
-from arrayd.samples.manifest import Manifest
+from arrayd.samples.manifest import Manifest, signed
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
@@ -58,7 +58,7 @@ def stated(wanted: Sequence[FieldFiles]) -> list[ScannedField]:
     bad: dict[str, ArraydError] = {}
     fields = []
     for one in wanted:
-        names = b"".join(os.fsencode(path) + b"\0" for path in one.paths)
+        names = os.fsencode("\0".join(one.paths) + "\0")
         if names not in known:
             known[names] = _stats(one.paths, bad)
         rows = np.full(len(one.paths), UNKNOWN, np.int64)
@@ -70,6 +70,7 @@ def stated(wanted: Sequence[FieldFiles]) -> list[ScannedField]:
 def _stats(paths: Sequence[str], bad: dict[str, ArraydError]) -> Int64:
     """Return dev, ino, size, mtime_ns and ctime_ns of files, int64 ``(files, 5)``."""
     values = array("q")
+    extend = values.extend
     for path in paths:
         try:
             info = os.stat(path)
@@ -79,14 +80,8 @@ def _stats(paths: Sequence[str], bad: dict[str, ArraydError]) -> Int64:
         except (OSError, ValueError, BadFile) as error:
             bad.setdefault(path, explained(path, error))
             continue
-        place = (info.st_dev, info.st_ino)
-        values.extend((*map(_signed, place), info.st_size, info.st_mtime_ns, info.st_ctime_ns))
+        extend((info.st_dev, signed(info.st_ino), info.st_size, info.st_mtime_ns, info.st_ctime_ns))
     return np.frombuffer(values, np.int64).reshape(-1, 5)
-
-
-def _signed(number: int) -> int:
-    """Return an unsigned number of 64 bits as the signed one of the same bits."""
-    return number - (1 << 64) if number >= 1 << 63 else number
 
 
 def explained(path: str, error: Exception) -> ArraydError:

@@ -291,4 +291,9 @@ class Manifest:
 
 def changed(files: Files, number: int, stat: Sequence[int]) -> bool:
     """Say whether a file has another `stat` (as in `Files.stats`) than when it was scanned."""
-    return bool(files.stats[number].tolist() != list(stat))
+    return bool(files.stats[number].tolist() != [*map(signed, stat)])
+
+
+def signed(number: int) -> int:
+    """Return an inode number, of 64 bits on some file systems, as the int64 of these bits."""
+    return number - (1 << 64) if number >= 1 << 63 else number

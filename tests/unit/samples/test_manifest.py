@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arrayd.errors import BadFile, ProtocolMismatch
-from arrayd.samples.manifest import Field, Files, Manifest, changed
+from arrayd.samples.manifest import Field, Files, Manifest, changed, signed
 from arrayd.wire.codec import pack
 
 
@@ -91,6 +91,15 @@ def test_a_changed_file_is_seen() -> None:
     stat = files.stats[0].tolist()
     assert not changed(files, 0, stat)
     assert all(changed(files, 0, [*stat[:i], stat[i] + 1, *stat[i + 1 :]]) for i in range(5))
+
+
+def test_an_inode_may_have_64_bits() -> None:
+    """It is kept as the int64 of these bits, and found equal."""
+    files = files_of(4)
+    files.stats[0, 1] = signed(2**64 - 5)
+    stat = files.stats[0].tolist()
+    assert not changed(files, 0, [stat[0], 2**64 - 5, *stat[2:]])
+    assert changed(files, 0, [stat[0], 2**64 - 6, *stat[2:]])
 
 
 def test_what_is_no_manifest_is_refused(tmp_path: Path) -> None:
