@@ -93,7 +93,10 @@ class StreamReader:
         identity = task.identity.understand()
         manifest = manifest_of(identity)
         orders = Orders(selection_of(identity, manifest), identity)
-        fields = tuple(FieldRows(manifest, one, identity.overflow) for one in identity.fields)
+        folder = identity.scratch or os.path.dirname(identity.manifest)
+        fields = tuple(
+            FieldRows(manifest, one, identity.overflow, folder) for one in identity.fields
+        )
         share = None
         if task.share is not None and identity.share:
             ring = Ring(task.share, identity.resident)

@@ -14,13 +14,13 @@ from arrayd.samples.manifest import Field, Manifest
 from arrayd.samples.order import EpochOrder
 from arrayd.samples.selection import Rows
 from arrayd.wire import dtypes
-from arrayd_server.loaders.dataset.decoded import DecodedRows
 from arrayd_server.loaders.dataset.manifests import AGAIN, ids_at, manifest_at, stat_of
 from arrayd_server.loaders.dataset.open_files import NotAddressed
-from arrayd_server.loaders.dataset.rows import Ids, Placer, ReadStats, RowReader
+from arrayd_server.loaders.dataset.rows import Ids, ReadStats, RowReader
 from arrayd_server.loaders.dataset.runs import Int64
 from arrayd_server.loaders.validation import os_errors
 from arrayd_server.stream_identity import StreamField, StreamIdentity
+from arrayd_server.streams.pack import PackedRows
 
 
 def manifest_of(identity: StreamIdentity) -> Manifest:
@@ -110,7 +110,7 @@ class Orders:
 
 
 class FieldRows:
-    """Reads rows of one field: in place if they lie so in the files, else by decoding.
+    """Reads rows of one field: in place if they lie so in the files, else from a pack.
 
     Parameters
     ----------
@@ -118,6 +118,8 @@ class FieldRows:
         The dataset, and the field as the stream is to have it.
     overflow
         As in `Source.overflow`.
+    folder
+        For the pack.
 
     Raises
     ------
@@ -125,23 +127,31 @@ class FieldRows:
         The manifest has no such field, or there is no such cast.
     """
 
-    def __init__(self, manifest: Manifest, wanted: StreamField, overflow: str) -> None:
-        one = _field(manifest, wanted)
+    def __init__(self, manifest: Manifest, wanted: StreamField, overflow: str, folder: str) -> None:
+        self._field = one = _field(manifest, wanted)
         self.name = one.name
-        target = _dtype(wanted.descr if wanted.cast is None else wanted.cast)
-        self._placer = Placer(manifest, one, target, overflow)
-        self._decoded = DecodedRows(manifest, one, self._placer)
-        self._in_place: RowReader | None = RowReader(manifest, one, target, overflow)
+        self._manifest = manifest
+        self._target = _dtype(wanted.descr if wanted.cast is None else wanted.cast)
+        self._overflow = overflow
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._rows: RowReader | PackedRows = RowReader(manifest, one, self._target, overflow)
 
     def read(self, ids: Ids, out: np.ndarray[Any, Any], where: Int64) -> ReadStats:
-        """Read rows into their places, as `RowReader.read`."""
-        reader = self._in_place
-        if reader is not None:
-            try:
-                return reader.read(ids, out, where)
-            except NotAddressed:  # nor will the others be, or not all
-                self._in_place = None
-        return self._decoded.read(ids, out, where)
+        """Read rows into their places, as `RowReader.read` and `PackedRows.read`."""
+        try:
+            return self._rows.read(ids, out, where)
+        except NotAddressed:
+            return self._packed().read(ids, out, where)
+
+    def _packed(self) -> PackedRows:
+        """Read from a pack from now on: if one file must be decoded, all may have to be."""
+        with self._lock:
+            if not isinstance(self._rows, PackedRows):
+                self._rows = PackedRows(
+                    self._manifest, self._field, self._target, self._overflow, self._folder
+                )
+            return self._rows
 
 
 def _field(manifest: Manifest, wanted: StreamField) -> Field:

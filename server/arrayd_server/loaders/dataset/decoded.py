@@ -8,7 +8,6 @@ and those of one file with the file opened once.
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import lru_cache
@@ -31,9 +30,6 @@ Array = np.ndarray[Any, Any]
 
 Keep = Callable[[int, Array], None]
 """Takes decoded rows, as in the file: the id of the first, and ``(k, *row_shape)``."""
-
-_DECODING = threading.Lock()
-"""libhdf5 does one thing at a time, and finds files by the process's working directory."""
 
 
 class DecodedRows:
@@ -88,7 +84,7 @@ class DecodedRows:
         """Yield blocks of the units that these rows of a file are in, and where each begins."""
         if self._whole is not None:
             block = np.zeros((1, *self._field.row_shape), self._field.dtype)
-            with _DECODING:
+            with file_rows.ONE_AT_A_TIME:
                 self._whole.read(number, block)
             yield 0, block
             return
@@ -96,7 +92,7 @@ class DecodedRows:
         source = recognised(self._manifest.source_of(self._field, number))
         source = file_rows.with_rows(source, self._field)
         stat = tuple(self._files.stats[number].tolist())
-        with _DECODING:
+        with file_rows.ONE_AT_A_TIME:
             edges = _unit_edges(source, stat, self._field)
             units = np.unique(np.searchsorted(edges, rows, side="right") - 1)
             parts = [(int(edges[unit]), int(edges[unit + 1])) for unit in units]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -32,6 +33,9 @@ Array = np.ndarray[Any, Any]
 BLOCK_BYTES = 4 << 20
 """Aim for a block of a Fortran-ordered array, which is transposed in memory."""
 
+
+ONE_AT_A_TIME = threading.Lock()
+"""For threads: libhdf5 finds files by the working directory, and does one thing at a time."""
 
 _BY_ROWS = ("npy", "raw", "hdf5")
 """Formats that find a row without reading those before it."""

@@ -7,6 +7,7 @@ from a set larger than memory would push out everything else, and not be found t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -143,31 +144,26 @@ class OpenFiles:
                 check_file(self._files, number, stat_of(found))
                 base = self._base(number)
                 align = self._alignment(fd, found.st_dev)
-                if not align:
-                    fcntl.fcntl(fd, fcntl.F_SETFL, _FLAGS)  # without O_DIRECT
-                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
             except BaseException:
                 os.close(fd)
                 raise
         return OpenFile(number, fd, align, base)
 
     def _descriptor(self, path: str, number: int) -> int:
-        for flags in (_FLAGS | os.O_DIRECT, _FLAGS) if self._direct else (_FLAGS,):
-            try:
-                return os.open(path, flags)
-            except OSError as error:
-                if error.errno == errno.EINVAL and flags != _FLAGS:
-                    continue  # the file system has no O_DIRECT
-                raise missing(self._files, number, self._field, error) from None
-        raise AssertionError
+        try:
+            return os.open(path, _FLAGS)
+        except OSError as error:
+            raise missing(self._files, number, self._field, error) from None
 
     def _alignment(self, fd: int, device: int) -> int:
-        """Return in what multiples a file can be read past the page cache; 0: in none."""
-        if not self._direct:
+        """Have a file read past the page cache, if that can be done; return `OpenFile.align`."""
+        if not self._direct or self._alignments.get(device) == 0:
+            through_cache(fd)
             return 0
         if device not in self._alignments:
-            found = (align for align in _ALIGNMENTS if _can_read(fd, align))
-            self._alignments[device] = next(found, 0)
+            self._alignments[device] = past_cache(fd)
+        else:
+            _set_direct(fd)
         return self._alignments[device]
 
     def _base(self, number: int) -> int:
@@ -177,16 +173,38 @@ class OpenFiles:
             module = formats.load_format(source.resolved_format())
             if self._field.whole_files or not isinstance(module, Addressed):
                 raise NotAddressed(number)
-            plan = formats.look(file_rows.with_rows(source, self._field))
+            with file_rows.ONE_AT_A_TIME:
+                plan = formats.look(file_rows.with_rows(source, self._field))
+                address = module.address(source, plan)
             file_rows.check_spec(source, self._field, plan)
             count = int(self._files.starts[number + 1] - self._files.starts[number])
             if plan.shape[0] != count:
                 raise file_rows.other_rows(source, plan.shape[0], count)
-            address = module.address(source, plan)
             if address is None:
                 raise NotAddressed(number)
             self._bases[number] = address.offset
         return self._bases[number]
+
+
+def past_cache(fd: int) -> int:
+    """Have a file read past the page cache; return in what multiples, 0: that cannot be done."""
+    with contextlib.suppress(OSError):  # EINVAL: the file system cannot do it
+        _set_direct(fd)
+        align = next((align for align in _ALIGNMENTS if _can_read(fd, align)), 0)
+        if align:
+            return align
+    through_cache(fd)
+    return 0
+
+
+def _set_direct(fd: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_SETFL, _FLAGS | os.O_DIRECT)
+
+
+def through_cache(fd: int) -> None:
+    """Read a file through the page cache, and no more of it than is asked for."""
+    fcntl.fcntl(fd, fcntl.F_SETFL, _FLAGS)  # without O_DIRECT
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
 
 
 def _can_read(fd: int, align: int) -> bool:

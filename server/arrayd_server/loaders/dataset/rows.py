@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -138,6 +140,16 @@ def as_void(rows: Array) -> npt.NDArray[np.void]:
     return found
 
 
+class HasOpen(Protocol):
+    """The type of `OpenFiles`, and of what stands in for it."""
+
+    def use(self, numbers: Iterable[int]) -> AbstractContextManager[list[OpenFile]]:
+        """Have these files open meanwhile."""
+
+    def close(self) -> None:
+        """Close all."""
+
+
 class RowReader:
     """Reads rows of a field whose files are addressable. Threads may share it.
 
@@ -148,7 +160,9 @@ class RowReader:
     cast
         The dtype wanted; None: as in the files.
     overflow
-        What happens to a value that does not fit: ``"error"`` or ``"clip"``.
+        What happens to a value that does not fit, as in `Source.overflow`.
+    opened
+        Makes what has the files open, past the page cache or not; None: `OpenFiles`.
     """
 
     def __init__(
@@ -157,12 +171,18 @@ class RowReader:
         one: Field,
         cast: np.dtype[Any] | None = None,
         overflow: str = "error",
+        opened: Callable[[bool], HasOpen] | None = None,
     ) -> None:
         self._files = manifest.files[one.files]
         self._field = one
         self._placer = Placer(manifest, one, cast or one.dtype, overflow)
         self._direct, self._cached = _direct_readers(), CachedReader()
-        self._open = OpenFiles(manifest, one, direct=not self._direct.empty())
+        direct = not self._direct.empty()
+        try:
+            self._open = opened(direct) if opened else OpenFiles(manifest, one, direct=direct)
+        except BaseException:
+            self._close_readers()
+            raise
 
     def read(self, ids: Ids, out: Array, where: Int64) -> ReadStats:
         """Read rows into their places.
@@ -201,10 +221,13 @@ class RowReader:
 
     def close(self) -> None:
         """Close the files, and end the threads."""
+        self._close_readers()
+        self._open.close()
+
+    def _close_readers(self) -> None:
         while not self._direct.empty():
             self._direct.get().close()
         self._cached.close()
-        self._open.close()
 
     def _read(self, batch: _Batch, out: Array) -> ReadStats:
         if self._field.row_bytes > LARGE_BYTES:

@@ -1,0 +1,363 @@
+"""A pack: rows that are costly to decode, in a scratch file from which each can be read alone.
+
+To decode a compressed chunk of 64 rows for one of them costs as much as for all. So when a unit (a
+chunk, a part of a text, a file that is one row) is decoded for the first time, all its rows are
+written to the pack, cast; from then on they are read from there. Each unit is decoded once, in an
+exact random order from the first epoch on.
+
+::
+
+    0        a header: what the pack holds
+    4096     one bit per row, least significant first: it is here
+    ...      the rows, from a multiple of 4096 on; where none was written there is a hole
+
+A pack is kept between runs: its name is a digest of the header, which has that of the manifest, and
+with it of all files in their state. The bits are written after the rows, which are synced before: a
+reader that is killed, or a machine that stops, costs at most units that are decoded again.
+
+One process writes a pack: it has a lock (``flock``) on it. Others read the rows whose bits are set,
+decode the rest into memory alone, and take the lock over when they find it free.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from arrayd.common.bytesize import format_bytes
+from arrayd.common.casts.cast import cast_chunk
+from arrayd.errors import AccessDenied, BadFile, CastError, NoRoom, SourceChanged
+from arrayd.samples.manifest import Field, Files, Manifest
+from arrayd.wire.codec import pack
+from arrayd.wire.dtypes import descr
+from arrayd_server.loaders.dataset.decoded import DecodedRows
+from arrayd_server.loaders.dataset.open_files import OpenFile, past_cache, through_cache
+from arrayd_server.loaders.dataset.rows import Ids, Placer, ReadStats, RowReader
+from arrayd_server.loaders.dataset.runs import Int64
+
+Array = np.ndarray[Any, Any]
+
+PAGE = 4096
+VERSION = 1
+
+_MAGIC = b"arrayd pack\n"
+
+
+@dataclass(frozen=True, slots=True)
+class PackSpec:
+    """What a pack holds.
+
+    Parameters
+    ----------
+    manifest
+        The digest of the dataset's manifest.
+    name, dtype, row_shape
+        The field: its rows after the cast.
+    overflow
+        As in `Source.overflow`.
+    rows
+        Of the dataset.
+    """
+
+    manifest: bytes
+    name: str
+    dtype: np.dtype[Any]
+    row_shape: tuple[int, ...]
+    overflow: str
+    rows: int
+
+    @property
+    def header(self) -> bytes:
+        """The first page of the file, without the zeros at its end."""
+        fields = [self.manifest, self.name, descr(self.dtype), self.row_shape, self.overflow]
+        said = pack([VERSION, *fields, self.rows])
+        # The names and shapes of structures may be longer than a page.
+        return _MAGIC + hashlib.blake2b(said, digest_size=16).digest()
+
+    @property
+    def file_name(self) -> str:
+        """Under which it is kept."""
+        return f"{self.header[len(_MAGIC) :].hex()}.pack"
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return int(np.prod(self.row_shape, dtype=np.int64)) * self.dtype.itemsize
+
+    @property
+    def begin(self) -> int:
+        """Where the rows begin."""
+        return PAGE + _paged(-(-self.rows // 8))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, holes included."""
+        return self.begin + _paged(self.rows * self.row_bytes)
+
+
+def _paged(size: int) -> int:
+    return -(-size // PAGE) * PAGE
+
+
+class Pack:
+    """An open pack. Threads may share it.
+
+    Parameters
+    ----------
+    folder
+        Where it is, or is to be.
+    spec
+        What it holds.
+
+    Raises
+    ------
+    AccessDenied
+        It cannot be made there.
+    NoRoom
+        There is no room for it.
+    """
+
+    def __init__(self, folder: str, spec: PackSpec) -> None:
+        self.path = os.path.join(folder, spec.file_name)
+        self.spec = spec
+        self._lock = threading.Lock()
+        self._bits = np.zeros(-(-spec.rows // 8), np.uint8)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._fd = os.open(self.path, flags, 0o600)
+        except OSError as error:
+            raise AccessDenied(
+                f"{folder}: no pack can be made there to keep what is decoded "
+                f"({error.strerror}). Name another folder: scratch=."
+            ) from None
+        self.writes = False
+        """Whether this process is the one that adds rows."""
+        try:
+            self.refresh()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def close(self) -> None:
+        """Close it; another process may write it then."""
+        os.close(self._fd)
+
+    def refresh(self) -> None:
+        """Become the one that writes, if nobody is; else look which rows another has added."""
+        with self._lock:
+            if self.writes:
+                return
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.writes = False
+            else:
+                self.writes = True
+                self._begin()
+            if self._is_sound():
+                bits = os.pread(self._fd, len(self._bits), PAGE)
+                self._bits = np.frombuffer(bits, np.uint8).copy()
+
+    def has(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Say of each row whether it is here; bool (k,)."""
+        at = (ids >> np.uint64(3)).astype(np.int64)
+        found: npt.NDArray[np.bool_] = (
+            self._bits[at] >> (ids & np.uint64(7)).astype(np.uint8) & np.uint8(1)
+        ).astype(bool)
+        return found
+
+    def write(self, first: int, rows: Array) -> None:
+        """Write rows, the ids of which begin at `first`; they are not here before `commit`.
+
+        Raises
+        ------
+        NoRoom
+            The file system is full.
+        """
+        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
+        self._pwrite(data, self.spec.begin + first * self.spec.row_bytes)
+
+    def commit(self, written: Iterable[tuple[int, int]]) -> None:
+        """Let these ranges of rows be here, for later runs too, and keep none in the page cache.
+
+        Raises
+        ------
+        NoRoom
+            The file system is full.
+        """
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise self._refused(error, 0) from None
+        os.posix_fadvise(self._fd, self.spec.begin, 0, os.POSIX_FADV_DONTNEED)
+        with self._lock:
+            for start, stop in written:
+                low, high = start >> 3, -(-stop // 8)
+                here = np.zeros((high - low) * 8, bool)
+                here[start - 8 * low : stop - 8 * low] = True
+                self._bits[low:high] |= np.packbits(here, bitorder="little")
+                self._pwrite(self._bits[low:high].data, PAGE + low)
+
+    def _begin(self) -> None:
+        """Make it anew, unless it is one, whole and of ours."""
+        if self._is_sound():
+            return
+        try:
+            os.ftruncate(self._fd, 0)
+            os.ftruncate(self._fd, self.spec.size)
+        except OSError as error:
+            raise self._refused(error, self.spec.size) from None
+        self._pwrite(memoryview(self.spec.header), 0)
+
+    def _is_sound(self) -> bool:
+        whole = os.fstat(self._fd).st_size == self.spec.size
+        header = self.spec.header
+        return whole and os.pread(self._fd, len(header), 0) == header
+
+    def _pwrite(self, data: memoryview, offset: int) -> None:
+        while data:
+            try:
+                done = os.pwrite(self._fd, data, offset)
+            except OSError as error:
+                raise self._refused(error, len(data)) from None
+            data, offset = data[done:], offset + done
+
+    def _refused(self, error: OSError, needed: int) -> Exception:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return BadFile(
+                f"The pack {self.path} cannot be written: {error.strerror}. If the disk is sound "
+                "(see dmesg), name another folder: scratch=."
+            )
+        stat, room = os.fstat(self._fd), os.fstatvfs(self._fd)
+        free, has = room.f_bavail * room.f_frsize, stat.st_blocks * 512
+        return NoRoom(
+            f"The pack {self.path} has {format_bytes(has)} of the {format_bytes(self.spec.size)} "
+            f"that it comes to, and its file system {format_bytes(free)} free "
+            f"({error.strerror}). Free some, or name another folder: scratch=.",
+            needed=needed,
+            free=free,
+            total=self.spec.size,
+        )
+
+
+class _PackFile:
+    """A pack as the one file of a `RowReader`; what is in it never changes."""
+
+    def __init__(self, path: str, begin: int, *, direct: bool) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            align = past_cache(fd) if direct else 0
+            if not direct:
+                through_cache(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._file = OpenFile(0, fd, align, begin)
+
+    @contextmanager
+    def use(self, _: Iterable[int]) -> Iterator[list[OpenFile]]:
+        """Have it open."""
+        yield [self._file]
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._file.fd)
+
+
+class PackedRows:
+    """Reads rows of a field from a pack, and those that are not there by decoding them once.
+
+    Threads may share it.
+
+    Parameters
+    ----------
+    manifest, one
+        The dataset, and the field.
+    target, overflow
+        The dtype wanted, and what happens to a value that does not fit.
+    folder
+        Where the pack is.
+
+    Raises
+    ------
+    AccessDenied, NoRoom
+        No pack can be made there.
+    SpecMismatch
+        There is no such cast.
+    """
+
+    def __init__(
+        self, manifest: Manifest, one: Field, target: np.dtype[Any], overflow: str, folder: str
+    ) -> None:
+        placer = Placer(manifest, one, target, overflow)
+        spec = PackSpec(manifest.digest, one.name, target, one.row_shape, overflow, manifest.rows)
+        self._decoded = DecodedRows(manifest, one, placer)
+        self._target = target
+        self._overflow = overflow
+        self.pack = Pack(folder, spec)
+        packed = Field(one.name, target, one.row_shape)
+        files = Files.of([self.pack.path], np.zeros((1, 5)), [manifest.rows])
+        self._reader = RowReader(
+            Manifest(manifest.rows, (packed,), (files,), {}),
+            packed,
+            opened=lambda direct: _PackFile(self.pack.path, spec.begin, direct=direct),
+        )
+
+    def read(self, ids: Ids, out: Array, where: Int64) -> ReadStats:
+        """Read rows into their places, as `RowReader.read`.
+
+        Raises
+        ------
+        NoRoom
+            The pack cannot grow.
+        BadFile
+            The pack is damaged.
+        SourceNotFound, SourceChanged, AccessDenied, SpecMismatch, CastError
+            Of the files, as `DecodedRows.read`.
+        """
+        here = self.pack.has(ids)
+        if not here.all() and not self.pack.writes:
+            self.pack.refresh()
+            here = self.pack.has(ids)
+        try:
+            stats = self._reader.read(ids[here], out, where[here])
+        except (SourceChanged, BadFile) as error:
+            raise BadFile(
+                f"The pack {self.pack.path} is damaged ({error.message}) Remove it: its rows are "
+                "then decoded again."
+            ) from None
+        if not here.all():
+            stats.add(self._decode(ids[~here], out, where[~here]))
+        return stats
+
+    def close(self) -> None:
+        """Close the pack."""
+        self._reader.close()
+        self.pack.close()
+
+    def _decode(self, ids: Ids, out: Array, where: Int64) -> ReadStats:
+        if not self.pack.writes:
+            return self._decoded.read(ids, out, where)
+        written: list[tuple[int, int]] = []
+
+        def keep(first: int, rows: Array) -> None:
+            try:
+                values, _ = cast_chunk(rows, self._target, self._overflow)
+            except CastError:
+                return  # if the row is wanted now, it is an error now; else in its time
+            self.pack.write(first, values)
+            written.append((first, first + len(rows)))
+
+        stats = self._decoded.read(ids, out, where, keep)
+        self.pack.commit(written)
+        return stats
