@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import resource
+import secrets
 import signal
 import time
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ from arrayd_server.core import shutdown
 from arrayd_server.core.effects import Unlink
 from arrayd_server.core.model import Asker, Peer
 from arrayd_server.core.registry import Registry
+from arrayd_server.core.streams import Streams
 from arrayd_server.kernel import leases
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments import adoption, block_metadata
@@ -32,7 +34,9 @@ from arrayd_server.segments.scope import Scope
 from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.service import status_report
 from arrayd_server.service.executor import EffectExecutor
-from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION, Service
+from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION
+from arrayd_server.service.reading import Readers
+from arrayd_server.service.service import Service
 from arrayd_server.service.sessions import Sessions
 from arrayd_server.transport import peers
 from arrayd_server.transport.server import PeerConnection, Server
@@ -68,6 +72,7 @@ class Daemon:
         self._service: Service
         self._server: Server
         self._pool: Pool
+        self._readers: Readers | None = None
         self._busy_at = self._started
         self._stopping = asyncio.Event()
         self._signal = 0
@@ -118,13 +123,13 @@ class Daemon:
             "run": self._scope.run,
             "leases": segments.leases,
         }
-        sessions = Sessions(loop, registry, config.max_clients, about_us, self._on_death)
-        executor = EffectExecutor(
-            loop, registry, segments, self._pool, sessions.answer, check=config.check
-        )
+        streams = Streams(registry, secrets.token_bytes(16), os.getpid())
+        sessions = Sessions(loop, registry, streams, config.max_clients, about_us, self._on_death)
+        shells = (segments, self._pool, self._readers, sessions.answer)
+        executor = EffectExecutor(loop, registry, streams, *shells, check=config.check)
         self._sessions, self._executor = sessions, executor
         self._service = Service(
-            registry, sessions, executor.update_headroom, self.stop, self._facts
+            registry, streams, sessions, executor.update_headroom, self.stop, self._facts
         )
 
     def _facts(self) -> status_report.Facts:
@@ -266,6 +271,8 @@ class Daemon:
     async def _end(self) -> None:
         systemd.notify(systemd.STOPPING)
         self._pool.close()
+        if self._readers is not None:
+            self._readers.close()
         failpoints.hit("daemon.ending")
         hand_over = self._signal == signal.SIGUSR1
         unlinks = shutdown.last_unlinks(self._registry.blocks, hand_over=hand_over)

@@ -61,7 +61,8 @@ SERVER_ROOMS = {
     "systemd": "",
     "logs": "config systemd",
     "segments": "core identity kernel",
-    "service": "core identity kernel loading segments transport",
+    "stream_identity": "",
+    "service": "core identity kernel loading segments stream_identity transport",
     "daemon": "config core kernel loading segments service systemd transport",
     "__main__": "config daemon logs segments",
 }

@@ -103,6 +103,83 @@ class JobStatus(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class ConsumerStatus(Record):
+    """A consumer of a stream.
+
+    Parameters
+    ----------
+    pid, uid, program
+        Its process.
+    cursor, limit
+        The first position that it still needs, and where it ends (None: nowhere).
+    lag
+        Rows that the reader is ahead of it.
+    waits, stalled
+        How often, and for how long, there was nothing to read for it.
+    idle
+        Since it last moved, or could move on.
+    detached
+        Nobody waits for it: it reads an old ring to its end, and then opens again.
+    age
+        Since it was opened.
+    """
+
+    number: int
+    pid: int
+    uid: int
+    program: str
+    cursor: int
+    limit: int | None
+    lag: int
+    waits: int
+    stalled: float
+    idle: float
+    detached: bool
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus(Record):
+    """Rows that one reader reads for all consumers who want them in the same order.
+
+    Parameters
+    ----------
+    source, order
+        What is read, and in which kind of order.
+    state
+        ``waits for its ring``, ``its reader starts``, ``waits for consumers``, ``reading``,
+        ``old rings only`` (all consumers are detached) or ``failed``.
+    rows
+        Of an epoch.
+    slots, generation
+        Rows of the ring, and how many rings there were before this one.
+    head, planned, epoch
+        Positions below are read, or being read; the epoch that the head is in.
+    ring_bytes, share_bytes
+        Of its rings and of its resident share.
+    bytes_read, bytes_used
+        From the device, and of these delivered.
+    """
+
+    number: int
+    source: str
+    order: str
+    state: str
+    rows: int
+    slots: int
+    generation: int
+    head: int
+    planned: int
+    epoch: int
+    ring_bytes: int
+    share_bytes: int
+    bytes_read: int
+    bytes_used: int
+    age: float
+    consumers: tuple[ConsumerStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonStatus(Record):
     """What a daemon knows at one moment.
 
@@ -124,6 +201,8 @@ class DaemonStatus(Record):
         How many there are besides `blocks`, which has 10,000 at most and fewer where they have
         many holders (those in use first, then the idle ones that were used last), and `jobs`,
         which has a hundred at most.
+    streams
+        All of them.
     """
 
     version: str
@@ -147,6 +226,7 @@ class DaemonStatus(Record):
     blocks_more: int
     jobs: tuple[JobStatus, ...]
     jobs_more: int
+    streams: tuple[StreamStatus, ...] = later(())
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain data for `json.dumps`; a dtype is its ``.npy`` description."""

@@ -8,6 +8,9 @@
     42     39.9 GiB  (6.5e6,…)  f4        held ×2       train.h5:/x 9911 train.py alice +1  2 h
     43     1.3 GiB   (4e6,)     5 fields  idle 6 min    s1.cov.txt  -                       1 h
     -      -         -          -         loading 61 %  s2.cov.txt  waits: 9950 collect     9 s
+    STREAM  AT             LAG   STALLED  STATE     SOURCE
+    1       epoch 2, 41 %  -     -        reading   train (x, y), read 1.04 × used, ring 96.0 MiB
+    1       epoch 2, 40 %  1024  3 %      attached  9911 train.py alice
 """
 
 from __future__ import annotations
@@ -21,7 +24,16 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from arrayd.common.bytesize import format_bytes
-from arrayd.results.status import BlockStatus, DaemonStatus, Holder, JobStatus
+from arrayd.results.status import (
+    BlockStatus,
+    ConsumerStatus,
+    DaemonStatus,
+    Holder,
+    JobStatus,
+    StreamStatus,
+)
+
+STREAM_HEAD = ("STREAM", "AT", "LAG", "STALLED", "STATE", "SOURCE")
 
 HEAD = ("BLOCK", "SIZE", "SHAPE", "DTYPE", "STATE", "SOURCE", "HELD BY", "AGE")
 
@@ -61,7 +73,8 @@ def text(status: DaemonStatus, width: int | None = None) -> str:
     lines = [*_flow(_daemon(status), "  ", width), *_flow(_memory(status), "   ", width)]
     rows = _rows(status)
     grid = _grid([HEAD, *rows], width) if rows else ["no blocks"]
-    return "\n".join([*lines, *grid, *_more(status)])
+    streams = _stream_grid(_stream_rows(status), width)
+    return "\n".join([*lines, *grid, *_more(status), *streams])
 
 
 def html(status: DaemonStatus) -> str:
@@ -71,9 +84,15 @@ def html(status: DaemonStatus) -> str:
     rows = _rows(status)
     if not rows:
         return f"{head}<div>no blocks</div>"
+    more = "".join(f"<div>{line}</div>" for line in _more(status))
+    streams = _stream_rows(status)
+    return head + _html_table(HEAD, rows) + more + _html_table(STREAM_HEAD, streams)
+
+
+def _html_table(head: Row, rows: Sequence[Row]) -> str:
     body = "".join(_html_row(row, "td") for row in rows)
-    table = f"<table><thead>{_html_row(HEAD, 'th')}</thead><tbody>{body}</tbody></table>"
-    return head + table + "".join(f"<div>{line}</div>" for line in _more(status))
+    table = f"<table><thead>{_html_row(head, 'th')}</thead><tbody>{body}</tbody></table>"
+    return table if rows else ""
 
 
 def _html_row(cells: Iterable[str], tag: str) -> str:
@@ -149,6 +168,43 @@ def _job(job: JobStatus) -> Row:
     size = format_bytes(job.size) if job.size else "-"
     held = f"waits: {_who(job.waiters)}" if job.waiters else "-"
     return ("-", size, "-", "-", job.stage, _printable(job.source), held, _duration(job.age))
+
+
+def _stream_rows(status: DaemonStatus) -> list[Row]:
+    """Return a row for each stream and each consumer, whose STREAM is the same number."""
+    return [
+        row
+        for stream in status.streams
+        for row in (_stream(stream), *(_consumer(stream, c) for c in stream.consumers))
+    ]
+
+
+def _stream(stream: StreamStatus) -> Row:
+    words = [_printable(stream.source)]
+    if stream.bytes_used:
+        words.append(f"read {stream.bytes_read / stream.bytes_used:.2f} × used")
+    words.append(f"ring {format_bytes(stream.ring_bytes)}")
+    if stream.share_bytes:
+        words.append(f"share {format_bytes(stream.share_bytes)}")
+    at = _position(stream.head, stream.rows)
+    return (str(stream.number), at, "-", "-", stream.state, ", ".join(words))
+
+
+def _consumer(stream: StreamStatus, consumer: ConsumerStatus) -> Row:
+    who = (str(consumer.pid or "?"), _printable(consumer.program), _user(consumer.uid))
+    return (
+        str(stream.number),
+        _position(consumer.cursor, stream.rows),
+        str(consumer.lag),
+        f"{100 * consumer.stalled / consumer.age if consumer.age else 0:.0f} %",
+        "detached" if consumer.detached else "attached",
+        " ".join(who),
+    )
+
+
+def _position(position: int, rows: int) -> str:
+    epoch, row = divmod(position, rows)
+    return f"epoch {epoch}, {100 * row // rows} %"
 
 
 def _state(block: BlockStatus) -> str:
@@ -232,6 +288,16 @@ def _grid(rows: Sequence[Row], width: int | None) -> list[str]:
         columns, gap = _narrowed(columns, width)
     padded = [[cell.ljust(_wide(cells)) for cell in cells] for cells in columns.values()]
     return [(" " * gap).join(line).rstrip() for line in zip(*padded, strict=True)]
+
+
+def _stream_grid(rows: Sequence[Row], width: int | None) -> list[str]:
+    """Set the rows of streams in columns; what is too wide is cut at the right."""
+    if not rows:
+        return []
+    columns = [*zip(STREAM_HEAD, *rows, strict=True)]
+    padded = ([cell.ljust(_wide(cells)) for cell in cells] for cells in columns)
+    lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
+    return lines if width is None else [_beginning(line, width) for line in lines]
 
 
 def _narrowed(columns: Columns, width: int) -> tuple[Columns, int]:

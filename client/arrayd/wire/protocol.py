@@ -7,34 +7,51 @@ identifies nobody.
 
 Requests: ``{"v": VERSION, "id": int, "s": nonce, "op": name, …fields}``
 
-===========  =====================================================================
-op           fields
-===========  =====================================================================
-hello        pid, start (the process's start time, clock ticks), program, version (of the
-             client's arrayd), shm (device and inode of /dev/shm), holds (segments; replaces
-             what the daemon knew), latest (the highest seq of a grant received)
-get          items: up to `MAX_ITEMS` maps {source, stat}, pin (seconds, -1: for good), wait
-             (seconds to wait for room or a name; None: the default), progress
-prefetch     items
-info         source, stat
-cancel       request (no answer)
-release      holds: [segment, seq] pairs (no answer)
-bye          (no answer) the session ends
-lend         segment, token (no answer)
-redeem       segment, token
-create       shape, descr, order, name, keep, replace, wait
-seal         segment
-abort        segment (no answer)
-evict        source, or block (a number or segment name)
-status       (none)
-stop         (none) the daemon stops, as on SIGTERM
-===========  =====================================================================
+==============  =====================================================================
+op              fields
+==============  =====================================================================
+hello           pid, start (the process's start time, clock ticks), program, version (of the
+                client's arrayd), shm (device and inode of /dev/shm), holds (segments; replaces
+                what the daemon knew), latest (the highest seq of a grant received)
+get             items: up to `MAX_ITEMS` maps {source, stat}, pin (seconds, -1: for good), wait
+                (seconds to wait for room or a name; None: the default), progress
+prefetch        items
+info            source, stat
+cancel          request (no answer)
+release         holds: [segment, seq] pairs (no answer)
+bye             (no answer) the session ends
+lend            segment, token (no answer)
+redeem          segment, token
+create          shape, descr, order, name, keep, replace, wait
+seal            segment
+abort           segment (no answer)
+stream.open     manifest, stat (the file of a dataset's manifest), ids (a file of row ids, or
+                None), start, stop (the part of these, or of the rows), seed, kind, block,
+                buffer (the order), fields: [name, descr, row_shape, cast's descr or None],
+                overflow, slots (of the ring), batch (rows taken at a time), position (where to
+                begin), limit (where to end, or None), consumers (to wait for), grace
+                (seconds), share (rows to keep in memory), scratch (a folder, or None)
+stream.wait     consumer, cursor (the first position that it still needs): answered when that
+                can be read
+stream.advance  consumer, cursor
+stream.close    consumer (no answer)
+evict           source, or block (a number or segment name)
+status          (none)
+stop            (none) the daemon stops, as on SIGTERM
+==============  =====================================================================
 
 Answers: ``{"v", "id", "i"}`` and one of ``ok`` (the result of item i), ``err``
 (`arrayd.errors`), ``progress`` ([done, total] rows; the answer is still to come) or
 ``hello`` (the daemon does not know the session: the client says hello and asks again) or
 ``again`` (the block to be granted has just been removed: the client asks again).
 The answer to hello carries pid, uid, version, run, leases and the seqs of the holds.
+
+The answer to stream.open: stream, consumer (their numbers), segment (of the ring: to be redeemed),
+slots (of that ring: it may be another consumer's), first (the ring's first position), head (the
+positions below can be read), generation (of the ring). To stream.wait: head; with it ring (another
+segment) and first (its first position, up to which the old one holds), until the cursor has moved
+there; or moved (open again at the cursor: the consumer is gone), or end (the limit is reached). An
+error NoSuchStream means the same as moved.
 
 A daemon of another protocol version answers with ``err`` in this same envelope, which
 therefore never changes.
@@ -67,6 +84,9 @@ MAX_ANSWER = 64 << 20
 MAX_ITEMS = 64
 """Items of one get or prefetch: they take the daemon some 5 ms, then it serves others."""
 
+MAX_FIELDS = 1000
+"""Fields of a stream."""
+
 MAX_NAME = 255
 """Characters of the name of a published block."""
 
@@ -95,7 +115,9 @@ MAX_TEXT = 64 << 10
 MAX_DESCR_NODES, MAX_DESCR_TEXT = 9_000, 56 << 10
 """The same of a dtype that a client asks with: a path and options stand beside it."""
 
-_STRICT_OPS = frozenset({"get", "prefetch", "info", "create", "redeem", "evict"})
+_STRICT_OPS = frozenset(
+    {"get", "prefetch", "info", "create", "redeem", "evict", "stream.open", "stream.wait"}
+)
 """Requests in which an unknown field is refused, for it may change what is asked for. In the
 others it is ignored."""
 
@@ -280,6 +302,22 @@ def _name(value: Any) -> bool:
     return value is None or (type(value) is str and len(value) <= MAX_NAME)
 
 
+def _at_least(least: int, bits: int = 63) -> Check:
+    return lambda value: type(value) is int and least <= value < 1 << bits
+
+
+def _stream_fields(value: Any) -> bool:
+    return type(value) is list and 0 < len(value) <= MAX_FIELDS and all(map(_stream_field, value))
+
+
+def _stream_field(value: Any) -> bool:
+    if type(value) is not list or len(value) != 4:
+        return False
+    name, descr, row_shape, cast = value
+    named = type(name) is str and len(name) <= MAX_NAME
+    return named and _descr(descr) and _shape(row_shape) and (cast is None or _descr(cast))
+
+
 def _shape(value: Any) -> bool:
     dimensions = type(value) is list and len(value) <= MAX_DIMENSIONS
     return dimensions and all(type(n) is int and n >= 0 for n in value)
@@ -319,6 +357,30 @@ FIELDS: dict[str, dict[str, Check]] = {
     },
     "seal": {"segment": _is(str)},
     "abort": {"segment": _is(str)},
+    "stream.open": {
+        "manifest": _is(str),
+        "stat": _stat,
+        "ids": _is(str, type(None)),
+        "start": _at_least(0),
+        "stop": _at_least(0),
+        "seed": _at_least(0, 64),
+        "kind": _is(str),
+        "block": _at_least(0),
+        "buffer": _at_least(0),
+        "fields": _stream_fields,
+        "overflow": _is(str),
+        "slots": _at_least(1),
+        "batch": _at_least(1),
+        "position": _at_least(0),
+        "limit": lambda v: v is None or _at_least(0)(v),
+        "consumers": _at_least(1),
+        "grace": lambda v: v is not None and _seconds(v) and v >= 0,
+        "share": _at_least(0),
+        "scratch": _is(str, type(None)),
+    },
+    "stream.wait": {"consumer": _is(int), "cursor": _is(int)},
+    "stream.advance": {"consumer": _is(int), "cursor": _is(int)},
+    "stream.close": {"consumer": _is(int)},
     "evict": {"source": lambda v: v is None or _source(v), "block": _is(str, int, type(None))},
     "status": {},
     "stop": {},

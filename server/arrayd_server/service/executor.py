@@ -8,7 +8,6 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from time import monotonic
 from typing import Any, ParamSpec
@@ -18,33 +17,39 @@ from arrayd.common.bytesize import format_bytes
 from arrayd.errors import ArraydError, NotSealed
 from arrayd.wire import layout
 from arrayd.wire.grant import Grant
-from arrayd_server.core import error_texts, invariants
+from arrayd_server.core import error_texts, invariants, stream_invariants
 from arrayd_server.core.effects import (
     AskAgain,
     Cancel,
+    ChangeRing,
     Describe,
     Effect,
     Fill,
     Inspect,
     Make,
     Probe,
-    Reading,
+    ReadWindow,
     Reply,
     ReportProgress,
     Rewrite,
     Seal,
+    StartReader,
+    StopReader,
     Trace,
     Unlink,
     Work,
 )
 from arrayd_server.core.model import Asker, ProbedFacts
 from arrayd_server.core.registry import Registry
+from arrayd_server.core.streams import Streams
 from arrayd_server.kernel import memory_limits
 from arrayd_server.kernel.close_watch import CloseWatch
 from arrayd_server.loading.loads import Callbacks, Loads, Probed
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments.block_metadata import metadata, placed, planned
 from arrayd_server.segments.store import Outcome, Segments
+from arrayd_server.service.page_threads import PageThreads
+from arrayd_server.service.reading import ReaderEffects, Readers
 from arrayd_server.transport import peers
 
 log = logging.getLogger(__name__)
@@ -68,10 +73,10 @@ class EffectExecutor:
 
     Parameters
     ----------
-    registry, segments
+    registry, streams, segments
         What to keep in step.
-    pool
-        The loader processes.
+    pool, readers
+        The loader processes, and those of streams.
     answer
         Sends a reply or a progress message.
     check
@@ -82,28 +87,31 @@ class EffectExecutor:
         self,
         loop: asyncio.AbstractEventLoop,
         registry: Registry,
+        streams: Streams,
         segments: Segments,
         pool: Pool,
+        readers: Readers | None,
         answer: Answer,
         *,
         check: bool,
     ) -> None:
         self._loop = loop
         self._registry = registry
+        self._streams = streams
         self._segments = segments
         self._answer = answer
         self._check = check
         self._todo: deque[Effect] = deque()
         self._acting = False
-        self._closed = False
         self._unchecked: list[str] = []  # segments whose links are still to be checked
         self._making: dict[str, bool] = {}  # segment -> it was given up meanwhile
         self._alarm: asyncio.TimerHandle | None = None
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="arrayd-pages")
+        self._threads = PageThreads(loop)
         self._watch = CloseWatch(layout.SHM)
         loop.add_reader(self._watch.fileno(), self._on_heard)
         on = (self._on_probed, self._on_info, self._on_progress, self._on_filled, self._on_failed)
         self._loads = Loads(pool, Callbacks(*on))
+        self._reading = ReaderEffects(readers, streams, self.take, segments.path)
 
     def act(self, effects: Sequence[Effect]) -> None:
         """Perform effects, and the effects of their results."""
@@ -118,6 +126,7 @@ class EffectExecutor:
             self._acting = False
         if self._check:
             invariants.check(self._registry)
+            stream_invariants.check(self._streams)
         self._set_alarm()
 
     def take(self, event: Callable[P, Sequence[Effect]], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -161,8 +170,7 @@ class EffectExecutor:
         self._watch.close()
         if self._alarm is not None:
             self._alarm.cancel()
-        self._closed = True
-        self._threads.shutdown(wait=True)
+        self._threads.close()
         for segment in self._making:
             self._segments.discard(segment)
         self._segments.close()
@@ -184,10 +192,12 @@ class EffectExecutor:
                 self._unlink(segment, force=force)
             case Rewrite(segment):
                 self._rewrite(segment)
+            case StartReader() | ReadWindow() | ChangeRing() | StopReader():
+                self._reading.perform(effect)
             case _:
                 self._work(effect)
 
-    def _work(self, effect: Work | Reading) -> None:
+    def _work(self, effect: Work) -> None:
         match effect:
             case Probe(job, source):
                 self._loads.probe(job, source)
@@ -204,6 +214,9 @@ class EffectExecutor:
 
     def _reply(self, reply: Reply) -> None:
         body = reply.body
+        if reply.to.nonce == self._streams.nonce:  # of the daemon itself
+            self.take(self._streams.answered, reply.to.request, body, monotonic())
+            return
         if isinstance(body, Grant):
             try:
                 if not self._ensure_linked(body.segment):
@@ -268,7 +281,7 @@ class EffectExecutor:
             self.update_headroom()
             self.take(self._registry.freed, segment, monotonic())
 
-        self._in_thread(lambda: os.close(fd) if fd >= 0 else None, freed)
+        self._threads.run(lambda: os.close(fd) if fd >= 0 else None, freed)
 
     def _fill(self, job: int, segment: str) -> None:
         try:
@@ -286,7 +299,7 @@ class EffectExecutor:
             self._segments.make(*described)
             self._segments.reserve(segment, described[1].data_bytes)
 
-        self._in_thread(work, partial(self._on_made, job, segment))
+        self._threads.run(work, partial(self._on_made, job, segment))
 
     def _described(self, segment: str) -> tuple[str, layout.SegmentPlan, dict[str, Any]]:
         """Return name, layout and metadata of a segment.
@@ -373,7 +386,7 @@ class EffectExecutor:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        at = self._registry.wake_at()
+        at = min(self._registry.wake_at(), self._streams.wake_at())
         if at < float("inf"):
             self._alarm = self._loop.call_at(max(at, self._loop.time()), self._tick)
 
@@ -381,16 +394,4 @@ class EffectExecutor:
         self._alarm = None
         self.update_headroom()
         self.take(self._registry.tick, monotonic())
-
-    def _in_thread(
-        self, work: Callable[[], None], done: Callable[[BaseException | None], None]
-    ) -> None:
-        def tell(error: BaseException | None) -> None:
-            if not self._closed:
-                done(error)
-
-        def report(future: Future[None]) -> None:
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(tell, future.exception())
-
-        self._threads.submit(work).add_done_callback(report)
+        self.take(self._streams.tick, monotonic())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,10 @@ from arrayd.wire.protocol import Request
 from arrayd_server import identity
 from arrayd_server.core.effects import Effect, Reply, Result
 from arrayd_server.core.model import Asker, AwaitedItem, Block, Draft, Wanted, name_alias
-from arrayd_server.core.registry import Registry
 from arrayd_server.identity import BlockIdentity
 from arrayd_server.segments.block_metadata import planned
-from arrayd_server.service import status_report
-from arrayd_server.service.sessions import Sessions
+from arrayd_server.service import status_report, stream_requests
+from arrayd_server.service.service import Service
 
 ROOM_TIMEOUT = 1.0
 """Seconds that a request waits for room when it names no timeout."""
@@ -40,27 +38,6 @@ SHARE = 4
 
 (Dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking, 1998.)
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What requests are served with.
-
-    Parameters
-    ----------
-    update_headroom
-        Measures what the machine still has to give, before a block is asked for.
-    stop
-        Ends the daemon, as the signal of that number does.
-    facts
-        Returns what a status says of the daemon as it is now.
-    """
-
-    registry: Registry
-    sessions: Sessions
-    update_headroom: Callable[[], None]
-    stop: Callable[[int], None]
-    facts: Callable[[], status_report.Facts]
 
 
 def get(service: Service, request: Request, now: float) -> list[Effect]:
@@ -104,7 +81,9 @@ def info(service: Service, request: Request, now: float) -> list[Effect]:
 
 def cancel(service: Service, request: Request, now: float) -> list[Effect]:
     """Stop waiting."""
-    return service.registry.cancel(request.nonce, request.fields["request"], now)
+    number = request.fields["request"]
+    effects = service.streams.cancel(request.nonce, number, now)
+    return effects + service.registry.cancel(request.nonce, number, now)
 
 
 def release(service: Service, request: Request, now: float) -> list[Effect]:
@@ -181,7 +160,7 @@ def bye(service: Service, request: Request, now: float) -> list[Effect]:
 def status(service: Service, request: Request, now: float) -> list[Effect]:
     """Report blocks, sessions, jobs and the daemon itself."""
     failpoints.hit("daemon.status")
-    report = status_report.build(service.registry, service.facts(), now)
+    report = status_report.build(service.registry, service.streams, service.facts(), now)
     return [Reply(Asker(request.nonce, request.id), Result(report))]
 
 
@@ -204,11 +183,15 @@ HANDLERS: dict[str, Callable[[Service, Request, float], list[Effect]]] = {
     "abort": abort,
     "evict": evict,
     "bye": bye,
+    "stream.open": stream_requests.open_stream,
+    "stream.wait": stream_requests.wait,
+    "stream.advance": stream_requests.advance,
+    "stream.close": stream_requests.close,
     "status": status,
     "stop": stop,
 }
 
-WITHOUT_ANSWER = frozenset({"cancel", "release", "lend", "abort", "bye"})
+WITHOUT_ANSWER = frozenset({"cancel", "release", "lend", "abort", "bye", "stream.close"})
 
 WITHOUT_SESSION = frozenset({"status", "stop"})
 

@@ -21,6 +21,7 @@ from arrayd_server.core.effects import (
 )
 from arrayd_server.core.model import Asker
 from arrayd_server.core.registry import Registry
+from arrayd_server.core.streams import Streams
 from arrayd_server.transport import peers
 from arrayd_server.transport.server import PeerConnection, Server
 
@@ -33,8 +34,8 @@ class Sessions:
 
     Parameters
     ----------
-    registry
-        It knows what the sessions hold and wait for.
+    registry, streams
+        They know what the sessions hold, wait for and read.
     limit
         Sessions at a time.
     about_us
@@ -49,12 +50,14 @@ class Sessions:
         self,
         loop: asyncio.AbstractEventLoop,
         registry: Registry,
+        streams: Streams,
         limit: int,
         about_us: Mapping[str, Any],
         on_death: Callable[[bytes], None],
     ) -> None:
         self._loop = loop
         self._registry = registry
+        self._streams = streams
         self._about_us = about_us
         self._on_death = on_death
         self._peers = peers.Peers(loop, limit, on_death)
@@ -89,7 +92,7 @@ class Sessions:
         """End a session, by its goodbye or its death: the one place where all hear of it."""
         self._routes.pop(nonce, None)
         self._peers.forget(nonce, self.pid_of(nonce))
-        return self._registry.ended(nonce, now)
+        return self._streams.ended(nonce, now) + self._registry.ended(nonce, now)
 
     def disconnected(self, route: PeerConnection) -> None:
         """Wait for the clients of a broken connection; where there is a pidfd, it knows better.

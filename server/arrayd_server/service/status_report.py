@@ -11,6 +11,7 @@ from arrayd.wire import layout, protocol
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.model import Block, Job, Peer, State
 from arrayd_server.core.registry import Registry
+from arrayd_server.core.streams import Streams
 
 MAX_BLOCKS = 10_000
 """Blocks in one report, or fewer if they have many holders: 0.1 s of the daemon, and 3 MB."""
@@ -43,7 +44,7 @@ class Facts:
     garbage: int
 
 
-def build(registry: Registry, facts: Facts, now: float) -> dict[str, Any]:
+def build(registry: Registry, streams: Streams, facts: Facts, now: float) -> dict[str, Any]:
     """Return the answer to a status request; ages in seconds, sizes in bytes."""
     shm = os.statvfs(layout.SHM)
     bare = [job for job in registry.jobs.table.values() if job.segment is None]
@@ -71,6 +72,7 @@ def build(registry: Registry, facts: Facts, now: float) -> dict[str, Any]:
         "blocks_more": len(registry.blocks.table) - len(blocks),
         "jobs": [_job(registry, job, now) for job in bare[:MAX_JOBS]],
         "jobs_more": max(0, len(bare) - MAX_JOBS),
+        "streams": [_stream(registry, stream) for stream in streams.describe(now)],
     }
 
 
@@ -151,6 +153,16 @@ def _job(registry: Registry, job: Job, now: float) -> dict[str, Any]:
 
 def _waiters(registry: Registry, job: Job, now: float) -> list[dict[str, Any]]:
     return [_client(registry, nonce, now - job.since) for nonce in job.sessions]
+
+
+def _stream(registry: Registry, described: dict[str, Any]) -> dict[str, Any]:
+    identity = described.pop("identity")
+    consumers = [_consumer(registry, consumer) for consumer in described.pop("consumers")]
+    return {**described, "source": str(identity), "order": identity.kind, "consumers": consumers}
+
+
+def _consumer(registry: Registry, described: dict[str, Any]) -> dict[str, Any]:
+    return {**described, **_named(registry.sessions[described.pop("nonce")].peer)}
 
 
 def _client(registry: Registry, nonce: bytes, since: float) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from arrayd import errors
 from arrayd.source import Source
 from arrayd.wire import protocol
 from arrayd.wire.grant import Grant, Spec
+from tests.support.fake_readers import OPEN
 
 NONCE = bytes(range(16))
 
@@ -41,6 +42,51 @@ def test_an_answer_has_these_bytes() -> None:
         b"\xa6source\xa8/d/a.npy\xa6sealed\xc3\xa6window\xc2\xa4lost\x00"
     )
     assert Grant.from_wire(protocol.decode(frame)["ok"]) == grant
+
+
+def test_the_requests_of_a_stream_have_these_bytes() -> None:
+    """Those that are sent for every batch are short."""
+    frame = protocol.request(NONCE, 7, "stream.wait", consumer=2**40, cursor=300)
+    assert frame == (
+        b"\x86\xa1v\x01\xa2id\x07\xa1s\xc4\x10"
+        + NONCE
+        + b"\xa2op\xabstream.wait\xa8consumer\xcf\x00\x00\x01\x00\x00\x00\x00\x00"
+        + b"\xa6cursor\xcd\x01,"
+    )
+    assert protocol.parse_request(protocol.decode(frame)).fields["cursor"] == 300
+    frame = protocol.request(NONCE, 8, "stream.open", **OPEN)
+    assert protocol.parse_request(protocol.decode(frame)).fields == OPEN
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"slots": 0},
+        {"batch": 0},
+        {"consumers": 0},
+        {"position": -1},
+        {"position": 2**63},
+        {"limit": -1},
+        {"seed": 2**64 - 1, "start": -1},
+        {"grace": float("nan")},
+        {"grace": None},
+        {"grace": -1.0},
+        {"share": -1},
+        {"stat": [1]},
+        {"fields": []},
+        {"fields": [["x", "<f4", []]]},
+        {"fields": [["x", "<f4", [-1], None]]},
+        {"fields": [["x", 4, [], None]]},
+        {"fields": [["x", "<f4", [], 4]]},
+        {"fields": [["x" * 256, "<f4", [], None]]},
+        {"fields": [["x", "<f4", [], None]] * 1001},
+    ],
+)
+def test_what_is_no_stream_is_garbage(wrong: dict[str, Any]) -> None:
+    """The bounds of each field are checked when the request arrives."""
+    frame = protocol.request(NONCE, 8, "stream.open", **{**OPEN, **wrong})
+    with pytest.raises(protocol.Garbage, match=r"stream\.open"):
+        protocol.parse_request(protocol.decode(frame))
 
 
 def test_every_op_has_a_handler_and_a_line_in_the_docs() -> None:
