@@ -16,6 +16,7 @@ import secrets
 import signal
 import time
 from collections.abc import Iterable
+from functools import partial
 
 from arrayd.common import failpoints, proc
 from arrayd.errors import AccessDenied, ArraydError, DaemonError
@@ -35,9 +36,9 @@ from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.service import status_report
 from arrayd_server.service.executor import EffectExecutor
 from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION
-from arrayd_server.service.reading import Readers
 from arrayd_server.service.service import Service
 from arrayd_server.service.sessions import Sessions
+from arrayd_server.streams.readers import Readers
 from arrayd_server.transport import peers
 from arrayd_server.transport.server import PeerConnection, Server
 
@@ -72,7 +73,6 @@ class Daemon:
         self._service: Service
         self._server: Server
         self._pool: Pool
-        self._readers: Readers | None = None
         self._busy_at = self._started
         self._stopping = asyncio.Event()
         self._signal = 0
@@ -125,7 +125,8 @@ class Daemon:
         }
         streams = Streams(registry, secrets.token_bytes(16), os.getpid())
         sessions = Sessions(loop, registry, streams, config.max_clients, about_us, self._on_death)
-        shells = (segments, self._pool, self._readers, sessions.answer)
+        readers = partial(Readers, loop, timeout=config.load_timeout, memory=config.loader_memory)
+        shells = (segments, self._pool, readers, sessions.answer)
         executor = EffectExecutor(loop, registry, streams, *shells, check=config.check)
         self._sessions, self._executor = sessions, executor
         self._service = Service(
@@ -271,8 +272,7 @@ class Daemon:
     async def _end(self) -> None:
         systemd.notify(systemd.STOPPING)
         self._pool.close()
-        if self._readers is not None:
-            self._readers.close()
+        self._executor.reading.close()
         failpoints.hit("daemon.ending")
         hand_over = self._signal == signal.SIGUSR1
         unlinks = shutdown.last_unlinks(self._registry.blocks, hand_over=hand_over)

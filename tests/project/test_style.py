@@ -61,9 +61,8 @@ SERVER_ROOMS = {
     "systemd": "",
     "logs": "config systemd",
     "segments": "core identity kernel",
-    "stream_identity": "",
-    "service": "core identity kernel loading segments stream_identity transport",
-    "daemon": "config core kernel loading segments service systemd transport",
+    "service": "core identity kernel loading segments streams transport",
+    "daemon": "config core kernel loading segments service streams systemd transport",
     "__main__": "config daemon logs segments",
 }
 """The same of the server. A loader process (`loading.worker`) has nothing above `loading`."""

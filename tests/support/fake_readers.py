@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from arrayd.wire import protocol
 from arrayd_server.core.effects import Reply, ReportProgress
@@ -19,10 +19,10 @@ from arrayd_server.segments.store import Segments
 from arrayd_server.service import status_report
 from arrayd_server.service.executor import EffectExecutor
 from arrayd_server.service.handlers import HANDLERS
-from arrayd_server.service.reading import OnFailed, OnRead, OnReady
 from arrayd_server.service.service import Service
 from arrayd_server.service.sessions import Sessions
-from arrayd_server.stream_identity import StreamIdentity
+from arrayd_server.streams.messages import StreamRequest
+from arrayd_server.streams.readers import ReaderCallbacks
 
 ME, YOU = b"m" * 16, b"y" * 16
 
@@ -55,35 +55,27 @@ class FakeReaders:
 
     def __init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []
-        self.identity: StreamIdentity
-        self.on_ready: OnReady
-        self.on_read: OnRead
-        self.on_failed: OnFailed
+        self.request: StreamRequest
+        self.on: ReaderCallbacks
 
-    def start(
-        self,
-        stream: int,
-        identity: StreamIdentity,
-        segment_path: str,
-        share_path: str | None,
-        *,
-        on_ready: OnReady,
-        on_read: OnRead,
-        on_failed: OnFailed,
-    ) -> None:
+    def __call__(self, callbacks: ReaderCallbacks) -> Self:
+        """Take note where news goes."""
+        self.on = callbacks
+        return self
+
+    def start(self, stream: int, request: StreamRequest, ring: str, share: str | None) -> None:
         """Start a reader."""
-        sizes = [os.stat(path).st_size for path in (segment_path, share_path) if path]
+        sizes = [os.stat(path).st_size for path in (ring, share) if path]
         self.said.append(("start", stream, *sizes))
-        self.identity = identity
-        self.on_ready, self.on_read, self.on_failed = on_ready, on_read, on_failed
+        self.request = request
 
     def read(self, stream: int, start: int, stop: int) -> None:
         """Ask for a window."""
         self.said.append(("read", stream, start, stop))
 
-    def change_ring(self, stream: int, segment_path: str, generation: int) -> None:
+    def change_ring(self, stream: int, generation: int, ring: str) -> None:
         """Change the ring."""
-        assert os.path.exists(segment_path)
+        assert os.path.exists(ring)
         self.said.append(("change", stream, generation))
 
     def stop(self, stream: int) -> None:
@@ -97,7 +89,7 @@ class FakeReaders:
 class Bench:
     """A daemon without sockets: requests go in, answers come out; two sessions are open."""
 
-    def __init__(self, scope: Scope, readers: FakeReaders | None) -> None:
+    def __init__(self, scope: Scope, readers: FakeReaders) -> None:
         self.loop = asyncio.new_event_loop()
         self.segments = Segments(scope)
         self.registry = Registry(scope.prefix, 1 << 24)

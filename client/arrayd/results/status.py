@@ -158,7 +158,7 @@ class StreamStatus(Record):
     ring_bytes, share_bytes
         Of its rings and of its resident share.
     bytes_read, bytes_used
-        From the device, and of these delivered.
+        From files, and put into the ring.
     """
 
     number: int

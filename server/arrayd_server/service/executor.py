@@ -49,7 +49,8 @@ from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments.block_metadata import metadata, placed, planned
 from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.service.page_threads import PageThreads
-from arrayd_server.service.reading import ReaderEffects, Readers
+from arrayd_server.service.reading import ReaderEffects, WindowReaders
+from arrayd_server.streams.readers import ReaderCallbacks
 from arrayd_server.transport import peers
 
 log = logging.getLogger(__name__)
@@ -75,8 +76,10 @@ class EffectExecutor:
     ----------
     registry, streams, segments
         What to keep in step.
-    pool, readers
-        The loader processes, and those of streams.
+    pool
+        The loader processes.
+    readers
+        Makes the reader processes of streams.
     answer
         Sends a reply or a progress message.
     check
@@ -90,7 +93,7 @@ class EffectExecutor:
         streams: Streams,
         segments: Segments,
         pool: Pool,
-        readers: Readers | None,
+        readers: Callable[[ReaderCallbacks], WindowReaders],
         answer: Answer,
         *,
         check: bool,
@@ -111,7 +114,7 @@ class EffectExecutor:
         loop.add_reader(self._watch.fileno(), self._on_heard)
         on = (self._on_probed, self._on_info, self._on_progress, self._on_filled, self._on_failed)
         self._loads = Loads(pool, Callbacks(*on))
-        self._reading = ReaderEffects(readers, streams, self.take, segments.path)
+        self.reading = ReaderEffects(readers, streams, self.take, segments.path)
 
     def act(self, effects: Sequence[Effect]) -> None:
         """Perform effects, and the effects of their results."""
@@ -193,7 +196,7 @@ class EffectExecutor:
             case Rewrite(segment):
                 self._rewrite(segment)
             case StartReader() | ReadWindow() | ChangeRing() | StopReader():
-                self._reading.perform(effect)
+                self.reading.perform(effect)
             case _:
                 self._work(effect)
 
