@@ -16,7 +16,6 @@ import secrets
 import signal
 import time
 from collections.abc import Iterable
-from functools import partial
 
 from arrayd.common import failpoints, proc
 from arrayd.errors import AccessDenied, ArraydError, DaemonError
@@ -38,7 +37,7 @@ from arrayd_server.service.executor import EffectExecutor
 from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION
 from arrayd_server.service.service import Service
 from arrayd_server.service.sessions import Sessions
-from arrayd_server.streams.readers import Readers
+from arrayd_server.streams.readers import ReaderPool
 from arrayd_server.transport import peers
 from arrayd_server.transport.server import PeerConnection, Server
 
@@ -73,6 +72,7 @@ class Daemon:
         self._service: Service
         self._server: Server
         self._pool: Pool
+        self._readers: ReaderPool
         self._busy_at = self._started
         self._stopping = asyncio.Event()
         self._signal = 0
@@ -91,6 +91,9 @@ class Daemon:
             self._config.workers,
             timeout=self._config.load_timeout,
             memory=self._config.loader_memory,
+        )
+        self._readers = ReaderPool(
+            loop, timeout=self._config.load_timeout, memory=self._config.loader_memory
         )
         self._make_service(loop)
         self._adopt()
@@ -125,8 +128,7 @@ class Daemon:
         }
         streams = Streams(registry, secrets.token_bytes(16), os.getpid())
         sessions = Sessions(loop, registry, streams, config.max_clients, about_us, self._on_death)
-        readers = partial(Readers, loop, timeout=config.load_timeout, memory=config.loader_memory)
-        shells = (segments, self._pool, readers, sessions.answer)
+        shells = (segments, self._pool, self._readers, sessions.answer)
         executor = EffectExecutor(loop, registry, streams, *shells, check=config.check)
         self._sessions, self._executor = sessions, executor
         self._service = Service(
@@ -272,7 +274,7 @@ class Daemon:
     async def _end(self) -> None:
         systemd.notify(systemd.STOPPING)
         self._pool.close()
-        self._executor.reading.close()
+        self._readers.close()
         failpoints.hit("daemon.ending")
         hand_over = self._signal == signal.SIGUSR1
         unlinks = shutdown.last_unlinks(self._registry.blocks, hand_over=hand_over)

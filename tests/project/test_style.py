@@ -61,7 +61,7 @@ SERVER_ROOMS = {
     "systemd": "",
     "logs": "config systemd",
     "segments": "core identity kernel",
-    "service": "core identity kernel loading segments streams transport",
+    "service": "core identity kernel loading segments stream_identity streams transport",
     "daemon": "config core kernel loading segments service streams systemd transport",
     "__main__": "config daemon logs segments",
 }

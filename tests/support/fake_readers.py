@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from arrayd.wire import protocol
 from arrayd_server.core.effects import Reply, ReportProgress
@@ -21,8 +21,8 @@ from arrayd_server.service.executor import EffectExecutor
 from arrayd_server.service.handlers import HANDLERS
 from arrayd_server.service.service import Service
 from arrayd_server.service.sessions import Sessions
-from arrayd_server.streams.messages import StreamRequest
-from arrayd_server.streams.readers import ReaderCallbacks
+from arrayd_server.stream_identity import StreamIdentity
+from arrayd_server.streams.readers import OnFailed, OnRead, OnReady, ReaderPool
 
 ME, YOU = b"m" * 16, b"y" * 16
 
@@ -50,32 +50,40 @@ OPEN: dict[str, Any] = {
 """The fields of a typical ``stream.open``."""
 
 
-class FakeReaders:
+class FakeReaders(ReaderPool):
     """Readers that remember what they are asked for; a test answers for them."""
 
     def __init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []
-        self.request: StreamRequest
-        self.on: ReaderCallbacks
+        self.identity: StreamIdentity
+        self.on_ready: OnReady
+        self.on_read: OnRead
+        self.on_failed: OnFailed
 
-    def __call__(self, callbacks: ReaderCallbacks) -> Self:
-        """Take note where news goes."""
-        self.on = callbacks
-        return self
-
-    def start(self, stream: int, request: StreamRequest, ring: str, share: str | None) -> None:
+    def start(
+        self,
+        stream: int,
+        identity: StreamIdentity,
+        segment_path: str,
+        share_path: str | None,
+        *,
+        on_ready: OnReady,
+        on_read: OnRead,
+        on_failed: OnFailed,
+    ) -> None:
         """Start a reader."""
-        sizes = [os.stat(path).st_size for path in (ring, share) if path]
+        sizes = [os.stat(path).st_size for path in (segment_path, share_path) if path]
         self.said.append(("start", stream, *sizes))
-        self.request = request
+        self.identity = identity
+        self.on_ready, self.on_read, self.on_failed = on_ready, on_read, on_failed
 
     def read(self, stream: int, start: int, stop: int) -> None:
         """Ask for a window."""
         self.said.append(("read", stream, start, stop))
 
-    def change_ring(self, stream: int, generation: int, ring: str) -> None:
+    def change_ring(self, stream: int, segment_path: str, generation: int) -> None:
         """Change the ring."""
-        assert os.path.exists(ring)
+        assert os.path.exists(segment_path)
         self.said.append(("change", stream, generation))
 
     def stop(self, stream: int) -> None:

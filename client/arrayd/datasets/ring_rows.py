@@ -194,6 +194,8 @@ class RingRows:
         fields = {**self._request, "position": position}
         answer = unwrap(self._session.ask("stream.open", None, **fields)[0])
         self._consumer, self._head = answer["consumer"], answer["head"]
+        if answer["slots"] != self._layout.slots:  # it is the ring of a consumer that came earlier
+            self._layout = RingLayout.of(self._layout.fields, answer["slots"])
         # In a garbage collection nothing may be sent: the session's thread does that.
         tell, number = self._session.tell_soon, self._consumer
         self._leave = weakref.finalize(self, tell, "stream.close", consumer=number)

@@ -49,8 +49,8 @@ from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments.block_metadata import metadata, placed, planned
 from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.service.page_threads import PageThreads
-from arrayd_server.service.reading import ReaderEffects, WindowReaders
-from arrayd_server.streams.readers import ReaderCallbacks
+from arrayd_server.service.reading import ReaderEffects
+from arrayd_server.streams.readers import ReaderPool
 from arrayd_server.transport import peers
 
 log = logging.getLogger(__name__)
@@ -76,10 +76,8 @@ class EffectExecutor:
     ----------
     registry, streams, segments
         What to keep in step.
-    pool
-        The loader processes.
-    readers
-        Makes the reader processes of streams.
+    pool, readers
+        The loader processes, and those of streams.
     answer
         Sends a reply or a progress message.
     check
@@ -93,7 +91,7 @@ class EffectExecutor:
         streams: Streams,
         segments: Segments,
         pool: Pool,
-        readers: Callable[[ReaderCallbacks], WindowReaders],
+        readers: ReaderPool,
         answer: Answer,
         *,
         check: bool,
@@ -114,7 +112,7 @@ class EffectExecutor:
         loop.add_reader(self._watch.fileno(), self._on_heard)
         on = (self._on_probed, self._on_info, self._on_progress, self._on_filled, self._on_failed)
         self._loads = Loads(pool, Callbacks(*on))
-        self.reading = ReaderEffects(readers, streams, self.take, segments.path)
+        self._reading = ReaderEffects(readers, streams, self.take, segments.path)
 
     def act(self, effects: Sequence[Effect]) -> None:
         """Perform effects, and the effects of their results."""
@@ -196,7 +194,7 @@ class EffectExecutor:
             case Rewrite(segment):
                 self._rewrite(segment)
             case StartReader() | ReadWindow() | ChangeRing() | StopReader():
-                self.reading.perform(effect)
+                self._reading.perform(effect)
             case _:
                 self._work(effect)
 

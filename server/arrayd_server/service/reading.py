@@ -4,32 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Protocol
 
 from arrayd.errors import ArraydError
 from arrayd_server.core.effects import ChangeRing, Reading, ReadWindow, StartReader, StopReader
 from arrayd_server.core.streams import Streams
-from arrayd_server.streams.messages import StreamRequest
-from arrayd_server.streams.readers import ReaderCallbacks
-
-
-class WindowReaders(Protocol):
-    """What is wanted of `streams.readers.Readers`: one reader process for each stream."""
-
-    def start(self, stream: int, request: StreamRequest, ring: str, share: str | None) -> None:
-        """Start the reader of a stream, to fill the segment at the path `ring`."""
-
-    def read(self, stream: int, start: int, stop: int) -> None:
-        """Have a window read into the present ring."""
-
-    def change_ring(self, stream: int, generation: int, ring: str) -> None:
-        """Have the windows that are asked for from now on read into another segment."""
-
-    def stop(self, stream: int) -> None:
-        """End the reader of a stream, if there is one; nothing is heard of it any more."""
-
-    def close(self) -> None:
-        """End all readers."""
+from arrayd_server.streams.readers import ReaderPool
 
 
 class ReaderEffects:
@@ -37,8 +16,6 @@ class ReaderEffects:
 
     Parameters
     ----------
-    make
-        Makes the readers, whose news go to these callbacks.
     take
         Lets an event of the core happen.
     path
@@ -47,12 +24,12 @@ class ReaderEffects:
 
     def __init__(
         self,
-        make: Callable[[ReaderCallbacks], WindowReaders],
+        readers: ReaderPool,
         streams: Streams,
         take: Callable[..., None],
         path: Callable[[str], str],
     ) -> None:
-        self._readers = make(ReaderCallbacks(self._on_ready, self._on_read, self._on_failed))
+        self._readers = readers
         self._streams = streams
         self._take = take
         self._path = path
@@ -60,19 +37,22 @@ class ReaderEffects:
     def perform(self, effect: Reading) -> None:
         """Perform one effect."""
         match effect:
-            case StartReader(stream, request, segment, share):
-                kept = None if share is None else self._path(share)
-                self._readers.start(stream, request, self._path(segment), kept)
+            case StartReader(stream, identity, segment, share):
+                self._readers.start(
+                    stream,
+                    identity,
+                    self._path(segment),
+                    None if share is None else self._path(share),
+                    on_ready=self._on_ready,
+                    on_read=self._on_read,
+                    on_failed=self._on_failed,
+                )
             case ReadWindow(stream, _, _, start, stop):
                 self._readers.read(stream, start, stop)
             case ChangeRing(stream, segment, generation):
-                self._readers.change_ring(stream, generation, self._path(segment))
+                self._readers.change_ring(stream, self._path(segment), generation)
             case StopReader(stream):
                 self._readers.stop(stream)
-
-    def close(self) -> None:
-        """End all readers."""
-        self._readers.close()
 
     def _on_ready(self, stream: int) -> None:
         self._take(self._streams.reader_ready, stream, monotonic())

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from arrayd.errors import ArraydError, SpecMismatch
-from arrayd.wire.codec import pack
+from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import Request
 from arrayd.wire.ring import RingLayout
@@ -18,7 +15,7 @@ from arrayd_server.core.stream_model import StreamPlan
 from arrayd_server.identity import BlockIdentity
 from arrayd_server.segments.block_metadata import planned
 from arrayd_server.service.service import Service
-from arrayd_server.streams.messages import StreamField, StreamRequest
+from arrayd_server.stream_identity import StreamField, StreamIdentity
 
 _MOST = (1 << 63) - 1
 
@@ -27,18 +24,18 @@ def open_stream(service: Service, request: Request, now: float) -> list[Effect]:
     """Let a session read the rows of a dataset in some order."""
     fields = request.fields
     to = Asker(request.nonce, request.id)
-    wanted = _wanted(fields)
-    refusal = _refusal(wanted)
+    identity = StreamIdentity.of(fields)
+    refusal = _refusal(identity)
     if refusal is not None:
         return [Reply(to, refusal)]
-    share = _draft(wanted.share_layout, f"resident share of {wanted}") if wanted.share else None
+    share = _draft(identity.resident, f"resident share of {identity}") if identity.share else None
     plan = StreamPlan(
-        key=key(wanted),
-        identity=wanted,
-        rows=wanted.rows,
-        slots=wanted.slots,
+        key=identity.key,
+        identity=identity,
+        rows=identity.rows,
+        slots=identity.slots,
         batch=fields["batch"],
-        ring=_draft(wanted.layout, f"ring of {wanted}"),
+        ring=_draft(identity.ring, f"ring of {identity}"),
         share=share,
     )
     service.update_headroom()
@@ -65,45 +62,27 @@ def close(service: Service, request: Request, now: float) -> list[Effect]:
     return service.streams.close(request.nonce, request.fields["consumer"], now)
 
 
-def key(wanted: StreamRequest) -> bytes:
-    """Return what is equal for equal rows in an equal order.
-
-    However large the ring and the resident share are: who comes later takes what there is.
-    """
-    wire = wanted.to_wire()
-    for name in ("slots", "share", "scratch"):
-        del wire[name]
-    return hashlib.blake2b(pack(wire), digest_size=16).digest()
-
-
-def _wanted(fields: Mapping[str, Any]) -> StreamRequest:
-    wire = {name: fields[name] for name in StreamRequest.__dataclass_fields__ if name in fields}
-    names = ("name", "descr", "row_shape", "cast")
-    wire["fields"] = [dict(zip(names, one, strict=True)) for one in fields["fields"]]
-    return StreamRequest.from_wire(wire)
-
-
-def _refusal(wanted: StreamRequest) -> ArraydError | None:
+def _refusal(identity: StreamIdentity) -> ArraydError | None:
     """Return why there can be no such stream; None: there can."""
-    if wanted.rows < 1:
+    if identity.rows < 1:
         return SpecMismatch(
-            f"A stream of the rows [{wanted.start}:{wanted.stop}] has none: select some first."
+            f"A stream of the rows [{identity.start}:{identity.stop}] has none: select some first."
         )
-    for field in wanted.fields:
+    for field in identity.fields:
         refusal = _field_refusal(field)
         if refusal is not None:
             return refusal
-    if max(wanted.layout.nbytes, wanted.share_layout.nbytes) > _MOST:
+    if max(identity.ring.nbytes, identity.resident.nbytes) > _MOST:
         return SpecMismatch(
-            f"A ring of {wanted.slots} rows, or a share of {wanted.share}, of "
-            f"{wanted.row_bytes} bytes each is beyond 2**63 bytes: ask for fewer."
+            f"A ring of {identity.slots} rows, or a share of {identity.share}, of "
+            f"{identity.ring.row_bytes} bytes each is beyond 2**63 bytes: ask for fewer."
         )
     return None
 
 
 def _field_refusal(field: StreamField) -> ArraydError | None:
     try:
-        dtypes = (field.dtype, field.target)
+        dtypes = (from_descr(field.descr), field.in_ring().dtype)
     except (ValueError, TypeError) as error:
         return SpecMismatch(f"{field.name}: the dtypes {field.descr!r}, {field.cast!r}: {error}")
     if any(dtype.hasobject for dtype in dtypes):

@@ -14,7 +14,7 @@ from arrayd.results.status_table import Status
 from arrayd.wire import layout
 from arrayd.wire.ring import RingField, RingLayout
 from arrayd_server.segments.scope import Scope
-from arrayd_server.service import stream_requests
+from arrayd_server.stream_identity import StreamIdentity
 from tests.support.fake_readers import ME, OPEN, YOU, Bench, FakeReaders
 
 
@@ -52,12 +52,12 @@ def test_from_a_request_to_rows_and_back(bench: Bench, readers: FakeReaders) -> 
     ring = RingLayout.of([RingField("x", "<f4", (3,)), RingField("y", "<i4", ())], 64)
     size = layout.of_size(ring.nbytes, os.stat(f"/dev/shm/{stream['segment']}").st_size).size
     assert readers.said == [("start", 1, size)]
-    assert readers.request.fields[0].cast == "<f4"
-    readers.on.ready(1)
+    assert readers.identity.fields[0].cast == "<f4"
+    readers.on_ready(1)
     assert readers.said[1:] == [("read", 1, 0, 4), ("read", 1, 4, 12)]
     wait = bench.ask("stream.wait", consumer=stream["consumer"], cursor=0)
     assert not bench.answered(wait)
-    readers.on.read(1, 0, 0, 4, {"bytes_read": 4096, "bytes_used": 64})
+    readers.on_read(1, 0, 0, 4, {"bytes_read": 4096, "bytes_used": 64})
     assert bench.answer(wait).fields == {"head": 4}
     assert bench.call("stream.advance", consumer=stream["consumer"], cursor=3).fields == {}
     assert readers.said[3:] == [("read", 1, 12, 28)]
@@ -97,12 +97,12 @@ def test_the_others_go_on_in_another_ring(bench: Bench, readers: FakeReaders) ->
     """The daemon's alarm rings by itself; the reader changes, and the answer names the ring."""
     fast, slow = opened(bench, slots=4, grace=0.02), opened(bench, YOU, slots=4, grace=0.02)
     assert fast["segment"] == slow["segment"]
-    readers.on.ready(1)
+    readers.on_ready(1)
     for position in range(4):
-        readers.on.read(1, 0, position, position + 1, {})
+        readers.on_read(1, 0, position, position + 1, {})
     wait = bench.ask("stream.wait", consumer=fast["consumer"], cursor=4)
     bench.run_until(lambda: ("change", 1, 1) in readers.said)
-    readers.on.read(1, 1, 4, 5, {})
+    readers.on_read(1, 1, 4, 5, {})
     news = bench.answer(wait).fields
     assert (news["head"], news["first"]) == (5, 4)
     assert news["ring"] != fast["segment"]
@@ -114,7 +114,7 @@ def test_an_error_of_a_reader(bench: Bench, readers: FakeReaders) -> None:
     stream = opened(bench)
     error = BadFile("/data/x.npy is truncated")
     wait = bench.ask("stream.wait", consumer=stream["consumer"], cursor=0)
-    readers.on.failed(1, error)
+    readers.on_failed(1, error)
     assert bench.answer(wait) is error
     assert readers.said[-1] == ("stop", 1)
 
@@ -152,12 +152,12 @@ def test_a_ring_beyond_the_budget(bench: Bench, readers: FakeReaders) -> None:
     """NoRoom has the numbers, and names the ring."""
     error = bench.call("stream.open", **{**OPEN, "slots": 10**6})
     assert isinstance(error, NoRoom)
-    assert "ring of the stream of x, y of /data/train.manifest needs" in str(error)
+    assert "ring of train.manifest[0:100] (x, y; exact, seed 7) needs" in str(error)
     assert readers.said == []
 
 
 def _key(**changes: Any) -> bytes:
-    return stream_requests.key(stream_requests._wanted({**OPEN, **changes}))
+    return StreamIdentity.of({**OPEN, **changes}).key
 
 
 def test_the_key_is_of_the_rows_and_their_order() -> None:
@@ -172,10 +172,10 @@ def test_the_key_is_of_the_rows_and_their_order() -> None:
 def test_the_status_has_the_streams(bench: Bench, readers: FakeReaders) -> None:
     """As the client reads them, with the process of each consumer."""
     opened(bench)
-    readers.on.ready(1)
-    readers.on.read(1, 0, 0, 4, {"bytes_read": 4096, "bytes_used": 64})
+    readers.on_ready(1)
+    readers.on_read(1, 0, 0, 4, {"bytes_read": 4096, "bytes_used": 64})
     (stream,) = Status.from_wire(bench.status()).streams
     (consumer,) = stream.consumers
     assert (stream.head, stream.planned, stream.rows, stream.order) == (4, 28, 100, "exact")
     assert (consumer.pid, consumer.program, consumer.lag) == (os.getpid(), "train.py", 4)
-    assert stream.source == "the stream of x, y of /data/train.manifest"
+    assert stream.source == "train.manifest[0:100] (x, y; exact, seed 7)"
