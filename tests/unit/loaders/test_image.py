@@ -123,6 +123,16 @@ def test_one_of_several_frames(tmp_path: Path) -> None:
         loaded(path, frame=2)
 
 
+def test_a_photo_with_a_preview_is_the_photo(tmp_path: Path) -> None:
+    """A JPEG of several pictures (MPO), as telephones write it, is its first one."""
+    preview = Image.fromarray(RGB[:2])
+    Image.fromarray(RGB).save(
+        tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview]
+    )
+    assert loaded(tmp_path / "a.jpg").shape == (5, 7, 3)
+    assert loaded(tmp_path / "a.jpg", frame=1).shape == (2, 7, 3)
+
+
 def test_colour_of_16_bits_is_refused(tmp_path: Path) -> None:
     """Pillow would drop half of the bits."""
     (tmp_path / "a.png").write_bytes(png(2, 1, 16, 2, bytes(13)))

@@ -139,6 +139,17 @@ def test_a_module_that_is_not_there(tmp_path: Path, install: Install) -> None:
         formats.look(Source.of(tmp_path / "a.lines"))
 
 
+def test_images_without_pillow(
+    tmp_path: Path, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The suffix is known, and the error says which package to install, and where."""
+    install("with-images", {"image": "arrayd_server.loaders.image"})
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    with pytest.raises(MissingDependency, match=r"'image' of .* needs Pillow.*pip install Pillow"):
+        formats.look(Source.of(tmp_path / "a.png"))
+
+
 def test_two_that_claim_the_same(tmp_path: Path, install: Install) -> None:
     """Of two packages with one name none is used, and of two with one suffix neither by it."""
     install("one", {"lines": "one"}, one=fake_packages.LINES)
