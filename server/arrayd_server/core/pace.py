@@ -16,11 +16,14 @@ from arrayd_server.core.stream_model import Consumer, SharedStream
 
 def blockers(stream: SharedStream) -> list[Consumer]:
     """Return the consumers that hold up a stream; none, unless its ring is stuck."""
-    windows, needed = stream.ring.windows, stream.needed()
-    if stream.barrier is not None or windows.in_flight or not needed:
+    windows = stream.ring.windows
+    if stream.barrier is not None or windows.in_flight:
         return []
+    if not any(map(_starves, stream.attached())):  # cheap: this is asked after every event
+        return []
+    needed = stream.needed()
     low = min(needed.values())
-    if windows.free(low) > 0 or not any(map(_starves, stream.attached())):
+    if windows.free(low) > 0:
         return []
     return [stream.consumers[number] for number, at in needed.items() if at == low]
 

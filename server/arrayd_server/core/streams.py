@@ -292,8 +292,7 @@ class Streams:
         if not low <= cursor <= head:
             return error_texts.bad_cursor(number, cursor, low, head)
         if cursor > low:
-            consumer.cursor, consumer.moved = cursor, now
-            consumer.announce = consumer.announce and cursor <= windows.first
+            consumer.cursor, consumer.moved, consumer.announce = cursor, now, False
         return consumer
 
     def _close(self, consumers: list[Consumer], now: float) -> list[Effect]:
