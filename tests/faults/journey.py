@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 
 import arrayd
+from arrayd.datasets.pack import pack
 from arrayd.gather.hdf5 import collect
 
 FILES = {"a.npy": 1, "b.npy": 2, "c.npy": 3}
@@ -133,6 +134,14 @@ class Journey:
         assert check_written(out) == ROWS
         out.unlink()
 
+    def pack(self) -> None:
+        """Pack the files in one, or go on with what an earlier try has packed."""
+        out = self.folder / "set.npy"
+        with arrayd.connect(self.endpoint) as client:
+            pack(client, [self.folder / name for name in FILES], out)
+        check_packed(out)
+        out.unlink()
+
     # ---- published blocks ----------------------------------------------------------------
 
     def publish(self) -> None:
@@ -210,6 +219,12 @@ def check_gathered(out: Path) -> None:
     with h5py.File(out) as file:
         values = sorted(set(np.unique(item[()])) for item in file.values())
     assert values == sorted({value} for value in FILES.values()), values
+
+
+def check_packed(out: Path) -> None:
+    """Assert that a packed file has all rows of all files."""
+    parts = np.split(np.load(out), len(FILES))
+    assert [np.unique(part).tolist() for part in parts] == [[value] for value in FILES.values()]
 
 
 def check_written(out: Path) -> int:

@@ -285,6 +285,10 @@ class World:
         if out.exists():
             journey.check_gathered(out)
             out.unlink()
+        packed = self.files / "set.npy"
+        if packed.exists():
+            journey.check_packed(packed)
+            packed.unlink()
         rows = self.files / "rows.npy"
         if rows.exists():
             journey.check_written(rows)

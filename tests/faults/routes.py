@@ -173,6 +173,8 @@ ROUTES: list[tuple[str, tuple[str, ...], str, Actions]] = [
     ("client.collecting", (), "gather", _OWN | {"EIO": ("ArraydError",)}),
     ("client.appended", (), "write", {"kill": (), "kill:5": (), "int:5": _CTRL_C}),
     ("client.counted", (), "write", {"kill:2": (), "int:2": _CTRL_C, "EIO:2": ("ArraydError",)}),
+    ("client.saving", (), "pack", {"kill": (), "int": _CTRL_C}),
+    ("client.packed", (), "pack", {"kill": ()}),
     ("client.renaming", (), "gather", _OWN | {"ENOSPC": ("ArraydError",)}),
 ]
 """Point, the steps before, the step that passes it, and for each action what the user meets."""

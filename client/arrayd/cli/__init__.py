@@ -4,7 +4,7 @@ Each command is a module of its name with ``add_parser(subparsers)`` and
 ``run(args) -> int``; only the one that is asked for is imported.
 
 Exit codes: 0 ok · 1 a request failed · 2 usage · 3 no daemon · 4 no room · 130 Ctrl-C ·
-143 SIGTERM during `collect`.
+143 SIGTERM during `collect` or `pack`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from arrayd.wire.protocol import PACKAGE_VERSION
 
 COMMANDS = (
     *("serve", "status", "get", "info", "evict", "stop", "clean"),
-    *("collect", "list", "plan", "receipt", "demo"),
+    *("collect", "pack", "report", "list", "plan", "receipt", "demo"),
 )
 
 _INTERRUPTED = 130
@@ -74,7 +74,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in set(argv[:1]).intersection(COMMANDS) or COMMANDS:
         _module(name).add_parser(subparsers)
-    return parser.parse_args(argv)
+    return parser.parse_args(argv, argparse.Namespace(words=[*argv]))
 
 
 def _module(name: str) -> Any:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
-import sys
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
-
-from tqdm import tqdm
 
 import arrayd
 from arrayd import PrecisionWarning
+from arrayd.cli.bars import advance, bar, orderly_end
 from arrayd.cli.common import Subparsers, add_command, complain, parse_dtype, parse_option
 from arrayd.common.bytesize import format_bytes
 from arrayd.gather.hdf5 import COMPRESSIONS, LeftOutWarning, collect
@@ -55,13 +51,13 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Collect, with a bar on a terminal, and print in one line what was written."""
     begin = time.monotonic()
-    with _orderly_end(), _warn_at_end(), arrayd.connect(args.endpoint) as client, _bar() as bar:
+    with orderly_end(), _warn_at_end(), arrayd.connect(args.endpoint) as client, bar() as progress:
         names = collect(
             client,
             args.files,
             args.out,
             compression=None if args.compression == "none" else args.compression,
-            written=lambda done, total: _advance(bar, done, total),
+            written=lambda done, total: advance(progress, done, total),
             dtype=args.dtype,
             cast=args.cast,
             format=args.format,
@@ -83,23 +79,3 @@ def _warn_at_end() -> Iterator[None]:
         yield
     for words in dict.fromkeys(str(warning.message) for warning in caught):
         complain(words)
-
-
-@contextlib.contextmanager
-def _orderly_end() -> Iterator[None]:
-    """Let SIGTERM end this process by an exception, so that the unfinished file is removed."""
-    earlier = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
-
-
-def _bar() -> Any:
-    # disable=None: no bar where standard error is no terminal
-    return tqdm(unit="B", unit_scale=True, unit_divisor=1024, leave=False, disable=None)
-
-
-def _advance(bar: Any, done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done - bar.n)

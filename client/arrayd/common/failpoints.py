@@ -90,6 +90,8 @@ POINTS = {
     "client.collecting": "a piece is written to the file that is collected",
     "client.appended": "rows are written behind those that a file's header counts",
     "client.counted": "a file's header counts the rows that were appended",
+    "client.saving": "rows of a pack are on the disk, its note does not count them",
+    "client.packed": "a pack has its name, and its note is there still",
     "client.renaming": "a collected file is whole, and has a name of its own",
 }
 """Every point, and what has happened when it is passed."""

@@ -38,6 +38,21 @@ def has_infinity(dtype: DType) -> bool:
     return dtype.kind in "fc"
 
 
+def has_nan(dtype: DType) -> bool:
+    """Say whether NaN is one of its values."""
+    if is_small(dtype):
+        return bool(_kept(np.array(np.nan), dtype))
+    return dtype.kind in "fc"
+
+
+def limits_of(dtype: DType) -> Any:
+    """Return the `finfo` or `iinfo` of a real number's type: its limits, its smallest normal."""
+    if is_small(dtype):
+        package: Any = importlib.import_module("ml_dtypes")
+        return package.iinfo(dtype) if wide(dtype).kind in "iu" else package.finfo(dtype)
+    return np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+
+
 def wide(dtype: DType) -> DType:
     """Return numpy's type that has all the values of a small one."""
     name = dtype.type.__name__
@@ -56,12 +71,11 @@ def narrow(values: Array, target: DType, limit: Limit) -> tuple[Array, Mask]:
     """
     real = values.astype(np.float64)
     integral = wide(target).kind in "iu"
-    package: Any = importlib.import_module("ml_dtypes")
-    limits = package.iinfo(target) if integral else package.finfo(target)
+    limits = limits_of(target)
     low, high = float(limits.min), float(limits.max)
     whole = np.trunc(real) if integral else real
     nan = np.isnan(real)
-    refuse(values, nan & ~_kept(np.array(np.nan), target), f"has no counterpart in {target}.")
+    refuse(values, nan & (not has_nan(target)), f"has no counterpart in {target}.")
     bad = ~nan & ~_kept(whole, target) & ((whole < low) | (whole > high))
     limit.meet(values, bad, str(target), f"{low:g} to {high:g}")
     if limit.clips:

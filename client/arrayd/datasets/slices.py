@@ -1,0 +1,122 @@
+"""Reads a source through the daemon in slices of its rows, so that memory is bounded."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from arrayd.client import Client
+from arrayd.errors import ArraydError, SourceChanged, SourceError, SpecMismatch
+from arrayd.session.request import FileRequest
+from arrayd.source import Source
+from arrayd.wire.protocol import Stat
+
+Array = np.ndarray[Any, Any]
+
+SLICE_BYTES = 64 << 20
+"""Of a slice; two are in the daemon's memory at a time, and each is at most 1/8 of its budget."""
+
+_CHEAP = ("npy", "raw", "hdf5")
+"""Formats of which some rows cost no more than they have bytes; the others are read whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """A source that is read slice by slice.
+
+    Parameters
+    ----------
+    source
+        What is read; without a cast.
+    shape, dtype
+        Of the whole array.
+    stat
+        Of its file, when that was found out; None: of a published block.
+    cheap
+        Whether a slice costs no more than its bytes. Else there is one slice, the whole.
+    """
+
+    source: Source
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    stat: Stat | None
+    cheap: bool
+
+    @classmethod
+    def of(cls, client: Client, source: Source) -> Sliced:
+        """Look at a source.
+
+        Raises
+        ------
+        SourceError
+            It cannot be had, or holds several arrays.
+        """
+        stat = FileRequest.of(source, {}).stat
+        info = client.info(source)
+        if info.shape is None or info.dtype is None:
+            names = ", ".join(member.name for member in info.members)
+            raise SpecMismatch(f"{source} holds several arrays: add :NAME, one of {names}.")
+        if info.dtype.hasobject or not info.dtype.itemsize:
+            raise SpecMismatch(
+                f"{source} holds text of varying length, and rows of one size are needed. Make it "
+                "text of a fixed length first, such as S16: np.save of arrayd.get(…, cast='S16')."
+            )
+        straight = info.order != "F" or len(info.shape) < 2
+        cheap = info.format in _CHEAP and straight and bool(info.shape) and not source.rows
+        return cls(source, info.shape, info.dtype, stat, cheap)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def check_unchanged(self) -> None:
+        """Raise if the file is another one than at the beginning.
+
+        Raises
+        ------
+        SourceChanged
+        """
+        if FileRequest.of(self.source, {}).stat != self.stat:
+            raise SourceChanged(f"{self.source} changed while it was read. Begin anew.")
+
+    def slices(self, client: Client, start: int = 0) -> Iterator[tuple[int, Array]]:
+        """Yield the index of its first row and the rows of each slice; from row `start` on.
+
+        While one is looked at, the daemon loads the next. A slice must be dropped before the
+        next one is asked for.
+
+        Raises
+        ------
+        SourceChanged
+            The file changed since the beginning.
+        SourceError, LoadError, DaemonError
+            As for `arrayd.get`.
+        """
+        parts = self._parts(client, start)
+        for number, (first, part) in enumerate(parts):
+            array: Array = client.get(part)
+            self.check_unchanged()
+            if number + 1 < len(parts):
+                with contextlib.suppress(SourceError):  # the get will raise it
+                    client.prefetch(parts[number + 1][1])
+            yield first, array if self.cheap else array[start:] if self.shape else array
+            del array
+            if self.cheap:  # nobody will ask for just these rows: make room for others
+                with contextlib.suppress(ArraydError):
+                    client.evict(part)
+
+    def _parts(self, client: Client, start: int) -> list[tuple[int, Source]]:
+        length = self.shape[0] if self.shape else 1
+        if not self.cheap:
+            return [(start, self.source)] if start < length or not start else []
+        row = max(1, self.nbytes // max(1, length))
+        room = min(SLICE_BYTES, client.status().budget // 8)
+        step = max(1, room // row)
+        starts = range(start, length, step) if length else [0]
+        return [(n, replace(self.source, rows=(n, n + step, None))) for n in starts]
