@@ -22,30 +22,38 @@ class Delivered:
         Of what was delivered before, by whomever.
     first
         This is the only rank, or the first one: what was delivered before counts as its own.
+    alone
+        This is the only rank: all rows are its own.
     """
 
-    def __init__(self, digest: EpochDigest | None = None, *, first: bool = True) -> None:
+    def __init__(
+        self, digest: EpochDigest | None = None, *, first: bool = True, alone: bool = False
+    ) -> None:
         self._digest = EpochDigest() if digest is None else digest
-        self._share = self._digest.share.copy() if first else ShareSum()
-        self._later: list[Ids] = []
-        self._later_own: list[Ids] = []
+        self._share = self._digest.share
+        if not alone:
+            self._share = self._share.copy() if first else ShareSum()
+        self._alone = alone
+        self._later: list[tuple[Ids, slice]] = []
         self._waiting = 0
 
     def add(self, ids: Ids, own: slice) -> None:
-        """Note the rows at the next positions, of which those in `own` are this rank's."""
-        if ids.base is not None:
-            ids = ids.copy()  # the memory is used again
-        self._later.append(ids)
-        self._later_own.append(ids[own])
+        """Note the rows at the next positions, of which those in `own` are this rank's.
+
+        The array must stay as it is.
+        """
+        self._later.append((ids, own))
         self._waiting += len(ids)
         if self._waiting >= AT_ONCE:
             self._take()
 
     def _take(self) -> None:
-        if self._later:
-            self._digest.update(np.concatenate(self._later))
-            self._share.update(np.concatenate(self._later_own))
-            self._later, self._later_own, self._waiting = [], [], 0
+        if not self._later:
+            return
+        later, self._later, self._waiting = self._later, [], 0
+        self._digest.update(np.concatenate([ids for ids, _ in later]))
+        if not self._alone:
+            self._share.update(np.concatenate([ids[own] for ids, own in later]))
 
     @property
     def digest(self) -> EpochDigest:

@@ -19,8 +19,11 @@ from arrayd.samples.selection import Rows
 Array = np.ndarray[Any, Any]
 Ids = npt.NDArray[np.uint64]
 
-SORT_AHEAD = 1 << 17
-"""Rows from which on the order of the next epoch is computed ahead, in a thread: some 10 ms."""
+SORT_AHEAD = 1 << 14
+"""Rows from which on the order of the next epoch is computed ahead, in a thread: some ms."""
+
+AT_ONCE = 1 << 14
+"""Positions whose rows are looked up together: a batch is then a slice of them."""
 
 
 class ResidentRows:
@@ -50,11 +53,16 @@ class ResidentRows:
         self._rows = rows
         self._partial = partial
         self._order_of = order
+        self._n = len(rows)
         self._epoch = -1
         self._order: EpochOrder
         self._next: EpochOrder | None = None
         self._sorting: threading.Thread | None = None
-        self._buffers: dict[str, Array] = {}
+        # The positions from _first on: which rows, and where these lie in the blocks.
+        self._first = 0
+        self._ids: Ids = np.empty(0, np.uint64)
+        self._places: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._buffers = {name: block[:0].copy() for name, block in self._blocks.items()}
 
     def fetch(self, start: int, stop: int, own: slice) -> tuple[Ids, dict[str, Array]]:
         """Return the rows at the positions from `start` to `stop`, and the fields of some.
@@ -66,24 +74,32 @@ class ResidentRows:
         own
             Of which of these rows the fields are wanted; in memory that the next call uses again.
         """
-        n = len(self._rows)
-        epoch = start // n
+        if not self._first <= start <= stop <= self._first + len(self._ids):
+            self._look_up(start, stop)
+        low, high = start - self._first, stop - self._first
+        places = self._places[low:high][own]
+        return self._ids[low:high], {
+            name: self._gathered(name, block, places) for name, block in self._blocks.items()
+        }
+
+    def _look_up(self, start: int, stop: int) -> None:
+        """Find out which rows are at the positions from `start` on, in a new array."""
+        epoch, pos = divmod(start, self._n)
         if epoch != self._epoch:
             self._turn_to(epoch)
-        ids = self._order.window(start - epoch * n, stop - epoch * n)
-        places = self._rows.rank(ids[own]) if self._partial else ids[own].view(np.int64)
-        return ids, {name: self._gathered(name, places) for name in self._blocks}
+        end = min(self._n, pos + max(AT_ONCE, stop - start))
+        ids = self._ids = self._order.window(pos, end)
+        self._places = self._rows.rank(ids) if self._partial else ids.view(np.int64)
+        self._first = start
 
-    def _gathered(self, name: str, rows: npt.NDArray[np.int64]) -> Array:
-        block = self._blocks[name]
-        buffer = self._buffers.get(name)
-        if buffer is None or len(buffer) < len(rows):
-            buffer = np.empty((len(rows), *block.shape[1:]), block.dtype)
-            self._buffers[name] = buffer
-        out = buffer[: len(rows)]
+    def _gathered(self, name: str, block: Array, places: npt.NDArray[np.int64]) -> Array:
+        out = self._buffers[name]
+        if len(out) != len(places):
+            if len(out) < len(places):
+                out = self._buffers[name] = np.empty((len(places), *block.shape[1:]), block.dtype)
+            out = out[: len(places)]
         # With mode="raise" numpy fills a buffer of its own first (numpy #13182); ids are valid.
-        np.take(block, rows, axis=0, out=out, mode="clip")
-        return out
+        return block.take(places, 0, out, "clip")
 
     def _turn_to(self, epoch: int) -> None:
         """Use the order of another epoch, and have the one after it computed meanwhile."""
@@ -92,7 +108,7 @@ class ResidentRows:
         known = ahead is not None and epoch == self._epoch + 1
         self._order = ahead if known and ahead is not None else self._order_of(epoch)
         self._epoch, self._next = epoch, None
-        if len(self._rows) >= SORT_AHEAD:
+        if self._n >= SORT_AHEAD:
             self._next = self._order_of(epoch + 1)
             self._sorting = threading.Thread(
                 target=_sort, args=([self._order, self._next],), daemon=True

@@ -96,7 +96,7 @@ class RingRows:
         """
         self._wait(start, stop)
         fields = {one.name: self._slice(one.name, start, stop)[own] for one in self._layout.fields}
-        return self._slice(_IDS, start, stop), fields
+        return self._slice(_IDS, start, stop).copy(), fields
 
     def _slice(self, name: str, start: int, stop: int) -> Array:
         """Return the rows of a field at these positions; a copy where they lie apart."""

@@ -29,7 +29,7 @@ from arrayd.datasets.batch import Array, Batch
 from arrayd.datasets.delivered import Delivered
 from arrayd.errors import SpecMismatch, StateMismatch
 from arrayd.samples.order import VERSION, EpochOrder
-from arrayd.samples.receipt import Receipt, expected
+from arrayd.samples.receipt import EpochDigest, Receipt, expected
 
 STATE_VERSION = 1
 
@@ -40,7 +40,10 @@ class Delivery(Protocol):
     def fetch(
         self, start: int, stop: int, own: slice
     ) -> tuple[npt.NDArray[np.uint64], dict[str, Array]]:
-        """Return the row ids at these positions, and the fields of the rows ``[own]`` of them."""
+        """Return the row ids at these positions, and the fields of the rows ``[own]`` of them.
+
+        The ids stay as they are; the fields until rows are passed.
+        """
 
     def pass_to(self, position: int) -> None:
         """Rows before this position are not looked at any more."""
@@ -119,7 +122,8 @@ class Stream:
         self._n = len(self._first)
         self._epoch = 0
         self._pos = 0
-        self._delivered = Delivered()
+        self._own = slice(terms.rank * terms.batch_size, (terms.rank + 1) * terms.batch_size)
+        self._delivered = self._nothing()
         self._receipts: dict[int, Receipt] = {}
 
     def __repr__(self) -> str:
@@ -177,27 +181,31 @@ class Stream:
 
     def _step(self, start: int, stop: int) -> Batch | None:
         """Deliver a global step; None: this rank has no part in it."""
-        if self._delivery is None:
-            self._delivery = self._make()
-        base, size = self._epoch * self._n, self._terms.batch_size
-        own = slice(self._terms.rank * size, (self._terms.rank + 1) * size)
-        self._delivery.pass_to(base + start)
-        ids, fields = self._delivery.fetch(base + start, base + stop, own)
-        mine = ids[own]
-        batch = None
-        if len(mine):
-            fields |= {name: column[mine.view(np.int64)] for name, column in self._columns.items()}
-            pos = start + self._terms.rank * size
-            batch = Batch(fields, mine, self._terms.seed, self._epoch, pos)
+        delivery, own = self._delivery, self._own
+        if delivery is None:
+            delivery = self._delivery = self._make()
+        epoch, base = self._epoch, self._epoch * self._n
+        delivery.pass_to(base + start)
+        ids, fields = delivery.fetch(base + start, base + stop, own)
         self._delivered.add(ids, own)
         self._pos = stop
         if stop == self._n:
             self._end_epoch()
-        return batch
+        mine = ids[own]
+        if not len(mine):
+            return None
+        for name, column in self._columns.items():
+            fields[name] = column[mine.view(np.int64)]
+        return Batch(fields, mine, self._terms.seed, epoch, start + own.start)
 
     def _end_epoch(self) -> None:
         self._receipts[self._epoch] = self.receipt()
-        self._epoch, self._pos, self._delivered = self._epoch + 1, 0, Delivered()
+        self._epoch, self._pos, self._delivered = self._epoch + 1, 0, self._nothing()
+
+    def _nothing(self, before: EpochDigest | None = None) -> Delivered:
+        """Return what this rank has delivered of an epoch when it begins, or goes on with it."""
+        terms = self._terms
+        return Delivered(before, first=terms.rank == 0, alone=terms.world == 1)
 
     def close(self) -> None:
         """End the stream: nobody waits for it any more. Its state and receipts stay."""
@@ -283,7 +291,7 @@ class Stream:
             raise _mismatch("sha256 of the rows delivered", state.get("sha256"), found)
         self.close()
         self._epoch, self._pos, self._receipts = epoch, pos, {}
-        self._delivered = Delivered(digest, first=self._terms.rank == 0)
+        self._delivered = self._nothing(digest)
 
     def _identity(self) -> dict[str, Any]:
         """Return what a state must be of to be resumed here."""
