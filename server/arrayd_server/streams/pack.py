@@ -24,6 +24,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -109,6 +110,11 @@ def _paged(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
+def _bit(ids: Ids) -> npt.NDArray[np.uint8]:
+    """Return the bit of each row in its byte."""
+    return np.left_shift(np.uint8(1), (ids & np.uint64(7)).astype(np.uint8))
+
+
 class Pack:
     """An open pack. Threads may share it.
 
@@ -171,24 +177,24 @@ class Pack:
     def has(self, ids: Ids) -> npt.NDArray[np.bool_]:
         """Say of each row whether it is here; bool (k,)."""
         at = (ids >> np.uint64(3)).astype(np.int64)
-        found: npt.NDArray[np.bool_] = (
-            self._bits[at] >> (ids & np.uint64(7)).astype(np.uint8) & np.uint8(1)
-        ).astype(bool)
-        return found
+        return (self._bits[at] & _bit(ids)).astype(bool)
 
-    def write(self, first: int, rows: Array) -> None:
-        """Write rows, the ids of which begin at `first`; they are not here before `commit`.
+    def write(self, ids: Ids, rows: Array) -> None:
+        """Write rows with rising `ids`; they are not here before `commit`.
 
         Raises
         ------
         NoRoom
             The file system is full.
         """
+        edges = (np.flatnonzero(np.diff(ids) != 1) + 1).tolist()
         data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
-        self._pwrite(data, self.spec.begin + first * self.spec.row_bytes)
+        size = self.spec.row_bytes
+        for start, stop in itertools.pairwise([0, *edges, len(ids)]):
+            self._pwrite(data[start * size : stop * size], self.spec.begin + int(ids[start]) * size)
 
-    def commit(self, written: Iterable[tuple[int, int]]) -> None:
-        """Let these ranges of rows be here, for later runs too, and keep none in the page cache.
+    def commit(self, written: Ids) -> None:
+        """Let these rows be here, for later runs too, and keep none in the page cache.
 
         Raises
         ------
@@ -200,13 +206,11 @@ class Pack:
         except OSError as error:
             raise self._refused(error, 0) from None
         os.posix_fadvise(self._fd, self.spec.begin, 0, os.POSIX_FADV_DONTNEED)
+        at = (written >> np.uint64(3)).astype(np.int64)
         with self._lock:
-            for start, stop in written:
-                low, high = start >> 3, -(-stop // 8)
-                here = np.zeros((high - low) * 8, bool)
-                here[start - 8 * low : stop - 8 * low] = True
-                self._bits[low:high] |= np.packbits(here, bitorder="little")
-                self._pwrite(self._bits[low:high].data, PAGE + low)
+            np.bitwise_or.at(self._bits, at, _bit(written))
+            for page in np.unique(at // PAGE).tolist():
+                self._pwrite(self._bits[page * PAGE : (page + 1) * PAGE].data, (page + 1) * PAGE)
 
     def _begin(self) -> None:
         """Make it anew, unless it is one, whole and of ours."""
@@ -304,6 +308,7 @@ class PackedRows:
         self._decoded = DecodedRows(manifest, one, placer)
         self._target = target
         self._overflow = overflow
+        self._decoding = threading.Lock()
         self.pack = Pack(folder, spec)
         packed = Field(one.name, target, one.row_shape)
         files = Files.of([self.pack.path], np.zeros((1, 5)), [manifest.rows])
@@ -326,38 +331,46 @@ class PackedRows:
             Of the files, as `DecodedRows.read`.
         """
         here = self.pack.has(ids)
-        if not here.all() and not self.pack.writes:
+        stats = self._take(ids[here], out, where[here])
+        if here.all():
+            return stats
+        with self._decoding:  # what another thread has decoded meanwhile is there now
+            ids, where = ids[~here], where[~here]
             self.pack.refresh()
             here = self.pack.has(ids)
+            stats.add(self._decode(ids[~here], out, where[~here]))
+        stats.add(self._take(ids[here], out, where[here]))
+        return stats
+
+    def _take(self, ids: Ids, out: Array, where: Int64) -> ReadStats:
         try:
-            stats = self._reader.read(ids[here], out, where[here])
+            return self._reader.read(ids, out, where)
         except (SourceChanged, BadFile) as error:
             raise BadFile(
                 f"The pack {self.pack.path} is damaged ({error.message}) Remove it: its rows are "
                 "then decoded again."
             ) from None
-        if not here.all():
-            stats.add(self._decode(ids[~here], out, where[~here]))
-        return stats
 
     def close(self) -> None:
         """Close the pack."""
         self._reader.close()
+        self._decoded.close()
         self.pack.close()
 
     def _decode(self, ids: Ids, out: Array, where: Int64) -> ReadStats:
-        if not self.pack.writes:
+        if not len(ids) or not self.pack.writes:
             return self._decoded.read(ids, out, where)
-        written: list[tuple[int, int]] = []
+        written: list[Ids] = []
 
-        def keep(first: int, rows: Array) -> None:
+        def keep(some: Ids, rows: Array) -> None:
             try:
                 values, _ = cast_chunk(rows, self._target, self._overflow)
             except CastError:
                 return  # if the row is wanted now, it is an error now; else in its time
-            self.pack.write(first, values)
-            written.append((first, first + len(rows)))
+            self.pack.write(some, values)
+            written.append(some)
 
         stats = self._decoded.read(ids, out, where, keep)
-        self.pack.commit(written)
+        if written:
+            self.pack.commit(np.concatenate(written))
         return stats

@@ -136,8 +136,8 @@ def test_samples_decoded(tmp_path: Path) -> None:
     arrays = [one.reshape(5) for one in arrays_of(*[1] * 9)]
     manifest = make_samples(tmp_path, arrays)
     placer = Placer(manifest, manifest.fields[0], np.dtype("f8"), "error")
-    reader = DecodedRows(manifest, manifest.fields[0], placer)
-    np.testing.assert_array_equal(read(reader, [8, 0, 5]), np.stack(arrays)[[8, 0, 5]])
+    with closing(DecodedRows(manifest, manifest.fields[0], placer)) as reader:
+        np.testing.assert_array_equal(read(reader, [8, 0, 5]), np.stack(arrays)[[8, 0, 5]])
 
 
 def test_one_chunk_is_decoded_once(tmp_path: Path) -> None:
@@ -149,7 +149,9 @@ def test_one_chunk_is_decoded_once(tmp_path: Path) -> None:
     reader = DecodedRows(manifest, manifest.fields[0], placer)
     out = np.zeros((3, 5))
     ids = np.array([69, 8, 7], np.uint64)
-    stats = reader.read(ids, out, np.arange(3), lambda at, some: kept.append((at, some.copy())))
+    stats = reader.read(
+        ids, out, np.arange(3), lambda ids, some: kept.append((int(ids[0]), some.copy()))
+    )
     assert [at for at, _ in kept] == [7, 63]
     for at, some in kept:
         np.testing.assert_array_equal(some, whole[at : at + 7])

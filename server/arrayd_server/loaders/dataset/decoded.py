@@ -28,8 +28,11 @@ from arrayd_server.loaders.recognise import recognised
 
 Array = np.ndarray[Any, Any]
 
-Keep = Callable[[int, Array], None]
-"""Takes decoded rows, as in the file: the id of the first, and ``(k, *row_shape)``."""
+FILES_BYTES = 16 << 20
+"""Bytes of small files that are read at a time."""
+
+Keep = Callable[[Ids, Array], None]
+"""Takes rows that were decoded, as in the file: rising ids ``(k,)`` and ``(k, *row_shape)``."""
 
 
 class DecodedRows:
@@ -66,13 +69,16 @@ class DecodedRows:
         order = np.argsort(ids, kind="stable")
         ids, where = ids[order], np.asarray(where, np.int64)[order]
         numbers, rows = self._files.locate(ids)
+        if self._whole is not None:
+            return self._read_whole(self._whole, numbers, ids, out, where, keep)
         edges = np.append(np.flatnonzero(np.diff(numbers, prepend=-1)), len(ids))
         for low, high in itertools.pairwise(edges):
             number = int(numbers[low])
             first = int(self._files.starts[number])
             for at, block in self._decoded(number, rows[low:high]):
                 if keep is not None:
-                    keep(first + at, block)
+                    begin = first + at
+                    keep(np.arange(begin, begin + len(block), dtype=np.uint64), block)
                 stats.bytes_read += block.nbytes
                 some = slice(*(low + np.searchsorted(rows[low:high], [at, at + len(block)])))
                 if some.start < some.stop:
@@ -80,14 +86,36 @@ class DecodedRows:
                     stats.changed += self._placer.put(values, ids[some], out, where[some])
         return stats
 
+    def close(self) -> None:
+        """End the threads."""
+        if self._whole is not None:
+            self._whole.close()
+
+    def _read_whole(
+        self,
+        whole: WholeFiles,
+        numbers: Int64,
+        ids: Ids,
+        out: Array,
+        where: Int64,
+        keep: Keep | None,
+    ) -> ReadStats:
+        """Read files that are one row each, some at a time."""
+        stats = ReadStats()
+        count = max(1, FILES_BYTES // max(self._field.row_bytes, 1))
+        block = np.zeros((min(count, len(ids)), *self._field.row_shape), self._field.dtype)
+        for start in range(0, len(ids), count):
+            some = slice(start, start + count)
+            rows = block[: len(ids[some])]
+            whole.read(numbers[some], rows)
+            if keep is not None:
+                keep(ids[some], rows)
+            stats.bytes_read += rows.nbytes
+            stats.changed += self._placer.put(rows, ids[some], out, where[some])
+        return stats
+
     def _decoded(self, number: int, rows: Int64) -> Iterator[tuple[int, Array]]:
         """Yield blocks of the units that these rows of a file are in, and where each begins."""
-        if self._whole is not None:
-            block = np.zeros((1, *self._field.row_shape), self._field.dtype)
-            with file_rows.ONE_AT_A_TIME:
-                self._whole.read(number, block)
-            yield 0, block
-            return
         check_path(self._files, number, self._field)
         source = recognised(self._manifest.source_of(self._field, number))
         source = file_rows.with_rows(source, self._field)

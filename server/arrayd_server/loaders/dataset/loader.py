@@ -9,6 +9,7 @@ after each is read.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ Ids = range | npt.NDArray[np.integer[Any]]
 
 SKIP_BYTES = 1 << 20
 """Rows that nobody wants are read along, up to so many bytes between two that are."""
+
+FILES_BYTES = 2 << 20
+"""Bytes of small files that are read at a time, by several threads."""
 
 ROWS_AT_A_TIME = 1 << 16
 """Of which the files are looked up at a time."""
@@ -67,8 +71,9 @@ def fill(source: Source, _: LoadPlan, part: Part) -> Chunks:
     manifest, one, ids = _chosen(source)
     wanted = ids[part.start : part.stop]
     if one.whole_files:
-        rows = max(1, base.CHUNK_BYTES // max(one.row_bytes, 1))
-        yield from WholeFiles(manifest, one).blocks(_files_of(manifest, one, wanted), rows)
+        rows = max(1, FILES_BYTES // max(one.row_bytes, 1))
+        with closing(WholeFiles(manifest, one)) as files:
+            yield from files.blocks(_files_of(manifest, one, wanted), rows)
         return
     for number, inside in _per_file(manifest, one, wanted):
         check_path(manifest.files[one.files], number, one)
