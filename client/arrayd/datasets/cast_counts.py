@@ -129,10 +129,14 @@ class CastCounts:
         self.changed += done.changed
         self.overflow += _number(done.beyond)
         finite = np.isfinite(numbers)
-        self.infinite += numbers.size - _number(finite)
-        self._add_range(numbers[finite])
-        fits = finite if done.beyond is None else finite & ~done.beyond
-        self._add_errors(numbers[fits], done.values[fits])
+        infinite = numbers.size - _number(finite)
+        self.infinite += infinite
+        self._add_range(numbers[finite] if infinite else numbers)
+        if infinite or done.beyond is not None:
+            fits = finite if done.beyond is None else finite & ~done.beyond
+            self._add_errors(numbers[fits], done.values[fits])
+        else:
+            self._add_errors(numbers, done.values)
 
     @property
     def part(self) -> DType:
@@ -160,14 +164,15 @@ class CastCounts:
         plain = float if finite.dtype.kind == "f" else int
         self.minimum = _least(self.minimum, plain(low))
         self.maximum = _most(self.maximum, plain(high))
-        if low <= 0 <= high:
-            finite = finite[finite != 0]
-        if finite.size:
+        if finite.dtype.kind == "f":
+            sizes = np.abs(finite)
+            nearest = np.min(sizes, where=sizes > 0, initial=np.inf).item()
+            self.least = _least(self.least, float(nearest) if math.isfinite(nearest) else None)
+        else:  # of integers the least has no positive counterpart
             above, below = finite[finite > 0], finite[finite < 0]
-            ends = ([above.min().item()] if above.size else []) + (
-                [-below.max().item()] if below.size else []
-            )
-            self.least = _least(self.least, plain(min(ends)))
+            ends = [int(above.min())] if above.size else []
+            ends += [-int(below.max())] if below.size else []
+            self.least = _least(self.least, min(ends, default=None))
 
     def _add_errors(self, before: Array, after: Array) -> None:
         """Count what becomes of values that are in range; both 1-d, as they were and are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,20 @@ def test_an_error_far_in_a_batch_names_its_row(
         assert caught.value.details["at"] == (33, 2)
         out.append(batch[:33])
     assert np.load(tmp_path / "x.npy").shape == (33, 3)
+
+
+def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that is mapped from a file, and cast, costs the memory of a few pieces of it."""
+    monkeypatch.setattr("arrayd.datasets.writer._PIECE_BYTES", 64 << 10)
+    np.save(tmp_path / "large.npy", np.zeros((500_000, 4)))
+    with arrayd.writer(tmp_path / "x.npy", "f4", 4, cast=True) as out:
+        batch = np.load(tmp_path / "large.npy", mmap_mode="r")
+        tracemalloc.start()
+        out.append(batch)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert np.load(tmp_path / "x.npy", mmap_mode="r").shape == batch.shape
+    assert peak < 2 << 20  # of 16 MiB
 
 
 def test_bfloat16_comes_back(tmp_path: Path) -> None:
