@@ -84,7 +84,8 @@ def _parts(stream: SharedStream) -> None:
     assert not attached or not stopped or stream.error is not None, "rule 12: stopped for some"
     for consumer in stream.consumers.values():
         assert consumer.ring.number <= stream.ring.number, "a ring of later"
-        if not consumer.detached and consumer.ring is not stream.ring:
+        # Who has all that it wants may stay with any ring until it closes.
+        if consumer.wants and not consumer.detached and consumer.ring is not stream.ring:
             first = stream.ring.windows.first
             assert consumer.ring.windows.head == first, "rows between two rings"
         if consumer.detached:

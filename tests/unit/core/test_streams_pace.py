@@ -118,3 +118,21 @@ def test_a_finished_consumer_holds_nobody_up(world: StreamWorld) -> None:
     assert one.state == "ended"
     world.go(two, 30)
     assert two.cursor == 30
+
+
+def test_a_finished_consumer_keeps_its_ring(world: StreamWorld) -> None:
+    """Until it closes, however many rings the others have had since."""
+    done = opened(world, b"c", limit=0)
+    fast, _ = stuck(world)
+    for generation in (1, 2):
+        world.sleep(31.0)
+        world.make_all()
+        assert world.streams.table.streams[1].ring.number == generation
+        world.go(fast, 30)
+        world.tick()  # nobody waits for the slow one any more
+        world.go(fast, 30)
+        opened(world, b"b", position=fast.cursor)
+        world.go(fast, 30)
+    assert world.wait(done).fields == {"end": True}
+    assert done.rings == [(0, "run-1")]
+    world.close(done)
