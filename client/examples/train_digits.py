@@ -4,7 +4,7 @@
     python client/examples/train_digits.py
 
 The story: 1,797 small images of digits (the UCI test set, which scikit-learn ships) are too few, so
-each is shifted and blurred into 64. They are written one digit after another, so in the worst order
+each is shifted and blurred into 32. They are written one digit after another, so in the worst order
 there is, and the set may use a fraction of its size in memory. Two models learn from it at once;
 every row is read once for both. Then the same again, but one of the trainings is killed in the
 middle (kill -9) and started again. Both models must come out bit for bit the same.
@@ -29,8 +29,8 @@ from sklearn.datasets import load_digits
 import arrayd
 import arrayd.torch
 
-COPIES = 64
-BUDGET = "6M"
+COPIES = 32
+BUDGET = "4M"
 BATCH = 128
 EPOCHS = 2
 SEED = 7
@@ -40,7 +40,7 @@ MODELS = {"small": 24, "large": 96}  # units of the hidden layer
 # ---- the data --------------------------------------------------------------------------------
 
 
-def write_training_set(folder: Path) -> None:
+def write_training_set(folder: Path, copies: int) -> None:
     """Write the images of 80 % of the digits, augmented and sorted by label, and the other 20 %."""
     images, labels = load_digits(return_X_y=True)
     images = images.reshape(-1, 8, 8).astype(np.float32) / 16
@@ -54,7 +54,7 @@ def write_training_set(folder: Path) -> None:
     ):
         for label in range(10):
             some = images[labels == label]
-            for _ in range(COPIES):
+            for _ in range(copies):
                 x.append(augmented(some, random).reshape(-1, 64))
                 y.append(np.full(len(some), label))
 
@@ -99,7 +99,7 @@ def train(folder: Path, name: str, run: str, together: int) -> None:
         loss = torch.nn.functional.cross_entropy(model(batch["x"]), batch["y"])
         loss.backward()
         optimizer.step()
-        if step % 50 == 49:
+        if step % 20 == 19:
             save(checkpoint, model, optimizer, batches)
     save(checkpoint, model, optimizer, batches)
     print(accuracy(folder, model), batches.receipt(EPOCHS - 1).sha256)
@@ -146,9 +146,9 @@ def same(folder: Path, name: str) -> bool:
     return all(torch.equal(first[key], second[key]) for key in first)
 
 
-def tell(folder: Path) -> None:
+def tell(folder: Path, copies: int) -> None:
     """Train both models twice, the second time with a crash, and compare."""
-    write_training_set(folder)
+    write_training_set(folder, copies)
     dataset = training_set(folder)
     print(dataset)
     print(dataset.plan(BATCH))
@@ -177,13 +177,14 @@ def main() -> None:
     """Tell the story, or (in a process of its own) train one model."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--train", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--copies", type=int, default=COPIES, help="of each image")
     arguments = parser.parse_args()
     if arguments.train:
         name, run, folder, together = arguments.train
         train(Path(folder), name, run, int(together))
         return
     with tempfile.TemporaryDirectory() as folder:
-        tell(Path(folder))
+        tell(Path(folder), arguments.copies)
 
 
 if __name__ == "__main__":

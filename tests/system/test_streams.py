@@ -50,7 +50,8 @@ def dataset(home: Path, client: arrayd.Client) -> arrayd.Dataset:
 
 def right(n: int = N, epoch: int = 0, seed: int = SEED) -> list[int]:
     """Return the rows of an epoch in their order."""
-    return EpochOrder(Rows(n), seed, epoch).window(0, n).tolist()
+    rows: list[int] = EpochOrder(Rows(n), seed, epoch).window(0, n).tolist()
+    return rows
 
 
 def checked(batch: Any) -> list[int]:
