@@ -6,12 +6,13 @@ piece of work for each line it is sent; so several begin at once, and take turns
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -90,6 +91,13 @@ class Consumer:
             self.close()
         else:
             self.kill()
+
+
+@contextlib.contextmanager
+def crew(specs: Sequence[dict[str, Any]]) -> Iterator[list[Consumer]]:
+    """Start a consumer for each of `specs`."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Consumer(spec)) for spec in specs]
 
 
 def together(consumers: Sequence[Consumer], **task: Any) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from tests.benchmarks import peers
 from tests.benchmarks.files import MIB, make_npy, row_values
-from tests.benchmarks.processes import Consumer, Daemon, cpu_seconds, together
+from tests.benchmarks.processes import Consumer, Daemon, cpu_seconds, crew, together
 from tests.benchmarks.table import Table, say
 
 ROW, BATCH, ROUNDS = 4096, 256, 9
@@ -36,13 +36,6 @@ def plain_memory(rows: int) -> Iterator[str]:
     finally:
         memory.close()
         memory.unlink()
-
-
-@contextlib.contextmanager
-def crew(specs: Sequence[Found]) -> Iterator[list[Consumer]]:
-    """Start a consumer for each of `specs`."""
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(Consumer(spec)) for spec in specs]
 
 
 def rate(found: Sequence[Found]) -> float:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import quality, resident
+from tests.benchmarks import disk, quality, resident
 from tests.benchmarks.files import TMPFS, file_system
 from tests.benchmarks.processes import Daemon
 from tests.benchmarks.table import Table, machine, say
@@ -40,7 +40,7 @@ def shuffle(table: Table, *_: object) -> None:
             table.line("  distance of its chi2/df from 1", "", "", abs(chi2 - 1), most=0.05)
 
 
-ROWS: dict[str, Row] = {"resident": resident.run, "shuffle": shuffle}
+ROWS: dict[str, Row] = {"resident": resident.run, "disk": disk.run, "shuffle": shuffle}
 """The rows of the table, by name."""
 
 
