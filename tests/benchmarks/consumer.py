@@ -83,13 +83,16 @@ class OfArrayd:
     def do(self, task: dict[str, Any]) -> dict[str, Any]:
         """Open, take batches, tell the state."""
         found: dict[str, Any] = {}
+        began = time.perf_counter()
         if "open" in task:
             self._close()
             self._stream = self._dataset.stream(**task["open"])
             if task.get("state"):
                 self._stream.load_state_dict(task["state"])
+        opened = time.perf_counter() - began
         if "batches" in task:
             found |= self._take(task["batches"], check=task.get("check", False))
+            found["waited"] = opened + found["first"]
         if task.get("gone"):
             self._close()
         if self._stream is not None:

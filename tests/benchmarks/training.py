@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks import disk, quality, resident
+from tests.benchmarks import disk, exactness, footprint, packed, quality, resident
 from tests.benchmarks.files import TMPFS, file_system
 from tests.benchmarks.processes import Daemon
 from tests.benchmarks.table import Table, machine, say
@@ -40,7 +40,16 @@ def shuffle(table: Table, *_: object) -> None:
             table.line("  distance of its chi2/df from 1", "", "", abs(chi2 - 1), most=0.05)
 
 
-ROWS: dict[str, Row] = {"resident": resident.run, "disk": disk.run, "shuffle": shuffle}
+ROWS: dict[str, Row] = {
+    "resident": resident.run,
+    "disk": disk.run,
+    "gzip": packed.gzip,
+    "files": packed.files,
+    "memory": footprint.memory,
+    "first": footprint.first_batch,
+    "exact": exactness.run,
+    "shuffle": shuffle,
+}
 """The rows of the table, by name."""
 
 
@@ -55,6 +64,8 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := set(given.rows) - set(ROWS):
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
+    if given.mib < 256:
+        parser.error("--mib: at least 256, for the budget is a sixth of it")
     if file_system(given.folder.resolve())[1] == TMPFS:
         parser.error(f"{given.folder} lies in memory (tmpfs): name a --folder on a disk")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
