@@ -71,6 +71,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(tempfile.mkdtemp(prefix="arrayd-bench-", dir=given.folder))
     os.environ["ARRAYD_CACHE"] = str(folder / "cache")
+    # As an installed package has it: no process compiles modules that another one has compiled.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "pycache")
     say(machine(folder))
     table, began = Table(), time.monotonic()
     try:
