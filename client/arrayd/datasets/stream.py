@@ -152,6 +152,15 @@ class Stream:
         mine = rest > self._terms.rank * self._terms.batch_size
         return full + (mine and not self._terms.drop_last)
 
+    @property
+    def ring(self) -> Array | None:
+        """The bytes of the ring that the batches are slices of, uint8; None: there is none (yet).
+
+        It is the same mapping for all batches, so that it can be pinned for copies to a GPU. Only a
+        consumer that others could not wait for gets another one.
+        """
+        return getattr(self._delivery, "ring", None)
+
     # ---- batches -------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Batch]:
