@@ -56,7 +56,7 @@ class OneReader:
         self._folder = folder
         self._news: asyncio.Queue[Any] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        self.readers = ReaderPool(loop, timeout=timeout, memory=1 << 30)
+        self.readers = ReaderPool(loop, timeout=PATIENCE, memory=1 << 30)
         self.ring = self.segment("ring", identity.ring.nbytes)
         self._share = None
         if identity.share:

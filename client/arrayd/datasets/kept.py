@@ -23,7 +23,7 @@ from arrayd.wire.codec import pack
 
 DAYS = 30
 
-_OURS = (".manifest", ".request", ".ids.npy", ".tmp", cache.USED)
+_OURS = (".manifest", ".request", ".ids.npy", ".pack", ".tmp", cache.USED)
 _AT_ONCE = 1000  # files that are removed at a time
 
 

@@ -77,6 +77,15 @@ class PackSpec:
     overflow: str
     rows: int
 
+    @classmethod
+    def of(cls, manifest: Manifest, one: Field, target: np.dtype[Any], overflow: str) -> PackSpec:
+        """Return what the pack of a field holds, cast to `target`."""
+        return cls(manifest.digest, one.name, target, one.row_shape, overflow, manifest.rows)
+
+    def path(self, folder: str) -> str:
+        """Return where it is kept in `folder`."""
+        return os.path.join(folder, f"{self.header[len(_MAGIC) :].hex()}.pack")
+
     @property
     def header(self) -> bytes:
         """The first page of the file, without the zeros at its end."""
@@ -84,11 +93,6 @@ class PackSpec:
         said = pack([VERSION, *fields, self.rows])
         # The names and shapes of structures may be longer than a page.
         return _MAGIC + hashlib.blake2b(said, digest_size=16).digest()
-
-    @property
-    def file_name(self) -> str:
-        """Under which it is kept."""
-        return f"{self.header[len(_MAGIC) :].hex()}.pack"
 
     @property
     def row_bytes(self) -> int:
@@ -134,13 +138,14 @@ class Pack:
     """
 
     def __init__(self, folder: str, spec: PackSpec) -> None:
-        self.path = os.path.join(folder, spec.file_name)
+        self.path = spec.path(folder)
         self.spec = spec
         self._lock = threading.Lock()
         self._bits = np.zeros(-(-spec.rows // 8), np.uint8)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._fd = os.open(self.path, flags, 0o600)
+            os.utime(self._fd)  # the client removes what was not used for a month
         except OSError as error:
             raise AccessDenied(
                 f"{folder}: no pack can be made there to keep what is decoded "
@@ -304,7 +309,7 @@ class PackedRows:
         self, manifest: Manifest, one: Field, target: np.dtype[Any], overflow: str, folder: str
     ) -> None:
         placer = Placer(manifest, one, target, overflow)
-        spec = PackSpec(manifest.digest, one.name, target, one.row_shape, overflow, manifest.rows)
+        spec = PackSpec.of(manifest, one, target, overflow)
         self._decoded = DecodedRows(manifest, one, placer)
         self._target = target
         self._overflow = overflow

@@ -20,7 +20,7 @@ from arrayd_server.loaders.dataset.rows import Ids, ReadStats, RowReader
 from arrayd_server.loaders.dataset.runs import Int64
 from arrayd_server.loaders.validation import os_errors
 from arrayd_server.stream_identity import StreamField, StreamIdentity
-from arrayd_server.streams.pack import PackedRows
+from arrayd_server.streams.pack import PackedRows, PackSpec
 
 
 def manifest_of(identity: StreamIdentity) -> Manifest:
@@ -135,12 +135,19 @@ class FieldRows:
         self._overflow = overflow
         self._folder = folder
         self._lock = threading.Lock()
-        self._rows: RowReader | PackedRows = RowReader(manifest, one, self._target, overflow)
+        self._rows: RowReader | PackedRows | None = None
+        packed = PackSpec.of(manifest, one, self._target, overflow).path(folder)
+        if one.whole_files or os.path.exists(packed):  # then its files need not be looked at
+            self._packed()
+        else:
+            self._rows = RowReader(manifest, one, self._target, overflow)
 
     def read(self, ids: Ids, out: np.ndarray[Any, Any], where: Int64) -> ReadStats:
         """Read rows into their places, as `RowReader.read` and `PackedRows.read`."""
+        rows = self._rows
+        assert rows is not None
         try:
-            return self._rows.read(ids, out, where)
+            return rows.read(ids, out, where)
         except NotAddressed:
             return self._packed().read(ids, out, where)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import itertools
 import os
@@ -318,3 +319,30 @@ def test_some_files_in_place_and_some_not(tmp_path: Path) -> None:
         with pytest.raises(NotAddressed) as caught:
             read(reader, [15])
     assert caught.value.number == 1
+
+
+def test_the_page_cache_is_left_alone(way: str, tmp_path: Path) -> None:
+    """What was read at random is not kept by the kernel: it would push out everything else."""
+    whole = np.arange(2000 * 64, dtype="f8").reshape(2000, 64)
+    manifest = make_dataset(tmp_path, "npy", [whole])
+    path = manifest.files[0].path(0)
+    with closing(RowReader(manifest, manifest.fields[0])) as reader:
+        read(reader, [0], width=64)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if cached_pages(path):
+            pytest.skip("this file system keeps its files in memory")
+        read(reader, range(0, 2000, 3), width=64)
+    assert cached_pages(path) == 0
+
+
+def cached_pages(path: str) -> int:
+    """Return how many pages of a file are in the page cache."""
+    size = os.path.getsize(path)
+    resident = np.zeros(-(-size // 4096), np.uint8)
+    mapped = np.memmap(path, np.uint8, "r")
+    libc = ctypes.CDLL(None, use_errno=True)
+    address, length = ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(size)
+    assert libc.mincore(address, length, ctypes.c_void_p(resident.ctypes.data)) == 0
+    return int((resident & 1).sum())
