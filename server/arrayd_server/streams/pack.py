@@ -43,6 +43,7 @@ from arrayd.wire.codec import pack
 from arrayd.wire.dtypes import descr
 from arrayd_server.loaders.dataset.decoded import DecodedRows
 from arrayd_server.loaders.dataset.open_files import OpenFile, past_cache, through_cache
+from arrayd_server.loaders.dataset.reading import ReadQueues
 from arrayd_server.loaders.dataset.rows import Ids, Placer, ReadStats, RowReader
 from arrayd_server.loaders.dataset.runs import Int64
 
@@ -296,6 +297,8 @@ class PackedRows:
         The dtype wanted, and what happens to a value that does not fit.
     folder
         Where the pack is.
+    queues
+        As in `RowReader`.
 
     Raises
     ------
@@ -306,7 +309,13 @@ class PackedRows:
     """
 
     def __init__(
-        self, manifest: Manifest, one: Field, target: np.dtype[Any], overflow: str, folder: str
+        self,
+        manifest: Manifest,
+        one: Field,
+        target: np.dtype[Any],
+        overflow: str,
+        folder: str,
+        queues: ReadQueues | None = None,
     ) -> None:
         placer = Placer(manifest, one, target, overflow)
         spec = PackSpec.of(manifest, one, target, overflow)
@@ -321,6 +330,7 @@ class PackedRows:
             Manifest(manifest.rows, (packed,), (files,), {}),
             packed,
             opened=lambda direct: _PackFile(self.pack.path, spec.begin, direct=direct),
+            queues=queues,
         )
 
     def read(self, ids: Ids, out: Array, where: Int64) -> ReadStats:

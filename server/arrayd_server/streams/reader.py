@@ -30,6 +30,7 @@ from arrayd.wire.codec import pack, stream
 from arrayd.wire.protocol import PACKAGE_VERSION
 from arrayd.wire.ring import RingLayout
 from arrayd_server.kernel.shared_map import map_shared
+from arrayd_server.loaders.dataset.reading import ReadQueues
 from arrayd_server.loaders.dataset.rows import ReadStats
 from arrayd_server.loading.own_process import begin
 from arrayd_server.streams.messages import ReaderTask, RingTask, WindowRead, WindowTask
@@ -94,8 +95,9 @@ class StreamReader:
         manifest = manifest_of(identity)
         orders = Orders(selection_of(identity, manifest), identity)
         folder = identity.scratch or os.path.dirname(identity.manifest)
+        queues = ReadQueues(WINDOWS)
         fields = tuple(
-            FieldRows(manifest, one, identity.overflow, folder) for one in identity.fields
+            FieldRows(manifest, one, identity.overflow, folder, queues) for one in identity.fields
         )
         share = None
         if task.share is not None and identity.share:

@@ -149,7 +149,7 @@ class ReaderPool:
     def read(self, stream: int, start: int, stop: int) -> None:
         """Have a window read into the present ring."""
         reader = self._readers.get(stream)
-        if reader is not None:
+        if reader is not None and not reader.detached:
             self._limit_time(reader, (reader.generation, start))
             task = WindowTask(reader.generation, start, stop)
             self._send(reader, "window", task.to_wire())
@@ -185,6 +185,8 @@ class ReaderPool:
 
     def _send(self, reader: ReaderProcess, op: str, task: Mapping[str, Any]) -> None:
         """Send now, or when its socket has room: a reader that is stopped must not block us."""
+        if reader.detached:  # the stream fails as soon as it is dead
+            return
         reader.outbox += pack({"op": op, **task})
         self._flush(reader)
 

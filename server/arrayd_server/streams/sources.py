@@ -16,6 +16,7 @@ from arrayd.samples.selection import Rows
 from arrayd.wire import dtypes
 from arrayd_server.loaders.dataset.manifests import AGAIN, ids_at, manifest_at, stat_of
 from arrayd_server.loaders.dataset.open_files import NotAddressed
+from arrayd_server.loaders.dataset.reading import ReadQueues
 from arrayd_server.loaders.dataset.rows import Ids, ReadStats, RowReader
 from arrayd_server.loaders.dataset.runs import Int64
 from arrayd_server.loaders.validation import os_errors
@@ -120,6 +121,8 @@ class FieldRows:
         As in `Source.overflow`.
     folder
         For the pack.
+    queues
+        What reads, for all fields.
 
     Raises
     ------
@@ -127,20 +130,28 @@ class FieldRows:
         The manifest has no such field, or there is no such cast.
     """
 
-    def __init__(self, manifest: Manifest, wanted: StreamField, overflow: str, folder: str) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        wanted: StreamField,
+        overflow: str,
+        folder: str,
+        queues: ReadQueues,
+    ) -> None:
         self._field = one = _field(manifest, wanted)
         self.name = one.name
         self._manifest = manifest
         self._target = _dtype(wanted.descr if wanted.cast is None else wanted.cast)
         self._overflow = overflow
         self._folder = folder
+        self._queues = queues
         self._lock = threading.Lock()
         self._rows: RowReader | PackedRows | None = None
         packed = PackSpec.of(manifest, one, self._target, overflow).path(folder)
         if one.whole_files or os.path.exists(packed):  # then its files need not be looked at
             self._packed()
         else:
-            self._rows = RowReader(manifest, one, self._target, overflow)
+            self._rows = RowReader(manifest, one, self._target, overflow, queues=queues)
 
     def read(self, ids: Ids, out: np.ndarray[Any, Any], where: Int64) -> ReadStats:
         """Read rows into their places, as `RowReader.read` and `PackedRows.read`."""
@@ -156,7 +167,12 @@ class FieldRows:
         with self._lock:
             if not isinstance(self._rows, PackedRows):
                 self._rows = PackedRows(
-                    self._manifest, self._field, self._target, self._overflow, self._folder
+                    self._manifest,
+                    self._field,
+                    self._target,
+                    self._overflow,
+                    self._folder,
+                    self._queues,
                 )
             return self._rows
 

@@ -261,6 +261,11 @@ def test_a_reader_that_is_killed(tmp_path: Path) -> None:
         async with OneReader(identity_of(manifest, tmp_path), tmp_path) as reader:
             await reader.window(0, 10)
             os.kill(reader.pid, signal.SIGSEGV)
+            process = reader.readers._readers[1]
+            while not process.detached:
+                await asyncio.sleep(0)
+            reader.readers.read(1, 10, 20)  # the core may not know yet
+            reader.readers.change_ring(1, str(reader.ring), 1)
             error = await reader.failure()
             assert isinstance(error, LoaderCrashed)
             assert "SIGSEGV" in str(error)

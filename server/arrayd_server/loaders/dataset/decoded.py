@@ -3,6 +3,9 @@
 What is decoded together is a *unit*: the rows of a chunk (HDF5), a part of the loader's plan
 (text, compressed npz), or a file that is one row. A unit is decoded when one of its rows is wanted,
 and those of one file with the file opened once.
+
+All files are of one dataset, whose reader may see all of it: so what libhdf5 may pass on of its
+heap (see `arrayd_server.loading.apart`) is nobody else's, and no process apart is needed.
 """
 
 from __future__ import annotations

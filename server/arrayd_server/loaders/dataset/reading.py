@@ -24,11 +24,14 @@ The last also ends in SIGBUS when a file is truncated.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import SimpleQueue
 
 import numpy as np
 import numpy.typing as npt
@@ -182,6 +185,40 @@ class CachedReader:
             _fill(run, fd, start, buffer[begin : begin + length], int(runs.needed[run]))
             os.posix_fadvise(fd, start, length, os.POSIX_FADV_DONTNEED)
         return buffer, begins
+
+
+class ReadQueues:
+    """The readers of a process, for all its fields: as many as read at a time.
+
+    Parameters
+    ----------
+    count
+        How many read past the page cache at a time.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.cached = CachedReader()
+        self._direct: SimpleQueue[DirectReader] = SimpleQueue()
+        with contextlib.suppress(OSError):  # forbidden, or all queues of the system are in use
+            for _ in range(count):
+                self._direct.put(DirectReader())
+        self.has_direct = not self._direct.empty()
+        """Whether the page cache can be left out."""
+
+    @contextmanager
+    def direct(self) -> Iterator[DirectReader]:
+        """Have a reader past the page cache for this thread alone, as soon as one is free."""
+        reader = self._direct.get()
+        try:
+            yield reader
+        finally:
+            self._direct.put(reader)
+
+    def close(self) -> None:
+        """End them; none is in use."""
+        while not self._direct.empty():
+            self._direct.get().close()
+        self.cached.close()
 
 
 def _fill(run: int, fd: int, start: int, out: Bytes, needed: int) -> None:

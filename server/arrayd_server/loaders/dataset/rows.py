@@ -6,12 +6,10 @@ bytes, `reading` reads them, and from the buffer each row is copied, cast if nee
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,9 +23,8 @@ from arrayd_server.loaders.dataset.open_files import OpenFile, OpenFiles
 from arrayd_server.loaders.dataset.reading import (
     BOUNCE_BYTES,
     PAGE,
-    CachedReader,
-    DirectReader,
     ReadError,
+    ReadQueues,
     read_large,
 )
 from arrayd_server.loaders.dataset.runs import Int64, Runs, copy_rows
@@ -42,9 +39,6 @@ LARGE_BYTES = BOUNCE_BYTES // 4
 """A row of more bytes is read straight to its place."""
 
 FILES_AT_A_TIME = 128
-
-READERS = 2
-"""Reads of a field that go on at a time: windows that are read at a time."""
 
 
 @dataclass(slots=True)
@@ -163,6 +157,8 @@ class RowReader:
         What happens to a value that does not fit, as in `Source.overflow`.
     opened
         Makes what has the files open, past the page cache or not; None: `OpenFiles`.
+    queues
+        What reads, and is closed by whoever made it; None: some of its own.
     """
 
     def __init__(
@@ -172,16 +168,18 @@ class RowReader:
         cast: np.dtype[Any] | None = None,
         overflow: str = "error",
         opened: Callable[[bool], HasOpen] | None = None,
+        queues: ReadQueues | None = None,
     ) -> None:
         self._files = manifest.files[one.files]
         self._field = one
         self._placer = Placer(manifest, one, cast or one.dtype, overflow)
-        self._direct, self._cached = _direct_readers(), CachedReader()
-        direct = not self._direct.empty()
+        self._queues = queues or ReadQueues(1)
+        self._own = None if queues else self._queues
+        direct = self._queues.has_direct
         try:
             self._open = opened(direct) if opened else OpenFiles(manifest, one, direct=direct)
         except BaseException:
-            self._close_readers()
+            self._close_queues()
             raise
 
     def read(self, ids: Ids, out: Array, where: Int64) -> ReadStats:
@@ -221,13 +219,12 @@ class RowReader:
 
     def close(self) -> None:
         """Close the files, and end the threads."""
-        self._close_readers()
+        self._close_queues()
         self._open.close()
 
-    def _close_readers(self) -> None:
-        while not self._direct.empty():
-            self._direct.get().close()
-        self._cached.close()
+    def _close_queues(self) -> None:
+        if self._own is not None:
+            self._own.close()
 
     def _read(self, batch: _Batch, out: Array) -> ReadStats:
         if self._field.row_bytes > LARGE_BYTES:
@@ -259,13 +256,10 @@ class RowReader:
     def _read_runs(self, batch: _Batch, runs: Runs, delivery: _Delivery, direct: bool) -> None:
         fds = np.array([file.fd for file in batch.held])[runs.files]
         if not direct:
-            self._cached.read(fds, runs, delivery)
+            self._queues.cached.read(fds, runs, delivery)
             return
-        reader = self._direct.get()
-        try:
+        with self._queues.direct() as reader:
             reader.read(fds, runs, delivery, delivery.into)
-        finally:
-            self._direct.put(reader)
 
     def _read_large(self, batch: _Batch, out: Array) -> ReadStats:
         """Read rows that no buffer holds, one after another."""
@@ -298,15 +292,6 @@ class RowReader:
             f"{what} cannot be read: {os.strerror(code)}. If the disk is sound (see dmesg), put "
             f"the file back from a copy, or {AGAIN} without it."
         )
-
-
-def _direct_readers() -> SimpleQueue[DirectReader]:
-    """Return what reads past the page cache, one for each thread that may; none: it cannot be."""
-    readers: SimpleQueue[DirectReader] = SimpleQueue()
-    with contextlib.suppress(OSError):  # forbidden, or all queues of the system are in use
-        for _ in range(READERS):
-            readers.put(DirectReader())
-    return readers
 
 
 class _Batch:
