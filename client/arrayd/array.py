@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from typing import Any, ClassVar, Protocol, SupportsIndex, cast
 import numpy as np
 import numpy.typing as npt
 
+from arrayd.common.warn import warn_caller
 from arrayd.errors import PrecisionWarning, SpecMismatch
 from arrayd.source import Source
 from arrayd.system.mapping import MappingFinalizer, SegmentMapping
@@ -182,15 +181,10 @@ def cut(whole: SharedArray, grant: Grant, source: Source) -> SharedArray:
 
 
 def _warn_of_loss(whole: SharedArray, grant: Grant, source: Source) -> None:
-    """Warn at the caller's line, which is the first one outside arrayd."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("arrayd."):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(
+    warn_caller(
         f"{source}: {source.cast} has too few bits: {grant.lost} of {whole.size} values were "
         "changed by the cast.",
         PrecisionWarning,
-        stacklevel=level,
     )
 
 

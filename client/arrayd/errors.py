@@ -185,6 +185,10 @@ class PrecisionWarning(UserWarning):
     """A cast changed values: the dtype asked for has too few bits for them."""
 
 
+class BiasWarning(UserWarning):
+    """The rows of a stream are not in uniformly random order."""
+
+
 def _tree(cls: type[ArraydError]) -> Iterator[type[ArraydError]]:
     yield cls
     for sub in cls.__subclasses__():

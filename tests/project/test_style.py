@@ -35,7 +35,7 @@ CLIENT_ROOMS = {
     "samples": "common errors source wire",
     "system": "common errors wire",
     "results": "common errors source wire",
-    "array": "errors source system wire",
+    "array": "common errors source system wire",
     "session": "array common errors results source system wire",
     "client": "array common errors results session source system wire",
     "api": "array client results session system",

@@ -125,6 +125,16 @@ def test_fewer_bits(home: Path, client: arrayd.Client) -> None:
         arrayd.dataset(sources, cast={"z": "f4"}, client=client)
 
 
+def test_the_order_in_blocks_is_warned_of(home: Path, client: arrayd.Client) -> None:
+    """It delivers each row once as well, and says how far it is from random; sequential is not."""
+    dataset = arrayd.dataset(home / "x.npy", client=client)
+    with pytest.warns(arrayd.BiasWarning, match=r"15\.0 times as often") as caught:
+        rows = rows_of(dataset, seed=3, order="block", block=10, buffer=4)
+    assert [one.filename for one in caught] == [__file__]
+    assert sorted(rows) == list(range(N))
+    assert rows_of(dataset, order="sequential") == list(range(N))
+
+
 def test_two_models_share_memory(
     home: Path, daemon: Daemon, client: arrayd.Client, puppets: Stage
 ) -> None:

@@ -110,6 +110,19 @@ def test_fields_and_columns(dataset: arrayd.Dataset) -> None:
     assert batch["y"].tolist() == batch.ids.tolist() == right()[:16]
 
 
+def test_lost_bits_are_warned_of(home: Path, client: arrayd.Client) -> None:
+    """A cast that rounds causes one warning, at the caller's line; one that overflows, an error."""
+    sources = {"x": home / "x.npy", "y": home / "y.npy"}
+    rounded = arrayd.dataset(sources, budget="90K", cast={"x": "f2"}, client=client)
+    with pytest.warns(arrayd.PrecisionWarning, match="too few bits") as caught:
+        rows = [batch.ids for batch in rounded.stream(16, seed=SEED, plan="row-random")]
+    assert len(np.concatenate(rows)) == N
+    assert [one.filename for one in caught] == [__file__]
+    beyond = arrayd.dataset(sources, budget="90K", cast={"y": "i1"}, client=client)
+    with pytest.raises(arrayd.CastError, match="y"):
+        next(beyond.stream(16, seed=SEED, plan="row-random"))
+
+
 def test_what_is_written_is_private(dataset: arrayd.Dataset) -> None:
     """A writable batch belongs to its process, and its memory shows the next rows untouched."""
     seen = []

@@ -13,11 +13,12 @@ import numpy.typing as npt
 from arrayd import api
 from arrayd.client import Client
 from arrayd.common import arguments
+from arrayd.common.warn import warn_caller
 from arrayd.datasets import cache, plan
 from arrayd.datasets.deliveries import Pace, Values, resident, ring, ring_field, wanted_dtype
 from arrayd.datasets.plan import Plan, Sizes
 from arrayd.datasets.stream import Stream, StreamTerms
-from arrayd.errors import SpecMismatch
+from arrayd.errors import BiasWarning, SpecMismatch
 from arrayd.results.progress import Progress
 from arrayd.samples import splits
 from arrayd.samples.manifest import Field, Manifest
@@ -273,7 +274,7 @@ class Dataset:
         order
             ``"exact"``: uniform over all rows. ``"sequential"``: as they lie. ``"block"``: blocks
             of `block` rows, of which `buffer` at a time are mixed; rows that are near each other in
-            the files come near each other, see ``Stream.bias``.
+            the files come near each other, and a `BiasWarning` says how much.
         drop_last
             Leave out the last step of an epoch, if it has no full batch for every rank.
         rank, world
@@ -316,6 +317,7 @@ class Dataset:
         order_of = partial(
             EpochOrder, self._rows, terms.seed, kind=order, block=block, buffer=buffer
         )
+        _warn_of_bias(order_of(0))
         values = Values(self._path, self._rows, chosen, self._terms.casts, self._terms.overflow)
         if made.kind == "resident":
             delivery = partial(resident, self._client, values, made, order_of)
@@ -340,6 +342,17 @@ class Dataset:
         if not wanted or wanted - known:
             raise SpecMismatch(f"fields={names!r}: there are {', '.join(sorted(known))}.")
         return tuple(field for field in self._fields if field.name in wanted)
+
+
+def _warn_of_bias(order: EpochOrder) -> None:
+    """Warn if an order is not uniform, but for one that is not meant to be random."""
+    if order.kind == "block" and order.bias() > 1:
+        warn_caller(
+            f"order='block' with block={order.block}, buffer={order.buffer}: rows that are "
+            f"neighbours in the files share a batch {order.bias():,.1f} times as often as by "
+            "chance. order='exact' has no such bias.",
+            BiasWarning,
+        )
 
 
 def _reopened(path: str, rows: Rows, terms: ValueTerms, endpoint: str) -> Dataset:

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from arrayd.array import SharedArray
-from arrayd.errors import DaemonLost, NoSuchBlock, NoSuchStream
+from arrayd.common.warn import warn_caller
+from arrayd.errors import DaemonLost, NoSuchBlock, NoSuchStream, PrecisionWarning
 from arrayd.session.fetch import redeemed
 from arrayd.session.session import Session, unwrap
 from arrayd.wire.layout import PAGE
@@ -64,6 +65,7 @@ class RingRows:
         self._request = request
         self._layout = layout
         self._writable = writable
+        self._warned = False  # of values that a cast changes
         self._consumer = -1  # not open
         self._leave: weakref.finalize[..., RingRows] | None = None  # if it is dropped unclosed
         self._head = 0  # positions before it are readable
@@ -158,9 +160,20 @@ class RingRows:
             if answer is None or "moved" in answer:
                 return False
             self._head = answer["head"]
+            self._warn_of_loss(answer.get("lost", 0))
             if "ring" in answer:
                 self._next = answer["ring"], answer["first"]
         return True
+
+    def _warn_of_loss(self, lost: int) -> None:
+        """Warn once that a cast changes values; more may come with later rows."""
+        if lost and not self._warned:
+            self._warned = True
+            warn_caller(
+                f"The dtypes of cast= have too few bits: {lost:,} values of the first rows were "
+                "changed by the cast. `arrayd report FILE --cast …` shows what is lost in all.",
+                PrecisionWarning,
+            )
 
     @property
     def _readable(self) -> int:

@@ -79,6 +79,8 @@ class Serving:
         if consumer.announce and "head" in news:
             ring = consumer.ring
             news |= {"ring": ring.block.segment, "first": ring.windows.first}
+        if stream.stats["values_changed"]:
+            news["lost"] = stream.stats["values_changed"]
         return [Reply(to, Result(news)), *effects]
 
     def _news(self, stream: SharedStream, consumer: Consumer) -> dict[str, Any]:
