@@ -92,6 +92,36 @@ def test_other_files(home: Path, client: arrayd.Client, kind: str) -> None:
     assert seen == right()
 
 
+@pytest.mark.parametrize("kind", ["gzip", "text", "list"])
+def test_files_that_must_be_decoded(home: Path, client: arrayd.Client, kind: str) -> None:
+    """Each is decoded once, into a pack that later epochs and later runs read."""
+    n = 300 if kind == "list" else N
+    x = np.arange(N * 4, dtype="f8").reshape(N, 4)
+    options: dict[str, Any] = {}
+    if kind == "gzip":
+        with h5py.File(home / "z.h5", "w") as file:
+            file.create_dataset("x", data=x, chunks=(64, 4), compression="gzip")
+        sources: Any = {"x": f"{home}/z.h5:/x", "y": home / "y.npy"}
+    elif kind == "text":
+        np.savetxt(home / "x.txt", x, fmt="%d")
+        sources, options = {"x": home / "x.txt"}, {"dtype": "f8"}
+    else:
+        for number in range(n):
+            np.save(home / f"{number}.npy", x[number])
+        (home / "samples.lst").write_text("".join(f"{number}.npy\n" for number in range(n)))
+        sources = home / "samples.lst"
+    dataset = arrayd.dataset(sources, client=client, budget=n * 30, **options)
+    order = right(n)
+    stream = dataset.stream(16, seed=SEED, epochs=2, plan="row-random")
+    seen = [row for batch in stream for row in checked(batch)]
+    assert seen == order + right(n, epoch=1)
+    packs = list((home / "cache").glob("*.pack*"))
+    assert packs
+    again = dataset.stream(16, seed=SEED, plan="row-random")
+    assert [row for batch in again for row in checked(batch)] == order
+    assert list((home / "cache").glob("*.pack*")) == packs
+
+
 def test_odd_batches_and_selections(dataset: arrayd.Dataset) -> None:
     """Batches that wrap around the ring, and selections of any kind, are what they should be."""
     part = dataset[5:2500].filter(np.arange(2495) % 3 != 0)
