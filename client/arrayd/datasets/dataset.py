@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -236,6 +237,7 @@ class Dataset:
             file_bytes=[field.row_bytes for field in fields],
             step=step,
             budget=budget,
+            decoded=_must_decode(self._manifest, fields),
         )
         return plan.choose(sizes, kind)
 
@@ -342,6 +344,19 @@ class Dataset:
         if not wanted or wanted - known:
             raise SpecMismatch(f"fields={names!r}: there are {', '.join(sorted(known))}.")
         return tuple(field for field in self._fields if field.name in wanted)
+
+
+def _must_decode(manifest: Manifest, fields: tuple[Field, ...]) -> bool | None:
+    """Say whether files of these fields cannot be read row by row; None: the daemon knows."""
+    formats = set()
+    for field in fields:
+        if field.whole_files:
+            return True
+        with contextlib.suppress(SpecMismatch):  # of a plug-in: the daemon knows
+            formats.add(manifest.source_of(field, 0).resolved_format())
+    if formats & {"text", "npz"}:
+        return True
+    return False if formats and formats <= {"npy", "raw"} else None
 
 
 def _warn_of_bias(order: EpochOrder) -> None:

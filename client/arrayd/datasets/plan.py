@@ -14,6 +14,11 @@ that differ in speed; a bigger share saves its part of all reads.
 A ring may be needed twice for a while (a consumer that stands still keeps the old one), so two are
 set aside.
 
+Files that cannot be read row by row (compressed, text, one per sample) are decoded once, when a row
+of them is first wanted, into a *pack*: a scratch file of the rows, from which all later reads come.
+That is one decode and one write of all rows, in the first epoch; reading compressed chunks at
+random would decode each as often as it has rows.
+
 A row that does not begin on a page costs the disk ``(b + 4095) / b`` times its bytes.
 """
 
@@ -49,6 +54,8 @@ class Sizes:
         Rows that all ranks together take at a time.
     budget
         Bytes of memory that may be used.
+    decoded
+        Whether files must be decoded to be read; None: only the daemon can tell (HDF5).
     """
 
     rows: int
@@ -57,6 +64,7 @@ class Sizes:
     file_bytes: Sequence[int]
     step: int
     budget: int
+    decoded: bool | None = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +74,15 @@ class Plan:
     Parameters
     ----------
     kind
-        ``"resident"`` or ``"row-random"``.
+        ``"resident"``, ``"row-random"`` or ``"lazy pack"``.
     sizes
         What it was made of.
     whole
         Resident: the blocks hold the whole dataset, for other selections as well.
     slots
-        Row-random: rows of the ring.
+        Else: rows of the ring.
     share
-        Row-random: rows that stay in memory.
+        Else: rows that stay in memory.
     """
 
     kind: str
@@ -112,16 +120,17 @@ class Plan:
             )
         part = self.share / sizes.rows
         read, pages = map(format_bytes, self.reads)
+        when = "if the files are compressed" if sizes.decoded is None else "in the first epoch"
+        scratch = f"  scratch file     {need}, written {when}: all is decoded once\n"
         ring = format_bytes(self.slots * sizes.row_bytes)
         share = format_bytes(self.share * sizes.row_bytes)
         return (
-            f"row-random: {rows} do not fit the budget of {format_bytes(sizes.budget)}\n"
+            f"{self.kind}: {rows} do not fit the budget of {format_bytes(sizes.budget)}\n"
             f"  ring             {ring} ({self.slots:,} rows on their way)\n"
             f"  resident share   {share} ({self.share:,} rows, {part:.0%}: never read again)\n"
+            f"{'' if sizes.decoded is False else scratch}"
             f"  reads per epoch  {read} of rows, about {pages} in pages of 4 KiB; once for all\n"
-            "                   consumers of the stream\n"
-            "  Files that cannot be read row by row (compressed, text, one per sample) are\n"
-            f"  decoded once, into a scratch file of {need}."
+            "                   consumers of the stream"
         )
 
 
@@ -131,7 +140,8 @@ def choose(sizes: Sizes, kind: str | None = None) -> Plan:
     Parameters
     ----------
     kind
-        One of `KINDS` to have that one; None: the one that reads least.
+        ``"resident"``, or ``"row-random"`` for one that reads from the files; None: the one that
+        reads least.
 
     Raises
     ------
@@ -166,6 +176,5 @@ def _row_random(sizes: Sizes) -> Plan:
         )
     slots = max(least, min(sizes.budget // 8, MOST_OF_RING) // row)
     share = max(0, (sizes.budget - 2 * slots * row) // row)
-    return Plan(
-        kind="row-random", sizes=sizes, whole=False, slots=slots, share=min(share, sizes.rows)
-    )
+    kind = "lazy pack" if sizes.decoded else "row-random"
+    return Plan(kind=kind, sizes=sizes, whole=False, slots=slots, share=min(share, sizes.rows))

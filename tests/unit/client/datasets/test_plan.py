@@ -57,6 +57,16 @@ def test_a_share_saves_its_reads() -> None:
     assert f"{plan.share:,} rows" in str(plan)
 
 
+def test_files_that_must_be_decoded_need_scratch_space() -> None:
+    """The plan has another name, and says how much; of HDF5 it says that it may be so."""
+    sizes = replace(SIZES, total=1000, budget=2 << 20)
+    assert choose(replace(sizes, decoded=True)).kind == "lazy pack"
+    texts = {decoded: str(choose(replace(sizes, decoded=decoded))) for decoded in (True, None)}
+    assert "3.9 MiB, written in the first epoch" in texts[True]
+    assert "3.9 MiB, written if the files are compressed" in texts[None]
+    assert "scratch" not in str(choose(sizes))
+
+
 def test_a_plan_that_cannot_be() -> None:
     """Asked for by name, a plan is made or is an error; it never becomes another one."""
     with pytest.raises(NoRoom, match="do not fit"):
