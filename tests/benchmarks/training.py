@@ -78,7 +78,9 @@ def main() -> None:
     table, began = Table(), time.monotonic()
     try:
         for name in given.rows or ROWS:
+            start = time.monotonic()
             _one(ROWS[name], table, folder, given.mib)
+            say(f"  [{name}: {time.monotonic() - start:.0f} s]")
     finally:
         shutil.rmtree(folder)
     table.end()
