@@ -9,7 +9,7 @@ from typing import Any
 from tests.benchmarks.bare import BareLoop, one_by_one, reads_of
 from tests.benchmarks.disk import BATCH, LargeSet
 from tests.benchmarks.files import MIB, cached_bytes, drop_cache, segment_bytes
-from tests.benchmarks.processes import Consumer, Daemon, crew, private_bytes, together
+from tests.benchmarks.processes import Consumer, Daemon, crew, private_bytes, pss_bytes, together
 from tests.benchmarks.table import Table
 
 SIZE = 4096
@@ -21,9 +21,9 @@ def memory(table: Table, folder: Path, daemon: Daemon, mib: int) -> None:
     large = LargeSet.make(folder, mib, SIZE)
     table.head(
         f"7. memory in mid-epoch: set {mib} MiB, budget {large.budget / MIB:.0f} MiB",
-        "proportional set size without shared memory, of daemon, reader and consumers; + segments; "
-        "+ pages of the\n   file in the page cache (mincore). An interpreter is one that has "
-        "imported arrayd and is connected",
+        "proportional set size of daemon, reader and consumers; + what no process maps of the "
+        "segments; + pages of\n   the file in the page cache (mincore). An interpreter is one that "
+        "has imported arrayd and is connected",
     )
     drop_cache([large.path])
     with crew([{"kind": "nothing", "endpoint": daemon.endpoint}] * 2) as idle:
@@ -37,12 +37,9 @@ def memory(table: Table, folder: Path, daemon: Daemon, mib: int) -> None:
             pids = [one.pid for one in crowd]
             own[consumers] = private_bytes(pids)
             cached = cached_bytes([large.path])
-            totals[consumers] = (
-                own[consumers]
-                + private_bytes(daemon.pids)
-                + segment_bytes(daemon.endpoint)
-                + cached
-            )
+            pss, shared = pss_bytes([*pids, *daemon.pids])
+            unmapped = max(0, segment_bytes(daemon.endpoint) - shared)
+            totals[consumers] = pss + unmapped + cached
             together(crowd, gone=True)
         allowed = large.budget + (consumers + 2) * interpreter
         table.line(

@@ -181,14 +181,21 @@ def device_reads(pids: Sequence[int]) -> int:
     return total
 
 
-def private_bytes(pids: Sequence[int]) -> int:
-    """Return the proportional set size of these processes, without shared memory segments."""
-    total = 0
+def pss_bytes(pids: Sequence[int]) -> tuple[int, int]:
+    """Return the proportional set size of these processes, and what of it is shared memory."""
+    total = shared = 0
     for pid in pids:
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
         except (FileNotFoundError, ProcessLookupError):
             continue
         sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-        total += (sizes["Pss"] - sizes["Pss_Shmem"]) << 10
-    return total
+        total += sizes["Pss"] << 10
+        shared += sizes["Pss_Shmem"] << 10
+    return total, shared
+
+
+def private_bytes(pids: Sequence[int]) -> int:
+    """Return the proportional set size of these processes, without shared memory."""
+    total, shared = pss_bytes(pids)
+    return total - shared
