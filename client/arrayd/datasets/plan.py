@@ -32,6 +32,9 @@ from arrayd.errors import NoRoom, SpecMismatch
 
 PAGE = 4096
 
+ID_BYTES = 8
+"""Of the number of a row, which lies beside it in a ring and in a resident share."""
+
 MOST_OF_RING = 512 << 20
 """Bytes of the largest ring that is planned: what more would give is better spent on the share."""
 
@@ -96,7 +99,7 @@ class Plan:
         """Bytes of memory that it takes."""
         if self.kind == "resident":
             return (self.sizes.total if self.whole else self.sizes.rows) * self.sizes.row_bytes
-        return (self.slots + self.share) * self.sizes.row_bytes
+        return (self.slots + self.share) * (self.sizes.row_bytes + ID_BYTES)
 
     @property
     def reads(self) -> tuple[int, int]:
@@ -164,7 +167,7 @@ def choose(sizes: Sizes, kind: str | None = None) -> Plan:
 
 
 def _row_random(sizes: Sizes) -> Plan:
-    row = max(1, sizes.row_bytes)
+    row = sizes.row_bytes + ID_BYTES
     least = 4 * sizes.step  # two windows on their way, while a step is used
     if 2 * least * row > sizes.budget:
         raise NoRoom(
