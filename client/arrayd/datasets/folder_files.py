@@ -91,9 +91,10 @@ def _written(paths: Sequence[str], labels: Sequence[str] | None) -> str:
     if labels is None and not any("\n" in path or "\r" in path for path in paths):
         return "".join(f"{_safe(path)}\n" for path in paths)
     text = io.StringIO()
-    returns = any("\r" in path for path in paths)  # `csv` quotes the ends of its own lines alone
+    # `csv` quotes the ends of its own lines alone, and of one column it is not known what divides.
+    everything = labels is None or any("\r" in path for path in paths)
     writer = csv.writer(
-        text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+        text, lineterminator="\n", quoting=csv.QUOTE_ALL if everything else csv.QUOTE_MINIMAL
     )
     if labels is None:
         writer.writerows([PATH_COLUMNS[:1], *((path,) for path in map(_safe, paths))])
