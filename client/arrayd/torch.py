@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,9 @@ def stream(dataset: Dataset, batch_size: int = 256, **options: Any) -> Any:
     Returns
     -------
     torch.utils.data.IterableDataset
-        Also with ``set_epoch``, ``state_dict``, ``load_state_dict`` and ``receipt``, for use
-        without workers.
+        Also with ``state_dict``, ``load_state_dict`` and ``receipt``, for use without workers.
+        It is over after its ``epochs``; workers begin at epoch 0 each time they are started, so
+        ask for all epochs at once.
 
     Raises
     ------
@@ -59,6 +60,8 @@ def stream(dataset: Dataset, batch_size: int = 256, **options: Any) -> Any:
     SpecMismatch, NoRoom
         As for `Dataset.stream`.
     """
+    if not isinstance(dataset, Dataset):
+        raise SpecMismatch(f"stream takes what arrayd.dataset returns, not {dataset!r:.80}.")
     return _iterable()(dataset, batch_size, options)
 
 
@@ -128,8 +131,12 @@ class Sampler:
         """Return how far the present iteration is. Workers of a DataLoader run ahead of it."""
         return {"arrayd": STATE_VERSION, "seed": self._seed, "epoch": self._epoch, "pos": self._pos}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Begin the next iteration where another one was, on any number of ranks."""
+        if not isinstance(state, Mapping):
+            raise StateMismatch(
+                f"This is no state of a sampler: {state!r:.80}. Pass what state_dict() returned."
+            )
         if state.get("seed") != self._seed:
             raise StateMismatch(
                 f"The state is of seed {state.get('seed')}, this sampler of seed {self._seed}: "
@@ -202,7 +209,9 @@ def tensors(torch: Any, batch: Batch) -> dict[str, Any]:
 
 def _fits(array: np.ndarray[Any, Any]) -> bool:
     """Say whether torch has a type for an array's values: numbers and bool."""
-    return array.dtype.kind in "biufc" or array.dtype.name == "bfloat16"
+    dtype = array.dtype
+    wide = dtype.itemsize > (16 if dtype.kind == "c" else 8)  # longdouble: torch has none
+    return (dtype.kind in "biufc" and not wide) or dtype.name == "bfloat16"
 
 
 def _tensor(torch: Any, array: np.ndarray[Any, Any]) -> Any:

@@ -110,10 +110,19 @@ def test_a_sampler_resumes_on_other_ranks(dataset: Any) -> None:
         arrayd.torch.Sampler(dataset, seed=6).load_state_dict(state)
 
 
+def test_what_is_no_dataset_and_no_state(dataset: Any) -> None:
+    """One typed error each."""
+    with pytest.raises(arrayd.SpecMismatch, match=r"arrayd\.dataset"):
+        arrayd.torch.stream("x.npy")  # type: ignore[arg-type]
+    state: Any = None
+    with pytest.raises(arrayd.StateMismatch, match="no state"):
+        arrayd.torch.Sampler(dataset).load_state_dict(state)
+
+
 def test_what_torch_has_no_type_for_is_left_out(
     daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Text columns do not reach the tensors; numbers of the other byte order do, as values."""
+    """Text and long doubles do not reach the tensors; the other byte order does, as values."""
     monkeypatch.setenv("ARRAYD_CACHE", str(tmp_path / "cache"))
     for i in range(4):
         np.save(tmp_path / f"{i}.npy", np.full(2, i, ">f4"))
@@ -125,3 +134,6 @@ def test_what_torch_has_no_type_for_is_left_out(
         assert sorted(batch) == ["group", "ids", "seeds", "x"]
         assert torch.equal(batch["x"][:, 0], batch["ids"].float())
         assert torch.equal(batch["group"], batch["ids"])
+        np.save(tmp_path / "wide.npy", np.zeros(4, "longdouble"))
+        (batch,) = arrayd.torch.stream(arrayd.dataset(str(tmp_path / "wide.npy"), client=client), 4)
+        assert sorted(batch) == ["ids", "seeds"]

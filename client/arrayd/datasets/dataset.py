@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ ShowProgress = bool | Callable[[Progress], None] | None
 
 SHARE_OF_BUDGET = 0.8
 """Part of the daemon's budget that a dataset uses where no ``budget=`` is given."""
+
+LAST_POSITION = 2**63 - 1
+"""A stream that ends after it ends never; the protocol has no larger numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class Dataset:
         self._rows = rows
         self._terms = terms
         self._client = client
+        self._saved: str | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -96,10 +101,12 @@ class Dataset:
     def _dtype(self, field: Field) -> np.dtype[Any]:
         return wanted_dtype(field, self._terms.casts)
 
-    @cached_property
+    @property
     def _path(self) -> str:
-        """Where the manifest is saved, for the daemon."""
-        return self._manifest.save(cache.folder())
+        """Where the manifest is saved, for the daemon; anew if somebody has cleaned the cache."""
+        if self._saved is None or not os.path.exists(self._saved):
+            self._saved = self._manifest.save(cache.folder())
+        return self._saved
 
     @property
     def fields(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
@@ -130,7 +137,7 @@ class Dataset:
             There is none of this name.
         """
         columns = self._manifest.columns
-        if name not in columns:
+        if not isinstance(name, str) or name not in columns:
             raise SpecMismatch(
                 f"There is no column {name!r}; the list has {', '.join(columns) or 'none'}."
             )
@@ -314,6 +321,15 @@ class Dataset:
         )
         if not 0 <= terms.rank < terms.world:
             raise SpecMismatch(f"rank={rank}: it is from 0 to world - 1, here {terms.world - 1}.")
+        limit = None if terms.epochs is None else terms.epochs * len(self)
+        pace = Pace(
+            batch=terms.step,
+            limit=None if limit is None or limit > LAST_POSITION else limit,
+            consumers=arguments.positive("consumers", consumers),
+            grace=arguments.seconds("grace", grace) or 0.0,
+            writable=arguments.flag("writable", writable),
+            scratch=self._terms.scratch,
+        )
         made = self._plan(terms.step, chosen, plan)
         terms = replace(terms, plan=made.kind)
         order_of = partial(
@@ -324,14 +340,6 @@ class Dataset:
         if made.kind == "resident":
             delivery = partial(resident, self._client, values, made, order_of)
             return Stream(terms, order_of, self._manifest.columns, delivery)
-        pace = Pace(
-            batch=terms.step,
-            limit=None if terms.epochs is None else terms.epochs * len(self),
-            consumers=arguments.positive("consumers", consumers),
-            grace=arguments.seconds("grace", grace) or 0.0,
-            writable=arguments.flag("writable", writable),
-            scratch=self._terms.scratch,
-        )
         from_ring = partial(ring, self._client, values, made, order_of(0), pace)
         return Stream(terms, order_of, self._manifest.columns, from_ring)
 
@@ -339,8 +347,11 @@ class Dataset:
         """Return the fields of these names, in the order of the dataset."""
         if names is None:
             return self._fields
-        wanted = {names} if isinstance(names, str) else set(names)
         known = {field.name for field in self._fields}
+        try:
+            wanted = {names} if isinstance(names, str) else set(names)
+        except TypeError:  # not iterable, or its members cannot be names
+            wanted = set()
         if not wanted or wanted - known:
             raise SpecMismatch(f"fields={names!r}: there are {', '.join(sorted(known))}.")
         return tuple(field for field in self._fields if field.name in wanted)

@@ -79,7 +79,7 @@ def dataset(
         _casts(manifest, cast),
         arguments.one_of("overflow", overflow, OVERFLOWS),
         None if budget is None else _budget(budget),
-        None if scratch is None else os.path.abspath(scratch),
+        None if scratch is None else _folder(scratch),
     )
     return Dataset(manifest, Rows(manifest.rows), terms, client)
 
@@ -95,10 +95,17 @@ def _casts(manifest: Manifest, cast: Any) -> dict[str, np.dtype[Any]]:
     return {name: dtypes.parsed("cast", value) for name, value in wanted.items()}
 
 
+def _folder(value: Any) -> str:
+    try:
+        return os.path.abspath(os.fsdecode(value))
+    except TypeError:
+        raise SpecMismatch(f"scratch={value!r}: it is the path of a folder.") from None
+
+
 def _budget(value: int | str) -> int:
     try:
         size = parse_bytes(value) if isinstance(value, str) else int(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # OverflowError: infinity
         size = 0
     if size <= 0:
         raise SpecMismatch(f"budget={value!r}: a number of bytes, such as '8G'.")

@@ -121,7 +121,7 @@ class Plan:
                 f"  memory           {format_bytes(self.memory)}, once for all processes ({what})\n"
                 "  reads per epoch  none after the first load"
             )
-        part = self.share / sizes.rows
+        part = self.share / max(1, sizes.rows)
         read, pages = map(format_bytes, self.reads)
         when = "if the files are compressed" if sizes.decoded is None else "in the first epoch"
         scratch = f"  scratch file     {need}, written {when}: all is decoded once\n"

@@ -17,9 +17,10 @@ that the daemon fills (`RingRows`).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, NoReturn, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -125,12 +126,28 @@ class Stream:
         self._own = slice(terms.rank * terms.batch_size, (terms.rank + 1) * terms.batch_size)
         self._delivered = self._nothing()
         self._receipts: dict[int, Receipt] = {}
+        # Of the thread that is in a step; a Ctrl-C that leaves it taken does not stop that thread.
+        self._stepping = threading.RLock()
 
     def __repr__(self) -> str:
         terms = self._terms
         return (
             f"<stream of {self._n:,} rows ({terms.plan}), seed {terms.seed}, at epoch "
             f"{self._epoch}, pos {self._pos:,}>"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to travel.
+
+        Raises
+        ------
+        SpecMismatch
+            Always.
+        """
+        raise SpecMismatch(
+            "A stream lives in the process that made it, and is neither pickled nor copied. Send "
+            "the dataset, and the stream's state_dict(): the other process makes a stream of its "
+            "own and gives it the state with load_state_dict()."
         )
 
     def __len__(self) -> int:
@@ -164,6 +181,11 @@ class Stream:
     # ---- batches -------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Batch]:
+        if self._n == 0:
+            raise SpecMismatch(
+                "This stream has no rows: its selection is empty. Look at len() of a split or a "
+                "filter before you iterate."
+            )
         if self._over:
             raise SpecMismatch(
                 f"This stream is over: its {self._terms.epochs} epochs were delivered. Ask for "
@@ -172,6 +194,19 @@ class Stream:
         return self
 
     def __next__(self) -> Batch:
+        # Two threads would repeat rows, and each wait for what only the other's cursor lets come.
+        if not self._stepping.acquire(blocking=False):
+            raise SpecMismatch(
+                "Another thread waits for a batch of this stream: a stream is for one thread. Make "
+                "one in each thread, with the same arguments they share the reads, or with rank= "
+                "and world= they share the rows."
+            )
+        try:
+            return self._next_batch()
+        finally:
+            self._stepping.release()
+
+    def _next_batch(self) -> Batch:
         while not self._over:
             start, stop = self._pos, min(self._n, self._pos + self._terms.step)
             if start == stop or (self._terms.drop_last and stop - start < self._terms.step):
@@ -254,7 +289,7 @@ class Stream:
                 world=terms.world,
                 rank=terms.rank,
             )
-        if epoch not in self._receipts:
+        if arguments.whole("epoch", epoch) not in self._receipts:
             raise SpecMismatch(
                 f"This stream has not ended epoch {epoch}; it has ended {sorted(self._receipts)}."
             )
@@ -286,6 +321,10 @@ class Stream:
         StateMismatch
             The state is of another dataset, selection, seed or order, or was changed.
         """
+        if not isinstance(state, Mapping):
+            raise StateMismatch(
+                f"This is no state of a stream: {state!r:.80}. Pass what state_dict() returned."
+            )
         for key, value in self._identity().items():
             if state.get(key) != value:
                 raise _mismatch(key, state.get(key), value)
