@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import shutil
 import threading
@@ -70,6 +71,13 @@ def test_an_empty_selection(file: Path, client: arrayd.Client, budget: str | Non
     assert "0 rows" in str(empty.plan(16, plan="row-random"))
 
 
+def test_more_than_the_daemon_has(file: Path, client: arrayd.Client) -> None:
+    """A plan takes what there is, and says how much: no load that cannot succeed is planned."""
+    most = client.status().budget
+    plan = arrayd.dataset(file, budget=100 * most, client=client).plan(16)
+    assert plan.sizes.budget == most
+
+
 def test_what_is_no_state(file: Path, client: arrayd.Client) -> None:
     """It is refused as such, and the stream is as it was."""
     stream = arrayd.dataset(file, client=client).stream(16)
@@ -99,6 +107,12 @@ def test_the_cache_folder_is_cleaned(
     dataset = arrayd.dataset(file, budget=budget, client=client)
     next(dataset.stream(16, seed=1))
     shutil.rmtree(tmp_path / "cache")
+    rows = [row for batch in dataset.stream(64, seed=2) for row in batch.ids.tolist()]
+    assert sorted(rows) == list(range(N))
+    # A full disk, or a power failure, has cut it off: whoever asks for the dataset gets it again.
+    (manifest,) = (tmp_path / "cache").glob("*.manifest")
+    os.truncate(manifest, 20)
+    dataset = arrayd.dataset(file, budget=budget, client=client)
     rows = [row for batch in dataset.stream(64, seed=2) for row in batch.ids.tolist()]
     assert sorted(rows) == list(range(N))
 

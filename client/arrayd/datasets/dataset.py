@@ -234,9 +234,9 @@ class Dataset:
         return self._plan(step, self._chosen(fields), plan)
 
     def _plan(self, step: int, fields: tuple[Field, ...], kind: str | None) -> Plan:
+        most = self._client.status().budget  # the daemon cannot keep more, whatever was asked for
         budget = self._terms.budget
-        if budget is None:
-            budget = int(self._client.status().budget * SHARE_OF_BUDGET)
+        budget = int(most * SHARE_OF_BUDGET) if budget is None else min(budget, most)
         sizes = Sizes(
             rows=len(self),
             total=self._manifest.rows,

@@ -51,8 +51,8 @@ def dataset(
     overflow
         What to do with values that do not fit `cast`; as for `get`.
     budget
-        Memory that may be used, such as ``"8G"``; None: 80 % of the daemon's budget. What does not
-        fit is read from the files, each row once per epoch.
+        Memory that may be used, such as ``"8G"``, at most the daemon's budget; None: 80 % of that.
+        What does not fit is read from the files, each row once per epoch.
     scratch
         Folder for decoded rows of files that cannot be read row by row (compressed, text, one
         per sample); None: the cache folder, ``~/.cache/arrayd``.

@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -224,7 +225,7 @@ class Manifest:
             The folder cannot be written.
         """
         path = os.path.join(folder, f"{self.digest.hex()}.manifest")
-        if os.path.exists(path):
+        if zipfile.is_zipfile(path):  # it ends as it should: nothing has cut it off
             return path
         arrays: dict[str, Any] = {"header": np.frombuffer(pack(self._header()), np.uint8)}
         for number, files in enumerate(self.files):
@@ -236,6 +237,7 @@ class Manifest:
             try:
                 np.savez(file, **arrays)
                 file.flush()
+                os.fsync(file.fileno())  # else a power failure may keep the name and lose the bytes
                 os.replace(file.name, path)
             except BaseException:
                 os.unlink(file.name)
@@ -268,7 +270,10 @@ class Manifest:
         except (OSError, ProtocolMismatch):
             raise
         except Exception as error:  # bytes of a stranger: anything can come out
-            raise BadFile(f"{path} is no manifest of a dataset: {error!r}.") from None
+            raise BadFile(
+                f"{path} is no manifest of a dataset: {error!r}. "
+                "Delete it, and make the dataset again."
+            ) from None
 
     @classmethod
     def _read(cls, header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Manifest:
