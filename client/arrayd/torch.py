@@ -31,6 +31,8 @@ __all__ = ["Sampler", "stream"]
 
 STATE_VERSION = 1
 
+_MOST_WORKERS = 1024
+
 
 def stream(dataset: Dataset, batch_size: int = 256, **options: Any) -> Any:
     """Return a ``torch.utils.data.IterableDataset`` over batches of tensors.
@@ -49,9 +51,8 @@ def stream(dataset: Dataset, batch_size: int = 256, **options: Any) -> Any:
     Returns
     -------
     torch.utils.data.IterableDataset
-        Also with ``state_dict``, ``load_state_dict`` and ``receipt``, for use without workers.
-        It is over after its ``epochs``; workers begin at epoch 0 each time they are started, so
-        ask for all epochs at once.
+        Each pass over it delivers the next ``epochs`` (1) epochs. Also with ``set_epoch``; and,
+        without workers, with ``state_dict``, ``load_state_dict`` and ``receipt``.
 
     Raises
     ------
@@ -146,57 +147,105 @@ class Sampler:
         self._pos = self._start = arguments.whole("pos", state.get("pos"))
 
 
+class TensorBatches:
+    """What `stream` returns, but for torch's own base class.
+
+    A pass over it delivers ``epochs`` more epochs, like a DataLoader: the order is another one each
+    time, also in workers, which count their passes in memory that all of them share.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, options: dict[str, Any]) -> None:
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._options = {"writable": True, **options}
+        self._epochs = self._options.pop("epochs", 1)
+        self._stream = self._made({})
+        self._first = 0  # the epoch in which workers begin
+        # Passes that each worker has made; all see the same memory, forked or spawned.
+        self._passes = _torch().zeros(_MOST_WORKERS, dtype=_torch().int64).share_memory_()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        given = (self._dataset, self._batch_size, {**self._options, "epochs": self._epochs})
+        return _again, (*given, self._first, self._passes)
+
+    def _made(self, part: dict[str, int]) -> Stream:
+        """Return a stream without end, of this rank or of a worker's part of it."""
+        options = self._options | part
+        if self._epochs is not None:
+            arguments.positive("epochs", self._epochs)
+        return self._dataset.stream(self._batch_size, epochs=None, **options)
+
+    def _pass(self) -> Stream:
+        """Return the stream, made to end with this pass."""
+        if self._epochs is None:
+            return self._stream
+        done = (self._stream.epoch - self._first) // self._epochs
+        return self._stream.until(self._first + (done + 1) * self._epochs)
+
+    def __len__(self) -> int:
+        return len(self._pass())
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = _data().get_worker_info()
+        if worker is None:
+            return (tensors(_torch(), batch) for batch in self._pass())
+        # Worker w of W makes the steps w, w + W, ...; the DataLoader takes turns.
+        rank, world = self._options.get("rank", 0), self._options.get("world", 1)
+        part = {"rank": worker.id * world + rank, "world": worker.num_workers * world}
+        stream, number = self._made(part), int(self._passes[worker.id])
+        self._passes[worker.id] += 1
+        if self._epochs is not None:
+            first = self._first + number * self._epochs
+            stream.skip_to(first).until(first + self._epochs)
+        # A thread of torch sends a batch while the next one is made: it must be a copy.
+        return (tensors(_torch(), batch.copy()) for batch in stream)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin the next pass with the first row of this epoch."""
+        self._stream.skip_to(epoch)
+        self._first = epoch
+        self._passes.zero_()
+
+    def _refuse_workers(self, what: str) -> None:
+        """Refuse what only a stream in this process can tell."""
+        if self._passes.any():
+            raise SpecMismatch(
+                f"{what} knows nothing of the rows that workers of a DataLoader deliver: they "
+                "run ahead of the training. Use num_workers=0 (the daemon reads ahead), or "
+                "arrayd.torch.Sampler."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the stream is; see `Stream.state_dict`."""
+        self._refuse_workers("state_dict")
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another stream was; see `Stream.load_state_dict`."""
+        self._stream.load_state_dict(state)
+
+    def receipt(self, epoch: int | None = None) -> Any:
+        """Return the proof of what was delivered; see `Stream.receipt`."""
+        self._refuse_workers("receipt")
+        return self._stream.receipt(epoch)
+
+    def close(self) -> None:
+        """End the stream."""
+        self._stream.close()
+
+
 @functools.cache
 def _iterable() -> Any:
     """Return the class of what `stream` returns: it can be made only where torch is."""
-    torch = _torch()
-    data = importlib.import_module("torch.utils.data")
-
-    class TensorStream(data.IterableDataset):  # type: ignore[misc, name-defined]
-        """Batches of tensors; see `stream`."""
-
-        def __init__(self, dataset: Dataset, batch_size: int, options: dict[str, Any]) -> None:
-            self._dataset = dataset
-            self._batch_size = batch_size
-            self._options = {"writable": True, **options}
-            self._stream = self._made({})
-
-        def __reduce__(self) -> tuple[Any, ...]:
-            return _again, (self._dataset, self._batch_size, self._options)
-
-        def _made(self, part: dict[str, int]) -> Stream:
-            return self._dataset.stream(self._batch_size, **(self._options | part))
-
-        def __len__(self) -> int:
-            return len(self._stream)
-
-        def __iter__(self) -> Iterator[dict[str, Any]]:
-            worker = data.get_worker_info()
-            if worker is None:
-                return (tensors(torch, batch) for batch in self._stream)
-            # Worker w of W makes the steps w, w + W, ...; the DataLoader takes turns.
-            rank, world = self._options.get("rank", 0), self._options.get("world", 1)
-            part = {"rank": worker.id * world + rank, "world": worker.num_workers * world}
-            # A thread of torch sends a batch while the next one is made: it must be a copy.
-            return (tensors(torch, batch.copy()) for batch in self._made(part))
-
-        def state_dict(self) -> dict[str, Any]:
-            return self._stream.state_dict()
-
-        def load_state_dict(self, state: dict[str, Any]) -> None:
-            self._stream.load_state_dict(state)
-
-        def receipt(self, epoch: int | None = None) -> Any:
-            return self._stream.receipt(epoch)
-
-        def close(self) -> None:
-            self._stream.close()
-
-    return TensorStream
+    return type("TensorStream", (TensorBatches, _data().IterableDataset), {})
 
 
-def _again(dataset: Dataset, batch_size: int, options: dict[str, Any]) -> Any:
-    return _iterable()(dataset, batch_size, options)
+def _again(
+    dataset: Dataset, batch_size: int, options: dict[str, Any], first: int, passes: Any
+) -> Any:
+    stream = _iterable()(dataset, batch_size, options)
+    stream._first, stream._passes = first, passes
+    return stream
 
 
 def tensors(torch: Any, batch: Batch) -> dict[str, Any]:
@@ -220,6 +269,11 @@ def _tensor(torch: Any, array: np.ndarray[Any, Any]) -> Any:
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     return torch.from_numpy(array)
+
+
+def _data() -> Any:
+    _torch()
+    return importlib.import_module("torch.utils.data")
 
 
 def _torch() -> Any:

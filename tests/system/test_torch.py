@@ -60,7 +60,7 @@ def test_tensors_share_memory_and_may_be_written_to(dataset: Any, plan: str) -> 
     ("workers", "context"), [(0, None), (1, "fork"), (2, "fork"), (2, "spawn")]
 )
 def test_inside_a_data_loader(dataset: Any, plan: str, workers: int, context: str | None) -> None:
-    """With any number of workers each row comes once, in the order of the stream."""
+    """With any number of workers each row comes once, in an order that each pass changes."""
     stream = arrayd.torch.stream(dataset, 64, seed=3, plan=plan)
     loader = data.DataLoader(
         stream,
@@ -68,11 +68,20 @@ def test_inside_a_data_loader(dataset: Any, plan: str, workers: int, context: st
         num_workers=workers,
         multiprocessing_context=context,
     )
-    seen: list[int] = []
-    for batch in loader:
-        assert torch.equal(batch["x"][:, 0], batch["ids"] * 3.0)
-        seen += batch["ids"].tolist()
-    assert seen == EpochOrder(Rows(N), 3, 0).window(0, N).tolist()
+    for epoch in (0, 1, 5):
+        if epoch == 5:
+            stream.set_epoch(5)
+        assert len(loader) == 16
+        seen: list[int] = []
+        for batch in loader:
+            assert torch.equal(batch["x"][:, 0], batch["ids"] * 3.0)
+            seen += batch["ids"].tolist()
+        assert seen == EpochOrder(Rows(N), 3, epoch).window(0, N).tolist()
+    if workers:
+        with pytest.raises(arrayd.SpecMismatch, match="workers of a DataLoader"):
+            stream.state_dict()
+    else:
+        assert stream.state_dict()["epoch"] == 6
 
 
 def test_a_sampler_has_the_same_order(dataset: Any) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol, Self
 
 import numpy as np
@@ -262,6 +262,21 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next batch is of."""
+        return self._epoch
+
+    def until(self, epoch: int) -> Self:
+        """End before this epoch, whatever ``epochs=`` said; return the stream."""
+        self._terms = replace(self._terms, epochs=epoch)
+        return self
+
+    def skip_to(self, epoch: int) -> Self:
+        """Go on at the first row of an epoch, wherever the stream was; return the stream."""
+        self.load_state_dict({**self._identity(), "epoch": epoch, "pos": 0, "sha256": ""})
+        return self
 
     # ---- state and receipt ---------------------------------------------------------------
 
