@@ -15,7 +15,7 @@ def test_the_public_names_are_documented() -> None:
     """A client has the functions of `arrayd`, and what the README says it has besides."""
     text = README.read_text(encoding="utf-8")
     (said,) = re.findall(
-        r"All functions are also\nmethods of an `arrayd\.Client`.*?\n\n", text, re.DOTALL
+        r"All these functions are also\nmethods of an `arrayd\.Client`.*?\n\n", text, re.DOTALL
     )
     besides = {name.partition("(")[0] for name in re.findall(r"`(\w+(?:\(\))?)`", said)}
     functions = {name for name in arrayd.__all__ if callable(getattr(api, name, None))}
