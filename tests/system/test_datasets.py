@@ -119,7 +119,7 @@ def test_fewer_bits(home: Path, client: arrayd.Client) -> None:
     assert (batch["x"].dtype, batch["y"].dtype) == (np.dtype("f4"), np.dtype("i8"))
     with pytest.warns(arrayd.PrecisionWarning, match="too few bits"):
         next(arrayd.dataset(home / "x.npy", cast="f2", client=client).stream(8))
-    with pytest.raises(arrayd.CastError):
+    with pytest.raises(arrayd.CastError, match="field 'y' of the dataset"):
         next(arrayd.dataset(sources, cast={"y": "i1"}, client=client).stream(8))
     with pytest.raises(arrayd.SpecMismatch, match=r"cast= of \['z'\]"):
         arrayd.dataset(sources, cast={"z": "f4"}, client=client)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from arrayd.datasets.plan import Plan
 from arrayd.datasets.resident import ResidentRows
 from arrayd.datasets.ring_rows import RingRows
 from arrayd.datasets.stream import Delivery
+from arrayd.errors import ArraydError
 from arrayd.samples.manifest import Field
 from arrayd.samples.order import EpochOrder
 from arrayd.samples.selection import Rows
@@ -107,9 +108,21 @@ def resident(
         A file cannot be read.
     """
     ids = None if plan.whole else cache.save_ids(values.rows)
-    arrays = client.get_many([values.source(field, ids) for field in values.fields])
+    sources = [values.source(field, ids) for field in values.fields]
+    try:
+        arrays = client.get_many(sources)
+    except ArraydError as error:
+        raise _of_fields(error, sources) from None
     blocks = {field.name: array for field, array in zip(values.fields, arrays, strict=True)}
     return ResidentRows(blocks, values.rows, partial=not plan.whole, order=order_of)
+
+
+def _of_fields(error: ArraydError, sources: Sequence[Source]) -> ArraydError:
+    """Return an error that names a field where it names the manifest, which no user has seen."""
+    message = error.message
+    for source in sources:
+        message = message.replace(str(source), f"field {source.member!r} of the dataset")
+    return type(error)(message, **error.details)
 
 
 def ring(client: Client, values: Values, plan: Plan, order: EpochOrder, pace: Pace) -> Delivery:

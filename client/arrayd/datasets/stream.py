@@ -34,6 +34,8 @@ from arrayd.samples.receipt import EpochDigest, Receipt, expected
 
 STATE_VERSION = 1
 
+_WORDS = {"arrayd": "version", "dataset": "dataset (its fingerprint)", "selection": "selection"}
+
 
 class Delivery(Protocol):
     """Where the rows of a stream come from."""
@@ -342,11 +344,11 @@ class Stream:
             )
         for key, value in self._identity().items():
             if state.get(key) != value:
-                raise _mismatch(key, state.get(key), value)
+                raise _mismatch(_WORDS.get(key, key), state.get(key), value)
         epoch = arguments.whole("epoch", state.get("epoch"))
         pos = arguments.whole("pos", state.get("pos"))
         if epoch < 0 or not 0 <= pos <= self._n:
-            raise _mismatch("position", (epoch, pos), f"one of {self._n} rows")
+            raise _mismatch("epoch and position", (epoch, pos), (">= 0", f"0 to {self._n}"))
         order = self._order(epoch)
         digest = expected(order, pos)
         found = digest.hexdigest() if pos else ""
