@@ -269,7 +269,7 @@ def test_everything_says_what_it_is_for() -> None:
 
 
 def test_importing_arrayd_is_cheap() -> None:
-    """``import arrayd`` loads numpy, pyzmq and msgpack; no h5py, tqdm, argparse or server."""
+    """``import arrayd`` loads numpy, pyzmq, msgpack; no h5py, tqdm, argparse, datasets, server."""
     script = (
         "import sys, json; before = set(sys.modules); import arrayd; "
         "loaded = {n: getattr(m, '__file__', None) for n, m in sys.modules.items()}; "
@@ -277,6 +277,7 @@ def test_importing_arrayd_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert not [name for name in json.loads(done.stdout) if name.startswith("arrayd.datasets")]
     roots = {name.partition(".")[0] for name in json.loads(done.stdout)}
     assert roots - sys.stdlib_module_names == {"arrayd", "numpy", "zmq", "msgpack"}
     assert not roots & {"argparse", "unittest", "sqlite3", "http", "xml"}

@@ -17,9 +17,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +26,9 @@ from arrayd.errors import ArraydError, LoadError, MissingDependency, SpecMismatc
 from arrayd.source import FORMATS, Source
 from arrayd_server.loaders.base import Chunks, LoadPlan, Part
 from arrayd_server.loaders.validation import check_dtype, install
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 GROUP = "arrayd.loaders"
 
@@ -135,6 +137,8 @@ def _words(error: BaseException) -> str:
 @functools.cache
 def installed() -> dict[str, tuple[Plugin, ...]]:
     """Return the plug-ins by format; several where packages disagree about a name."""
+    from importlib import metadata  # here, for most loaders never ask
+
     found: dict[str, dict[str, Plugin]] = {}
     for entry in metadata.entry_points(group=GROUP):
         package = "an unknown package" if entry.dist is None else _package(entry.dist)
