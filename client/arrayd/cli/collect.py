@@ -12,10 +12,9 @@ from collections.abc import Iterator
 import arrayd
 from arrayd import PrecisionWarning
 from arrayd.cli.bars import advance, bar, orderly_end
-from arrayd.cli.common import Subparsers, add_command, complain, parse_dtype, parse_option
+from arrayd.cli.common import Subparsers, add_command, add_format_options, complain, parse_dtype
 from arrayd.common.bytesize import format_bytes
 from arrayd.gather.hdf5 import COMPRESSIONS, LeftOutWarning, collect
-from arrayd.source import FORMATS
 
 HELP = "load many files in parallel and write them into one HDF5 file"
 
@@ -29,20 +28,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--dtype", type=parse_dtype, help="the type in the files: f4, chr:S10,pos:i4 or a list"
     )
     parser.add_argument("--cast", type=parse_dtype, metavar="DTYPE", help="the type wanted")
-    parser.add_argument(
-        "--format",
-        metavar="NAME",
-        help=f"{', '.join(FORMATS)}, or of a plug-in; default: by the suffix",
-    )
-    parser.add_argument(
-        "--option",
-        dest="options",
-        type=parse_option,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an option of the format, such as skiprows=1; may be repeated",
-    )
+    add_format_options(parser)
     parser.add_argument(
         "--compression", choices=(*COMPRESSIONS, "none"), default="none", help="default: none"
     )

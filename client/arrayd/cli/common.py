@@ -92,15 +92,20 @@ def add_source_options(parser: Parser) -> None:
         "--overflow", choices=OVERFLOWS, help="what to do with values beyond --cast"
     )
     parser.add_argument("--rows", type=parse_rows, metavar="A:B:C", help="a slice of axis 0")
+    parser.add_argument("--dataset", metavar="NAME", help="HDF5 dataset or npz member")
+    parser.add_argument("--order", choices=("C", "F"), help="memory layout of the block")
+    add_format_options(parser, "-o")
+
+
+def add_format_options(parser: Parser, flag: str = "--option") -> None:
+    """Add ``--format``, and `flag` for the options of that format, where -o is the output."""
     parser.add_argument(
         "--format",
         metavar="NAME",
         help=f"{', '.join(FORMATS)}, or of a plug-in; default: by the suffix",
     )
-    parser.add_argument("--dataset", metavar="NAME", help="HDF5 dataset or npz member")
-    parser.add_argument("--order", choices=("C", "F"), help="memory layout of the block")
     parser.add_argument(
-        "-o",
+        flag,
         dest="options",
         type=parse_option,
         action="append",

@@ -9,10 +9,10 @@ import time
 
 import arrayd
 from arrayd.cli.bars import advance, bar, orderly_end
-from arrayd.cli.common import Subparsers, add_command, complain, parse_dtype, parse_option
+from arrayd.cli.common import Subparsers, add_command, add_format_options, complain, parse_dtype
 from arrayd.common.bytesize import format_bytes
 from arrayd.datasets.pack import PART, pack
-from arrayd.source import FORMATS, OVERFLOWS
+from arrayd.source import OVERFLOWS
 
 HELP = "write the rows of many files into one .npy, in bounded memory"
 
@@ -33,16 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--dataset", metavar="NAME", help="HDF5 dataset or npz member, of all")
     parser.add_argument("--dtype", type=parse_dtype, help="the type in the files")
-    parser.add_argument("--format", choices=FORMATS, help="of the files; default: by the suffix")
-    parser.add_argument(
-        "--option",
-        dest="options",
-        type=parse_option,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an option of the format, such as skiprows=1; may be repeated",
-    )
+    add_format_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

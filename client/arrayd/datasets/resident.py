@@ -64,6 +64,10 @@ class ResidentRows:
         self._places: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._buffers = {name: block[:0].copy() for name, block in self._blocks.items()}
 
+    @property
+    def ring(self) -> None:
+        """There is none."""
+
     def fetch(self, start: int, stop: int, own: slice) -> tuple[Ids, dict[str, Array]]:
         """Return the rows at the positions from `start` to `stop`, and the fields of some.
 

@@ -1,8 +1,8 @@
 """Batches from a ring: the daemon reads the rows of the coming positions, once for all consumers.
 
 A batch is a slice of the ring, without a copy, but where it lies apart: at the end of the ring, or
-where only a part of it was there at first.
-The daemon is asked when what is known to be readable is used up, which is once for many batches.
+where only a part of it was there at first. The daemon is asked when what is known to be readable
+is used up, which is once for many batches.
 
 The cursor tells the daemon which slots may be filled anew: the first position whose row this
 process may still look at. It goes along with each question, and by itself each time that
@@ -12,19 +12,17 @@ consumer, the stream is opened again where it is: the rows and their order are t
 
 from __future__ import annotations
 
-import ctypes
 import weakref
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from arrayd.array import SharedArray
+from arrayd.array import SharedArray, offset_of
 from arrayd.common.warn import warn_caller
 from arrayd.errors import DaemonLost, NoSuchBlock, NoSuchStream, PrecisionWarning
 from arrayd.session.fetch import redeemed
 from arrayd.session.session import Session, unwrap
-from arrayd.wire.layout import PAGE
 from arrayd.wire.ring import RingLayout
 
 Array = np.ndarray[Any, Any]
@@ -37,9 +35,6 @@ TRIES = 5
 """Times that a stream is opened before its ring is given up as lost."""
 
 _IDS = ""  # no field has this name
-_MADV_DONTNEED = 4
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class RingRows:
@@ -78,10 +73,7 @@ class RingRows:
 
     @property
     def ring(self) -> SharedArray | None:
-        """The ring's bytes in this process, uint8; None before the first batch.
-
-        One mapping for the life of the stream, so that it can be registered for transfers to a GPU.
-        """
+        """The ring's bytes in this process, uint8; None before the first batch."""
         return self._ring
 
     def fetch(self, start: int, stop: int, own: slice) -> tuple[Ids, dict[str, Array]]:
@@ -244,9 +236,11 @@ class RingRows:
     def _forget_writes(self, start: int, stop: int) -> None:
         """Let the pages of these rows show the ring again, where this process has written to them.
 
-        A page at the edge is shared with the next rows: what was written to it goes as well,
-        before they are shown.
+        A page at the edge has some of the next rows, which are not shown yet.
         """
+        assert self._ring is not None
+        pages = self._ring._mapping
+        assert pages is not None
         slots = self._layout.slots
         first, count = start % slots, min(stop - start, slots)
         pieces = [(first, min(first + count, slots))]
@@ -256,8 +250,6 @@ class RingRows:
             if array.size == 0:
                 continue
             row = array.strides[0]
-            address = int(array.__array_interface__["data"][0])
+            begin = offset_of(array, pages)
             for low, high in pieces:
-                begin = (address + low * row) // PAGE * PAGE
-                end = -(-(address + high * row) // PAGE) * PAGE
-                _libc.madvise(begin, end - begin, _MADV_DONTNEED)
+                pages.forget_writes(begin + low * row, begin + high * row)

@@ -40,6 +40,10 @@ _WORDS = {"arrayd": "version", "dataset": "dataset (its fingerprint)", "selectio
 class Delivery(Protocol):
     """Where the rows of a stream come from."""
 
+    @property
+    def ring(self) -> Array | None:
+        """The bytes of the ring that the fields are slices of, uint8; None: there is none (yet)."""
+
     def fetch(
         self, start: int, stop: int, own: slice
     ) -> tuple[npt.NDArray[np.uint64], dict[str, Array]]:
@@ -175,10 +179,10 @@ class Stream:
     def ring(self) -> Array | None:
         """The bytes of the ring that the batches are slices of, uint8; None: there is none (yet).
 
-        It is the same mapping for all batches, so that it can be pinned for copies to a GPU. Only a
-        consumer that others could not wait for gets another one.
+        It is one mapping for all batches, so that it can be pinned for copies to a GPU. There is
+        another one after a restart of the daemon, or where others could not wait for a consumer.
         """
-        return getattr(self._delivery, "ring", None)
+        return None if self._delivery is None else self._delivery.ring
 
     # ---- batches -------------------------------------------------------------------------
 
@@ -277,7 +281,7 @@ class Stream:
 
     def skip_to(self, epoch: int) -> Self:
         """Go on at the first row of an epoch, wherever the stream was; return the stream."""
-        self.load_state_dict({**self._identity(), "epoch": epoch, "pos": 0, "sha256": ""})
+        self._go_to(self._order(epoch).epoch, 0, None)
         return self
 
     # ---- state and receipt ---------------------------------------------------------------
@@ -354,9 +358,13 @@ class Stream:
         found = digest.hexdigest() if pos else ""
         if state.get("sha256") != found:
             raise _mismatch("sha256 of the rows delivered", state.get("sha256"), found)
+        self._go_to(epoch, pos, digest)
+
+    def _go_to(self, epoch: int, pos: int, before: EpochDigest | None) -> None:
+        """Go on at a position; `before` is the digest of the epoch up to there, None of nothing."""
         self.close()
         self._epoch, self._pos, self._receipts = epoch, pos, {}
-        self._delivered = self._nothing(digest)
+        self._delivered = self._nothing(before)
 
     def _identity(self) -> dict[str, Any]:
         """Return what a state must be of to be resumed here."""

@@ -26,7 +26,7 @@ from arrayd.wire import layout
 _PROT_READ, _PROT_WRITE = 1, 2
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED = 1, 2, 0x10
 _MAP_ANONYMOUS, _MAP_NORESERVE = 0x20, 0x4000
-_MADV_RANDOM, _MADV_DONTDUMP = 1, 16
+_MADV_RANDOM, _MADV_DONTNEED, _MADV_DONTDUMP = 1, 4, 16
 _FAILED = ctypes.c_void_p(-1).value
 _LEASE_WAIT = 2.0  # seconds; the daemon holds a lease for a microsecond
 
@@ -189,6 +189,11 @@ class SegmentMapping:
                 raise Vanished(f"another file stands under the name {other.segment}")
             _map(fd, self.size, "c", self.address)
         self.segment, self.inode = other.segment, other.inode
+
+    def forget_writes(self, start: int, stop: int) -> None:
+        """Let the pages with these bytes of a private mapping show the segment as it is now."""
+        first = start // layout.PAGE * layout.PAGE
+        _libc.madvise(self.address + first, stop - first, _MADV_DONTNEED)
 
     def inherited(self) -> None:
         """Mark in the kernel's own flags that this process has the mapping by accident."""
