@@ -56,7 +56,7 @@ class StreamIdentity(Record):
     share
         Rows of the resident share.
     scratch
-        The folder where rows may be kept that are costly to decode; None: the usual one.
+        The folder for packs of rows that are costly to decode; None: that of the manifest.
     """
 
     manifest: str

@@ -213,10 +213,8 @@ class Streams:
             return []
         if share is not None and share.request == request and share.segment is None:
             stream.share = None
-            if isinstance(error, NoRoom):
-                return self.table.start_reader(
-                    stream
-                )  # it is slower without, and the status says so
+            if isinstance(error, NoRoom):  # it is slower without, and the status says so
+                return self.table.start_reader(stream)
         if request in (one.block.request for one in stream.rings()[:-1]):
             return []  # an old ring: who reads from it has it mapped
         return self.stream_failed(stream.number, error, now)

@@ -40,7 +40,7 @@ class Windows:
     slots
         Rows that the ring has room for.
     batch
-        Rows of the first window.
+        Rows of the next window, if nothing makes it shorter: at first those of one batch.
     first
         The position that the ring begins with.
     head

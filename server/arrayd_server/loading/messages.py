@@ -153,11 +153,16 @@ def result(message: Mapping[str, Any], label: str) -> Mapping[str, Any] | Arrayd
     """Return what the last answer to a task says, unless it is another arrayd's."""
     version = message.get("version")
     if version != PACKAGE_VERSION:
-        return ProtocolMismatch(
-            f"{label} is not loaded: this daemon (pid {os.getpid()}) is arrayd {PACKAGE_VERSION}, "
-            f"but arrayd {str(version)[:40]} has been installed since for {sys.executable}, from "
-            f"which it starts its loaders. `kill -USR1 {os.getpid()}` ends it and leaves its "
-            "blocks to the next daemon; then ask again."
-        )
+        return other_version(f"{label} is not loaded", version)
     ok: Mapping[str, Any] | None = message.get("ok")
     return from_wire(message["err"]) if ok is None else ok
+
+
+def other_version(what: str, version: object) -> ProtocolMismatch:
+    """Return the error where a process of the daemon's is of another version of arrayd than it."""
+    return ProtocolMismatch(
+        f"{what}: this daemon (pid {os.getpid()}) is arrayd {PACKAGE_VERSION}, but arrayd "
+        f"{str(version)[:40]} has been installed since for {sys.executable}, from which it starts "
+        f"its loaders. `kill -USR1 {os.getpid()}` ends it and leaves its blocks to the next "
+        "daemon; then ask again."
+    )

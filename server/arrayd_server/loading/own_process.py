@@ -6,6 +6,7 @@ lease test would not see it). It dies with the daemon.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import resource
@@ -13,13 +14,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from arrayd.common import failpoints
+from arrayd.wire.codec import pack
 from arrayd_server.kernel import leases
 from arrayd_server.loading.apart import die_with_parent
+
+MAX_WORDS = 4000
+"""Characters of the longest error: a hostile file would fill the log with its names."""
 
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """It multiplies no matrices; OpenBLAS would reserve 40 MB for each CPU there is."""
@@ -58,8 +64,51 @@ def spawn(
     return process, pidfd, ours
 
 
-def begin(parent: int, memory: int) -> None:
-    """Do, in such a process, what comes before the first file is read."""
+class Outbox:
+    """What such a process is still to be sent: one that is stopped must not block the daemon."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        process: subprocess.Popen[bytes],
+        sock: socket.socket,
+    ) -> None:
+        self._loop = loop
+        self._process = process
+        self._sock = sock
+        self._data = bytearray()
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send now, or when the socket has room."""
+        self._data += pack(message)
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            del self._data[: self._sock.send(self._data)]
+        except BlockingIOError:
+            pass
+        except OSError:  # it has closed its end; reading ours will notice
+            self._data.clear()
+            self._process.kill()
+        if self._data:
+            self._loop.add_writer(self._sock, self._flush)
+        else:
+            self._loop.remove_writer(self._sock)
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[socket.socket]:
+    """Begin as `spawn` asks on the command line; yield the socket to the daemon."""
+    descriptor, parent, memory = map(int, sys.argv[1:4])
+    _begin(parent, memory)
+    # A daemon that is killed with an answer unread resets the connection instead of closing it.
+    with socket.socket(fileno=descriptor) as sock, contextlib.suppress(ConnectionResetError):
+        yield sock
+
+
+def _begin(parent: int, memory: int) -> None:
+    """Do what comes before the first file is read."""
     die_with_parent(parent)
     _limit_memory(memory)
     _clear_hdf5_environment()

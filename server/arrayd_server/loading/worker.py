@@ -16,7 +16,6 @@ import os
 import resource
 import select
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -37,13 +36,10 @@ from arrayd_server.loaders.base import FoundMember, LoadPlan, Part
 from arrayd_server.loaders.file_identity import FileIdentity, NamedIdentity
 from arrayd_server.loading.apart import apart
 from arrayd_server.loading.messages import FilledPart, FillTask, FoundFile, InfoTask, ProbeTask
-from arrayd_server.loading.own_process import begin
+from arrayd_server.loading.own_process import MAX_WORDS, connected
 
 MAX_ANSWER = 8 << 20
 """Bytes of the largest answer: the daemon packs it again, for a client."""
-
-MAX_WORDS = 4000
-"""Characters of the longest error: a hostile file would fill the log with its names."""
 
 MAX_PROBLEM = 300
 """Characters of the error of one member of many."""
@@ -319,12 +315,7 @@ def _same_file(source: Source, identity: FileIdentity, stat: tuple[int, ...]) ->
 
 def main() -> None:
     """Run on the descriptor, for the parent and in the memory named on the command line."""
-    begin(int(sys.argv[2]), int(sys.argv[3]))
-    # A daemon that is killed with an answer unread resets the connection instead of closing it.
-    with (
-        socket.socket(fileno=int(sys.argv[1])) as sock,
-        contextlib.suppress(ConnectionResetError),
-    ):
+    with connected() as sock:
         run(sock)
 
 

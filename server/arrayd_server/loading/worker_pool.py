@@ -41,9 +41,9 @@ import msgpack
 from arrayd.common import failpoints
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import LoaderCrashed, LoadError, LoadTimeout, ProtocolMismatch
-from arrayd.wire.codec import pack, stream
+from arrayd.wire.codec import stream
 from arrayd_server.loading import messages
-from arrayd_server.loading.own_process import cause, spawn
+from arrayd_server.loading.own_process import Outbox, cause, spawn
 from arrayd_server.loading.tasks import Queue, Task
 
 log = logging.getLogger(__name__)
@@ -75,14 +75,14 @@ class Worker:
     process: subprocess.Popen[bytes]
     pidfd: int
     sock: socket.socket
+    outbox: Outbox
     inbox: msgpack.Unpacker = field(default_factory=lambda: stream(MAX_INBOX))
-    outbox: bytearray = field(default_factory=bytearray)
     task: Task | None = None
     clean: bool = True  # it has read no file, or only in children
     timer: asyncio.TimerHandle | None = None  # retires it, or kills it when it ignores a cancel
 
     @classmethod
-    def start(cls, memory: int) -> Worker:
+    def start(cls, loop: asyncio.AbstractEventLoop, memory: int) -> Worker:
         """Start a process that may use `memory` bytes.
 
         Raises
@@ -90,7 +90,8 @@ class Worker:
         OSError
             The system has no process or descriptor for it.
         """
-        return cls(*spawn(PROGRAM, memory))
+        process, pidfd, sock = spawn(PROGRAM, memory)
+        return cls(process, pidfd, sock, Outbox(loop, process, sock))
 
     def stop_timer(self) -> None:
         """Cancel its retirement, or its death after a cancelled task."""
@@ -146,7 +147,7 @@ class Pool:
             if worker.task is not None and worker.task.job == job:
                 worker.task.forget()
                 if worker.timer is None and worker in self.workers:
-                    self._send(worker, {"cancel": worker.task.wire["id"]})
+                    worker.outbox.send({"cancel": worker.task.wire["id"]})
                     worker.timer = self._loop.call_later(
                         CANCEL_GRACE, self._kill_and_refill, worker
                     )
@@ -223,7 +224,7 @@ class Pool:
             self._loop.call_soon(task.finish, failure)
 
     def _start(self) -> Worker:
-        worker = Worker.start(self._memory)
+        worker = Worker.start(self._loop, self._memory)
         self.workers.append(worker)
         self._loop.add_reader(worker.sock, self._on_readable, worker)
         return worker
@@ -237,25 +238,7 @@ class Pool:
         worker.clean = worker.clean and apart
         self._limit_time(task, self._loop.time())
         failpoints.hit("daemon.part")
-        self._send(worker, {**task.wire, "apart": apart})
-
-    def _send(self, worker: Worker, message: Mapping[str, Any]) -> None:
-        """Send now, or when its socket has room: a worker that is stopped must not block us."""
-        worker.outbox += pack(message)
-        self._flush(worker)
-
-    def _flush(self, worker: Worker) -> None:
-        try:
-            del worker.outbox[: worker.sock.send(worker.outbox)]
-        except BlockingIOError:
-            pass
-        except OSError:  # it has closed its end; reading ours will notice
-            worker.outbox.clear()
-            worker.process.kill()
-        if worker.outbox:
-            self._loop.add_writer(worker.sock, self._flush, worker)
-        else:
-            self._loop.remove_writer(worker.sock)
+        worker.outbox.send({**task.wire, "apart": apart})
 
     def _limit_time(self, task: Task, since: float) -> None:
         """Set the deadline of a task to `timeout` after `since`."""

@@ -70,6 +70,8 @@ def checked(message: Any) -> tuple[str, Any]:
     ------
     TypeError, ValueError
         It is none.
+    ProtocolMismatch
+        A newer arrayd has written it.
     """
     kinds = {"ready": str, "read": dict, "err": dict}
     if isinstance(message, dict) and len(message) == 1:

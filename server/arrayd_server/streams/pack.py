@@ -28,7 +28,7 @@ import itertools
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,12 +169,10 @@ class Pack:
         with self._lock:
             if self.writes:
                 return
-            try:
+            with suppress(BlockingIOError):  # another process writes it
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.writes = False
-            else:
                 self.writes = True
+            if self.writes:
                 self._begin()
             if self._is_sound():
                 bits = os.pread(self._fd, len(self._bits), PAGE)

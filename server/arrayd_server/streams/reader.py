@@ -13,7 +13,6 @@ import contextlib
 import os
 import resource
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -32,15 +31,13 @@ from arrayd.wire.ring import RingLayout
 from arrayd_server.kernel.shared_map import map_shared
 from arrayd_server.loaders.dataset.reading import ReadQueues
 from arrayd_server.loaders.dataset.rows import ReadStats
-from arrayd_server.loading.own_process import begin
+from arrayd_server.loading.own_process import MAX_WORDS, connected
 from arrayd_server.streams.messages import ReaderTask, RingTask, WindowRead, WindowTask
 from arrayd_server.streams.share import ResidentShare
 from arrayd_server.streams.sources import FieldRows, Orders, manifest_of, selection_of
 
 WINDOWS = 2
 """Windows that are read at a time."""
-
-_MAX_WORDS = 4000  # characters of the longest error
 
 
 class Ring:
@@ -100,7 +97,7 @@ class StreamReader:
             FieldRows(manifest, one, identity.overflow, folder, queues) for one in identity.fields
         )
         share = None
-        if task.share is not None and identity.share:
+        if task.share is not None:
             ring = Ring(task.share, identity.resident)
             share = ResidentShare(ring.ids, ring.arrays)
         return cls(orders, fields, share)
@@ -198,7 +195,7 @@ class TaskLoop:
 
     def _fail(self, error: ArraydError) -> None:
         self._failed = True
-        error.message = error.message[:_MAX_WORDS]
+        error.message = error.message[:MAX_WORDS]
         self._send({"err": to_wire(error)})
 
     def _send(self, message: Mapping[str, Any]) -> None:
@@ -218,11 +215,7 @@ def _out_of_memory(error: MemoryError) -> LoadError:
 
 def main() -> None:
     """Run on the descriptor, for the parent and in the memory named on the command line."""
-    begin(int(sys.argv[2]), int(sys.argv[3]))
-    with (
-        socket.socket(fileno=int(sys.argv[1])) as sock,
-        contextlib.suppress(ConnectionResetError),
-    ):
+    with connected() as sock:
         TaskLoop(sock).run()
     os._exit(0)  # a thread may be reading
 

@@ -9,7 +9,6 @@ Nothing is ever waited for, but in `ReaderPool.close`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -30,9 +29,10 @@ from arrayd.errors import (
     ProtocolMismatch,
     from_wire,
 )
-from arrayd.wire.codec import pack, stream
+from arrayd.wire.codec import stream
 from arrayd.wire.protocol import PACKAGE_VERSION
-from arrayd_server.loading.own_process import cause, spawn
+from arrayd_server.loading.messages import other_version
+from arrayd_server.loading.own_process import Outbox, cause, spawn
 from arrayd_server.stream_identity import StreamIdentity
 from arrayd_server.streams.messages import (
     ReaderTask,
@@ -81,8 +81,8 @@ class ReaderProcess:
     process: subprocess.Popen[bytes]
     pidfd: int
     sock: socket.socket
+    outbox: Outbox
     inbox: msgpack.Unpacker = field(default_factory=lambda: stream(_MAX_INBOX))
-    outbox: bytearray = field(default_factory=bytearray)
     deadlines: dict[tuple[int, int], asyncio.TimerHandle] = field(default_factory=dict)
     generation: int = 0
     error: ArraydError | None = None  # with which the stream fails when it is dead
@@ -131,7 +131,7 @@ class ReaderPool:
         """
         words = f"the stream of {identity}"
         try:
-            process = spawn(PROGRAM, self._memory)
+            process, pidfd, sock = spawn(PROGRAM, self._memory)
         except OSError as error:
             failure = LoadError(
                 f"The daemon can start no process to read {words}: {error.strerror}. Processes, "
@@ -139,7 +139,9 @@ class ReaderPool:
             )
             self._loop.call_soon(on_failed, stream, failure)
             return
-        reader = ReaderProcess(stream, words, on_ready, on_read, on_failed, *process)
+        outbox = Outbox(self._loop, process, sock)
+        heard = (on_ready, on_read, on_failed)
+        reader = ReaderProcess(stream, words, *heard, process, pidfd, sock, outbox)
         self._readers[stream] = reader
         self._loop.add_reader(reader.sock, self._on_readable, reader)
         self._loop.add_reader(reader.pidfd, self._on_death, reader)
@@ -187,19 +189,7 @@ class ReaderPool:
         """Send now, or when its socket has room: a reader that is stopped must not block us."""
         if reader.detached:  # the stream fails as soon as it is dead
             return
-        reader.outbox += pack({"op": op, **task})
-        self._flush(reader)
-
-    def _flush(self, reader: ReaderProcess) -> None:
-        with contextlib.suppress(BlockingIOError):
-            try:
-                del reader.outbox[: reader.sock.send(reader.outbox)]
-            except ConnectionError:  # it has closed its end; its death is noticed elsewhere
-                reader.outbox.clear()
-        if reader.outbox:
-            self._loop.add_writer(reader.sock, self._flush, reader)
-        else:
-            self._loop.remove_writer(reader.sock)
+        reader.outbox.send({"op": op, **task})
 
     def _on_readable(self, reader: ReaderProcess) -> None:
         try:
@@ -215,6 +205,9 @@ class ReaderPool:
         try:
             reader.inbox.feed(data)
             answers = [checked(message) for message in reader.inbox]
+        except ProtocolMismatch as error:  # another arrayd has been installed since
+            self._fail(reader, error)
+            return
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             log.warning("reader %d talks nonsense: %s", reader.process.pid, error)
             self._fail(reader, None)
@@ -231,7 +224,7 @@ class ReaderPool:
             if answer == PACKAGE_VERSION:
                 reader.on_ready(reader.stream)
             else:
-                self._fail(reader, _other_version(reader, answer))
+                self._fail(reader, other_version(f"{reader.words} is not read", answer))
         else:
             assert isinstance(answer, WindowRead)
             self._in_time(reader, (answer.generation, answer.start))
@@ -241,19 +234,21 @@ class ReaderPool:
     # ---- time, and ends ------------------------------------------------------------------
 
     def _limit_time(self, reader: ReaderProcess, what: tuple[int, int]) -> None:
-        reader.deadlines[what] = self._loop.call_later(self._timeout, self._overdue, reader)
+        timer = self._loop.call_later(self._timeout, self._overdue, reader, what)
+        reader.deadlines[what] = timer
 
     def _in_time(self, reader: ReaderProcess, what: tuple[int, int]) -> None:
         deadline = reader.deadlines.pop(what, None)
         if deadline is not None:
             deadline.cancel()
 
-    def _overdue(self, reader: ReaderProcess) -> None:
+    def _overdue(self, reader: ReaderProcess, what: tuple[int, int]) -> None:
+        doing = "opening its dataset" if what == _STARTING else "reading a window"
         self._fail(
             reader,
             LoadTimeout(
-                f"{reader.words}: reading a window takes longer than {self._timeout:g} s (the "
-                "daemon's --load-timeout). Its file system may hang; the reader is killed."
+                f"{reader.words}: {doing} takes longer than {self._timeout:g} s (the daemon's "
+                "--load-timeout). Its file system may hang; the reader is killed."
             ),
         )
 
@@ -310,11 +305,3 @@ class ReaderPool:
             "the stream again at the position where it stopped.",
             signal=-code if code is not None and code < 0 else None,
         )
-
-
-def _other_version(reader: ReaderProcess, version: str) -> ProtocolMismatch:
-    return ProtocolMismatch(
-        f"{reader.words} is not read: this daemon (pid {os.getpid()}) is arrayd {PACKAGE_VERSION}, "
-        f"but arrayd {version[:40]} has been installed since. `kill -USR1 {os.getpid()}` ends it "
-        "and leaves its blocks to the next daemon; then open the stream again."
-    )

@@ -33,7 +33,7 @@ def manifest_of(identity: StreamIdentity) -> Manifest:
     """
     with os_errors(identity.manifest):
         stat = stat_of(os.stat(identity.manifest))
-    if identity.stat is not None and stat != tuple(identity.stat):
+    if identity.stat is not None and stat != identity.stat:
         raise SourceChanged(
             f"{identity.manifest} is another file than when the stream was asked for: {AGAIN}."
         )
@@ -141,7 +141,7 @@ class FieldRows:
         self._field = one = _field(manifest, wanted)
         self.name = one.name
         self._manifest = manifest
-        self._target = _dtype(wanted.descr if wanted.cast is None else wanted.cast)
+        self._target = wanted.in_ring().dtype
         self._overflow = overflow
         self._folder = folder
         self._queues = queues
@@ -178,21 +178,12 @@ class FieldRows:
 
 
 def _field(manifest: Manifest, wanted: StreamField) -> Field:
-    dtype = _dtype(wanted.descr)
+    dtype = dtypes.from_descr(wanted.descr)
     for one in manifest.fields:
-        if (one.name, one.dtype, one.row_shape) == (wanted.name, dtype, tuple(wanted.row_shape)):
+        if (one.name, one.dtype, one.row_shape) == (wanted.name, dtype, wanted.row_shape):
             return one
     known = ", ".join(f"{one.name} ({one.dtype} {one.row_shape})" for one in manifest.fields)
     raise SpecMismatch(
         f"The dataset has no field {wanted.name} of {dtype} {wanted.row_shape}, but "
         f"{known}: {AGAIN}."
     )
-
-
-def _dtype(descr: Any) -> np.dtype[Any]:
-    """Return the dtype of a description that has come over the wire, with lists for tuples."""
-    return dtypes.from_descr(_tuples(descr))
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value

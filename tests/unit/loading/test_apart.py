@@ -17,6 +17,7 @@ import pytest
 
 import arrayd
 from arrayd.errors import LoadError
+from arrayd_server.loading.own_process import Outbox
 from arrayd_server.loading.tasks import Task
 from arrayd_server.loading.worker_pool import Pool
 from tests.faults.impostors import pool, program
@@ -90,15 +91,15 @@ class Watched:
     def __init__(self, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pool = pool
         self.done: dict[int, list[tuple[str, bool]]] = {}
-        send = pool._send
+        send = Outbox.send
 
-        def note(worker: Any, message: Any) -> None:
-            self.done.setdefault(worker.process.pid, []).append(
+        def note(outbox: Outbox, message: Any) -> None:
+            self.done.setdefault(outbox._process.pid, []).append(
                 (message["source"]["path"], message["apart"])
             )
-            send(worker, message)
+            send(outbox, message)
 
-        monkeypatch.setattr(pool, "_send", note)
+        monkeypatch.setattr(Outbox, "send", note)
 
     def ask(self, path: str, *, apart: bool, urgent: bool = False) -> asyncio.Future[Any]:
         """Submit a task; return what will come of it."""
