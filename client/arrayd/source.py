@@ -30,7 +30,10 @@ OVERFLOWS = ("error", "clip", "inf")
 
 ORDERS = ("C", "F")
 
-FORMATS = ("npy", "npz", "hdf5", "text", "raw", "dataset")
+FORMATS = ("npy", "npz", "hdf5", "text", "raw")
+
+BUILT_IN = (*FORMATS, "dataset")
+"""With that of the manifests of `arrayd.dataset`, which nobody names."""
 
 _SUFFIXES = {
     ".npy": "npy",
@@ -272,8 +275,10 @@ class Source(Record):
 
 def _format(value: Any) -> str | None:
     """Return the name of a format; which plug-ins there are, only the daemon knows."""
-    if value is None or (isinstance(value, str) and _NAME_OF_FORMAT.fullmatch(value)):
-        return None if value is None else str(value)
+    if value is None:
+        return None
+    if isinstance(value, str) and _NAME_OF_FORMAT.fullmatch(value):
+        return str(value)
     known = ", ".join(map(repr, FORMATS))
     raise SpecMismatch(f"format={value!r}: it can be {known}, or the name of a plug-in.")
 

@@ -25,6 +25,7 @@ from arrayd.datasets.batch import Batch
 from arrayd.datasets.dataset import Dataset
 from arrayd.datasets.stream import Stream
 from arrayd.errors import MissingDependency, SpecMismatch, StateMismatch
+from arrayd.samples.keys import checked_epoch
 from arrayd.samples.order import EpochOrder
 
 __all__ = ["Sampler", "stream"]
@@ -96,36 +97,37 @@ class Sampler:
         self._rows = dataset.rows
         self._seed = seed
         self._world = arguments.positive("world", world)
-        self._rank = arguments.whole("rank", rank)
+        self._rank = arguments.rank(rank, self._world)
         self._drop_last = arguments.flag("drop_last", drop_last)
-        if not 0 <= self._rank < self._world:
-            raise SpecMismatch(f"rank={rank}: it is from 0 to world - 1, here {self._world - 1}.")
         self._epoch = 0
         self._pos = 0  # of all ranks together, in the epoch
         self._start = 0  # where the next iteration begins
 
     def set_epoch(self, epoch: int) -> None:
-        """Use the order of another epoch, from its start."""
-        if epoch != self._epoch or not self._start:
-            self._start = 0
-        self._epoch = arguments.whole("epoch", epoch)
+        """Use the order of another epoch, from its start; of the same one, go on where it is."""
+        number = checked_epoch(epoch)
+        if number != self._epoch:
+            self._pos = self._start = 0
+        self._epoch = number
 
     @property
     def _end(self) -> int:
+        """Where an iteration ends; steps are counted from where it begins, as in `Stream`."""
         n = len(self._rows)
-        return n - n % self._world if self._drop_last else n
+        return n - (n - self._start) % self._world if self._drop_last else n
 
     def __len__(self) -> int:
         return len(range(self._start + self._rank, self._end, self._world))
 
     def __iter__(self) -> Iterator[int]:
         order = EpochOrder(self._rows, self._seed, self._epoch)
-        start, self._start = self._start, 0
-        for first in range(start, self._end, 4096 * self._world):
-            last = min(first + 4096 * self._world, self._end)
+        start, end = self._start, self._end
+        self._start = 0
+        for first in range(start, end, 4096 * self._world):
+            last = min(first + 4096 * self._world, end)
             ids = order.window(first, last)[self._rank :: self._world].tolist()
             for number, row in enumerate(ids):
-                self._pos = min(self._end, first + (number + 1) * self._world)
+                self._pos = min(end, first + (number + 1) * self._world)
                 yield row
 
     def state_dict(self) -> dict[str, int]:
@@ -138,13 +140,19 @@ class Sampler:
             raise StateMismatch(
                 f"This is no state of a sampler: {state!r:.80}. Pass what state_dict() returned."
             )
-        if state.get("seed") != self._seed:
+        if (state.get("arrayd"), state.get("seed")) != (STATE_VERSION, self._seed):
             raise StateMismatch(
-                f"The state is of seed {state.get('seed')}, this sampler of seed {self._seed}: "
-                "its order is another. Make the sampler with the seed of the state."
+                f"The state is of seed {state.get('seed')} (version {state.get('arrayd')}), this "
+                f"sampler of seed {self._seed} (version {STATE_VERSION}): its order is another. "
+                "Make the sampler with the seed of the state."
             )
-        self._epoch = arguments.whole("epoch", state.get("epoch"))
-        self._pos = self._start = arguments.whole("pos", state.get("pos"))
+        epoch, pos = checked_epoch(state.get("epoch")), arguments.whole("pos", state.get("pos"))
+        if not 0 <= pos <= len(self._rows):
+            raise StateMismatch(
+                f"The state is of position {pos:,}, and there are {len(self._rows):,} rows: it is "
+                "of another dataset or selection."
+            )
+        self._epoch, self._pos, self._start = epoch, pos, pos
 
 
 class TensorBatches:
@@ -159,21 +167,25 @@ class TensorBatches:
         self._batch_size = batch_size
         self._options = {"writable": True, **options}
         self._epochs = self._options.pop("epochs", 1)
+        if self._epochs is not None:
+            arguments.positive("epochs", self._epochs)
         self._stream = self._made({})
-        self._first = 0  # the epoch in which workers begin
-        # Passes that each worker has made; all see the same memory, forked or spawned.
-        self._passes = _torch().zeros(_MOST_WORKERS, dtype=_torch().int64).share_memory_()
+        # Passes that each worker has made, and last the epoch in which they began: all see the same
+        # memory, forked, spawned or persistent.
+        self._shared = _torch().zeros(_MOST_WORKERS + 1, dtype=_torch().int64).share_memory_()
 
     def __reduce__(self) -> tuple[Any, ...]:
         given = (self._dataset, self._batch_size, {**self._options, "epochs": self._epochs})
-        return _again, (*given, self._first, self._passes)
+        return _again, (*given, self._shared)
+
+    @property
+    def _first(self) -> int:
+        """The epoch in which passes began to be counted."""
+        return int(self._shared[-1])
 
     def _made(self, part: dict[str, int]) -> Stream:
         """Return a stream without end, of this rank or of a worker's part of it."""
-        options = self._options | part
-        if self._epochs is not None:
-            arguments.positive("epochs", self._epochs)
-        return self._dataset.stream(self._batch_size, epochs=None, **options)
+        return self._dataset.stream(self._batch_size, epochs=None, **(self._options | part))
 
     def _pass(self) -> Stream:
         """Return the stream, made to end with this pass."""
@@ -192,23 +204,24 @@ class TensorBatches:
         # Worker w of W makes the steps w, w + W, ...; the DataLoader takes turns.
         rank, world = self._options.get("rank", 0), self._options.get("world", 1)
         part = {"rank": worker.id * world + rank, "world": worker.num_workers * world}
-        stream, number = self._made(part), int(self._passes[worker.id])
-        self._passes[worker.id] += 1
+        stream, number = self._made(part), int(self._shared[worker.id])
+        self._shared[worker.id] += 1
+        first = self._first + number * (self._epochs or 0)
+        stream.skip_to(first)
         if self._epochs is not None:
-            first = self._first + number * self._epochs
-            stream.skip_to(first).until(first + self._epochs)
+            stream.until(first + self._epochs)
         # A thread of torch sends a batch while the next one is made: it must be a copy.
         return (tensors(_torch(), batch.copy()) for batch in stream)
 
     def set_epoch(self, epoch: int) -> None:
         """Begin the next pass with the first row of this epoch."""
         self._stream.skip_to(epoch)
-        self._first = epoch
-        self._passes.zero_()
+        self._shared.zero_()
+        self._shared[-1] = epoch
 
     def _refuse_workers(self, what: str) -> None:
         """Refuse what only a stream in this process can tell."""
-        if self._passes.any():
+        if self._shared[:-1].any():
             raise SpecMismatch(
                 f"{what} knows nothing of the rows that workers of a DataLoader deliver: they "
                 "run ahead of the training. Use num_workers=0 (the daemon reads ahead), or "
@@ -240,11 +253,9 @@ def _iterable() -> Any:
     return type("TensorStream", (TensorBatches, _data().IterableDataset), {})
 
 
-def _again(
-    dataset: Dataset, batch_size: int, options: dict[str, Any], first: int, passes: Any
-) -> Any:
+def _again(dataset: Dataset, batch_size: int, options: dict[str, Any], shared: Any) -> Any:
     stream = _iterable()(dataset, batch_size, options)
-    stream._first, stream._passes = first, passes
+    stream._shared = shared
     return stream
 
 

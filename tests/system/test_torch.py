@@ -57,9 +57,12 @@ def test_tensors_share_memory_and_may_be_written_to(dataset: Any, plan: str) -> 
 
 @PLANS
 @pytest.mark.parametrize(
-    ("workers", "context"), [(0, None), (1, "fork"), (2, "fork"), (2, "spawn")]
+    ("workers", "context", "persistent"),
+    [(0, None, False), (1, "fork", False), (2, "fork", True), (2, "spawn", False)],
 )
-def test_inside_a_data_loader(dataset: Any, plan: str, workers: int, context: str | None) -> None:
+def test_inside_a_data_loader(
+    dataset: Any, plan: str, workers: int, context: str | None, persistent: bool
+) -> None:
     """With any number of workers each row comes once, in an order that each pass changes."""
     stream = arrayd.torch.stream(dataset, 64, seed=3, plan=plan)
     loader = data.DataLoader(
@@ -67,6 +70,7 @@ def test_inside_a_data_loader(dataset: Any, plan: str, workers: int, context: st
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=context,
+        persistent_workers=persistent,
     )
     for epoch in (0, 1, 5):
         if epoch == 5:
@@ -117,6 +121,26 @@ def test_a_sampler_resumes_on_other_ranks(dataset: Any) -> None:
     assert sorted(rest) == sorted(order[301:])
     with pytest.raises(arrayd.StateMismatch, match="seed"):
         arrayd.torch.Sampler(dataset, seed=6).load_state_dict(state)
+    for wrong in ({"pos": N + 1}, {"pos": -1}, {"arrayd": 77}):
+        with pytest.raises(arrayd.StateMismatch):
+            first.load_state_dict({**state, **wrong})
+
+
+def test_a_sampler_begins_the_next_epoch_at_its_start(dataset: Any) -> None:
+    """The state after `set_epoch` is of that epoch's first row; ranks that resume stay even."""
+    sampler = arrayd.torch.Sampler(dataset, seed=5)
+    assert len(list(sampler)) == N
+    sampler.set_epoch(1)
+    state = sampler.state_dict()
+    assert (state["epoch"], state["pos"]) == (1, 0)
+    with pytest.raises(arrayd.SpecMismatch):
+        sampler.set_epoch(-1)
+    even = []
+    for rank in range(3):
+        other = arrayd.torch.Sampler(dataset, seed=5, rank=rank, world=3, drop_last=True)
+        other.load_state_dict({**state, "pos": 4})
+        even.append((len(other), len(list(other))))
+    assert even == [(332, 332)] * 3
 
 
 def test_what_is_no_dataset_and_no_state(dataset: Any) -> None:

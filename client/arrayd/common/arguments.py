@@ -147,6 +147,14 @@ def positive(key: str, value: Any) -> int:
     return number
 
 
+def rank(value: Any, world: int) -> int:
+    """Return which of `world` processes this is: from 0 on."""
+    number = whole("rank", value)
+    if not 0 <= number < world:
+        raise SpecMismatch(f"rank={value!r}: it is from 0 to world - 1, here {world - 1}.")
+    return number
+
+
 def shape(value: Any, kind: np.dtype[Any], *, key: str = "shape") -> list[int]:
     """Return the shape of an array of dtype `kind`; a subarray type adds its dimensions."""
     lengths = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]

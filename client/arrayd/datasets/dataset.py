@@ -314,13 +314,11 @@ class Dataset:
             seed=seed,
             epochs=None if epochs is None else arguments.positive("epochs", epochs),
             drop_last=arguments.flag("drop_last", drop_last),
-            rank=arguments.whole("rank", rank),
-            world=arguments.positive("world", world),
+            rank=arguments.rank(rank, arguments.positive("world", world)),
+            world=world,
             dataset=self.fingerprint,
             plan="",
         )
-        if not 0 <= terms.rank < terms.world:
-            raise SpecMismatch(f"rank={rank}: it is from 0 to world - 1, here {terms.world - 1}.")
         limit = None if terms.epochs is None else terms.epochs * len(self)
         pace = Pace(
             batch=terms.step,

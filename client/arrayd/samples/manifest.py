@@ -182,7 +182,7 @@ class Manifest:
             member=one.member,
             format=one.format,
             dtype=one.dtype,
-            options=_tuples(one.options),
+            options=one.options,
         )
 
     @cached_property

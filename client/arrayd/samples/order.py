@@ -55,7 +55,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arrayd.common.arguments import one_of, whole
+from arrayd.common.arguments import one_of, positive, whole
 from arrayd.errors import SpecMismatch
 from arrayd.samples import block_order
 from arrayd.samples.keys import checked_epoch, checked_seed, purpose_key, row_keys
@@ -147,8 +147,8 @@ class EpochOrder:
         self.seed = checked_seed(seed)
         self.epoch = checked_epoch(epoch)
         self.kind = one_of("order", kind, KINDS)
-        self.block = _positive("block", block)
-        self.buffer = _positive("buffer", buffer)
+        self.block = positive("block", block)
+        self.buffer = positive("buffer", buffer)
         self._key = purpose_key("order", self.seed, self.epoch)
         self._sorting = threading.Lock()
         self._table: Table | None = None
@@ -236,10 +236,3 @@ class EpochOrder:
                     self.rows, self.seed, self.epoch, self.block, self.buffer
                 )
             return self._blocks
-
-
-def _positive(key: str, value: Any) -> int:
-    number = whole(key, value)
-    if number < 1:
-        raise SpecMismatch(f"{key}={value!r}: it is a whole number from 1 on.")
-    return number

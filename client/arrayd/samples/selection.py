@@ -93,7 +93,7 @@ class Rows:
                 " (Of a mask, True where a row is wanted, take filter.)"
             )
         _check_increasing(found, rows.total)
-        return rows._chosen(found.astype(_id_type(rows.total), copy=False))
+        return rows._chosen(found.astype(id_type(rows.total), copy=False))
 
     def _chosen(self, ids: npt.NDArray[np.unsignedinteger[Any]]) -> Self:
         """Return the selection of `ids`, which are right, in the form that is kept."""
@@ -132,7 +132,7 @@ class Rows:
         if self.array is None and step == 1:
             return type(self)(self.total, self.start + start, self.start + max(start, stop))
         if self.array is None:
-            kind = _id_type(self.total)
+            kind = id_type(self.total)
             return self._chosen(np.arange(self.start + start, self.start + stop, step, dtype=kind))
         return self._chosen(self.array[start:stop:step].copy() if step > 1 else self.array[key])
 
@@ -162,7 +162,7 @@ class Rows:
 
         They are row ids of this dataset and strictly increasing, which is not checked again.
         """
-        kind = _id_type(self.total)
+        kind = id_type(self.total)
         out = np.empty(sum(map(len, pieces)), kind)
         at = 0
         pieces.reverse()
@@ -268,7 +268,8 @@ def chunks(n: int, size: int = CHUNK) -> Iterator[tuple[int, int]]:
         yield start, min(n, start + size)
 
 
-def _id_type(total: int) -> npt.DTypeLike:
+def id_type(total: int) -> npt.DTypeLike:
+    """Return the type in which row ids of a dataset of `total` rows are kept."""
     return np.uint32 if total <= 2**32 else np.uint64
 
 

@@ -40,7 +40,7 @@ import numpy.typing as npt
 from arrayd.errors import SpecMismatch
 from arrayd.samples.keys import PHI, Keys, checked_seed, mix64, purpose_key, row_keys
 from arrayd.samples.ranking import between, ranked
-from arrayd.samples.selection import Ids, Rows, chunks
+from arrayd.samples.selection import Ids, Rows, chunks, id_type
 
 _TOLERANCE = 1e-9
 """How far a sum of fractions may be off: .8 + .1 + .1 is not 1 in binary."""
@@ -99,7 +99,7 @@ def split(
     for (a, b), numbers in zip(chunks(len(rows)), parts, strict=True):
         ids = rows.ids(a, b)
         for number, found in enumerate(pieces):
-            found.append(ids[numbers == number].astype(_narrow(rows)))
+            found.append(ids[numbers == number].astype(id_type(rows.total)))
     return {name: rows.joined(found) for name, found in zip(shares, pieces, strict=True)}
 
 
@@ -215,9 +215,8 @@ def _quotas(counts: npt.NDArray[np.int64], shares: list[float]) -> npt.NDArray[n
     rest = 1 - math.fsum(shares)
     weights = np.array([*shares, rest if rest > _TOLERANCE else 0.0])
     exact = counts[:, None] * (weights / weights.sum())
-    quotas: npt.NDArray[np.int64] = np.floor(exact + _TOLERANCE).astype(
-        np.int64
-    )  # 0.3 * 10 is meant to be 3
+    # 0.3 * 10 is meant to be 3.
+    quotas: npt.NDArray[np.int64] = np.floor(exact + _TOLERANCE).astype(np.int64)
     missing = counts - quotas.sum(axis=1)
     best = np.argsort(-(exact - quotas), axis=1, kind="stable")
     place = np.argsort(best, axis=1, kind="stable")
@@ -306,7 +305,3 @@ def _group_key(value: int | str, key: int) -> int:
 def _utf8(value: str) -> bytes:
     """Return the UTF-8 of a string; names of files may have bytes that are none."""
     return value.encode("utf-8", "surrogatepass")
-
-
-def _narrow(rows: Rows) -> npt.DTypeLike:
-    return np.uint32 if rows.total <= 2**32 else np.uint64

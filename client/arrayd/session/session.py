@@ -85,7 +85,7 @@ class Session:
         self.wake_flusher()
 
     def send_releases(self) -> None:
-        """Release the holds whose last array is gone; the flusher calls this."""
+        """Send what was to be told soon, and the releases due; the flusher calls this."""
         while self._to_tell:
             op, fields = self._to_tell.popleft()
             self.tell(op, **fields)

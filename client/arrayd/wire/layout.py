@@ -158,14 +158,15 @@ class SegmentPlan:
 
 def plan(data_bytes: int, meta_bytes: int) -> SegmentPlan:
     """Return the layout of a segment for that much data and metadata."""
-    offset = _pages(data_bytes)
-    return SegmentPlan(data_bytes, offset, offset + _pages(meta_bytes + _META_SLACK) + FOOTER_BYTES)
+    offset = pages(data_bytes)
+    return SegmentPlan(data_bytes, offset, offset + pages(meta_bytes + _META_SLACK) + FOOTER_BYTES)
 
 
 def of_size(data_bytes: int, size: int) -> SegmentPlan:
     """Return the layout of a segment that has `size` bytes, whoever planned it."""
-    return SegmentPlan(data_bytes, _pages(data_bytes), size)
+    return SegmentPlan(data_bytes, pages(data_bytes), size)
 
 
-def _pages(nbytes: int) -> int:
+def pages(nbytes: int) -> int:
+    """Return `nbytes`, rounded up to whole pages."""
     return -(-nbytes // PAGE) * PAGE

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arrayd.wire import dtypes
-from arrayd.wire.layout import PAGE
+from arrayd.wire.layout import PAGE, pages
 from arrayd.wire.records import Record
 
 ALIGN = PAGE
@@ -90,7 +90,7 @@ class RingLayout:
         sizes = [_ID.itemsize, *(one.row_bytes for one in self.fields)]
         offsets = [0]
         for size in sizes:
-            offsets.append(_aligned(offsets[-1] + size * self.slots))
+            offsets.append(pages(offsets[-1] + size * self.slots))
         return tuple(offsets)
 
     @property
@@ -109,7 +109,3 @@ class RingLayout:
             one.name: np.ndarray((self.slots, *one.row_shape), one.dtype, ring, offset)
             for one, offset in zip(self.fields, self.offsets[1:], strict=False)
         }
-
-
-def _aligned(offset: int) -> int:
-    return -(-offset // ALIGN) * ALIGN

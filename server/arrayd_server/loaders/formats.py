@@ -10,7 +10,7 @@ import numpy as np
 
 from arrayd.common.casts.cast import check_cast, resolved
 from arrayd.errors import MissingDependency, SpecMismatch
-from arrayd.source import FORMATS, Source
+from arrayd.source import BUILT_IN, Source
 from arrayd_server.loaders import plugins
 from arrayd_server.loaders.base import Container, Described, Format, FoundMember, LoadPlan, LongText
 from arrayd_server.loaders.recognise import recognised
@@ -22,7 +22,7 @@ _OF_MEMBERS = ("npz", "hdf5", "dataset")
 
 
 def load_format(name: str) -> Format:
-    """Return the module of format `name`: one of `arrayd.source.FORMATS`, or of a plug-in.
+    """Return the module of format `name`: one of `arrayd.source.BUILT_IN`, or of a plug-in.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def load_format(name: str) -> Format:
     SpecMismatch, LoadError
         There is no such plug-in, or it cannot be used.
     """
-    if name not in FORMATS:
+    if name not in BUILT_IN:
         return plugins.load(name)
     module: Any  # to mypy a module without what we ask of it; the tests load each
     try:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arrayd.errors import ArraydError, LoadError, MissingDependency, SpecMismatch
-from arrayd.source import FORMATS, Source
+from arrayd.source import BUILT_IN, FORMATS, Source
 from arrayd_server.loaders.base import Chunks, LoadPlan, Part
 from arrayd_server.loaders.validation import check_dtype, install
 
@@ -142,7 +142,7 @@ def installed() -> dict[str, tuple[Plugin, ...]]:
     found: dict[str, dict[str, Plugin]] = {}
     for entry in metadata.entry_points(group=GROUP):
         package = "an unknown package" if entry.dist is None else _package(entry.dist)
-        if entry.name not in FORMATS:
+        if entry.name not in BUILT_IN:
             found.setdefault(entry.name, {}).setdefault(entry.value, Plugin(entry, package))
     return {name: tuple(plugins.values()) for name, plugins in sorted(found.items())}
 

@@ -263,7 +263,7 @@ def test_seeds_of_rows(seed: int, epoch: int) -> None:
         ({"seed": True}, "seed=True"),
         ({"epoch": -1}, "epoch=-1"),
         ({"kind": "random"}, "order='random': it can be 'exact'"),
-        ({"block": 0}, "block=0: it is a whole number from 1 on"),
+        ({"block": 0}, "block=0: it is a whole number of at least 1"),
         ({"buffer": -3}, "buffer=-3"),
     ],
 )

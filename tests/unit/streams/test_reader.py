@@ -361,6 +361,8 @@ def test_messages_stay_what_they_are() -> None:
     assert WindowTask(1, 2, 3).to_wire() == {"generation": 1, "start": 2, "stop": 3}
     read = WindowRead(1, 2, 3, {"bytes_read": 4})
     assert checked({"read": read.to_wire()}) == ("read", read)
+    with pytest.raises(ProtocolMismatch):
+        checked({"read": {**read.to_wire(), "v": 2}})
     nonsense: list[Any] = [{}, {"read": 3}, {"ready": "1", "err": {}}, [], {"read": {"start": 1}}]
     for wrong in nonsense:
         with pytest.raises(TypeError):

@@ -182,7 +182,7 @@ def _convert(chunk: Array, target: DType, overflow: str) -> Counted:
         return Counted(chunk.astype(target, copy=False), 0)
     if target.names is not None:
         return _fields(chunk, target, overflow)
-    limit = Limit(overflow)
+    limit = Limit(overflow, infinite=has_infinity(target))
     if chunk.dtype.hasobject:
         result, changed = fixed(chunk, target, limit.clips)
         return Counted(result, int(np.count_nonzero(changed)))

@@ -19,9 +19,12 @@ class Limit:
     ----------
     overflow
         One of `arrayd.source.OVERFLOWS`.
+    infinite
+        The target has infinity.
     """
 
-    def __init__(self, overflow: str) -> None:
+    def __init__(self, overflow: str, *, infinite: bool) -> None:
+        self._infinite = infinite
         self.clips = overflow == "clip"
         self.makes_infinite = overflow == "inf"
         self.beyond: Mask | None = None
@@ -44,7 +47,7 @@ class Limit:
         if not bad.any():
             return
         if not (self.clips or self.makes_infinite):
-            raise _does_not_fit(values, bad, target, span)
+            raise _does_not_fit(values, bad, target, span, infinite=self._infinite)
         self.note(bad)
 
     def note(self, bad: Mask) -> None:
@@ -52,7 +55,7 @@ class Limit:
         self.beyond = bad if self.beyond is None else self.beyond | bad
 
 
-def _does_not_fit(values: Array, bad: Mask, target: str, span: str) -> CastError:
+def _does_not_fit(values: Array, bad: Mask, target: str, span: str, *, infinite: bool) -> CastError:
     at, count = int(np.argmax(bad)), int(np.count_nonzero(bad))
     said = shown(values.flat[at])
     some, details = "", {"value": said, "at": at, "count": count, "of": values.size}
@@ -63,17 +66,12 @@ def _does_not_fit(values: Array, bad: Mask, target: str, span: str) -> CastError
             f", nor {'does' if count == 2 else 'do'} {count - 1} more of the {values.size} values "
             f"that were read with it; the farthest from 0 is {details['largest']}"
         )
-    infinity = " (or 'inf', if infinity may stand for them)" if _is_float(target) else ""
+    infinity = " (or 'inf', if infinity may stand for them)" if infinite else ""
     return CastError(
         f"The value {said} does not fit {target} ({span}){some}. Cast to a wider type, or pass "
         f"overflow='clip' to have the nearest value that fits{infinity}.",
         **details,
     )
-
-
-def _is_float(target: str) -> bool:
-    """Say whether the name of a dtype is that of floats or complex numbers."""
-    return "float" in target or "complex" in target
 
 
 def refuse(values: Array, bad: Mask, why: str) -> None:
