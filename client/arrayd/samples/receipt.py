@@ -132,7 +132,8 @@ class Receipt:
     delivered
         Rows that the rank was given, repeated ones included.
     missing, repeated
-        Rows of its share up to `position` that it was not given, or more than once.
+        Rows of its share up to `position` that it was not given, or more than once, as the giver
+        says. A `Stream` goes from position to position, so it says 0: the proof is the sha256.
     complete
         The epoch has ended, and of its share nothing is missing or repeated.
     plan
