@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,19 @@ import pytest
 from arrayd.errors import BadFile, SourceChanged, SourceNotFound, SpecMismatch
 from arrayd.samples.manifest import Files, Manifest
 from arrayd.source import Source
+from arrayd_server.loaders.base import Chunks
+from arrayd_server.loaders.dataset import file_rows
 from arrayd_server.loaders.formats import probe
-from tests.support.datasets import WRITERS, make_dataset, make_samples, stats_of, write_npy
+from tests.support.datasets import (
+    WRITERS,
+    Write,
+    field_of,
+    make_dataset,
+    make_samples,
+    stats_of,
+    write_npy,
+    write_npz,
+)
 from tests.support.loading import load, make_segment, make_tiny
 
 Array = np.ndarray[Any, Any]
@@ -46,7 +59,8 @@ def test_rows_of_many_files(
     make_tiny(monkeypatch)
     arrays = arrays_of(30, 1, 50, 17)
     source = source_of(make_dataset(tmp_path, kind, arrays), tmp_path)
-    assert len(probe(source).parts) > 10
+    parts = probe(source).parts
+    assert len(parts) == len(arrays) if kind == "npz" else len(parts) > 10
     np.testing.assert_array_equal(load(source, segment), np.concatenate(arrays))
 
 
@@ -64,6 +78,127 @@ def test_chosen_rows(
     source = source_of(manifest, tmp_path, ids=str(tmp_path / "ids.npy"), rows=slice(1, None))
     np.testing.assert_array_equal(load(source, segment), np.concatenate(arrays)[ids[1:]])
     assert probe(source).files == (str(tmp_path / "ids.npy"),)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many values each chunk had that a format gave."""
+    sizes: list[int] = []
+    flat = file_rows.flat
+
+    def counted(source: Source, chunks: Chunks) -> Chunks:
+        for chunk in flat(source, chunks):
+            sizes.append(chunk.size)
+            yield chunk
+
+    monkeypatch.setattr(file_rows, "flat", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("kind", ["npz", "text"])
+def test_rows_of_a_long_file_are_decoded_once(
+    kind: str, tmp_path: Path, segment: Path, decoded: list[int]
+) -> None:
+    """However many rows a part has, what can only be read from its beginning is read once."""
+    array = np.arange(70_000.0).reshape(-1, 1)
+    source = source_of(make_dataset(tmp_path, kind, [array]), tmp_path)
+    np.testing.assert_array_equal(load(source, segment), array)
+    assert sum(decoded) == array.size
+
+
+def write_transposed(path: Path, array: Array) -> str:
+    """Write a compressed archive in Fortran order."""
+    return write_npz(path, np.asfortranarray(array))
+
+
+def write_gzipped(path: Path, array: Array) -> str:
+    """Write a compressed table of numbers."""
+    np.savetxt(f"{path}.txt.gz", array, fmt="%.17g")
+    return f"{path}.txt.gz"
+
+
+ONE_UNIT: list[tuple[Write, str | None]] = [
+    (write_npz, "x"),
+    (write_transposed, "x"),
+    (write_gzipped, None),
+]
+"""How files are written that are decoded as a whole, and the member of their field."""
+
+
+@pytest.mark.parametrize(("write", "member"), ONE_UNIT)
+def test_one_unit_is_in_one_part(
+    write: Write,
+    member: str | None,
+    tmp_path: Path,
+    segment: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    decoded: list[int],
+) -> None:
+    """Rows of a file that is decoded as a whole are in one part, near each other or not."""
+    make_tiny(monkeypatch)
+    monkeypatch.setattr("arrayd_server.loaders.dataset.loader.SKIP_BYTES", 80)
+    arrays = arrays_of(30, 1, 50, 17)
+    paths = [write(tmp_path / f"{n}", array) for n, array in enumerate(arrays)]
+    one, files = field_of(paths, arrays, member=member)
+    manifest, whole = Manifest(files.rows, (one,), (files,), {}), np.concatenate(arrays)
+    ids = np.array([0, 3, 4, 29, 31, 40, 41, 55, 70, 79], np.uint64)
+    np.save(tmp_path / "ids.npy", ids)
+    some = source_of(manifest, tmp_path, ids=str(tmp_path / "ids.npy"))
+    spread = source_of(manifest, tmp_path, rows=slice(2, None, 3))
+    for source, wanted, parts, most in (
+        (source_of(manifest, tmp_path), np.arange(98), 4, whole.size),
+        (some, ids, 2, 80 * 5),
+        (spread, np.arange(2, 98, 3), 3, 97 * 5),
+    ):
+        decoded.clear()
+        assert len(probe(source).parts) == parts
+        np.testing.assert_array_equal(load(source, segment), whole[wanted])
+        assert sum(decoded) <= most
+        segment.unlink()
+
+
+def test_what_follows_the_last_row_is_not_decoded(
+    tmp_path: Path, segment: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]
+) -> None:
+    """Of a compressed file as much is decoded as the rows need."""
+    make_tiny(monkeypatch)
+    (array,) = arrays_of(100)
+    source = source_of(make_dataset(tmp_path, "npz", [array]), tmp_path, rows=slice(2, 9))
+    np.testing.assert_array_equal(load(source, segment), array[2:9])
+    assert 9 * 5 <= sum(decoded) <= 10 * 5
+
+
+def test_parts_of_a_text_without_wanted_rows(
+    tmp_path: Path, segment: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]
+) -> None:
+    """A part of a text is decoded once if rows of it are wanted, and else not at all."""
+    monkeypatch.setattr("arrayd_server.loaders.text.row_scan.BLOCK_BYTES", 4096)
+    monkeypatch.setattr("arrayd_server.loaders.text.loader.PART_BYTES", 8192)
+    array = np.arange(20_000.0).reshape(-1, 1)
+    manifest = make_dataset(tmp_path, "text", [array])
+    text = Source.of(manifest.files[0].path(0), ndmin=2)
+    parts = probe(text).parts
+    assert len(parts) > 6
+    ids = np.r_[parts[1].start, parts[2].stop - 1, parts[5].start : parts[5].stop : 9]
+    np.save(tmp_path / "ids.npy", ids)
+    source = source_of(manifest, tmp_path, ids=str(tmp_path / "ids.npy"))
+    np.testing.assert_array_equal(load(source, segment), array[ids])
+    assert sum(decoded) <= sum(parts[n].stop - parts[n].start for n in (1, 2, 5))
+
+
+def test_a_wrong_checksum(tmp_path: Path, segment: Path) -> None:
+    """It is compared where the last row of a compressed file is read."""
+    (array,) = arrays_of(100)
+    path = Path(WRITERS["npz"](tmp_path / "a", array))
+    with zipfile.ZipFile(path) as archive:
+        crc = struct.pack("<I", archive.infolist()[0].CRC)
+    data = path.read_bytes()
+    assert data.count(crc) == 2
+    path.write_bytes(data.replace(crc, bytes(4)))
+    one, files = field_of([str(path)], [array], member="x")
+    manifest = Manifest(100, (one,), (files,), {})
+    with pytest.raises(BadFile, match="CRC"):
+        load(source_of(manifest, tmp_path), segment)
 
 
 def test_fortran_order(tmp_path: Path, segment: Path, monkeypatch: pytest.MonkeyPatch) -> None:

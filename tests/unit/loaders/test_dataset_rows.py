@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from arrayd.errors import BadFile, CastError, SourceChanged, SourceNotFound, SpecMismatch
 from arrayd.samples.manifest import Field, Files, Manifest
 from arrayd_server.kernel import aio
-from arrayd_server.loaders.dataset import open_files, reading, rows
+from arrayd_server.loaders import npz
+from arrayd_server.loaders.dataset import file_rows, open_files, reading, rows
 from arrayd_server.loaders.dataset.decoded import DecodedRows
 from arrayd_server.loaders.dataset.open_files import NotAddressed
 from arrayd_server.loaders.dataset.rows import Placer, RowReader
@@ -157,6 +158,25 @@ def test_one_chunk_is_decoded_once(tmp_path: Path) -> None:
     for at, some in kept:
         np.testing.assert_array_equal(some, whole[at : at + 7])
     assert stats.bytes_read == 2 * 7 * 40
+
+
+def test_a_transposed_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a compressed file in Fortran order any row costs all of it: so all is one unit."""
+    monkeypatch.setattr(file_rows, "BLOCK_BYTES", 400)
+    (whole,) = arrays_of(300)
+    manifest = make_dataset(tmp_path, "npz", [np.asfortranarray(whole)])
+    placer = Placer(manifest, manifest.fields[0], np.dtype("f8"), "error")
+    reader, out, fills = DecodedRows(manifest, manifest.fields[0], placer), np.zeros((3, 5)), []
+    fill = npz.fill
+
+    def counted(*args: Any) -> Any:
+        fills.append(args)
+        return fill(*args)
+
+    monkeypatch.setattr(npz, "fill", counted)
+    stats = reader.read(np.array([299, 0, 150], np.uint64), out, np.arange(3))
+    np.testing.assert_array_equal(out, whole[[299, 0, 150]])
+    assert (len(fills), stats.bytes_read) == (1, whole.nbytes)
 
 
 @pytest.mark.parametrize("kind", ["npz", "chunked", "text"])

@@ -104,13 +104,11 @@ class DecodedRows:
         keep: Keep | None,
     ) -> ReadStats:
         """Read files that are one row each, some at a time."""
-        stats = ReadStats()
+        stats, done = ReadStats(), 0
         count = max(1, FILES_BYTES // max(self._field.row_bytes, 1))
-        block = np.zeros((min(count, len(ids)), *self._field.row_shape), self._field.dtype)
-        for start in range(0, len(ids), count):
-            some = slice(start, start + count)
-            rows = block[: len(ids[some])]
-            whole.read(numbers[some], rows)
+        for rows in whole.blocks(numbers, count):
+            some = slice(done, done + len(rows))
+            done = some.stop
             if keep is not None:
                 keep(ids[some], rows)
             stats.bytes_read += rows.nbytes
@@ -137,6 +135,9 @@ def _unit_edges(source: Source, stat: Stat, one: Field) -> Int64:
     plan = file_rows.whole_plan(source, stat)
     module = formats.load_format(source.resolved_format())
     rows = plan.shape[0] if plan.shape else 0
+    starts = file_rows.part_starts(source, one, stat)
+    if starts is not None:
+        return np.append(starts, rows)
     if plan.order == "F":
         step = max(1, file_rows.BLOCK_BYTES // max(one.row_bytes, 1))
     elif isinstance(module, InUnits):

@@ -2,7 +2,8 @@
 
 They come through the format's own `probe` and `fill`. A format that can only be read from its
 beginning (text, a compressed member) is planned as a whole, once, and of its parts those are read
-that the rows lie in; of the others exactly the rows are asked for, as with ``rows=``.
+that the rows lie in, up to the last row; of the others exactly the rows are asked for, as with
+``rows=``. As there, the checksum of a compressed member is compared where its last row is read.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from arrayd_server.loaders import formats
 from arrayd_server.loaders.base import Chunks, LoadPlan, Part
 from arrayd_server.loaders.contiguous import Selection
 from arrayd_server.loaders.dataset.manifests import AGAIN, Stat
+from arrayd_server.loaders.dataset.runs import Int64
 from arrayd_server.loaders.recognise import recognised
+from arrayd_server.loaders.text.opening import compressed
 from arrayd_server.loaders.validation import os_errors
 
 Array = np.ndarray[Any, Any]
@@ -33,9 +36,9 @@ Array = np.ndarray[Any, Any]
 BLOCK_BYTES = 4 << 20
 """Aim for a block of a Fortran-ordered array, which is transposed in memory."""
 
-
 ONE_AT_A_TIME = threading.Lock()
-"""For threads: libhdf5 finds files by the working directory, and does one thing at a time."""
+"""For threads: libhdf5 finds external files by the working directory of the process, and does one
+thing at a time; so must they."""
 
 _BY_ROWS = ("npy", "raw", "hdf5")
 """Formats that find a row without reading those before it."""
@@ -85,7 +88,7 @@ def row_blocks(source: Source, one: Field, stat: Stat, start: int, stop: int) ->
     if start == stop:
         return
     source = with_rows(recognised(source), one)
-    if _format_is_sequential(source, stat):
+    if _is_sequential(source, stat):
         yield from _of_parts(source, one, whole_plan(source, stat), start, stop)
         return
     step = stop - start
@@ -105,7 +108,29 @@ def with_rows(source: Source, one: Field) -> Source:
     return replace(source, options=tuple(sorted(options.items())))
 
 
-def _format_is_sequential(source: Source, stat: Stat) -> bool:
+def part_starts(source: Source, one: Field, stat: Stat) -> Int64 | None:
+    """Return the first row of each part that is decoded from its beginning; None: rows are found.
+
+    Of an array in Fortran order, which is transposed, all is one part.
+    """
+    source = with_rows(recognised(source), one)
+    if not _is_sequential(source, stat):
+        return None
+    plan = whole_plan(source, stat)
+    starts = [] if plan.order == "F" else [part.start for part in plan.parts]
+    return np.array(starts or [0], np.int64)
+
+
+def is_one_unit(source: Source, one: Field, stat: Stat) -> bool:
+    """Say whether any row costs the decoding of the whole file; no text is read to tell."""
+    source = recognised(source)
+    if source.resolved_format() == "text":
+        return compressed(source.path)
+    starts = part_starts(source, one, stat)
+    return starts is not None and len(starts) < 2
+
+
+def _is_sequential(source: Source, stat: Stat) -> bool:
     name = source.resolved_format()
     if name == "npz":
         return bool(Selection(*whole_plan(source, stat).detail).zipped)
@@ -144,6 +169,8 @@ def _of_parts(source: Source, one: Field, plan: LoadPlan, start: int, stop: int)
                 if low < high:
                     yield block[low:high]
                 at += len(block)
+                if stop <= at < part.stop:
+                    return  # at the end of a part its checksum is still to be compared
 
 
 def other_rows(source: Source, found: int, wanted: int) -> BadFile:

@@ -8,7 +8,8 @@ after each is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -16,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from arrayd.errors import SpecMismatch
-from arrayd.samples.manifest import Field, Manifest
+from arrayd.samples.manifest import Field, Files, Manifest
 from arrayd.source import Source
 from arrayd_server.loaders import base, formats
 from arrayd_server.loaders.base import Chunks, LoadPlan, Part
 from arrayd_server.loaders.contiguous import check_size
 from arrayd_server.loaders.dataset import file_rows
 from arrayd_server.loaders.dataset.manifests import check_path, ids_at, manifest_at
+from arrayd_server.loaders.dataset.runs import Int64
 from arrayd_server.loaders.dataset.whole_files import WholeFiles
 from arrayd_server.loaders.recognise import recognised
 from arrayd_server.loaders.validation import check_options, no_member, only_member, selected
@@ -35,9 +37,6 @@ SKIP_BYTES = 1 << 20
 
 FILES_BYTES = 2 << 20
 """Bytes of small files that are read at a time, by several threads."""
-
-ROWS_AT_A_TIME = 1 << 16
-"""Of which the files are looked up at a time."""
 
 
 def probe(source: Source) -> LoadPlan:
@@ -53,7 +52,7 @@ def probe(source: Source) -> LoadPlan:
     manifest, one, ids = _chosen(source)
     shape = (len(ids), *one.row_shape)
     check_size(source, shape, one.dtype)
-    parts = base.even_parts(len(ids), one.row_bytes)
+    parts = _parts(manifest, one, ids)
     apart = bool(parts) and _is_apart(manifest, one, int(ids[0]))
     option = source.option.get("ids")
     files = (option,) if option else ()
@@ -70,12 +69,14 @@ def fill(source: Source, _: LoadPlan, part: Part) -> Chunks:
     """
     manifest, one, ids = _chosen(source)
     wanted = ids[part.start : part.stop]
+    if not isinstance(wanted, range):
+        wanted = wanted.astype(np.int64, copy=False)
     if one.whole_files:
         rows = max(1, FILES_BYTES // max(one.row_bytes, 1))
         with closing(WholeFiles(manifest, one)) as files:
             yield from files.blocks(_files_of(manifest, one, wanted), rows)
         return
-    for number, inside in _per_file(manifest, one, wanted):
+    for number, inside in _per_file(manifest.files[one.files], wanted):
         check_path(manifest.files[one.files], number, one)
         yield from _picked(manifest, one, number, inside)
         check_path(manifest.files[one.files], number, one)
@@ -106,6 +107,26 @@ def _checked(ids: npt.NDArray[Any], manifest: Manifest, path: str) -> npt.NDArra
     return ids
 
 
+def _parts(manifest: Manifest, one: Field, ids: Ids) -> tuple[Part, ...]:
+    """Divide the rows; those of a file that is decoded as a whole are in one part."""
+    parts = base.even_parts(len(ids), one.row_bytes)
+    if len(parts) < 2 or one.whole_files or not _is_one_unit(manifest, one, int(ids[0])):
+        return parts
+    begins = _first_at(ids, manifest.files[one.files].starts)
+    files = np.searchsorted(begins, [part.start for part in parts], side="right") - 1
+    edges = [*np.unique(begins[files]).tolist(), len(ids)]
+    return tuple(Part(*ends) for ends in itertools.pairwise(edges))
+
+
+def _is_one_unit(manifest: Manifest, one: Field, row: int) -> bool:
+    """Say whether its files are decoded as a whole: as the first one is, for they are alike."""
+    files = manifest.files[one.files]
+    number = int(files.locate(np.array([row]))[0][0])
+    check_path(files, number, one)
+    stat = tuple(files.stats[number].tolist())
+    return file_rows.is_one_unit(manifest.source_of(one, number), one, stat)
+
+
 def _is_apart(manifest: Manifest, one: Field, row: int) -> bool:
     """Say whether its files are to be read apart: as the first one is, for they are alike."""
     number = int(manifest.files[one.files].locate(np.array([row]))[0][0])
@@ -124,28 +145,56 @@ def _files_of(manifest: Manifest, one: Field, ids: Ids) -> Ids:
     return files.locate(np.asarray(ids))[0]
 
 
-def _per_file(manifest: Manifest, one: Field, ids: Ids) -> Iterator[tuple[int, Array]]:
-    """Yield the number of each file that has some of the rows, and which of its rows."""
-    files = manifest.files[one.files]
-    for start in range(0, len(ids), ROWS_AT_A_TIME):
-        numbers, rows = files.locate(np.asarray(ids[start : start + ROWS_AT_A_TIME]))
-        edges = np.flatnonzero(np.diff(numbers)) + 1
-        for some, inside in zip(np.split(numbers, edges), np.split(rows, edges), strict=True):
-            yield int(some[0]), inside
+def _first_at(ids: Ids, rows: Sequence[int] | Int64) -> Int64:
+    """Return for each of `rows` the index in `ids` of the first that is not before it."""
+    if isinstance(ids, range):
+        at = -((ids.start - np.asarray(rows, np.int64)) // ids.step)
+        return at.clip(0, len(ids)).astype(np.int64)
+    # Of signed and unsigned integers numpy would make floating-point numbers.
+    wanted = np.asarray(rows, "u8" if ids.dtype.kind == "u" else "i8")
+    return np.searchsorted(ids, wanted).astype(np.int64)
 
 
-def _picked(manifest: Manifest, one: Field, number: int, rows: Array) -> Iterator[Array]:
-    """Yield these rows of one file; rows near each other are read together."""
-    source = manifest.source_of(one, number)
-    stat = tuple(manifest.files[one.files].stats[number].tolist())
-    skip = max(1, SKIP_BYTES // max(one.row_bytes, 1))
-    edges = np.flatnonzero(np.diff(rows) > skip) + 1
-    for run in np.split(rows, edges):
-        at = int(run[0])
-        for block in file_rows.row_blocks(source, one, stat, at, int(run[-1]) + 1):
-            low, high = np.searchsorted(run, [at, at + len(block)])
+def _per_file(files: Files, ids: Ids) -> Iterator[tuple[int, Ids]]:
+    """Yield the number of each file that has some of the rows, and which they are."""
+    at = _first_at(ids, files.starts)
+    for number in np.flatnonzero(np.diff(at)).tolist():
+        yield number, ids[int(at[number]) : int(at[number + 1])]
+
+
+def _picked(manifest: Manifest, one: Field, number: int, ids: Ids) -> Iterator[Array]:
+    """Yield these rows of one file; what lies between is decoded where that is quicker."""
+    files, source = manifest.files[one.files], manifest.source_of(one, number)
+    stat, first = tuple(files.stats[number].tolist()), int(files.starts[number])
+    parts = file_rows.part_starts(source, one, stat)
+    if parts is None:
+        runs = _near(ids, max(1, SKIP_BYTES // max(one.row_bytes, 1)))
+    else:
+        runs = _by_parts(ids, first + parts)
+    for start, stop in runs:
+        at = start
+        for block in file_rows.row_blocks(source, one, stat, start - first, stop - first):
+            low, high = _first_at(ids, [at, at + len(block)]).tolist()
             if high - low == len(block):
                 yield block
             elif low < high:
-                yield block[run[low:high] - at]
+                yield block[np.asarray(ids[low:high], np.int64) - at]
             at += len(block)
+
+
+def _near(ids: Ids, skip: int) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the end of rows that are read together: few lie between them."""
+    if isinstance(ids, range) and ids.step <= skip:
+        yield ids[0], ids[-1] + 1
+        return
+    edges = np.flatnonzero(np.diff(ids) > skip) + 1
+    for low, high in itertools.pairwise([0, *edges.tolist(), len(ids)]):
+        yield int(ids[low]), int(ids[high - 1]) + 1
+
+
+def _by_parts(ids: Ids, starts: Int64) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the end of rows in neighbouring parts, of which each is decoded."""
+    begins = np.append(_first_at(ids, starts), len(ids))
+    used = np.flatnonzero(np.diff(begins))
+    for some in np.split(used, np.flatnonzero(np.diff(used) > 1) + 1):
+        yield int(ids[begins[some[0]]]), int(ids[begins[some[-1] + 1] - 1]) + 1

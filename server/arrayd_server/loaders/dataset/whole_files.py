@@ -115,7 +115,8 @@ class WholeFiles:
         ------
         array of the field's dtype, shape (k, *row_shape)
         """
-        block = np.zeros((rows, *self._field.row_shape), self._field.dtype)
+        shape = (min(rows, len(numbers)), *self._field.row_shape)
+        block = np.zeros(shape, self._field.dtype)
         for start in range(0, len(numbers), rows):
             some = numbers[start : start + rows]
             self.read(some, block[: len(some)])
