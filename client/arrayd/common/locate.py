@@ -57,18 +57,18 @@ def places(text: str) -> list[Place]:
 
     It is one place if such a file exists.
     """
-    cuts = [(text, None), *_cuts(text)]
+    ways = [(text, None), *cuts(text)]
     for exists in (os.path.isfile, os.path.exists):
-        for path, member in cuts:
+        for path, member in ways:
             if exists(path):
                 return [(os.path.abspath(path), member)]
-    named = [cut for cut in (*reversed(cuts[1:]), cuts[0]) if os.path.splitext(cut[0])[1]]
-    likeliest = (named or cuts[1:] or cuts)[0]
-    likely = [likeliest, *(cut for cut in cuts if cut != likeliest)]
+    named = [way for way in (*reversed(ways[1:]), ways[0]) if os.path.splitext(way[0])[1]]
+    likeliest = (named or ways[1:] or ways)[0]
+    likely = [likeliest, *(way for way in ways if way != likeliest)]
     return [(os.path.abspath(path), member) for path, member in likely]
 
 
-def _cuts(text: str) -> Iterator[tuple[str, str]]:
+def cuts(text: str) -> Iterator[tuple[str, str]]:
     """Yield head and tail of each colon that has both, the longest head first."""
     at = text.rfind(":")
     while at > 0:

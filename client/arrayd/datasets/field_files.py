@@ -9,7 +9,6 @@ and no options of text are given. A ``.lst`` is always one. All else is data.
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from arrayd.datasets.file_list import first_entry, read_list
-from arrayd.errors import SourceNotFound, SpecMismatch
+from arrayd.datasets.patterns import is_pattern, matched
+from arrayd.errors import SpecMismatch
 from arrayd.source import Source
 
 Array = np.ndarray[Any, Any]
 
 _LISTS = (".txt", ".csv", ".tsv", ".lst")
 _ALWAYS_LISTS = (".lst",)
-_NUMBERS = re.compile(r"(\d+)")
 
 _ELSEWHERE = {
     "rows": "Cut the dataset, ds[a:b].",
@@ -173,7 +172,7 @@ def _concatenated(parts: Sequence[Array]) -> Array:
 
 
 def _meant(item: Any, as_list: bool | None, options: Mapping[str, Any]) -> _Meant:
-    if isinstance(item, str) and glob.has_magic(item) and not _names_a_file(item):
+    if is_pattern(item):
         return _matched(item, options)
     source = Source.of(item, **options)
     if source.name is not None:
@@ -190,11 +189,6 @@ def _meant(item: Any, as_list: bool | None, options: Mapping[str, Any]) -> _Mean
         return _Meant(source, [source.path], doubt=doubt)
     found = read_list(source.path)
     return _Meant(source, found.paths, found.columns)
-
-
-def _names_a_file(text: str) -> bool:
-    heads = [text, *(text[: colon.start()] for colon in re.finditer(":", text))]
-    return any(os.path.isfile(head) for head in heads)
 
 
 def may_be_list(path: str) -> bool:
@@ -214,30 +208,14 @@ def _is_list(source: Source) -> tuple[bool, str | None]:
         return True, None
     with contextlib.suppress(ValueError):
         float(os.path.basename(path))
-        return False, None  # a file may be called 1, too
+        return False, None  # a number is data, even if a file is called so
     if os.path.isfile(path):
         return True, None
     return False, path if re.search(r"\.[A-Za-z]\w*$", path) else None
 
 
 def _matched(text: str, options: Mapping[str, Any]) -> _Meant:
-    """Return the files that a glob matches, in natural order; a member may follow a colon."""
-    cuts: list[tuple[str, str | None]] = [(text, None)]
-    if options.get("dataset") is None:
-        colons = reversed([colon.start() for colon in re.finditer(":", text)])
-        cuts += [(text[:at], text[at + 1 :]) for at in colons if 0 < at < len(text) - 1]
-    here = glob.escape(os.getcwd())
-    for pattern, member in cuts:
-        whole = os.path.normpath(os.path.join(here, pattern))
-        if glob.has_magic(pattern) and (found := glob.glob(whole, recursive=True)):
-            paths = sorted(found, key=natural)
-            given = options if member is None else {**options, "dataset": member}
-            return _Meant(Source.of(Path(paths[0]), **given), paths)
-    raise SourceNotFound(f"{os.path.abspath(text)}: this pattern matches no file.")
-
-
-def natural(path: str) -> tuple[list[str | int], str]:
-    """Return a key for the order in which people count: ``part2`` before ``part10``."""
-    words: list[str | int] = list(_NUMBERS.split(path))
-    words[1::2] = [int(word) for word in words[1::2]]
-    return words, path
+    """Return the files that a pattern matches; a member may follow, unless an option names it."""
+    paths, member = matched(text, members=options.get("dataset") is None)
+    given = options if member is None else {**options, "dataset": member}
+    return _Meant(Source.of(Path(paths[0]), **given), paths)

@@ -121,8 +121,9 @@ def first_entry(path: str) -> tuple[bool, str] | None:
         whole = head[: head.rfind(b"\n")] if len(head) == _PEEK else head
         text = _decoded(path, whole)
         form = _form(path, text)
-        name = _plain(text)[0] if form.delimiter is None else next(_rows(text, form))[1][0]
-        if form.header is not None:
+        if form.delimiter is None:
+            name = _plain(text)[0]
+        else:
             name = next(_rows(text, form))[1][form.path_column]
     except (OSError, BadFile, csv.Error, LookupError, StopIteration):
         return None
@@ -156,7 +157,7 @@ def _form(path: str, text: str) -> _Form:
     """Return how a list is written, by its first line that counts and its suffix."""
     line = next(_counting(io.StringIO(text, newline="\n")), (1, ""))[1].rstrip("\r\n")
     for delimiter in DELIMITERS:
-        names = tuple(name.strip() for name in next(csv.reader([line], delimiter=delimiter), ()))
+        names = _names(line, delimiter)
         if not {name.lower() for name in names}.isdisjoint(PATH_COLUMNS):
             twice = {name for name in names if name and names.count(name) > 1}
             if twice:
@@ -165,6 +166,14 @@ def _form(path: str, text: str) -> _Form:
                 )
             return _Form(delimiter, names)
     return _Form(_OF_SUFFIX.get(os.path.splitext(path)[1].lower()), None)
+
+
+def _names(line: str, delimiter: str) -> tuple[str, ...]:
+    """Return the entries of a first line; none where it is no CSV, and so no header."""
+    try:
+        return tuple(name.strip() for name in next(csv.reader([line], delimiter=delimiter), ()))
+    except csv.Error:
+        return ()
 
 
 def _reader(lines: Iterable[str], delimiter: str) -> Any:
@@ -182,11 +191,11 @@ def _counting(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
 
 
 def _plain(text: str) -> list[str]:
-    return [_unquoted(line) if line[0] == '"' else line for line in _unquoted_lines(text)]
+    return [_unquoted(line) if line[0] == '"' else line for line in _single_lines(text)]
 
 
-def _unquoted_lines(text: str) -> list[str]:
-    """Return the lines that count of a text in which no quotes go over the end of a line."""
+def _single_lines(text: str) -> list[str]:
+    """Return the lines that count, where no quoted entry goes over several lines."""
     lines = text.replace("\r\n", "\n").split("\n")
     return [line for line in lines if line and line[0] != "#" and not line.isspace()]
 
@@ -216,7 +225,7 @@ def _rows(text: str, form: _Form) -> Iterator[tuple[int, list[str]]]:
 
 def _quick_rows(text: str, form: _Form) -> Iterator[list[str]]:
     """Return the entries of a table without quotes, five times as fast as `_rows`."""
-    lines = _unquoted_lines(text)
+    lines = _single_lines(text)
     assert form.delimiter is not None
     rows: Iterator[list[str]] = _reader(lines, form.delimiter)
     return itertools.islice(rows, int(form.header is not None), None)

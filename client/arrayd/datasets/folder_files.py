@@ -51,9 +51,11 @@ def write_list(
         raise SpecMismatch(f"label_from={label_from!r}: it can be 'parent', or None.")
     place, root = os.path.abspath(os.fspath(output)), os.path.abspath(os.fspath(folder))
     endings = _endings(suffixes)
-    names = [name for name in below(root) if name.lower().endswith(endings) and fits(name, pattern)]
-    if os.path.dirname(place) == root and os.path.basename(place) in names:
-        names.remove(os.path.basename(place))  # what it was before is no sample
+    names = [
+        name
+        for name in below(root)
+        if name.lower().endswith(endings) and fits(name, pattern) and not _is(root, name, place)
+    ]
     if not names:
         looked_for = f"{pattern!r}" + (f" that end in {', '.join(endings)}" if suffixes else "")
         raise BadFile(
@@ -77,6 +79,15 @@ def _endings(suffixes: Sequence[str] | None) -> tuple[str, ...]:
     return tuple("." + one.lower().removeprefix(".") for one in endings)
 
 
+def _is(root: str, name: str, place: str) -> bool:
+    """Say whether a file below `root` is `place`: what the list was before is no sample of it."""
+    folder, last = os.path.split(place)
+    if os.path.basename(name) != last:
+        return False
+    within = os.path.dirname(os.path.join(root, name))
+    return os.path.realpath(within) == os.path.realpath(folder)  # links to folders are followed
+
+
 def _seen_from(folder: str, list_folder: str) -> str:
     relative = os.path.relpath(folder, list_folder)
     return folder if relative.split(os.sep)[0] == os.pardir else relative
@@ -91,7 +102,8 @@ def _written(paths: Sequence[str], labels: Sequence[str] | None) -> str:
     if labels is None and not any("\n" in path or "\r" in path for path in paths):
         return "".join(f"{_safe(path)}\n" for path in paths)
     text = io.StringIO()
-    # `csv` quotes the ends of its own lines alone, and of one column it is not known what divides.
+    # Quote all: csv leaves a lone "\r" unquoted, and a header of one column does not show the
+    # delimiter.
     everything = labels is None or any("\r" in path for path in paths)
     writer = csv.writer(
         text, lineterminator="\n", quoting=csv.QUOTE_ALL if everything else csv.QUOTE_MINIMAL

@@ -4,18 +4,60 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
+from typing import TypeGuard
 
-from arrayd.common.locate import places
+from arrayd.common.locate import cuts, places
 from arrayd.errors import SourceNotFound
 from arrayd.session.request import SourceLike
 
+_NUMBERS = re.compile(r"(\d+)")
+
+
+def is_pattern(what: object) -> TypeGuard[str]:
+    """Say whether a source is a pattern: a text with ``*``, ``?`` or ``[``, and no file's name."""
+    return isinstance(what, str) and glob.has_magic(what) and not os.path.isfile(places(what)[0][0])
+
+
+def matched(text: str, *, members: bool = True) -> tuple[list[str], str | None]:
+    """Return the files that a pattern matches, and the member that follows it.
+
+    ``**`` stands for any folders; a folder itself is no match.
+
+    Parameters
+    ----------
+    text
+        ``"shards/*.npy"``, or ``"sat/*.nc:/t2m"``: the longest beginning that matches files is the
+        pattern.
+    members
+        Whether a member may follow a colon.
+
+    Returns
+    -------
+    paths
+        Absolute, in natural order.
+    member
+        None: the text names none.
+
+    Raises
+    ------
+    SourceNotFound
+        It matches no file.
+    """
+    here = glob.escape(os.getcwd())
+    for head, member in [(text, None), *(cuts(text) if members else ())]:
+        if glob.has_magic(head):
+            whole = os.path.normpath(os.path.join(here, head))
+            # A link whose file is gone stays: an error names it, and no rows are missing unnoticed.
+            found = [path for path in glob.glob(whole, recursive=True) if not os.path.isdir(path)]
+            if found:
+                return sorted(found, key=natural), member
+    raise SourceNotFound(f"{os.path.abspath(text)}: no file matches this pattern.")
+
 
 def expanded(sources: Iterable[SourceLike]) -> list[SourceLike]:
-    """Return the sources with each pattern replaced by the files that it matches, sorted.
-
-    ``"shards/*.npy"`` and ``"sat/*.nc:/t2m"`` are patterns, unless there is a file of that very
-    name. ``**`` stands for any folders.
+    """Return the sources with each pattern replaced by the files it matches, in natural order.
 
     Raises
     ------
@@ -24,25 +66,16 @@ def expanded(sources: Iterable[SourceLike]) -> list[SourceLike]:
     """
     found: list[SourceLike] = []
     for source in sources:
-        found += _matches(source) if _is_pattern(source) else [source]
+        if is_pattern(source):
+            paths, member = matched(source)
+            found += paths if member is None else [f"{path}:{member}" for path in paths]
+        else:
+            found.append(source)
     return found
 
 
-def _is_pattern(source: SourceLike) -> bool:
-    if not isinstance(source, str) or not glob.has_magic(source):
-        return False
-    return not os.path.isfile(places(source)[0][0])
-
-
-def _matches(pattern: SourceLike) -> Sequence[str]:
-    text = str(pattern)
-    cuts = [(text, "")]
-    at = text.rfind(":")
-    while at > 0:  # the longest beginning that matches files is the pattern
-        cuts.append((text[:at], text[at:]))
-        at = text.rfind(":", 0, at)
-    for head, member in cuts:
-        paths = sorted(path for path in glob.glob(head, recursive=True) if os.path.isfile(path))
-        if paths:
-            return [f"{path}{member}" for path in paths]
-    raise SourceNotFound(f"{text}: no file matches this pattern.")
+def natural(path: str) -> tuple[list[str | int], str]:
+    """Return a key for the order in which people count: ``part2`` before ``part10``."""
+    words: list[str | int] = list(_NUMBERS.split(path))
+    words[1::2] = [int(word) for word in words[1::2]]
+    return words, path

@@ -203,6 +203,7 @@ def test_a_list_does_not_name_itself(tree: Path) -> None:
     """Written into the folder that it lists, twice, it has the same entries."""
     assert write_list(tree, tree / "samples.txt") == write_list(tree, tree / "samples.txt")
     assert (tree / "samples.txt").read_text().startswith("0.txt\n")
+    assert write_list(tree, tree / "b" / "1.txt") == write_list(tree, tree / "b" / "1.txt")
 
 
 def test_nothing_to_list(tree: Path, tmp_path: Path) -> None:
@@ -245,3 +246,25 @@ def test_columns_are_ready_for_a_manifest(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         found = read_list(listed(tmp_path, "path,a\nx,1e3\ny,nan\n"))
     assert found.columns["a"].dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("first", "name", "names"),
+    [
+        ("a\rb.npy", "list.txt", ["a\rb.npy", "c"]),
+        ("x" * 140_000, "list.txt", ["x" * 140_000, "c"]),
+        ("a\rb.npy", "list.csv", None),
+        ("x" * 140_000, "list.csv", None),
+        ("path\ra.npy", "list.tsv", None),
+    ],
+)
+def test_a_first_line_that_is_no_csv(
+    tmp_path: Path, first: str, name: str, names: list[str] | None
+) -> None:
+    """It is a path, whatever is in it, or else the list is no CSV."""
+    path = listed(tmp_path, f"{first}\nc\n", name)
+    if names is None:
+        with pytest.raises(BadFile, match=f"{name}: it is no CSV"):
+            read_list(path)
+    else:
+        assert read_list(path).paths == [f"{tmp_path}/{one}" for one in names]

@@ -13,7 +13,7 @@ import pytest
 
 import arrayd
 from arrayd.datasets import cache, kept, npy_look
-from arrayd.datasets.field_files import natural
+from arrayd.datasets.patterns import natural
 from arrayd.datasets.scan import scan
 from arrayd.errors import (
     AccessDenied,
@@ -71,7 +71,7 @@ def test_each_file_of_a_list_is_a_row(place: Path) -> None:
 @pytest.mark.parametrize(
     ("sources", "error", "says"),
     [
-        ("q*.npy", SourceNotFound, r"q\*\.npy: this pattern matches no file"),
+        ("q*.npy", SourceNotFound, r"q\*\.npy: no file matches this pattern"),
         ("q.npy", SourceNotFound, "q.npy: no such file"),
         (["q.npy", "r.npy", "s1.npy"], SourceNotFound, "q.npy: .*1 more of the 3 files"),
         (["s1.npy", "d1.npy"], SpecMismatch, r"d1.*float64 \(3,\), and .*float32 \(3,\)"),
