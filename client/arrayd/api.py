@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from arrayd.array import SharedArray
 from arrayd.client import Client, give_back
 from arrayd.results.info import Info
-from arrayd.results.progress import Progress
+from arrayd.results.progress import ShowProgress
 from arrayd.results.status_table import Status
 from arrayd.session.request import SourceLike
 from arrayd.system import launch
@@ -57,7 +57,7 @@ def get(
     mode: str = "r",
     pin: bool | float = False,
     timeout: float | None = None,
-    progress: bool | Callable[[Progress], None] | None = None,
+    progress: ShowProgress = None,
     **format_options: Any,
 ) -> SharedArray:
     """Return an array that lives in memory once, however many processes ask for it.

@@ -62,6 +62,7 @@ def _run(argv: Sequence[str]) -> int:
     return code
 
 
+# Not list(…): once the command is imported, that name is the module arrayd.cli.list here.
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if [*argv[:1]] == ["serve"]:  # all that follows is for the daemon, --help too
         return argparse.Namespace(command="serve", arguments=argv[1:])

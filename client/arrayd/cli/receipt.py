@@ -25,8 +25,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--ids",
         metavar="FILE.npy",
-        help="the row numbers of the selection; needed if it is a part of a dataset that was never "
-        "read from its files here",
+        help="the row numbers of the selection; needed for a part of a dataset, unless this "
+        "machine has streamed it from its files",
     )
 
 

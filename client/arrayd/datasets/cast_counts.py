@@ -141,8 +141,7 @@ class CastCounts:
     @property
     def part(self) -> DType:
         """The dtype of the real numbers that the target is made of."""
-        kind = self.target.kind == "c"
-        return np.finfo(self.target).dtype if kind else self.target
+        return np.finfo(self.target).dtype if self.target.kind == "c" else self.target
 
     def _without_nan(self, values: Array, target: DType) -> Array:
         if values.dtype.kind != "f":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,19 +16,17 @@ from arrayd import api
 from arrayd.client import Client
 from arrayd.common import arguments
 from arrayd.common.warn import warn_caller
-from arrayd.datasets import cache, plan
+from arrayd.datasets import cache
 from arrayd.datasets.deliveries import Pace, Values, resident, ring, ring_field, wanted_dtype
-from arrayd.datasets.plan import Plan, Sizes
+from arrayd.datasets.plan import Plan, Sizes, choose
 from arrayd.datasets.stream import Stream, StreamTerms
 from arrayd.errors import BiasWarning, SpecMismatch
-from arrayd.results.progress import Progress
 from arrayd.samples import splits
 from arrayd.samples.manifest import Field, Manifest
 from arrayd.samples.order import BLOCK, BUFFER, EpochOrder
 from arrayd.samples.selection import Rows
 
 Array = np.ndarray[Any, Any]
-ShowProgress = bool | Callable[[Progress], None] | None
 
 SHARE_OF_BUDGET = 0.8
 """Part of the daemon's budget that a dataset uses where no ``budget=`` is given."""
@@ -246,7 +244,7 @@ class Dataset:
             budget=budget,
             decoded=_must_decode(self._manifest, fields),
         )
-        return plan.choose(sizes, kind)
+        return choose(sizes, kind)
 
     def stream(
         self,

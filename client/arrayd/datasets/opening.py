@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,11 @@ from arrayd.common.bytesize import parse_bytes
 from arrayd.datasets.dataset import Dataset, ValueTerms
 from arrayd.datasets.scan import scan
 from arrayd.errors import SpecMismatch
-from arrayd.results.progress import Progress
+from arrayd.results.progress import ShowProgress
 from arrayd.samples.manifest import Manifest
 from arrayd.samples.selection import Rows
 from arrayd.source import OVERFLOWS
 from arrayd.wire import dtypes
-
-ShowProgress = bool | Callable[[Progress], None] | None
 
 
 def dataset(

@@ -26,7 +26,7 @@ from arrayd.datasets.pack_note import PackNote
 from arrayd.datasets.patterns import expanded
 from arrayd.datasets.report import FieldReports
 from arrayd.datasets.slices import SLICE_BYTES, Sliced
-from arrayd.datasets.writer import RowWriter
+from arrayd.datasets.writer import RowWriter, placed
 from arrayd.errors import CastError, SpecMismatch
 from arrayd.session.request import SourceLike
 from arrayd.source import OVERFLOWS, Source
@@ -79,8 +79,8 @@ def pack(
 ) -> PackResult:
     """Write the rows of many sources, in their order, into one ``.npy``.
 
-    A run that was ended, however, goes on where it was if it is called again with the same
-    sources.
+    A run that ended early, in whatever way, goes on where it was if it is called again with the
+    same sources.
 
     Parameters
     ----------
@@ -179,6 +179,7 @@ class _Job:
             self._report = FieldReports(origin, cast)
         self._note = PackNote(path + PROGRESS, inputs, self._dtype, overflow)
         self._row_bytes = math.prod(inputs[0].shape[1:]) * origin.itemsize
+        self._nbytes = sum(one.nbytes for one in inputs)
         self._done = 0
         self._noted = 0
 
@@ -214,10 +215,6 @@ class _Job:
             self._path, self._done, row_shape, self._dtype, len(self._inputs), self._report
         )
 
-    @property
-    def _nbytes(self) -> int:
-        return sum(one.nbytes for one in self._inputs)
-
     def _begin(self, writer: RowWriter) -> None:
         """Bring the file and the counts to where the note says that they were."""
         noted = self._note.take(writer.rows)
@@ -252,10 +249,7 @@ class _Job:
         try:
             return cast_chunk(part, self._dtype, self._overflow)[0]
         except CastError as error:
-            place = np.unravel_index(error.details["at"], part.shape)
-            at = (first + int(place[0]), *map(int, place[1:]))
-            details = {**error.details, "at": at}
-            raise CastError(f"{one.source}, at {list(at)}: {error.message}", **details) from None
+            raise placed(error, str(one.source), part.shape, first) from None
 
     def _save(self, writer: RowWriter) -> None:
         """Have all on the disk, and only then the note that counts it."""

@@ -109,13 +109,6 @@ class FieldReports:
                 field = field[name]
             report.add(field)
 
-    def merge(self, other: FieldReports) -> None:
-        """Count what other reports have counted of the same cast."""
-        if (self.origin, self.target) != (other.origin, other.target):
-            raise SpecMismatch(f"Reports of {self.origin} and of {other.origin} are two.")
-        for name, report in self.fields.items():
-            report.merge(other.fields[name])
-
     def __str__(self) -> str:
         return "\n".join(
             f"field {name}\n{report}" if name else str(report)

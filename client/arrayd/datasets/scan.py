@@ -36,14 +36,13 @@ from arrayd.datasets.field_state import (
 from arrayd.datasets.npy_look import NpyHeaders, may_look
 from arrayd.errors import BadFile, SpecMismatch
 from arrayd.results.info import Info
-from arrayd.results.progress import MIN_INTERVAL, Progress
+from arrayd.results.progress import MIN_INTERVAL, Progress, ShowProgress
 from arrayd.samples.manifest import SIZE, Field, Files, Manifest
 from arrayd.session.locking import with_locking
 from arrayd.source import Source
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
-ShowProgress = bool | Callable[[Progress], None] | None
 
 _SHOW_AFTER = 0.5  # seconds
 
@@ -102,7 +101,7 @@ def scan(
 
 def _look(client: Client, fields: Sequence[ScannedField], progress: ShowProgress) -> None:
     """Find out what is not known yet."""
-    work = [(field, _numbers(field)) for field in fields]
+    work = [(field, _assume_others(field)) for field in fields]
     headers = NpyHeaders()
     with _shown(progress, sum(len(numbers) for _, numbers in work)) as done:
         for field, numbers in work:
@@ -117,8 +116,11 @@ def _look(client: Client, fields: Sequence[ScannedField], progress: ShowProgress
                 done(path)
 
 
-def _numbers(field: ScannedField) -> Sequence[int]:
-    """Return the numbers of the files to be looked at; those of the others in a list have a row."""
+def _assume_others(field: ScannedField) -> Sequence[int]:
+    """Return the numbers of the files to look at.
+
+    Of a list, files that are not looked at are taken to be one row each.
+    """
     unknown: Sequence[int] = np.flatnonzero(field.rows == UNKNOWN).tolist()
     source, paths = field.wanted.source, field.wanted.paths
     if not field.wanted.whole_files:

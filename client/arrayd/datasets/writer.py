@@ -328,10 +328,7 @@ class RowWriter:
         try:
             result, changed = cast_chunk(piece, self._dtype, self._overflow)
         except CastError as error:
-            place = np.unravel_index(error.details["at"], piece.shape)
-            at = (start + int(place[0]), *map(int, place[1:]))
-            details = {**error.details, "at": at}
-            raise CastError(f"append, at {list(at)}: {error.message}", **details) from None
+            raise placed(error, "append", piece.shape, start) from None
         if changed and not self._cast:
             raise CastError(
                 f"append would round {changed} of {piece.size} values of {piece.dtype} to "
@@ -341,6 +338,25 @@ class RowWriter:
                 of=piece.size,
             )
         return result
+
+
+def placed(error: CastError, where: str, shape: tuple[int, ...], first: int) -> CastError:
+    """Return an error of `cast_chunk` that says where the value is.
+
+    Parameters
+    ----------
+    error
+        With the index of the value in the flat chunk.
+    where
+        What the chunk is a part of.
+    shape
+        Of the chunk: rows along axis 0.
+    first
+        Index of its first row in all that it is a part of.
+    """
+    place = np.unravel_index(error.details["at"], shape)
+    at = (first + int(place[0]), *map(int, place[1:]))
+    return CastError(f"{where}, at {list(at)}: {error.message}", **{**error.details, "at": at})
 
 
 def _bytes(value: int | str) -> int:

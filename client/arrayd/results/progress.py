@@ -25,10 +25,12 @@ class Progress:
     total: int
 
 
+ShowProgress = bool | Callable[[Progress], None] | None
+"""What a caller may give as ``progress=``: True for a bar, or a function."""
+
+
 @contextlib.contextmanager
-def reporter(
-    progress: bool | Callable[[Progress], None] | None, sources: Sequence[Source]
-) -> Iterator[Reporter | None]:
+def reporter(progress: ShowProgress, sources: Sequence[Source]) -> Iterator[Reporter | None]:
     """Give a function that passes reports on to what the caller gave as ``progress=``."""
     if not progress:
         yield None
