@@ -10,7 +10,6 @@ whole of it, none reads it through.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -230,11 +229,8 @@ def main() -> None:
         found = work.do(json.loads(line))
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
-    # Threads of other libraries do not hold it up.
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
     if not isinstance(work, OfArrayd):
-        os._exit(0)
+        os._exit(0)  # threads of other libraries do not hold it up
 
 
 if __name__ == "__main__":

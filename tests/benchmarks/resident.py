@@ -150,7 +150,7 @@ def _beside_socket(table: Table, path: Path, consumers: int, ours: Found) -> Non
     ports, batches = peers.free_ports(4), 32
     spec = {"kind": "tensorsocket", "batch": BATCH, "ports": ports, "most": batches}
     made = {"path": str(path), "batch": BATCH, "ports": ports, "rows": batches * BATCH}
-    # As measured in peers.md: with two consumers and no worker one of them stands still.
+    # With two consumers and no worker, one of them stands still.
     made["workers"] = 0 if consumers == 1 else 2
     producer = subprocess.Popen(
         [sys.executable, "-m", "tests.benchmarks.peers", json.dumps(made)],

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-IN_ACCESS, IN_OPEN, IN_OVERFLOW = 0x1, 0x20, 0x4000
+IN_ACCESS, IN_OPEN = 0x1, 0x20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

@@ -17,8 +17,6 @@ from arrayd_server.stream_identity import StreamField, StreamIdentity
 from arrayd_server.streams.readers import ReaderPool
 
 Array = np.ndarray[Any, Any]
-Window = tuple[int, int, int]
-"""Generation, start, stop."""
 
 PATIENCE = 30.0
 """Seconds after which what was to come is not coming."""
@@ -49,9 +47,7 @@ class OneReader:
         Where its segments lie, as plain files.
     """
 
-    def __init__(
-        self, identity: StreamIdentity, folder: Path, *, timeout: float = PATIENCE
-    ) -> None:
+    def __init__(self, identity: StreamIdentity, folder: Path) -> None:
         self.identity = identity
         self._folder = folder
         self._news: asyncio.Queue[Any] = asyncio.Queue()

@@ -16,7 +16,7 @@ from arrayd.datasets.resident import ResidentRows
 from arrayd.datasets.ring_rows import RingRows
 from arrayd.datasets.stream import Delivery
 from arrayd.errors import ArraydError
-from arrayd.samples.manifest import Field
+from arrayd.samples.manifest import Field, signed
 from arrayd.samples.order import EpochOrder
 from arrayd.samples.selection import Rows
 from arrayd.source import Source
@@ -128,9 +128,10 @@ def _of_fields(error: ArraydError, sources: Sequence[Source]) -> ArraydError:
 def ring(client: Client, values: Values, plan: Plan, order: EpochOrder, pace: Pace) -> Delivery:
     """Return the rows of a ring that the daemon fills; it is opened for the first batch."""
     rows, info = values.rows, os.stat(values.path)
+    inode = signed(info.st_ino)  # as in a manifest
     request = {
         "manifest": values.path,
-        "stat": [info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns],
+        "stat": [info.st_dev, inode, info.st_size, info.st_mtime_ns, info.st_ctime_ns],
         "ids": None if rows.array is None else cache.save_ids(rows),
         "start": rows.start if rows.array is None else 0,
         "stop": rows.stop if rows.array is None else len(rows),

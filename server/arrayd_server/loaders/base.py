@@ -127,14 +127,6 @@ def row_bytes(plan: LoadPlan) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class RowAddress:
-    """Rows one after another in a file, as they are in memory: where the first is, and its size."""
-
-    offset: int
-    row_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class FoundMember:
     """One array of a file that may hold several; `shape` and `dtype` as in the file.
 
@@ -185,8 +177,11 @@ class Described(Format, Protocol):
 class Addressed(Format, Protocol):
     """The type of a format module that may know where in the file each row is."""
 
-    def address(self, source: Source, plan: LoadPlan) -> RowAddress | None:
-        """Return where the rows of `plan` are; None: they must be decoded, or do not follow."""
+    def address(self, source: Source, plan: LoadPlan) -> int | None:
+        """Return the byte of the file where the rows of `plan` begin, as they are in memory.
+
+        None: they must be decoded, or do not follow each other.
+        """
 
 
 @runtime_checkable

@@ -22,7 +22,7 @@ import numpy as np
 from arrayd.errors import BadFile, SourceChanged
 from arrayd.source import Source
 from arrayd_server.loaders import base
-from arrayd_server.loaders.base import GAP, Chunks, LoadPlan, Part, RowAddress
+from arrayd_server.loaders.base import GAP, Chunks, LoadPlan, Part
 from arrayd_server.loaders.validation import open_regular, selected
 
 Array = np.ndarray[Any, Any]
@@ -100,16 +100,15 @@ def plan(
     return LoadPlan(result, dtype, order, tuple(map(hint, parts)), detail)
 
 
-def address(_: Source, plan: LoadPlan) -> RowAddress | None:
-    """Return where the rows of a plan in C order begin; None: they are elsewhere, or not in order.
+def address(_: Source, plan: LoadPlan) -> int | None:
+    """Return the byte where the rows of a plan begin; None: they are elsewhere, or not in C order.
 
     A 0-d array has no rows.
     """
     selection = Selection(*plan.detail)
     if plan.order != "C" or not plan.shape or selection.zipped or selection.step != 1:
         return None
-    row_bytes = math.prod(plan.shape[1:]) * plan.dtype.itemsize
-    return RowAddress(selection.offset + selection.start * selection.item, row_bytes)
+    return selection.offset + selection.start * selection.item
 
 
 def _items_hint(per_row: int, part: Part) -> Part:

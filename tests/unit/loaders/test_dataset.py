@@ -15,6 +15,7 @@ from arrayd.samples.manifest import Files, Manifest
 from arrayd.source import Source
 from arrayd_server.loaders.base import Chunks
 from arrayd_server.loaders.dataset import file_rows
+from arrayd_server.loaders.dataset.manifests import check_file, stat_of
 from arrayd_server.loaders.formats import probe
 from tests.support.datasets import (
     WRITERS,
@@ -279,6 +280,27 @@ def test_files_that_changed_or_are_gone(make: Any, tmp_path: Path, segment: Path
     os.unlink(path)
     with pytest.raises(SourceNotFound, match=r"4\.npy is not there: it has rows? (4|8 to 9) of"):
         load(source, segment)
+
+
+def with_stat(found: os.stat_result, **changes: int) -> os.stat_result:
+    """Return a ``stat`` with another inode or times."""
+    reduced: Any = found.__reduce__()
+    numbers, named = reduced[1]
+    numbers = (numbers[0], changes.pop("st_ino", numbers[1]), *numbers[2:])
+    return os.stat_result(numbers, {**named, **changes})
+
+
+def test_inodes_of_64_bits(tmp_path: Path) -> None:
+    """A manifest has them as int64; they are compared, and named as the system has them."""
+    path = write_npy(tmp_path / "a", np.zeros(3))
+    found = with_stat(os.stat(path), st_ino=2**64 - 5)
+    files = Files.of([path], [stat_of(found)], [3])
+    assert stat_of(found) == tuple(files.stats[0].tolist())
+    check_file(files, 0, found)
+    with pytest.raises(SourceChanged, match=rf"it was inode {2**64 - 5}, and is 7\)"):
+        check_file(files, 0, with_stat(found, st_ino=7))
+    with pytest.raises(SourceChanged, match=r"\(its owner, its rights, its links or its device"):
+        check_file(files, 0, with_stat(found, st_ctime_ns=1))
 
 
 def test_fields_are_found_by_name(tmp_path: Path) -> None:

@@ -119,6 +119,8 @@ FOREIGN = [
     ("a.hdf", b"\x0e\x03\x13\x01" + bytes(60), "HDF4", "h4toh5"),
     ("a.bed", b"\x6c\x1b\x01" + bytes(60), "PLINK", "bed_reader"),
     ("a.parquet", b"PAR1" + bytes(60), "Parquet", "pyarrow"),
+    ("a", b"RIFF\x20\0\0\0WEBPVP8L" + bytes(20), "a WebP image", "format='image'"),
+    ("a", b"RIFF\x20\0\0\0WAVEfmt " + bytes(20), "RIFF file (WAV, AVI)", "a library for it"),
     ("a.fits", b"SIMPLE  =                    T".ljust(2880), "FITS", "astropy"),
     ("a.pkl", pickle.dumps([1]), "pickle", "arrayd.put"),
     ("a.pt", _zip("archive/data.pkl"), "PyTorch", "torch.load"),

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arrayd.errors import BadFile, SourceChanged, SourceNotFound
-from arrayd.samples.manifest import Field, Files, Manifest, changed
+from arrayd.samples.manifest import Field, Files, Manifest, changed, signed
 from arrayd_server.loaders.validation import ABSENT, os_errors
 
 Stat = tuple[int, int, int, int, int]
@@ -29,7 +29,8 @@ AGAIN = "make the dataset again"
 
 def stat_of(found: os.stat_result) -> Stat:
     """Return what of a ``stat`` is compared."""
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    inode = signed(found.st_ino)
+    return (found.st_dev, inode, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class _Kept(Generic[_T]):
@@ -91,14 +92,14 @@ def ids_at(path: str) -> npt.NDArray[Any]:
     return _ids.at(path)
 
 
-def check_file(files: Files, number: int, found: os.stat_result | Stat) -> None:
+def check_file(files: Files, number: int, found: os.stat_result) -> None:
     """Refuse a file that is not the one that was scanned.
 
     Raises
     ------
     SourceChanged
     """
-    stat = stat_of(found) if isinstance(found, os.stat_result) else found
+    stat = stat_of(found)
     if not changed(files, number, stat):
         return
     _, inode, size, mtime, _ = files.stats[number].tolist()
@@ -106,8 +107,10 @@ def check_file(files: Files, number: int, found: os.stat_result | Stat) -> None:
         what = f"it had {size} bytes, and has {stat[2]}"
     elif stat[3] != mtime:
         what = "it was written since"
+    elif stat[1] != inode:
+        what = f"it was inode {inode % (1 << 64)}, and is {found.st_ino}"
     else:
-        what = f"it was inode {inode}, and is {stat[1]}" if stat[1] != inode else "its inode was"
+        what = "its owner, its rights, its links or its device are others"
     raise SourceChanged(
         f"{files.path(number)} has changed since the dataset was made of it ({what}): {AGAIN}."
     )

@@ -22,7 +22,7 @@ from arrayd.samples.manifest import Field, Manifest
 from arrayd_server.loaders import formats
 from arrayd_server.loaders.base import Addressed
 from arrayd_server.loaders.dataset import file_rows
-from arrayd_server.loaders.dataset.manifests import check_file, missing, stat_of
+from arrayd_server.loaders.dataset.manifests import check_file, missing
 from arrayd_server.loaders.recognise import recognised
 from arrayd_server.loaders.validation import os_errors
 
@@ -34,11 +34,7 @@ _ALIGNMENTS = (512, 4096)
 
 
 class NotAddressed(Exception):
-    """Rows of a file cannot be read in place; `number` is the file's."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    """Rows of a file cannot be read in place; its argument is the file's number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +129,7 @@ class OpenFiles:
                 os.close(self._open.pop(number).fd)
 
     def _check(self, file: OpenFile) -> None:
-        check_file(self._files, file.number, stat_of(os.fstat(file.fd)))
+        check_file(self._files, file.number, os.fstat(file.fd))
 
     def _opened(self, number: int) -> OpenFile:
         path = self._files.path(number)
@@ -141,7 +137,7 @@ class OpenFiles:
             fd = self._descriptor(path, number)
             try:
                 found = os.fstat(fd)
-                check_file(self._files, number, stat_of(found))
+                check_file(self._files, number, found)
                 base = self._base(number)
                 align = self._alignment(fd, found.st_dev)
             except BaseException:
@@ -182,7 +178,7 @@ class OpenFiles:
                 raise file_rows.other_rows(source, plan.shape[0], count)
             if address is None:
                 raise NotAddressed(number)
-            self._bases[number] = address.offset
+            self._bases[number] = address
         return self._bases[number]
 
 

@@ -18,7 +18,7 @@ from arrayd.errors import ArraydError, SourceChanged
 from arrayd.source import Source
 from arrayd.wire.dtypes import bare
 from arrayd_server.loaders import base
-from arrayd_server.loaders.base import Chunks, FoundMember, LoadPlan, Part, RowAddress
+from arrayd_server.loaders.base import Chunks, FoundMember, LoadPlan, Part
 from arrayd_server.loaders.contiguous import check_size
 from arrayd_server.loaders.hdf5 import header_file
 from arrayd_server.loaders.hdf5.file import find_dataset, opened
@@ -156,18 +156,16 @@ def _as(dtype: np.dtype[Any], chunk: np.ndarray[Any, Any]) -> np.ndarray[Any, An
     return chunk.astype(TEXT) if dtype == TEXT else chunk.view(dtype)
 
 
-def address(source: Source, plan: LoadPlan) -> RowAddress | None:
-    """Return where the rows of a dataset of contiguous layout are; None: they must be decoded."""
-    if plan.files or not plan.shape or plan.dtype.hasobject:
+def address(source: Source, plan: LoadPlan) -> int | None:
+    """Return where the rows of a dataset of contiguous layout begin; None: they must be decoded."""
+    name, shape = StoredArray(*plan.detail)
+    rows = selected(source, shape)
+    simple = plan.shape and not plan.dtype.hasobject and not plan.files
+    if not simple or rows.step != 1 or Access.of(source).swmr:
         return None
     with opened(source, loading=True) as links:
-        dataset = find_dataset(source, links, StoredArray(*plan.detail).name)
-        row_bytes = math.prod(plan.shape[1:]) * plan.dtype.itemsize
-        offset = contiguous_offset(dataset)
-    if offset is None or source.option.get("swmr") or (source.rows and source.rows[2]):
-        return None
-    start = (source.rows[0] or 0) if source.rows else 0
-    return RowAddress(offset + start * row_bytes, row_bytes) if start >= 0 else None
+        offset = contiguous_offset(find_dataset(source, links, name))
+    return None if offset is None else offset + rows.start * base.row_bytes(plan)
 
 
 def _same_shape(source: Source, now: tuple[int, ...] | None, then: tuple[int, ...]) -> bool:
