@@ -10,6 +10,7 @@ import pytest
 
 import arrayd
 from arrayd import cli
+from arrayd.datasets import cache
 from tests.support.daemons import Daemon
 
 N = 500
@@ -69,6 +70,9 @@ def test_a_receipt_is_verified(
     Path("part.json").write_text(stream.receipt(0).to_json())
     code, _, err = run(capsys, "receipt", "verify", "part.json")
     assert (code, "--ids ids.npy" in err) == (1, True)
+    cache.save_ids(part.rows)
+    code, out, _ = run(capsys, "receipt", "verify", "part.json")
+    assert (code, "holds" in out) == (0, True)
     np.save("ids.npy", part.ids)
     code, out, _ = run(capsys, "receipt", "verify", "part.json", "--ids", "ids.npy")
     assert (code, "holds" in out) == (0, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -55,14 +56,14 @@ def _rows(receipt: Receipt, ids: str | None) -> Rows:
         whole = Rows(receipt.rows)
         if whole.digest().hex() == receipt.selection:
             return whole
-        saved = Path(cache.folder()) / f"{receipt.selection}.ids.npy"
-        if not saved.exists():
+        saved = cache.ids_path(receipt.selection)
+        if not os.path.exists(saved):
             raise SourceNotFound(
                 f"The receipt is of a selection of {receipt.rows:,} rows ({receipt.selection}), "
                 "and which these are is not known here. Save them where it was made, with "
                 "np.save('ids.npy', dataset.ids), and say --ids ids.npy."
             )
-        ids = str(saved)
+        ids = saved
     try:
         numbers = np.load(ids, allow_pickle=False)
         return Rows.of(numbers, int(numbers[-1]) + 1 if len(numbers) else 0)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import tempfile
+from collections.abc import Iterator
 
 import numpy as np
+from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
 
-from arrayd.errors import AccessDenied
+from arrayd.errors import AccessDenied, ArraydError, NoRoom
+from arrayd.gather.replace_file import replacing
 from arrayd.samples.selection import Rows
 
 VARIABLE = "ARRAYD_CACHE"
@@ -62,6 +65,40 @@ def last_used(path: str) -> float:
     return made
 
 
+@contextlib.contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Have what fails in the folder be one of the errors of arrayd, which names another folder.
+
+    Raises
+    ------
+    AccessDenied, NoRoom, ArraydError
+        The folder cannot be written to.
+    """
+    try:
+        yield
+    except (OSError, ArraydError) as error:
+        # `replacing` explains errors as well, but not what can be done about them here.
+        reason = error.__cause__ if isinstance(error, ArraydError) else error
+        if not isinstance(reason, OSError):
+            raise
+        raise _unkept(where, reason) from None
+
+
+def _unkept(where: str, error: OSError) -> ArraydError:
+    way = f"Make room, or name another folder in {VARIABLE}."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoRoom(f"{where} has no room for what is kept of a dataset. {way}")
+    denied = isinstance(error, PermissionError) or error.errno == errno.EROFS
+    return (AccessDenied if denied else ArraydError)(
+        f"{where}, where datasets are kept, cannot be written to: {error.strerror or error}. {way}"
+    )
+
+
+def ids_path(digest: str) -> str:
+    """Return where the row numbers of the selection with this digest are, if they are saved."""
+    return os.path.join(folder(), f"{digest}.ids.npy")
+
+
 def save_ids(rows: Rows) -> str:
     """Save the row numbers of a selection, unless they are saved; return the path.
 
@@ -69,23 +106,16 @@ def save_ids(rows: Rows) -> str:
 
     Raises
     ------
-    AccessDenied
+    AccessDenied, NoRoom, ArraydError
         The folder cannot be written to.
     """
-    where = folder()
-    path = os.path.join(where, f"{rows.digest().hex()}.ids.npy")
+    path = ids_path(rows.digest().hex())
     if os.path.exists(path):
         mark_used(path)
         return path
-    try:
-        with tempfile.NamedTemporaryFile(dir=where, suffix=".tmp", delete=False) as file:
-            try:
-                np.save(file, rows.ids(0, len(rows)) if rows.array is None else rows.array)
-                file.flush()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise AccessDenied(f"{where} cannot be written to: {error.strerror}.") from None
+    ids = rows.ids(0, len(rows)) if rows.array is None else np.ascontiguousarray(rows.array)
+    with explained(os.path.dirname(path)), replacing(path) as fresh, open(fresh, "wb") as file:
+        # np.save says of a full disk how many values it has written, and no errno.
+        write_array_header_1_0(file, header_data_from_array_1_0(ids))
+        file.write(ids.data)
     return path

@@ -31,6 +31,9 @@ Array = np.ndarray[Any, Any]
 SHARE_OF_BUDGET = 0.8
 """Part of the daemon's budget that a dataset uses where no ``budget=`` is given."""
 
+_DECODED = {"text": True, "npz": True, "npy": False, "raw": False}
+"""Formats of which it is known whether their files must be decoded to be read."""
+
 LAST_POSITION = 2**63 - 1
 """A stream that ends after it ends never; the protocol has no larger numbers."""
 
@@ -103,7 +106,9 @@ class Dataset:
     def _path(self) -> str:
         """Where the manifest is saved, for the daemon; anew if somebody has cleaned the cache."""
         if self._saved is None or not os.path.exists(self._saved):
-            self._saved = self._manifest.save(cache.folder())
+            where = cache.folder()
+            with cache.explained(where):
+                self._saved = self._manifest.save(where)
         return self._saved
 
     @property
@@ -235,14 +240,19 @@ class Dataset:
         most = self._client.status().budget  # the daemon cannot keep more, whatever was asked for
         budget = self._terms.budget
         budget = int(most * SHARE_OF_BUDGET) if budget is None else min(budget, most)
+        cast = [ring_field(field, self._terms.casts).row_bytes for field in fields]
+        decoded = [_must_decode(self._manifest, field) for field in fields]
         sizes = Sizes(
             rows=len(self),
             total=self._manifest.rows,
-            row_bytes=sum(ring_field(field, self._terms.casts).row_bytes for field in fields),
-            file_bytes=[field.row_bytes for field in fields],
+            row_bytes=sum(cast),
+            read_bytes=[
+                in_pack if packed else field.row_bytes
+                for field, packed, in_pack in zip(fields, decoded, cast, strict=True)
+            ],
             step=step,
             budget=budget,
-            decoded=_must_decode(self._manifest, fields),
+            decoded=True if True in decoded else None if None in decoded else False,
         )
         return choose(sizes, kind)
 
@@ -334,7 +344,7 @@ class Dataset:
         _warn_of_bias(order_of(0))
         values = Values(self._path, self._rows, chosen, self._terms.casts, self._terms.overflow)
         if made.kind == "resident":
-            delivery = partial(resident, self._client, values, made, order_of)
+            delivery = partial(resident, self._client, values, made, order_of, terms.epochs)
             return Stream(terms, order_of, self._manifest.columns, delivery)
         from_ring = partial(ring, self._client, values, made, order_of(0), pace)
         return Stream(terms, order_of, self._manifest.columns, from_ring)
@@ -353,17 +363,13 @@ class Dataset:
         return tuple(field for field in self._fields if field.name in wanted)
 
 
-def _must_decode(manifest: Manifest, fields: tuple[Field, ...]) -> bool | None:
-    """Say whether files of these fields cannot be read row by row; None: the daemon knows."""
-    formats = set()
-    for field in fields:
-        if field.whole_files:
-            return True
-        with contextlib.suppress(SpecMismatch):  # of a plug-in: the daemon knows
-            formats.add(manifest.source_of(field, 0).resolved_format())
-    if formats & {"text", "npz"}:
+def _must_decode(manifest: Manifest, field: Field) -> bool | None:
+    """Say whether files of a field cannot be read row by row; None: the daemon knows."""
+    if field.whole_files:
         return True
-    return False if formats and formats <= {"npy", "raw"} else None
+    with contextlib.suppress(SpecMismatch):  # of a plug-in: the daemon knows
+        return _DECODED.get(manifest.source_of(field, 0).resolved_format())
+    return None
 
 
 def _warn_of_bias(order: EpochOrder) -> None:

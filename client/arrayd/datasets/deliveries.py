@@ -98,7 +98,11 @@ def ring_field(field: Field, casts: Mapping[str, np.dtype[Any]]) -> RingField:
 
 
 def resident(
-    client: Client, values: Values, plan: Plan, order_of: Callable[[int], EpochOrder]
+    client: Client,
+    values: Values,
+    plan: Plan,
+    order_of: Callable[[int], EpochOrder],
+    epochs: int | None,
 ) -> Delivery:
     """Return the rows of blocks in memory, which are loaded if nobody has loaded them.
 
@@ -114,7 +118,7 @@ def resident(
     except ArraydError as error:
         raise _of_fields(error, sources) from None
     blocks = {field.name: array for field, array in zip(values.fields, arrays, strict=True)}
-    return ResidentRows(blocks, values.rows, partial=not plan.whole, order=order_of)
+    return ResidentRows(blocks, values.rows, partial=not plan.whole, order=order_of, epochs=epochs)
 
 
 def _of_fields(error: ArraydError, sources: Sequence[Source]) -> ArraydError:

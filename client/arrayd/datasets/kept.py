@@ -9,21 +9,21 @@ go as a whole, and one that is gone costs a scan.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
-import tempfile
 import time
 from typing import Any
 
 from arrayd.datasets import cache
-from arrayd.errors import AccessDenied, ArraydError, BadFile, NoRoom, ProtocolMismatch
+from arrayd.errors import BadFile, ProtocolMismatch
+from arrayd.gather.replace_file import replacing
 from arrayd.samples.manifest import VERSION, Manifest
 from arrayd.wire.codec import pack
 
 DAYS = 30
 
-_OURS = (".manifest", ".request", ".ids.npy", ".pack", ".tmp", cache.USED)
+# ".tmp" and ".part" are what killed processes have left: of a manifest, and of the others.
+_OURS = (".manifest", ".request", ".ids.npy", ".pack", ".tmp", ".part", cache.USED)
 _AT_ONCE = 1000  # files that are removed at a time
 
 
@@ -55,33 +55,14 @@ def keep(key: str, manifest: Manifest) -> str:
         The cache folder cannot be written to.
     """
     where = cache.folder()
-    try:
+    with cache.explained(where):
         path = manifest.save(where)
         cache.mark_used(path)
-        with tempfile.NamedTemporaryFile(dir=where, suffix=".tmp", delete=False) as file:
-            try:
-                file.write(manifest.digest.hex().encode())
-                file.flush()
-                os.replace(file.name, os.path.join(where, f"{key}.request"))
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise _explained(where, error) from None
+        request = os.path.join(where, f"{key}.request")
+        with replacing(request) as fresh, open(fresh, "w", encoding="ascii") as file:
+            file.write(manifest.digest.hex())
     _sweep(where)
     return path
-
-
-def _explained(where: str, error: OSError) -> ArraydError:
-    way = f"Make room, or name another folder in {cache.VARIABLE}."
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoRoom(f"{where} has no room for the manifest of a dataset. {way}")
-    kind = (
-        AccessDenied if isinstance(error, PermissionError) or error.errno == errno.EROFS else None
-    )
-    return (kind or ArraydError)(
-        f"{where}, where datasets are kept, cannot be written to: {error.strerror}. {way}"
-    )
 
 
 def _sweep(where: str) -> None:

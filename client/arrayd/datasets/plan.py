@@ -51,8 +51,8 @@ class Sizes:
         Of the selection, and of the dataset.
     row_bytes
         Of one row in memory, all fields together, after the cast.
-    file_bytes
-        Of the value of one row in the files, for each field.
+    read_bytes
+        What is read for one row, for each field: from its file, or after the cast from a pack.
     step
         Rows that all ranks together take at a time.
     budget
@@ -64,7 +64,7 @@ class Sizes:
     rows: int
     total: int
     row_bytes: int
-    file_bytes: Sequence[int]
+    read_bytes: Sequence[int]
     step: int
     budget: int
     decoded: bool | None = False
@@ -107,8 +107,8 @@ class Plan:
         if self.kind == "resident":
             return 0, 0
         left = self.sizes.rows - self.share
-        used = sum(self.sizes.file_bytes)
-        return left * used, left * sum(size + PAGE - 1 for size in self.sizes.file_bytes if size)
+        used = sum(self.sizes.read_bytes)
+        return left * used, left * sum(size + PAGE - 1 for size in self.sizes.read_bytes if size)
 
     def __str__(self) -> str:
         sizes = self.sizes

@@ -39,6 +39,8 @@ class ResidentRows:
         The blocks hold the rows of the selection alone.
     order
         Makes the order of an epoch.
+    epochs
+        How many are wanted, so that no order is computed ahead for nothing; None: without end.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class ResidentRows:
         *,
         partial: bool,
         order: Callable[[int], EpochOrder],
+        epochs: int | None,
     ) -> None:
         self._blocks = {name: np.asarray(block) for name, block in blocks.items()}
         self._rows = rows
         self._partial = partial
         self._order_of = order
+        self._epochs = epochs
         self._n = len(rows)
         self._epoch = -1
         self._order: EpochOrder
@@ -108,16 +112,17 @@ class ResidentRows:
     def _turn_to(self, epoch: int) -> None:
         """Use the order of another epoch, and have the one after it computed meanwhile."""
         self._join()
-        ahead = self._next
-        known = ahead is not None and epoch == self._epoch + 1
-        self._order = ahead if known and ahead is not None else self._order_of(epoch)
+        ahead = self._next if epoch == self._epoch + 1 else None
+        self._order = self._order_of(epoch) if ahead is None else ahead
         self._epoch, self._next = epoch, None
-        if self._n >= SORT_AHEAD:
+        if self._n < SORT_AHEAD:
+            return
+        orders = [self._order]
+        if self._epochs is None or epoch + 1 < self._epochs:
             self._next = self._order_of(epoch + 1)
-            self._sorting = threading.Thread(
-                target=_sort, args=([self._order, self._next],), daemon=True
-            )
-            self._sorting.start()
+            orders.append(self._next)
+        self._sorting = threading.Thread(target=_sort, args=(orders,), daemon=True)
+        self._sorting.start()
 
     def _join(self) -> None:
         if self._sorting is not None:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrayd.datasets.dataset import Dataset, ValueTerms
 from arrayd.datasets.plan import Sizes, choose
+from arrayd.datasets.scan import scan
 from arrayd.errors import NoRoom, SpecMismatch
+from arrayd.samples.selection import Rows
+from tests.support.scans import ALONE, place, shards
+
+__all__ = ["place"]
 
 SIZES = Sizes(
-    rows=1000, total=10_000, row_bytes=4104, file_bytes=[4096, 8], step=8, budget=100 << 20
+    rows=1000, total=10_000, row_bytes=4104, read_bytes=[4096, 8], step=8, budget=100 << 20
 )
 
 
@@ -31,7 +41,7 @@ def test_what_fits_is_resident() -> None:
 @given(st.integers(1, 4100_000), st.integers(1, 64), st.integers(1, 10_000))
 def test_no_plan_exceeds_the_budget(budget: int, step: int, row: int) -> None:
     """Two rings and the share fit, and the ring has room for some steps; or there is an error."""
-    sizes = replace(SIZES, budget=budget, step=step, row_bytes=row, file_bytes=[row])
+    sizes = replace(SIZES, budget=budget, step=step, row_bytes=row, read_bytes=[row])
     try:
         plan = choose(sizes)
     except NoRoom as error:
@@ -74,3 +84,16 @@ def test_a_plan_that_cannot_be() -> None:
     assert choose(SIZES, "row-random").kind == "row-random"
     with pytest.raises(SpecMismatch, match="one of"):
         choose(SIZES, "magic")
+
+
+def test_a_pack_is_read_after_the_cast() -> None:
+    """What lies in the files as it is delivered is read before the cast; each field for itself."""
+    shards(4, 4, 4, kind="f8")
+    np.save("y.npy", np.arange(3))
+    Path("all.lst").write_text("s1.npy\ns2.npy\ns3.npy\n")
+    manifest = scan(ALONE, {"x": "all.lst", "y": "y.npy"})
+    terms = ValueTerms({"x": np.dtype("f2"), "y": np.dtype("i2")}, "error", None, None)
+    client: Any = SimpleNamespace(status=lambda: SimpleNamespace(budget=2000))
+    plan = Dataset(manifest, Rows(3), terms, client).plan(1, plan="row-random")
+    assert (plan.kind, plan.sizes.row_bytes, plan.share) == ("lazy pack", 24 + 2, 3)
+    assert replace(plan, share=0).reads[0] == 3 * (24 + 8)

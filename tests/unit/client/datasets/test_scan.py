@@ -206,6 +206,7 @@ def test_what_nobody_uses_is_removed() -> None:
     made = {key: scan(ALONE, {key: "s1.npy"}) for key in "abc"}
     month_ago = time.time() - kept.DAYS * 86_400 - 60
     (folder / "left.tmp").touch()
+    (folder / ".a.request.00000000.part").touch()
     (folder / "old.pack").touch()
     (folder / "others.txt").touch()
     for path in folder.iterdir():

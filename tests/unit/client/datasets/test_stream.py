@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from arrayd.datasets import resident
 from arrayd.datasets.resident import ResidentRows
 from arrayd.datasets.stream import Delivery, Stream, StreamTerms
 from arrayd.errors import SpecMismatch, StateMismatch
@@ -32,7 +33,7 @@ def stream_of(rows: Rows, terms: StreamTerms = TERMS, **order: Any) -> Stream:
     order_of: Callable[[int], EpochOrder] = partial(EpochOrder, rows, terms.seed, **order)
     values = {"x": np.arange(rows.total * 3.0).reshape(-1, 3)}
     made: Callable[[], Delivery] = partial(
-        ResidentRows, values, rows, partial=False, order=order_of
+        ResidentRows, values, rows, partial=False, order=order_of, epochs=terms.epochs
     )
     return Stream(terms, order_of, {"label": np.arange(rows.total) % 5}, made)
 
@@ -192,3 +193,24 @@ def test_a_stream_without_end_has_no_length() -> None:
         len(stream)
     epochs = [next(stream).epoch for _ in range(5)]
     assert epochs == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("epochs", "made"), [(1, [0]), (2, [0, 1]), (None, [0, 1, 2])])
+def test_no_order_is_made_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, epochs: int | None, made: list[int]
+) -> None:
+    """The order of the next epoch is computed ahead, but not that of one that never comes."""
+    monkeypatch.setattr(resident, "SORT_AHEAD", 1)
+    asked: list[int] = []
+
+    def order_of(epoch: int) -> EpochOrder:
+        asked.append(epoch)
+        return EpochOrder(Rows(5), 7, epoch)
+
+    rows = ResidentRows({"x": np.arange(5)}, Rows(5), partial=False, order=order_of, epochs=epochs)
+    for epoch in range(epochs or 2):
+        ids, fields = rows.fetch(epoch * 5, epoch * 5 + 5, slice(None))
+        assert ids.tolist() == EpochOrder(Rows(5), 7, epoch).window(0, 5).tolist()
+        assert (fields["x"] == ids).all()
+    rows.close()
+    assert asked == made
