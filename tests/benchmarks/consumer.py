@@ -120,7 +120,7 @@ class OfArrayd:
                 if check:
                     wrong = (values.reshape(len(ids), -1)[:, 0] != ids.view(np.int64)).any()
                 else:
-                    wrong = values[0].flat[0] != ids[0] or values[-1].flat[0] != ids[-1]
+                    wrong = values[0, 0] != ids[0] or values[-1, 0] != ids[-1]  # as `OfTake`
                 assert not wrong, f"wrong rows at {batch!r}"
                 rows += len(ids)
                 batches += 1

@@ -27,6 +27,8 @@ class Batch(dict[str, Array]):
         Position of the first row in the epoch.
     """
 
+    __slots__ = ("_seed", "epoch", "ids", "pos")
+
     def __init__(
         self, values: dict[str, Array], ids: npt.NDArray[np.uint64], seed: int, epoch: int, pos: int
     ) -> None:

@@ -6,8 +6,8 @@ same dataset: another model, the validation of this one.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -61,12 +61,15 @@ class ResidentRows:
         self._epoch = -1
         self._order: EpochOrder
         self._next: EpochOrder | None = None
-        self._sorting: threading.Thread | None = None
+        self._sorter = ThreadPoolExecutor(1, thread_name_prefix="order")
+        self._sorting: Future[None] | None = None
         # The positions from _first on: which rows, and where these lie in the blocks.
         self._first = 0
         self._ids: Ids = np.empty(0, np.uint64)
         self._places: npt.NDArray[np.int64] = np.empty(0, np.int64)
-        self._buffers = {name: block[:0].copy() for name, block in self._blocks.items()}
+        # Of each field: its name, how to take rows of it, and into which memory.
+        self._takes: list[tuple[str, Callable[..., Array], Array]] = []
+        self._taken = -1  # rows of that memory which are in use
 
     @property
     def ring(self) -> None:
@@ -86,9 +89,11 @@ class ResidentRows:
             self._look_up(start, stop)
         low, high = start - self._first, stop - self._first
         places = self._places[low:high][own]
-        return self._ids[low:high], {
-            name: self._gathered(name, block, places) for name, block in self._blocks.items()
-        }
+        if len(places) != self._taken:
+            self._make_room(len(places))
+        # With mode="raise" numpy fills a buffer of its own first (numpy #13182); ids are valid.
+        fields = {name: take(places, 0, out, "clip") for name, take, out in self._takes}
+        return self._ids[low:high], fields
 
     def _look_up(self, start: int, stop: int) -> None:
         """Find out which rows are at the positions from `start` on, in a new array."""
@@ -100,14 +105,16 @@ class ResidentRows:
         self._places = self._rows.rank(ids) if self._partial else ids.view(np.int64)
         self._first = start
 
-    def _gathered(self, name: str, block: Array, places: npt.NDArray[np.int64]) -> Array:
-        out = self._buffers[name]
-        if len(out) != len(places):
-            if len(out) < len(places):
-                out = self._buffers[name] = np.empty((len(places), *block.shape[1:]), block.dtype)
-            out = out[: len(places)]
-        # With mode="raise" numpy fills a buffer of its own first (numpy #13182); ids are valid.
-        return block.take(places, 0, out, "clip")
+    def _make_room(self, count: int) -> None:
+        """Have memory for so many rows of each field: the last batch of an epoch is shorter."""
+        kept = {name: out if out.base is None else out.base for name, _, out in self._takes}
+        takes: list[tuple[str, Callable[..., Array], Array]] = []
+        for name, block in self._blocks.items():
+            room = kept.get(name)
+            if room is None or len(room) < count:
+                room = np.empty((count, *block.shape[1:]), block.dtype)
+            takes.append((name, block.take, room if len(room) == count else room[:count]))
+        self._takes, self._taken = takes, count
 
     def _turn_to(self, epoch: int) -> None:
         """Use the order of another epoch, and have the one after it computed meanwhile."""
@@ -121,12 +128,11 @@ class ResidentRows:
         if self._epochs is None or epoch + 1 < self._epochs:
             self._next = self._order_of(epoch + 1)
             orders.append(self._next)
-        self._sorting = threading.Thread(target=_sort, args=(orders,), daemon=True)
-        self._sorting.start()
+        self._sorting = self._sorter.submit(_sort, orders)
 
     def _join(self) -> None:
         if self._sorting is not None:
-            self._sorting.join()
+            self._sorting.result()
             self._sorting = None
 
     def pass_to(self, position: int) -> None:
@@ -134,8 +140,8 @@ class ResidentRows:
 
     def close(self) -> None:
         """Let go of the blocks."""
-        self._join()
-        self._blocks, self._buffers = {}, {}
+        self._sorter.shutdown()
+        self._blocks, self._takes = {}, []
 
 
 def _sort(orders: Sequence[EpochOrder]) -> None:

@@ -130,6 +130,8 @@ class Stream:
         self._epoch = 0
         self._pos = 0
         self._own = slice(terms.rank * terms.batch_size, (terms.rank + 1) * terms.batch_size)
+        self._step_rows = terms.step
+        self._least = terms.step if terms.drop_last else 1  # rows of a step that is delivered
         self._delivered = self._nothing()
         self._receipts: dict[int, Receipt] = {}
         # Of the thread that is in a step; a Ctrl-C that leaves it taken does not stop that thread.
@@ -214,8 +216,8 @@ class Stream:
 
     def _next_batch(self) -> Batch:
         while not self._over:
-            start, stop = self._pos, min(self._n, self._pos + self._terms.step)
-            if start == stop or (self._terms.drop_last and stop - start < self._terms.step):
+            start, stop = self._pos, min(self._n, self._pos + self._step_rows)
+            if stop - start < self._least:
                 self._end_epoch()
                 continue
             batch = self._step(start, stop)
