@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arrayd.wire.codec import pack
-from arrayd.wire.records import Record
+from arrayd.wire.records import Record, later
 from arrayd.wire.ring import RingField, RingLayout
 
 
@@ -57,6 +57,8 @@ class StreamIdentity(Record):
         Rows of the resident share.
     scratch
         The folder for packs of rows that are costly to decode; None: that of the manifest.
+    windowed
+        There is to be no pack: such rows are decoded for each window anew.
     """
 
     manifest: str
@@ -73,6 +75,7 @@ class StreamIdentity(Record):
     slots: int
     share: int
     scratch: str | None
+    windowed: bool = later(False)
 
     @classmethod
     def of(cls, asked: Mapping[str, Any]) -> StreamIdentity:
@@ -86,7 +89,9 @@ class StreamIdentity(Record):
             *("overflow", "slots", "share", "scratch"),
         )
         stat = None if asked["stat"] is None else tuple(asked["stat"])
-        return cls(stat=stat, fields=fields, **{name: asked[name] for name in names})
+        windowed = bool(asked["windowed"])  # None: the client is older
+        given = {name: asked[name] for name in names}
+        return cls(stat=stat, fields=fields, windowed=windowed, **given)
 
     def __str__(self) -> str:
         rows = f"[{self.start}:{self.stop}]"
@@ -100,10 +105,10 @@ class StreamIdentity(Record):
 
     @property
     def key(self) -> bytes:
-        """Equal for equal rows in an equal order, however large the ring and the share are."""
+        """Equal for equal rows in an equal order, however they are read."""
         wire = self.to_wire()
-        for name in ("slots", "share", "scratch"):
-            del wire[name]
+        for name in ("slots", "share", "scratch", "windowed"):
+            wire.pop(name, None)
         return hashlib.blake2b(pack(wire), digest_size=16).digest()
 
     @property

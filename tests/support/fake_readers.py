@@ -46,6 +46,7 @@ OPEN: dict[str, Any] = {
     "grace": 30.0,
     "share": 0,
     "scratch": None,
+    "windowed": None,
 }
 """The fields of a typical ``stream.open``."""
 

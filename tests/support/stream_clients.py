@@ -15,11 +15,17 @@ RING, SHARE = 10, 5
 
 
 def plan(
-    key: str = "k", *, rows: int = 20, slots: int = 8, batch: int = 1, share: bool = False
+    key: str = "k",
+    *,
+    rows: int = 20,
+    slots: int = 8,
+    batch: int = 1,
+    share: bool = False,
+    whole: bool = False,
 ) -> StreamPlan:
     """Return what a client asks for."""
     ring, kept = Draft(SPEC, RING, f"ring of {key}"), Draft(SPEC, SHARE, f"share of {key}")
-    return StreamPlan(key, f"id:{key}", rows, slots, batch, ring, kept if share else None)
+    return StreamPlan(key, f"id:{key}", rows, slots, batch, ring, kept if share else None, whole)
 
 
 @dataclass

@@ -30,7 +30,8 @@ stream.open     manifest, stat (the file of a dataset's manifest), ids (a file o
                 buffer (the order), fields: [name, descr, row_shape, cast's descr or None],
                 overflow, slots (of the ring), batch (rows taken at a time), position (where to
                 begin), limit (where to end, or None), consumers (to wait for), grace
-                (seconds), share (rows to keep in memory), scratch (a folder, or None)
+                (seconds), share (rows to keep in memory), scratch (a folder, or None),
+                windowed (true: decode for each window, and keep nothing; not sent: keep)
 stream.wait     consumer, cursor (the first position that it still needs): answered when that
                 can be read
 stream.advance  consumer, cursor
@@ -377,6 +378,7 @@ FIELDS: dict[str, dict[str, Check]] = {
         "grace": lambda v: v is not None and _seconds(v) and v >= 0,
         "share": _at_least(0),
         "scratch": _is(str, type(None)),
+        "windowed": _is(bool, type(None)),
     },
     "stream.wait": {"consumer": _is(int), "cursor": _is(int)},
     "stream.advance": {"consumer": _is(int), "cursor": _is(int)},

@@ -1,8 +1,9 @@
 """Who holds up a stream, and for how long it may.
 
-A ring is *stuck* when everything planned for it has been read, all its slots are still needed,
-and a consumer waits for more. Those at the lowest position hold it up. They have their grace time,
-counted from when each last moved or got something to move on with; any movement starts it anew.
+A ring is *stuck* when everything planned for it has been read, so many of its slots are still
+needed that nothing more can be planned (all, unless its windows are whole), and a consumer waits
+for more. Those at the lowest position hold it up. They have their grace time, counted from when
+each last moved or got something to move on with; any movement starts it anew.
 So a consumer that is merely slower than the others sets the *pace* for all, and one that stands
 still does so for its grace time at most.
 """
@@ -23,7 +24,7 @@ def blockers(stream: SharedStream) -> list[Consumer]:
         return []
     needed = stream.needed()
     low = min(needed.values())
-    if windows.free(low) > 0:
+    if windows.has_room(low):
         return []
     return [stream.consumers[number] for number, at in needed.items() if at == low]
 

@@ -58,7 +58,7 @@ def _liveness(stream: SharedStream) -> None:
     if stream.reader is not ReaderState.READY or not needed:
         return
     limit = max(stream.consumers[number].limit for number in needed)
-    if windows.planned < limit and windows.free(min(needed.values())) > 0:
+    if windows.planned < limit and windows.has_room(min(needed.values()), limit):
         assert windows.in_flight, "rule 11: free slots, and nothing is read"
     if stream.following is not None:
         assert pace.blockers(stream), "a ring asked for that nobody needs"

@@ -32,6 +32,8 @@ class StreamPlan:
         Rows that a consumer takes at a time: the first window has so many.
     ring, share
         The block that is the ring, and the one for the resident share, if there is to be one.
+    whole
+        Its windows are; see `windows`.
     """
 
     key: Hashable
@@ -41,6 +43,7 @@ class StreamPlan:
     batch: int
     ring: Draft
     share: Draft | None = None
+    whole: bool = False
 
 
 @dataclass(slots=True)

@@ -159,4 +159,4 @@ class StreamTable:
 
 
 def _windows(plan: StreamPlan, first: int) -> Windows:
-    return Windows(plan.rows, plan.slots, plan.batch, first)
+    return Windows(plan.rows, plan.slots, plan.batch, first, plan.whole)

@@ -36,8 +36,8 @@ The rules, asserted by `stream_invariants.check` (1 to 8 are those of `registry`
 9. No slot is rewritten that a consumer of its ring still needs.
 10. head ≤ planned. Windows are contiguous, in order, within one epoch, and each is read once; the
     head passes complete windows only.
-11. While a consumer wants more and there are free slots, a window is in flight, unless the stream
-    waits for its ring or its reader.
+11. While a consumer wants more and there are free slots (enough for a whole window, where windows
+    are whole), a window is in flight, unless the stream waits for its ring or its reader.
 12. Each consumer belongs to one stream and one session. A stream without attached consumers is
     stopped; what it had is given up when nobody reads from it.
 

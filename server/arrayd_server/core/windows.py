@@ -11,12 +11,16 @@ second one is planned only when there is room for all of it; the first takes wha
 so that reading never stops for want of a large window (as Nagle's algorithm gathers small packets
 only while an earlier one is under way; RFC 896).
 
+Where each window costs the decoding of nearly all the files, however few its rows are, windows are
+*whole*: of half the ring, one at a time, and each waits until there is room for all of it.
+
 A window may be read before an earlier one is. The *head* passes complete windows only, in order:
 all positions below it can be read.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 MAX_IN_FLIGHT = 2
@@ -24,6 +28,9 @@ MAX_IN_FLIGHT = 2
 
 _SHARE = 4
 """A window has at most this part of the ring: one is read, one is next, the rest is consumed."""
+
+_WHOLE_SHARE = 2
+"""The same of whole windows: one is read, the other is consumed."""
 
 Window = tuple[int, int]
 """Its first position, and the one after its last."""
@@ -43,6 +50,8 @@ class Windows:
         Rows of the next window, if nothing makes it shorter: at first those of one batch.
     first
         The position that the ring begins with.
+    whole
+        No window is made smaller for want of room; see above.
     head
         Positions below are read.
     planned
@@ -55,6 +64,7 @@ class Windows:
     slots: int
     batch: int
     first: int
+    whole: bool = False
     head: int = field(init=False)
     planned: int = field(init=False)
     in_flight: dict[int, int] = field(default_factory=dict)
@@ -66,7 +76,7 @@ class Windows:
 
     @property
     def _largest(self) -> int:
-        return max(1, self.slots // _SHARE)
+        return max(1, self.slots // (_WHOLE_SHARE if self.whole else _SHARE))
 
     @property
     def lowest(self) -> int:
@@ -77,17 +87,26 @@ class Windows:
         """Return how many slots can be rewritten, if `low` is the lowest position still needed."""
         return low + self.slots - self.planned
 
+    def has_room(self, low: int, limit: float = math.inf) -> bool:
+        """Return whether a window can be planned, but for those in flight; as `plan`."""
+        return self.free(low) >= (self._next(limit) if self.whole else 1)
+
+    def _next(self, limit: float) -> int:
+        """Return the rows of the next window, if there is room for them."""
+        left = self.rows - self.planned % self.rows
+        return int(min(self.batch, left, limit - self.planned))
+
     def plan(self, low: int, limit: float) -> Window | None:
         """Return the window to be read next, which is in flight from now on; None: not now.
 
         Positions from `low` on are still needed, those from `limit` on are not wanted.
         """
         start = self.planned
-        whole = int(min(self.batch, self.rows - start % self.rows, limit - start))
-        length = min(whole, self.free(low))
-        if length <= 0 or len(self.in_flight) >= MAX_IN_FLIGHT:
+        wanted = self._next(limit)
+        length = min(wanted, self.free(low))
+        if length <= 0 or len(self.in_flight) >= (1 if self.whole else MAX_IN_FLIGHT):
             return None
-        if self.in_flight and length < whole:
+        if length < wanted and (self.whole or self.in_flight):
             return None
         self.planned = self.in_flight[start] = start + length
         self.batch = min(2 * self.batch, self._largest)

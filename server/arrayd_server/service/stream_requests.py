@@ -37,6 +37,7 @@ def open_stream(service: Service, request: Request, now: float) -> list[Effect]:
         batch=fields["batch"],
         ring=_draft(identity.ring, f"ring of {identity}"),
         share=share,
+        whole=identity.windowed,
     )
     service.update_headroom()
     where = (fields["position"], fields["limit"], fields["consumers"], float(fields["grace"]))

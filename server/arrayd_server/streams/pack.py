@@ -150,7 +150,8 @@ class Pack:
         except OSError as error:
             raise AccessDenied(
                 f"{folder}: no pack can be made there to keep what is decoded "
-                f"({error.strerror}). Name another folder: scratch=."
+                f"({error.strerror}). Name another folder (scratch=), or decode without one: "
+                "plan='windowed'."
             ) from None
         self.writes = False
         """Whether this process is the one that adds rows."""
@@ -251,7 +252,8 @@ class Pack:
         return NoRoom(
             f"The pack {self.path} has {format_bytes(has)} of the {format_bytes(self.spec.size)} "
             f"that it comes to, and its file system {format_bytes(free)} free "
-            f"({error.strerror}). Free some, or name another folder: scratch=.",
+            f"({error.strerror}). Free some, name another folder (scratch=), or decode without "
+            "one: plan='windowed'.",
             needed=needed,
             free=free,
             total=self.spec.size,

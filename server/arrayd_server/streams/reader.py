@@ -91,10 +91,12 @@ class StreamReader:
         identity = task.identity.understand()
         manifest = manifest_of(identity)
         orders = Orders(selection_of(identity, manifest), identity)
-        folder = identity.scratch or os.path.dirname(identity.manifest)
+        packs = (
+            None if identity.windowed else identity.scratch or os.path.dirname(identity.manifest)
+        )
         queues = ReadQueues(WINDOWS)
         fields = tuple(
-            FieldRows(manifest, one, identity.overflow, folder, queues) for one in identity.fields
+            FieldRows(manifest, one, identity.overflow, packs, queues) for one in identity.fields
         )
         share = None
         if task.share is not None:

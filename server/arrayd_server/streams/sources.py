@@ -14,10 +14,11 @@ from arrayd.samples.manifest import Field, Manifest
 from arrayd.samples.order import EpochOrder
 from arrayd.samples.selection import Rows
 from arrayd.wire import dtypes
+from arrayd_server.loaders.dataset.decoded import DecodedRows
 from arrayd_server.loaders.dataset.manifests import AGAIN, ids_at, manifest_at, stat_of
 from arrayd_server.loaders.dataset.open_files import NotAddressed
 from arrayd_server.loaders.dataset.reading import ReadQueues
-from arrayd_server.loaders.dataset.rows import Ids, ReadStats, RowReader
+from arrayd_server.loaders.dataset.rows import Ids, Placer, ReadStats, RowReader
 from arrayd_server.loaders.dataset.runs import Int64
 from arrayd_server.loaders.validation import os_errors
 from arrayd_server.stream_identity import StreamField, StreamIdentity
@@ -113,14 +114,17 @@ class Orders:
 class FieldRows:
     """Reads rows of one field: in place if they lie so in the files, else from a pack.
 
+    Without a pack they are decoded anew for each window: each unit that has some of its rows, once
+    (for how large a window is, see `arrayd_server.core.windows`).
+
     Parameters
     ----------
     manifest, wanted
         The dataset, and the field as the stream is to have it.
     overflow
         As in `Source.overflow`.
-    folder
-        For the pack.
+    packs
+        The folder for the pack; None: there is to be none.
     queues
         What reads, for all fields.
 
@@ -135,7 +139,7 @@ class FieldRows:
         manifest: Manifest,
         wanted: StreamField,
         overflow: str,
-        folder: str,
+        packs: str | None,
         queues: ReadQueues,
     ) -> None:
         self._field = one = _field(manifest, wanted)
@@ -143,15 +147,20 @@ class FieldRows:
         self._manifest = manifest
         self._target = wanted.in_ring().dtype
         self._overflow = overflow
-        self._folder = folder
+        self._packs = packs
         self._queues = queues
         self._lock = threading.Lock()
-        self._rows: RowReader | PackedRows | None = None
-        packed = PackSpec.of(manifest, one, self._target, overflow).path(folder)
-        if one.whole_files or os.path.exists(packed):  # then its files need not be looked at
-            self._packed()
+        self._rows: RowReader | PackedRows | DecodedRows | None = None
+        if one.whole_files or self._is_packed():  # then its files need not be looked at
+            self._decode()
         else:
             self._rows = RowReader(manifest, one, self._target, overflow, queues=queues)
+
+    def _is_packed(self) -> bool:
+        if self._packs is None:
+            return False
+        spec = PackSpec.of(self._manifest, self._field, self._target, self._overflow)
+        return os.path.exists(spec.path(self._packs))
 
     def read(self, ids: Ids, out: np.ndarray[Any, Any], where: Int64) -> ReadStats:
         """Read rows into their places, as `RowReader.read` and `PackedRows.read`."""
@@ -160,21 +169,20 @@ class FieldRows:
         try:
             return rows.read(ids, out, where)
         except NotAddressed:
-            return self._packed().read(ids, out, where)
+            return self._decode().read(ids, out, where)
 
-    def _packed(self) -> PackedRows:
-        """Read from a pack from now on: if one file must be decoded, all may have to be."""
+    def _decode(self) -> PackedRows | DecodedRows:
+        """Decode from now on: if one file must be decoded, all may have to be."""
         with self._lock:
-            if not isinstance(self._rows, PackedRows):
-                self._rows = PackedRows(
-                    self._manifest,
-                    self._field,
-                    self._target,
-                    self._overflow,
-                    self._folder,
-                    self._queues,
-                )
-            return self._rows
+            rows = self._rows
+            if rows is None or isinstance(rows, RowReader):
+                how = (self._manifest, self._field, self._target, self._overflow)
+                if self._packs is None:
+                    rows = DecodedRows(self._manifest, self._field, Placer(*how))
+                else:
+                    rows = PackedRows(*how, self._packs, self._queues)
+                self._rows = rows
+            return rows
 
 
 def _field(manifest: Manifest, wanted: StreamField) -> Field:

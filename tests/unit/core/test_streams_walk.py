@@ -32,8 +32,10 @@ plans = st.sampled_from(
         plan("k"),
         plan("k", slots=5, batch=2),
         plan("k", share=True),
+        plan("k", whole=True),
         plan("other", rows=3, slots=4, batch=3),
         plan("other", rows=50, slots=1),
+        plan("other", rows=50, slots=9, batch=2, whole=True),
     ]
 )
 rarely = st.sampled_from([False, False, False, True])

@@ -49,3 +49,26 @@ def test_windows_stop_at_the_limit() -> None:
     assert not windows.read(0, 9)
     assert windows.read(0, 10)
     assert not windows.read(0, 10)
+
+
+def test_whole_windows_wait_for_room() -> None:
+    """Half the ring, one at a time: what is consumed of a ring is filled in one go, or not yet."""
+    windows = Windows(rows=1000, slots=16, batch=4, first=0, whole=True)
+    assert windows.plan(0, math.inf) == (0, 4)
+    assert windows.plan(0, math.inf) is None
+    assert windows.read(0, 4)
+    assert windows.plan(0, math.inf) == (4, 12)
+    assert windows.read(4, 12)
+    assert not windows.has_room(3)
+    assert windows.plan(3, math.inf) is None
+    assert windows.has_room(3, limit=15)
+    assert windows.plan(4, math.inf) == (12, 20)
+
+
+def test_whole_windows_end_with_an_epoch() -> None:
+    """The last one of an epoch is as small as it is, and so is one up to the limit."""
+    windows, made = Windows(rows=20, slots=16, batch=8, first=0, whole=True), []
+    while (window := windows.plan(windows.head, 43)) is not None:
+        made.append(window)
+        assert windows.read(*window)
+    assert made == [(0, 8), (8, 16), (16, 20), (20, 28), (28, 36), (36, 40), (40, 43)]

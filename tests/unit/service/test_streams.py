@@ -83,6 +83,16 @@ def test_two_sessions_share_a_reader(bench: Bench, readers: FakeReaders) -> None
     assert [said[0] for said in readers.said] == ["start", "start"]
 
 
+def test_windows_are_whole_where_each_is_decoded(bench: Bench, readers: FakeReaders) -> None:
+    """Half the ring, one at a time; the reader knows that it is to keep nothing."""
+    opened(bench, windowed=True, batch=32)
+    assert readers.identity.windowed
+    readers.on_ready(1)
+    assert [said for said in readers.said if said[0] == "read"] == [("read", 1, 0, 32)]
+    readers.on_read(1, 0, 0, 32, {})
+    assert readers.said[-1] == ("read", 1, 32, 64)
+
+
 def test_a_share_has_a_segment_of_its_own(bench: Bench, readers: FakeReaders) -> None:
     """Its size is that of a ring of so many rows."""
     stream = opened(bench, share=1000)
@@ -161,9 +171,9 @@ def _key(**changes: Any) -> bytes:
 
 
 def test_the_key_is_of_the_rows_and_their_order() -> None:
-    """The size of ring and share, and the scratch folder, are no part of it."""
+    """The size of ring and share, and what becomes of decoded rows, are no part of it."""
     key = _key()
-    for same in ({"slots": 1}, {"share": 5}, {"scratch": "/x"}):
+    for same in ({"slots": 1}, {"share": 5}, {"scratch": "/x"}, {"windowed": True}):
         assert _key(**same) == key
     for other in ({"seed": 8}, {"stop": 99}, {"kind": "block"}, {"stat": None}, {"ids": "/i"}):
         assert _key(**other) != key
