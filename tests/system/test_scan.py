@@ -52,6 +52,31 @@ def test_options_go_to_all_files(client: arrayd.Client) -> None:
     assert scan(ALONE, "v.npy", dtype="bfloat16").field("x").dtype.name == "bfloat16"
 
 
+def test_how_rows_are_stored(client: arrayd.Client) -> None:
+    """How many are decoded together is known of each field; of several files the most."""
+    rows = np.zeros((20, 4), "f4")
+    with h5py.File("a.h5", "w") as file:
+        file["plain"] = rows
+        file.create_dataset("gz", data=rows, chunks=(8, 2), compression="gzip")
+        file.create_dataset("chunked", data=rows, chunks=(5, 4))
+    np.savez("stored.npz", rows)
+    np.savez_compressed("gz.npz", rows)
+    np.savetxt("a.txt", rows)
+    np.save("c.npy", rows)
+    np.save("f.npy", np.asfortranarray(rows))
+    units = {"plain": 0, "gz": 8, "chunked": 5}
+    made = scan(client, {name: f"a.h5:/{name}" for name in units})
+    assert {one.name: one.unit for one in made.fields} == units
+    units = {"stored.npz": 0, "gz.npz": 20, "a.txt": 20, "c.npy": 0, "f.npy": (4 << 20) // 16}
+    assert {name: scan(client, name).fields[0].unit for name in units} == units
+    assert client.info("a.h5:/gz").unit == 8
+    with h5py.File("b.h5", "w") as file:
+        file.create_dataset("gz", data=rows, chunks=(16, 4), compression="gzip")
+    assert scan(client, "?.h5:/gz").fields[0].unit == 16
+    Path("a.lst").write_text("c.npy\n")
+    assert scan(client, "a.lst").fields[0].unit == 1
+
+
 LISTS: list[tuple[str, str, dict[str, Any], bool]] = [
     ("a.txt", "s1.npy\n", {}, True),
     ("a.dat", "s1.npy\n", {"list": True}, True),

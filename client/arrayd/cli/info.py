@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
 def _words(info: Info) -> str:
     lines = [info.source, f"  {info.format}, {format_bytes(info.bytes)}"]
     if info.shape is not None and info.dtype is not None:
-        lines += [f"  {info.shape} {dtype_words(info.dtype)}, order {info.order}"]
+        unit = f", decoded {info.unit:,} rows at a time" if info.unit else ""
+        lines += [f"  {info.shape} {dtype_words(info.dtype)}, order {info.order}{unit}"]
     width = max((len(member.name) for member in info.members), default=0)
     lines += [f"  {member.name:<{width}}  {_member(member)}" for member in info.members]
     lines += [f"  from {file.path}, {_size(file)}" for file in info.files]
@@ -73,6 +74,7 @@ def _plain(info: Info) -> dict[str, Any]:
         "shape": info.shape,
         "dtype": None if info.dtype is None else descr(info.dtype),
         "order": info.order,
+        "unit": info.unit,
         "members": [
             {"name": m.name, "shape": m.shape, "dtype": descr(m.dtype), "problem": m.problem}
             for m in info.members

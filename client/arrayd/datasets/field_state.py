@@ -36,7 +36,7 @@ class RowSpec:
 class ScannedField:
     """A field, its files in their present state, and what is known about them.
 
-    `rows` is int64 ``(files,)``, `UNKNOWN` where the file was not looked at.
+    `rows` is int64 ``(files,)``, `UNKNOWN` where the file was not looked at; `unit` as in `Field`.
     """
 
     wanted: FieldFiles
@@ -44,6 +44,7 @@ class ScannedField:
     stats: Int64
     rows: Int64
     spec: RowSpec | None = None
+    unit: int | None = 0
 
 
 def stated(wanted: Sequence[FieldFiles]) -> list[ScannedField]:
@@ -146,3 +147,4 @@ def recall(earlier: Manifest, fields: Sequence[ScannedField]) -> None:
             field.rows[same] = np.diff(files.starts)[at[same]]
             first = field.wanted.paths[int(np.argmax(same))]
             field.spec = RowSpec(before.dtype, before.row_shape, first)
+            field.unit = before.unit

@@ -22,6 +22,9 @@ from arrayd.wire.codec import pack
 
 DAYS = 30
 
+_LOOK = 2
+"""Raised when a scan finds out more about files than before: then each is looked at again."""
+
 # ".tmp" and ".part" are what killed processes have left: of a manifest, and of the others.
 _OURS = (".manifest", ".request", ".ids.npy", ".pack", ".tmp", ".part", cache.USED)
 _AT_ONCE = 1000  # files that are removed at a time
@@ -29,7 +32,7 @@ _AT_ONCE = 1000  # files that are removed at a time
 
 def request_key(asked: Any) -> str:
     """Return the name of a request: the same for the same fields, patterns and options."""
-    return hashlib.blake2b(pack([VERSION, asked]), digest_size=16).hexdigest()
+    return hashlib.blake2b(pack([VERSION, _LOOK, asked]), digest_size=16).hexdigest()
 
 
 def find(key: str) -> Manifest | None:

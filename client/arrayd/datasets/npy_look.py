@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npformat
@@ -19,6 +19,15 @@ from arrayd.source import Source
 Stat = tuple[int, ...]
 
 Shape = tuple[int, ...]
+
+
+class LookedAt(NamedTuple):
+    """What was found out about a file: `Info.shape`, ``dtype`` and ``unit``."""
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    unit: int | None
+
 
 _MAGIC = b"\x93NUMPY"
 _READERS = {
@@ -35,10 +44,10 @@ class NpyHeaders:
     """Reads headers; equal ones are parsed once."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[Shape, np.dtype[Any]] | None] = {}
+        self._known: dict[bytes, LookedAt | None] = {}
 
-    def look(self, source: Source, path: str, size: int) -> tuple[Shape, np.dtype[Any]] | None:
-        """Return shape and dtype of a file of `size` bytes; None: ask the daemon.
+    def look(self, source: Source, path: str, size: int) -> LookedAt | None:
+        """Return what a file of `size` bytes holds; None: ask the daemon.
 
         Raises
         ------
@@ -57,10 +66,10 @@ class NpyHeaders:
         if header not in self._known:
             self._known[header] = _parsed(header)
         found = self._known[header]
-        if found is None or len(header) + _nbytes(*found) > size:
+        if found is None or len(header) + _nbytes(found.shape, found.dtype) > size:
             return None
-        shape, dtype = found
-        return None if (claim := _claimed(source, dtype)) is None else (shape, claim)
+        claim = _claimed(source, found.dtype)
+        return None if claim is None else found._replace(dtype=claim)
 
 
 def may_look(source: Source, path: str) -> bool:
@@ -84,16 +93,19 @@ def _header(fd: int) -> bytes | None:
     return head[:end] if len(head) >= end else None
 
 
-def _parsed(header: bytes) -> tuple[Shape, np.dtype[Any]] | None:
+def _parsed(header: bytes) -> LookedAt | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "written by Python 2"
-            shape, _, dtype = _READERS[header[6]](io.BytesIO(header[8:]), max_header_size=_LONGEST)
+            shape, fortran, dtype = _READERS[header[6]](
+                io.BytesIO(header[8:]), max_header_size=_LONGEST
+            )
     except Exception:  # bytes of a stranger: anything can come out, and the daemon says what
         return None
     if dtype.hasobject or dtype.subdtype is not None or dtype.itemsize == 0:
         return None
-    return (shape, dtype) if all(0 <= n < 2**63 for n in shape) else None
+    unit = None if fortran and len(shape) > 1 else 0
+    return LookedAt(shape, dtype, unit) if all(0 <= n < 2**63 for n in shape) else None
 
 
 def _nbytes(shape: Shape, dtype: np.dtype[Any]) -> int:

@@ -33,7 +33,7 @@ from arrayd.datasets.field_state import (
     recall,
     stated,
 )
-from arrayd.datasets.npy_look import NpyHeaders, may_look
+from arrayd.datasets.npy_look import LookedAt, NpyHeaders, may_look
 from arrayd.errors import BadFile, SpecMismatch
 from arrayd.results.info import Info
 from arrayd.results.progress import MIN_INTERVAL, Progress, ShowProgress
@@ -112,7 +112,10 @@ def _look(client: Client, fields: Sequence[ScannedField], progress: ShowProgress
                     found = headers.look(source, path, int(field.stats[number, SIZE]))
                 except OSError as error:
                     raise explained(path, error) from None
-                _take(field, number, *(found or _asked(client, field, replace(source, path=path))))
+                whole = field.wanted.whole_files  # then it does not matter how many are decoded
+                if found is None or (found.unit is None and not whole):
+                    found = _asked(client, field, replace(source, path=path))
+                _take(field, number, found)
                 done(path)
 
 
@@ -132,9 +135,7 @@ def _assume_others(field: ScannedField) -> Sequence[int]:
     return [number for number in unknown if number == others[0] or may_look(source, paths[number])]
 
 
-def _asked(
-    client: Client, field: ScannedField, source: Source
-) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _asked(client: Client, field: ScannedField, source: Source) -> LookedAt:
     try:
         info = client.info(source)
         if info.shape is None and len(info.members) == 1:  # it cannot be loaded: let it say why
@@ -154,7 +155,7 @@ def _asked(
             f"{source} holds text of varying length, and all rows of a field have one size. "
             "Write it again with a type of fixed size, such as S10."
         )
-    return info.shape, info.dtype
+    return LookedAt(info.shape, info.dtype, info.unit)
 
 
 def _refuse_members(source: Source, info: Info) -> NoReturn:
@@ -168,7 +169,7 @@ def _refuse_members(source: Source, info: Info) -> NoReturn:
     )
 
 
-def _take(field: ScannedField, number: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def _take(field: ScannedField, number: int, found: LookedAt) -> None:
     """Note what a file holds.
 
     Raises
@@ -177,6 +178,7 @@ def _take(field: ScannedField, number: int, shape: tuple[int, ...], dtype: np.dt
         It has no rows, or other ones than the first file.
     """
     wanted, path = field.wanted, field.wanted.paths[number]
+    shape, dtype, unit = found
     if not shape and not wanted.whole_files:
         raise SpecMismatch(
             f"{path} holds a single value (0 dimensions), no rows. Files with one sample each are "
@@ -189,6 +191,7 @@ def _take(field: ScannedField, number: int, shape: tuple[int, ...], dtype: np.dt
     elif (spec.dtype, spec.row_shape) != (dtype, row_shape):
         _refuse_other(wanted, path, dtype, row_shape, spec)
     field.rows[number] = 1 if wanted.whole_files else shape[0]
+    field.unit = None if field.unit is None or unit is None else max(field.unit, unit)
 
 
 def _refuse_other(
@@ -312,4 +315,5 @@ def _made(field: ScannedField, files: int) -> Field:
         format=source.format,
         member=source.member,
         options=source.options,
+        unit=1 if field.wanted.whole_files else field.unit,
     )

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 
 from arrayd.wire.dtypes import from_descr
-from arrayd.wire.records import Record
+from arrayd.wire.records import Record, later
 
 _File: TypeAlias = bytes  # `Info.bytes` hides the type in its class
 
@@ -47,6 +47,7 @@ class InfoAnswer(Record):
     files: tuple[tuple[str, int | None], ...] = ()
     header: _File | None = None
     left_out: tuple[str, ...] = ()
+    unit: int | None = later(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,10 @@ class Info:
     header
         Type and attributes of the array asked for, as an HDF5 file that has them at an empty
         dataset ``x``: ``h5py.File(io.BytesIO(header))["x"].attrs``. None for other formats.
+    unit
+        How many rows are decoded together to have one: those of a chunk of HDF5, of a part of a
+        text or compressed file (on average). 0: a row lies in the file as it is in memory. None:
+        not known.
     left_out
         Attributes that are not in `header`: they refer to other objects of the file (dimension
         scales), have more than 64,000 bytes, or a type that h5py lacks.
@@ -94,6 +99,7 @@ class Info:
     files: tuple[LinkedFile, ...] = ()
     header: _File | None = None
     left_out: tuple[str, ...] = ()
+    unit: int | None = None
 
     @classmethod
     def of(cls, source: str, answer: InfoAnswer) -> Self:
@@ -110,4 +116,5 @@ class Info:
             tuple(LinkedFile(path, size) for path, size in answer.files),
             answer.header,
             answer.left_out,
+            answer.unit,
         )

@@ -26,7 +26,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -37,7 +37,7 @@ from arrayd.errors import BadFile, ProtocolMismatch
 from arrayd.source import Source
 from arrayd.wire import dtypes
 from arrayd.wire.codec import pack, unpack
-from arrayd.wire.records import Record
+from arrayd.wire.records import Record, later
 
 VERSION = 1
 
@@ -125,6 +125,9 @@ class Field(Record):
         Each file is one row; else its rows are those of axis 0.
     format, member, options
         How the files are read, as in `Source`.
+    unit
+        The most rows of a file that are decoded together, as in `Info.unit`; None: not known. How
+        a file is written is none of its contents, so the fingerprint is without it.
     """
 
     name: str
@@ -137,6 +140,7 @@ class Field(Record):
     format: str | None = None
     member: str | None = None
     options: Any = field(default=(), metadata={"read": _tuples})
+    unit: int | None = later(None)
 
     @property
     def row_bytes(self) -> int:
@@ -192,7 +196,9 @@ class Manifest:
         A file counts with its size and the time of its last change, as for ``make``.
         """
         contents = [files.stats[:, [SIZE, MTIME]] for files in self.files]
-        return self._digest(*contents, *(files.starts for files in self.files))
+        fields = tuple(replace(one, unit=None) for one in self.fields)
+        plain = replace(self, fields=fields)
+        return plain._digest(*contents, *(files.starts for files in self.files))
 
     @cached_property
     def digest(self) -> bytes:

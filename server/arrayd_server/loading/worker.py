@@ -33,6 +33,7 @@ from arrayd.wire.dtypes import descr, from_descr
 from arrayd.wire.protocol import PACKAGE_VERSION
 from arrayd_server.loaders import file_identity, formats, segment_writer, validation
 from arrayd_server.loaders.base import FoundMember, LoadPlan, Part
+from arrayd_server.loaders.dataset import file_rows
 from arrayd_server.loaders.file_identity import FileIdentity, NamedIdentity
 from arrayd_server.loading.apart import apart
 from arrayd_server.loading.messages import FilledPart, FillTask, FoundFile, InfoTask, ProbeTask
@@ -188,6 +189,11 @@ def info(task: InfoTask) -> dict[str, Any]:
         result["files"] = [(path, None if one is None else one[3]) for path, one in files]
         if (header := formats.header(source, plan)) is not None:
             result["header"], result["left_out"] = header
+        if plan.shape and source.rows is None:
+            with contextlib.suppress(
+                ArraydError
+            ):  # what is wrong with it is said when it is loaded
+                result["unit"] = file_rows.unit_rows(source, plan)
     return result
 
 

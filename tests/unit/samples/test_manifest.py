@@ -72,6 +72,9 @@ def test_the_fingerprint_is_of_the_contents() -> None:
     elsewhere = manifest_of(files_of(2, 3, folder="/moved"), label=np.arange(5))
     assert elsewhere.fingerprint == made.fingerprint
     assert elsewhere.digest != made.digest
+    packed = Manifest(5, (replace(made.fields[0], unit=64),), made.files, made.columns)
+    assert packed.fingerprint == made.fingerprint
+    assert packed.digest != made.digest
     touched = files_of(2, 3)
     touched.stats[1, 3] += 1
     other_field = replace(made.fields[0], row_shape=(3, 2))

@@ -23,7 +23,7 @@ from arrayd.errors import BadFile, SpecMismatch
 from arrayd.samples.manifest import Field
 from arrayd.source import Source
 from arrayd_server.loaders import formats
-from arrayd_server.loaders.base import Chunks, LoadPlan, Part
+from arrayd_server.loaders.base import Addressed, Chunks, InUnits, LoadPlan, Part
 from arrayd_server.loaders.contiguous import Selection
 from arrayd_server.loaders.dataset.manifests import AGAIN, Stat
 from arrayd_server.loaders.dataset.runs import Int64
@@ -62,7 +62,7 @@ def check_spec(source: Source, one: Field, plan: LoadPlan) -> None:
     )
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=1024)
 def whole_plan(source: Source, _: Stat) -> LoadPlan:
     """Return the plan of a whole file in this state; text is counted once."""
     return formats.look(source)
@@ -119,6 +119,22 @@ def part_starts(source: Source, one: Field, stat: Stat) -> Int64 | None:
     plan = whole_plan(source, stat)
     starts = [] if plan.order == "F" else [part.start for part in plan.parts]
     return np.array(starts or [0], np.int64)
+
+
+def unit_rows(source: Source, plan: LoadPlan) -> int:
+    """Return how many rows of a file are decoded together; 0: none, each lies there as in memory.
+
+    Parts that are not equally large are taken at their mean.
+    """
+    module = formats.load_format(source.resolved_format())
+    if isinstance(module, Addressed) and module.address(source, plan) is not None:
+        return 0
+    if isinstance(module, InUnits):
+        return module.unit(source, plan)
+    zipped = plan.detail and source.resolved_format() == "npz" and Selection(*plan.detail).zipped
+    if plan.order == "F" and not zipped:
+        return max(1, BLOCK_BYTES // max(1, math.prod(plan.shape[1:]) * plan.dtype.itemsize))
+    return max(1, -(-plan.shape[0] // max(1, len(plan.parts))))
 
 
 def is_one_unit(source: Source, one: Field, stat: Stat) -> bool:
