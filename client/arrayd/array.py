@@ -88,7 +88,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     _held: Held | None
     _mapping: SegmentMapping | None
-    _reducer: ClassVar[Callable[[SharedArray], Any]]  # set by `arrayd.reduction.install`
+    _reducer: ClassVar[Callable[[SharedArray], Any]]  # set by `arrayd.reduction`
 
     @property
     def block(self) -> Block | None:

@@ -252,7 +252,6 @@ def _gone(reference: Reference) -> NoSuchBlock:
     )
 
 
-def install() -> None:
-    """Have every pickler of messages reduce arrays by `reduce`; called by ``import arrayd``."""
-    SharedArray._reducer = reduce
-    register(SharedArray, reduce)
+# Every pickler of messages reduces arrays so, whoever asks for one: `import arrayd` imports this.
+SharedArray._reducer = reduce
+register(SharedArray, reduce)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 
@@ -15,6 +16,7 @@ from arrayd_server.segments.scope import Scope, ScopeTaken
 
 def main() -> int:
     """Run the daemon; return its exit status: 0 ended as asked, 1 cannot serve, 2 bad options."""
+    gc.freeze()  # what was imported is no garbage: it is not searched, the last time at the end
     try:
         config = Config.load(sys.argv[1:])
         logs.configure(config)

@@ -283,6 +283,17 @@ def test_importing_arrayd_is_cheap() -> None:
     assert not roots & {"argparse", "unittest", "sqlite3", "http", "xml"}
 
 
+def test_a_daemon_leaves_the_client_out() -> None:
+    """A process of the server loads no libzmq and no session; what asks for them, gets them."""
+    script = (
+        "import sys, arrayd_server.__main__, arrayd; "
+        "print(*(n for n in sys.modules if n == 'zmq' or n.startswith('arrayd.session'))); "
+        "print(arrayd.get.__module__, 'arrayd.reduction' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "\narrayd.api True\n", done.stderr
+
+
 def test_the_top_level_is_short() -> None:
     """The repository has seven entries at its top, besides hidden files."""
     git = shutil.which("git")
