@@ -25,6 +25,7 @@ from arrayd.datasets.batch import Batch
 from arrayd.datasets.dataset import Dataset
 from arrayd.datasets.stream import Stream
 from arrayd.errors import MissingDependency, SpecMismatch, StateMismatch
+from arrayd.integrations.gpu_copies import GpuCopies, writeable_alias
 from arrayd.samples.keys import checked_epoch
 from arrayd.samples.order import EpochOrder
 
@@ -35,7 +36,7 @@ STATE_VERSION = 1
 _MOST_WORKERS = 1024
 
 
-def stream(dataset: Dataset, batch_size: int = 256, **options: Any) -> Any:
+def stream(dataset: Dataset, batch_size: int = 256, *, device: Any = None, **options: Any) -> Any:
     """Return a ``torch.utils.data.IterableDataset`` over batches of tensors.
 
     Each batch is a dict of tensors by field and column, with ``ids`` (int64) and ``seeds`` (int64,
@@ -48,6 +49,10 @@ def stream(dataset: Dataset, batch_size: int = 256, **options: Any) -> Any:
         Its values must be of types that torch has; columns of text are left out.
     batch_size, options
         As for `Dataset.stream`.
+    device
+        Where the tensors are to be, as torch names it. On a GPU they are copies, and stay valid;
+        the next batch is copied beside the computation on this one, straight from the ring that
+        all processes share (`arrayd.integrations.gpu_copies`). Not in a worker.
 
     Returns
     -------
@@ -64,7 +69,15 @@ def stream(dataset: Dataset, batch_size: int = 256, **options: Any) -> Any:
     """
     if not isinstance(dataset, Dataset):
         raise SpecMismatch(f"stream takes what arrayd.dataset returns, not {dataset!r:.80}.")
-    return _iterable()(dataset, batch_size, options)
+    place = None if device is None else _torch().device(device)
+    if place is not None and place.type == "cpu":
+        place = None
+    if place is not None and options.get("writable"):
+        raise SpecMismatch(
+            f"device={device!r} with writable=True: tensors on a device are copies, which may "
+            "always be written to. Leave writable= out."
+        )
+    return _iterable()(dataset, batch_size, options, place)
 
 
 class Sampler:
@@ -162,10 +175,14 @@ class TensorBatches:
     time, also in workers, which count their passes in memory that all of them share.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, options: dict[str, Any]) -> None:
+    def __init__(
+        self, dataset: Dataset, batch_size: int, options: dict[str, Any], device: Any
+    ) -> None:
         self._dataset = dataset
         self._batch_size = batch_size
-        self._options = {"writable": True, **options}
+        self._device = device  # None: where the batches are
+        self._copies: GpuCopies | None = None
+        self._options = {"writable": device is None, **options}
         self._epochs = self._options.pop("epochs", 1)
         if self._epochs is not None:
             arguments.positive("epochs", self._epochs)
@@ -175,8 +192,8 @@ class TensorBatches:
         self._shared = _torch().zeros(_MOST_WORKERS + 1, dtype=_torch().int64).share_memory_()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        given = (self._dataset, self._batch_size, {**self._options, "epochs": self._epochs})
-        return _again, (*given, self._shared)
+        options = {**self._options, "epochs": self._epochs}
+        return _again, (self._dataset, self._batch_size, options, self._device, self._shared)
 
     @property
     def _first(self) -> int:
@@ -200,7 +217,15 @@ class TensorBatches:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = _data().get_worker_info()
         if worker is None:
-            return (tensors(_torch(), batch) for batch in self._pass())
+            whole = self._pass()
+            if self._device is not None:
+                return self._on_device(whole)
+            return (tensors(_torch(), batch) for batch in whole)
+        if self._device is not None:
+            raise SpecMismatch(
+                f"device={str(self._device)!r} in a worker of a DataLoader: it would send what is "
+                "on the device through the host again. Use num_workers=0: the daemon reads ahead."
+            )
         # Worker w of W makes the steps w, w + W, ...; the DataLoader takes turns.
         rank, world = self._options.get("rank", 0), self._options.get("world", 1)
         part = {"rank": worker.id * world + rank, "world": worker.num_workers * world}
@@ -212,6 +237,22 @@ class TensorBatches:
             stream.until(first + self._epochs)
         # A thread of torch sends a batch while the next one is made: it must be a copy.
         return (tensors(_torch(), batch.copy()) for batch in stream)
+
+    def _on_device(self, batches: Stream) -> Iterator[dict[str, Any]]:
+        """Copy batches to the device, each before the next one takes its memory."""
+        if self._device.type != "cuda":
+            for batch in batches:
+                yield {name: one.to(self._device) for name, one in _readable(batch).items()}
+            return
+        if self._copies is None:
+            self._copies = GpuCopies(_torch(), self._device)
+        for batch in batches:
+            for name, array in batch.items():
+                self._copies.cover(name, array)
+            try:
+                yield self._copies.copied(_readable(batch))
+            finally:
+                self._copies.wait()
 
     def set_epoch(self, epoch: int) -> None:
         """Begin the next pass with the first row of this epoch."""
@@ -244,6 +285,8 @@ class TensorBatches:
 
     def close(self) -> None:
         """End the stream."""
+        if self._copies is not None:
+            self._copies.close()
         self._stream.close()
 
 
@@ -253,10 +296,19 @@ def _iterable() -> Any:
     return type("TensorStream", (TensorBatches, _data().IterableDataset), {})
 
 
-def _again(dataset: Dataset, batch_size: int, options: dict[str, Any], shared: Any) -> Any:
-    stream = _iterable()(dataset, batch_size, options)
+def _again(
+    dataset: Dataset, batch_size: int, options: dict[str, Any], device: Any, shared: Any
+) -> Any:
+    stream = _iterable()(dataset, batch_size, options, device)
     stream._shared = shared
     return stream
+
+
+def _readable(batch: Batch) -> dict[str, Any]:
+    """Return a read-only batch as tensors that are only read, and not kept."""
+    for name, array in batch.items():
+        batch[name] = writeable_alias(array)
+    return tensors(_torch(), batch)
 
 
 def tensors(torch: Any, batch: Batch) -> dict[str, Any]:

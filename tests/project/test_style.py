@@ -43,7 +43,7 @@ CLIENT_ROOMS = {
     "reduction": "api array common errors integrations results session source system wire",
     "gather": "client common errors results session source wire",
     "datasets": "api array client common errors gather results samples session source wire",
-    "torch": "common datasets errors samples",
+    "torch": "common datasets errors integrations samples",
     "cli": "client common datasets errors gather results samples source system wire",
 }
 """Which room of the client imports which; the first ones are the lowest."""

@@ -181,7 +181,8 @@ class Stream:
     def ring(self) -> Array | None:
         """The bytes of the ring that the batches are slices of, uint8; None: there is none (yet).
 
-        It is one mapping for all batches, so that it can be pinned for copies to a GPU. There is
+        It is one mapping for all batches. Pinned for copies to a GPU it may be only where batches
+        are not writable; ``arrayd.torch.stream(…, device=)`` does that. There is
         another one after a restart of the daemon, or where others could not wait for a consumer.
         """
         return None if self._delivery is None else self._delivery.ring
