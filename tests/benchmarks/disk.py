@@ -55,7 +55,8 @@ class LargeSet:
     @property
     def slots(self) -> int:
         """Rows of the ring, as the plan has it."""
-        return max(4 * BATCH, self.budget // 8 // self.size)
+        slots = max(4 * BATCH, self.budget // 8 // self.size)
+        return slots - slots % BATCH
 
     @property
     def share(self) -> float:

@@ -178,6 +178,7 @@ def _row_random(sizes: Sizes) -> Plan:
             bytes=2 * least * row,
         )
     slots = max(least, min(sizes.budget // 8, MOST_OF_RING) // row)
+    slots -= slots % sizes.step  # so that no step wraps around
     share = max(0, (sizes.budget - 2 * slots * row) // row)
     kind = "lazy pack" if sizes.decoded else "row-random"
     return Plan(kind=kind, sizes=sizes, whole=False, slots=slots, share=min(share, sizes.rows))

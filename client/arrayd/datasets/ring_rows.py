@@ -6,8 +6,9 @@ is used up, which is once for many batches.
 
 The cursor tells the daemon which slots may be filled anew: the first position whose row this
 process may still look at. It goes along with each question, and by itself each time that
-1/`TELL_EVERY` of a ring was passed. If the daemon was restarted, or has gone on without this
-consumer, the stream is opened again where it is: the rows and their order are the same.
+1/`TELL_EVERY` of a ring was passed without one. If the daemon was restarted, or has gone on
+without this consumer, the stream is opened again where it is: the rows and their order are the
+same.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from arrayd.wire.ring import RingLayout
 Array = np.ndarray[Any, Any]
 Ids = npt.NDArray[np.uint64]
 
-TELL_EVERY = 8
-"""The daemon is told of a cursor each time that 1/8 of the ring was passed."""
+TELL_EVERY = 3
+"""The daemon is told of a cursor each time that 1/3 of the ring was passed: a window fits then."""
 
 TRIES = 5
 """Times that a stream is opened before its ring is given up as lost."""
@@ -110,9 +111,6 @@ class RingRows:
         if self._writable and self._ring is not None:
             self._forget_writes(self._cursor, position)
         self._cursor = position
-        if self._consumer >= 0 and position - self._told >= self._layout.slots // TELL_EVERY:
-            self._session.tell("stream.advance", consumer=self._consumer, cursor=position)
-            self._told = position
 
     def close(self) -> None:
         """Leave the stream, and let go of the ring."""
@@ -131,6 +129,7 @@ class RingRows:
             if self._consumer < 0:
                 self._open(start)
             if self._consumer >= 0 and self._is_ready(start, stop):
+                self._tell()
                 return
             self.close()
         raise DaemonLost(
@@ -156,6 +155,12 @@ class RingRows:
             if "ring" in answer:
                 self._next = answer["ring"], answer["first"]
         return True
+
+    def _tell(self) -> None:
+        """Tell the daemon of the cursor, if it has gone far since the daemon heard of it."""
+        if self._cursor - self._told >= self._layout.slots // TELL_EVERY:
+            self._session.tell("stream.advance", consumer=self._consumer, cursor=self._cursor)
+            self._told = self._cursor
 
     def _warn_of_loss(self, lost: int) -> None:
         """Warn once that a cast changes values; more may come with later rows."""

@@ -22,6 +22,7 @@ compression:
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 import zipfile
@@ -145,7 +146,7 @@ class Field(Record):
     @property
     def row_bytes(self) -> int:
         """Bytes of the value of one row, in the files."""
-        return int(np.prod(self.row_shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.row_shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, eq=False)

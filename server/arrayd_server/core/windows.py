@@ -1,10 +1,11 @@
 """Which positions of a ring are read, are being read, and are to be read next.
 
 A *window* is a run of positions [start, stop) that the reader fills in one go: it sorts the rows
-by where they lie in the files, so a larger window costs fewer seeks. The first window of a ring
-has one batch, so that the first batch comes soon; each is twice as large as the one before, up to
-a quarter of the ring. No window crosses the end of an epoch, for another order begins there, and
-none passes the last position that anybody wants.
+by where they lie in the files, so a larger window costs fewer seeks, and fewer messages. The first
+window of a ring has one batch, so that the first batch comes soon; each is twice as large as the
+one before, up to a third of the ring. Windows have whole batches, so that no batch is there in
+part. No window crosses the end of an epoch, for another order begins there, and none passes the
+last position that anybody wants.
 
 Two windows are in flight at most: while the rows of one are consumed the disk has the next. The
 second one is planned only when there is room for all of it; the first takes what room there is,
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 MAX_IN_FLIGHT = 2
 """Windows that the reader has at a time."""
 
-_SHARE = 4
+_SHARE = 3
 """A window has at most this part of the ring: one is read, one is next, the rest is consumed."""
 
 _WHOLE_SHARE = 2
@@ -69,14 +70,14 @@ class Windows:
     planned: int = field(init=False)
     in_flight: dict[int, int] = field(default_factory=dict)
     done: dict[int, int] = field(default_factory=dict)
+    _largest: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.head = self.planned = self.first
+        most = max(1, self.slots // (_WHOLE_SHARE if self.whole else _SHARE))
+        parted = self.whole or most < self.batch
+        self._largest = most if parted else most - most % self.batch
         self.batch = min(self.batch, self._largest)
-
-    @property
-    def _largest(self) -> int:
-        return max(1, self.slots // (_WHOLE_SHARE if self.whole else _SHARE))
 
     @property
     def lowest(self) -> int:

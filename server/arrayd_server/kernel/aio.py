@@ -35,7 +35,7 @@ _IOCB = np.dtype(
         "itemsize": 64,
     }
 )
-_EVENT = np.dtype([("tag", "<u8"), ("iocb", "<u8"), ("result", "<i8"), ("result2", "<i8")])
+_TAG, _RESULT, _EVENT = 0, 2, 4  # words of a struct io_event, and how many it has
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -50,6 +50,28 @@ def _call(number: int, *arguments: Any) -> int:
         code = ctypes.get_errno()
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code))
+
+
+class Reads:
+    """Reads that can be begun; the tag of each is its index.
+
+    Parameters
+    ----------
+    fds, offsets, lengths, addresses : int64, shape (n,)
+        Of each. The memory stays valid until its result has come.
+    """
+
+    def __init__(self, fds: Int64, offsets: Int64, lengths: Int64, addresses: Int64) -> None:
+        self._iocbs = iocbs = np.zeros(len(fds), _IOCB)
+        tags = np.arange(len(fds))
+        iocbs["tag"], iocbs["op"], iocbs["fd"] = tags, _PREAD, fds
+        iocbs["address"], iocbs["length"], iocbs["offset"] = addresses, lengths, offsets
+        self._pointers = iocbs.ctypes.data + _IOCB.itemsize * tags
+        self._begin = self._pointers.ctypes.data
+
+    def pointers(self, start: int) -> int:
+        """Return the address of the pointers to the reads from `start` on."""
+        return self._begin + self._pointers.itemsize * start
 
 
 class AioQueue:
@@ -74,38 +96,28 @@ class AioQueue:
         self.depth = depth
         self.in_flight = 0
         self._context = ctypes.c_ulong(0)
-        self._iocbs = np.zeros(depth, _IOCB)
-        self._pointers = self._iocbs.ctypes.data + _IOCB.itemsize * np.arange(
-            depth, dtype=np.uint64
-        )
-        self._events = np.zeros(depth, _EVENT)
+        self._events = np.zeros((depth, _EVENT), np.int64)
+        self._to = ctypes.c_void_p(self._events.ctypes.data)
         _call(self._setup, ctypes.c_long(depth), ctypes.byref(self._context))
 
-    def submit(
-        self, fds: npt.NDArray[Any], offsets: Int64, lengths: Int64, addresses: Int64, tags: Int64
-    ) -> int:
-        """Begin reads; return how many of the first ones were begun, at least one.
+    def submit(self, reads: Reads, start: int, stop: int) -> int:
+        """Begin those from `start` to `stop`; return how many of the first ones, at least one.
 
         Parameters
         ----------
-        fds, offsets, lengths, addresses, tags
-            Of each read; at most ``depth - in_flight``. The memory stays valid until `reap` has
-            returned the tag.
+        start, stop
+            At most ``depth - in_flight`` reads.
 
         Raises
         ------
         OSError
             The system takes not even the first.
         """
-        count = len(fds)
-        iocbs = self._iocbs[:count]  # the kernel has copied those of earlier calls
-        iocbs["tag"], iocbs["op"], iocbs["fd"] = tags, _PREAD, fds
-        iocbs["address"], iocbs["length"], iocbs["offset"] = addresses, lengths, offsets
         begun = _call(
             self._submit,
             self._context,
-            ctypes.c_long(count),
-            ctypes.c_void_p(self._pointers.ctypes.data),
+            ctypes.c_long(stop - start),
+            ctypes.c_void_p(reads.pointers(start)),
         )
         self.in_flight += begun
         return begun
@@ -116,19 +128,19 @@ class AioQueue:
         Returns
         -------
         tags, results : int64, shape (k,)
-            A result is the bytes read, or a negative errno.
+            A result is the bytes read, or a negative errno. Both are valid until the next call.
         """
         count = _call(
             self._getevents,
             self._context,
             ctypes.c_long(min(least, self.in_flight)),
             ctypes.c_long(self.depth),
-            ctypes.c_void_p(self._events.ctypes.data),
+            self._to,
             None,
         )
         self.in_flight -= count
         some = self._events[:count]
-        return some["tag"].astype(np.int64), some["result"].copy()
+        return some[:, _TAG], some[:, _RESULT]
 
     def close(self) -> None:
         """Wait for what is in flight, and give the queue back."""

@@ -116,16 +116,18 @@ class StreamReader:
         epoch, ids = self.orders.window(start, stop)
         where = np.arange(start, stop) % ring.slots
         ring.ids[where] = ids
-        missing = np.arange(len(ids))
+        missing, places = ids, where
         if self.share is not None:
             slots = self.share.find(ids, epoch)
-            missing, here = np.flatnonzero(slots < 0), np.flatnonzero(slots >= 0)
-            self.share.take(slots[here], ring.arrays, where[here])
+            here = slots >= 0
+            if here.any():
+                self.share.take(slots[here], ring.arrays, where[here])
+                missing, places = ids[~here], where[~here]
         stats = ReadStats()
         for one in self.fields:
-            stats.add(one.read(ids[missing], ring.arrays[one.name], where[missing]))
+            stats.add(one.read(missing, ring.arrays[one.name], places))
         if self.share is not None:
-            self.share.keep(ids[missing], ring.arrays, where[missing])
+            self.share.keep(missing, ring.arrays, places)
         sizes = (a.nbytes // len(a) for a in ring.arrays.values())
         return {
             "bytes_read": stats.bytes_read,

@@ -8,14 +8,14 @@ from arrayd_server.core.windows import Windows
 
 
 def test_windows_grow_and_keep_within_an_epoch() -> None:
-    """One batch, then twice as much, up to a quarter of the ring; an epoch's end cuts."""
+    """One batch, then twice as much, up to a third of the ring, in batches; an epoch's end cuts."""
     windows, made = Windows(rows=50, slots=64, batch=3, first=40), []
     for _ in range(7):
         window = windows.plan(low=windows.head, limit=math.inf)
         assert window is not None
         made.append(window)
         assert windows.read(*window)
-    assert made == [(40, 43), (43, 49), (49, 50), (50, 66), (66, 82), (82, 98), (98, 100)]
+    assert made == [(40, 43), (43, 49), (49, 50), (50, 71), (71, 92), (92, 100), (100, 121)]
 
 
 def test_two_windows_are_in_flight() -> None:
@@ -39,6 +39,19 @@ def test_a_small_window_waits_for_the_one_before() -> None:
     assert windows.plan(1, math.inf) is None
     assert windows.read(12, 16)
     assert windows.plan(1, math.inf) == (16, 17)
+
+
+def test_windows_have_whole_batches() -> None:
+    """As many as fit a third of the ring; where not even one does, what does."""
+    for slots, batch, largest in ((100, 10, 30), (29, 10, 9), (2, 10, 1)):
+        windows = Windows(rows=1000, slots=slots, batch=batch, first=0)
+        lengths = []
+        for _ in range(5):
+            window = windows.plan(low=windows.head, limit=math.inf)
+            assert window is not None
+            assert windows.read(*window)
+            lengths.append(window[1] - window[0])
+        assert lengths[-1] == largest
 
 
 def test_windows_stop_at_the_limit() -> None:

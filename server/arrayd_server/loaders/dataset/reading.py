@@ -28,29 +28,37 @@ import contextlib
 import errno
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from queue import SimpleQueue
 
 import numpy as np
 import numpy.typing as npt
 
-from arrayd_server.kernel.aio import AioQueue
+from arrayd_server.kernel.aio import AioQueue, Reads
 from arrayd_server.loaders.dataset.runs import Int64, Runs
 
 Bytes = npt.NDArray[np.uint8]
 
-Deliver = Callable[[Int64, Bytes, Int64], None]
-"""Takes the runs that have arrived, the buffer in which they are, and where in it each begins."""
+Deliver = Callable[[int, int, Bytes, Int64], None]
+"""``deliver(first, stop, buffer, begins)``: the runs [first, stop) have arrived, in this buffer,
+and each begins there."""
 
-DEPTH = 256
-"""Reads in flight."""
+PARTS = 3
+"""Of the buffer: into all but one is read while the rows of that one are copied."""
 
-BOUNCE_BYTES = 16 << 20
+PART_READS = 256
+"""Reads of a part, at most."""
+
+BOUNCE_BYTES = 4 << 20
 """Bytes of the buffer, but for runs longer than a part of it."""
 
+HUGE_PAGE = 2 << 20
 PAGE = 4096
+
+_PENDING = np.iinfo(np.int64).min  # is no result of a read
 
 _AHEAD = 64
 """Reads that a thread announces before it makes them."""
@@ -77,8 +85,8 @@ class DirectReader:
     """
 
     def __init__(self) -> None:
-        self._queue = AioQueue(DEPTH)
-        self._bounce = mmap.mmap(-1, BOUNCE_BYTES)
+        self._queue = AioQueue((PARTS - 1) * PART_READS)
+        self._bounce = np.zeros(0, np.uint8)
 
     def read(self, fds: Int64, runs: Runs, deliver: Deliver, into: Int64 | None = None) -> None:
         """Read all runs.
@@ -88,7 +96,7 @@ class DirectReader:
         fds : int64, shape (r,)
             The descriptor of each.
         deliver
-            Called with each run once.
+            Called with the runs one after another, some at a time.
         into : int64, shape (r,), or None
             An address to which the run is read, aligned as it must be; 0: to the buffer.
 
@@ -98,13 +106,16 @@ class DirectReader:
         """
         if not len(runs):
             return
-        slot = int(-(-runs.lengths.max() // PAGE) * PAGE)
-        count = max(2, min(2 * DEPTH, BOUNCE_BYTES // slot))
-        if count * slot > len(self._bounce):
-            self._bounce = mmap.mmap(-1, count * slot)
-        buffer = np.frombuffer(self._bounce, np.uint8)
+        sizes = runs.lengths if into is None else np.where(into, 0, runs.lengths)
+        begins, edges, room = _parts(sizes)
+        if room > self._bounce.size:
+            self._bounce = large_pages(room)
+        to = begins + self._bounce.ctypes.data
+        to = to if into is None else np.where(into, into, to)
         try:
-            self._all(fds, runs, deliver, into, buffer, np.arange(count) * slot)
+            reads = Reads(fds, runs.starts, runs.lengths, to)
+            for first, stop in self._arrived(reads, runs.needed, edges):
+                deliver(first, stop, self._bounce, begins[first:stop])
         finally:
             while self._queue.in_flight:  # the memory must stay until then
                 self._queue.reap(self._queue.in_flight)
@@ -113,36 +124,82 @@ class DirectReader:
         """Give the queue back."""
         self._queue.close()
 
-    def _all(
-        self,
-        fds: Int64,
-        runs: Runs,
-        deliver: Deliver,
-        into: Int64 | None,
-        buffer: Bytes,
-        free: Int64,
-    ) -> None:
-        """Keep the queue full: what has arrived is delivered after more was asked for."""
-        begins, begun, queue = np.zeros(len(runs), np.int64), 0, self._queue
-        arrived = np.zeros(0, np.int64)
-        while begun < len(runs) or queue.in_flight or len(arrived):
-            count = min(len(free), queue.depth - queue.in_flight, len(runs) - begun)
-            if count:
-                some = np.arange(begun, begun + count)
-                begins[some] = free[:count]
-                to = begins[some] + buffer.ctypes.data
-                to = to if into is None else np.where(into[some], into[some], to)
-                done = queue.submit(fds[some], runs.starts[some], runs.lengths[some], to, some)
-                begun, free = begun + done, free[done:]
-            if len(arrived):
-                deliver(arrived, buffer, begins[arrived])
-                free, arrived = np.append(free, begins[arrived]), arrived[:0]
-            if queue.in_flight:
-                arrived, results = queue.reap(max(1, queue.in_flight // 4))
-                short = results < runs.needed[arrived]
-                if short.any():
-                    at = int(np.argmax(short))
-                    raise ReadError(int(arrived[at]), max(0, -int(results[at])))
+    def _arrived(
+        self, reads: Reads, needed: Int64, edges: Sequence[int]
+    ) -> Iterator[tuple[int, int]]:
+        """Yield the reads of each part when they are over, and more have been begun."""
+        queue, begun, over = self._queue, 0, 0
+        results = np.full(len(needed), _PENDING)
+
+        def begin(stop: int) -> None:
+            nonlocal begun
+            if begun < stop:
+                begun += queue.submit(reads, begun, stop)
+
+        begin(edges[min(PARTS, len(edges)) - 1])
+        for number, (first, stop) in enumerate(pairwise(edges)):
+            while True:
+                if over < stop:
+                    over += self._reap(results, stop - over)
+                    begin(stop)  # if the system did not take all at once
+                    continue
+                short = results[first:stop] < needed[first:stop]
+                if not short.any():
+                    break
+                at = first + int(np.argmax(short))
+                if results[at] != _PENDING:
+                    raise ReadError(at, max(0, -int(results[at])))
+                over += self._reap(results, 1)
+            begin(edges[min(number + PARTS, len(edges) - 1)])
+            yield first, stop
+
+    def _reap(self, results: Int64, least: int) -> int:
+        """Wait until so many reads are over, and note what came of them; return how many."""
+        tags, found = self._queue.reap(least)
+        results[tags] = found
+        return len(tags)
+
+
+def _parts(sizes: Int64) -> tuple[Int64, list[int], int]:
+    """Divide reads of these sizes into parts of the buffer.
+
+    Returns
+    -------
+    begins : int64, shape (r,)
+        Where in the buffer each begins.
+    edges
+        With which each part begins, and their number; part after part lies behind the other, and
+        each of them where the one `PARTS` before it was.
+    room
+        Bytes of the buffer.
+    """
+    ends = np.cumsum(sizes)
+    begins: Int64 = ends - sizes
+    most = -(-len(sizes) // -(-len(sizes) // PART_READS))  # parts of about the same size
+    room = min(BOUNCE_BYTES // PARTS, int(ends[-1]))
+    room = -(-max(room, int(sizes.max())) // PAGE) * PAGE
+    edges = [0]
+    while (first := edges[-1]) < len(sizes):
+        low = int(begins[first])
+        stop = min(int(np.searchsorted(ends, low + room, "right")), first + most)
+        begins[first:stop] += (len(edges) - 1) % PARTS * room - low
+        edges.append(stop)
+    return begins, edges, PARTS * room
+
+
+def large_pages(size: int) -> Bytes:
+    """Return zeros, in pages of 2 MiB where the system has them.
+
+    What lies together for a disk is one piece of its request, and not one for each 4 KiB: on a
+    virtual disk twice as many requests are then under way.
+    """
+    memory = mmap.mmap(-1, size + 2 * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= HUGE_PAGE:
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(memory, np.uint8)
+    begin = -whole.ctypes.data % HUGE_PAGE
+    return whole[begin : begin + size]
 
 
 class CachedReader:
@@ -165,7 +222,7 @@ class CachedReader:
             ]
             for one, work in zip(todo[at : at + THREADS], works, strict=True):
                 buffer, begins = work.result()
-                deliver(one, buffer, begins)
+                deliver(int(one[0]), int(one[-1]) + 1, buffer, begins)
 
     def close(self) -> None:
         """End the threads."""

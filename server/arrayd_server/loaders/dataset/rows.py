@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +28,7 @@ from arrayd_server.loaders.dataset.reading import (
     ReadQueues,
     read_large,
 )
-from arrayd_server.loaders.dataset.runs import Int64, Runs, copy_rows
+from arrayd_server.loaders.dataset.runs import Int64, Runs, copy_rows, spaced, spaced_rows
 
 Array = np.ndarray[Any, Any]
 Ids = npt.NDArray[np.uint64]
@@ -37,6 +38,9 @@ COPY_BYTES = 256 << 10
 
 LARGE_BYTES = BOUNCE_BYTES // 4
 """A row of more bytes is read straight to its place."""
+
+MIN_SPACED = 16
+"""Rows that follow each other at one distance, for which it is worth while to copy them alone."""
 
 FILES_AT_A_TIME = 128
 
@@ -201,12 +205,13 @@ class RowReader:
             It names the file, and the row if there is one. Some rows may be in their places.
         """
         stats = ReadStats()
-        if not self._field.row_bytes:
+        if not self._field.row_bytes or not len(ids):
             return stats
         order = np.argsort(ids, kind="stable")
         ids, where = ids[order], np.asarray(where, np.int64)[order]
         numbers, inside = self._files.locate(ids)
-        edges = np.flatnonzero(np.diff(numbers, prepend=-1))
+        alone = numbers[0] == numbers[-1]  # all in one file
+        edges = np.zeros(1, np.int64) if alone else np.flatnonzero(np.diff(numbers, prepend=-1))
         for some in [
             edges[at : at + FILES_AT_A_TIME] for at in range(0, len(edges), FILES_AT_A_TIME)
         ]:
@@ -233,7 +238,7 @@ class RowReader:
         align = max(file.align for file in batch.held) if direct else PAGE
         offsets = batch.offsets(self._field.row_bytes)
         runs = Runs.of(batch.files, offsets, self._field.row_bytes, align)
-        into = self._in_place(batch, runs, offsets, align, out) if direct else None
+        into = self._in_place(batch, runs, align, out) if direct else None
         delivery = _Delivery(self._field, self._placer, batch, runs, out, into)
         try:
             self._read_runs(batch, runs, delivery, direct)
@@ -242,15 +247,15 @@ class RowReader:
             raise self._blame(batch, row, error.code) from None
         return ReadStats(int(runs.lengths.sum()), delivery.changed)
 
-    def _in_place(
-        self, batch: _Batch, runs: Runs, offsets: Int64, align: int, out: Array
-    ) -> Int64 | None:
+    def _in_place(self, batch: _Batch, runs: Runs, align: int, out: Array) -> Int64 | None:
         """Return the address in `out` to which each run is read, 0: to a buffer; None: all are."""
-        size, begin = self._field.row_bytes, out.ctypes.data
-        aligned = not (size % align or begin % align or (offsets % align).any())
-        if self._placer.casts or not aligned or not len(runs):
+        size = self._field.row_bytes
+        if self._placer.casts or size % align or any(file.base % align for file in batch.held):
             return None
-        single = np.diff(runs.first) == 1
+        begin = out.ctypes.data
+        if begin % align:
+            return None
+        single = runs.first[1:] - runs.first[:-1] == 1
         return np.where(single, begin + batch.where[runs.first[:-1]] * size, 0)
 
     def _read_runs(self, batch: _Batch, runs: Runs, delivery: _Delivery, direct: bool) -> None:
@@ -304,15 +309,20 @@ class _Batch:
         self, held: list[OpenFile], numbers: Int64, rows: Int64, ids: Ids, where: Int64
     ) -> None:
         self.held = held
-        self.files = np.searchsorted(np.array([file.number for file in held]), numbers)
+        self.files = np.zeros(len(numbers), np.int64)
+        if len(held) > 1:
+            self.files = np.searchsorted(np.array([file.number for file in held]), numbers)
         self.rows = rows
         self.ids = ids
         self.where = where
 
     def offsets(self, row_bytes: int) -> Int64:
         """Return where in its file each row begins."""
-        bases = np.array([file.base for file in self.held])
-        found: Int64 = bases[self.files] + self.rows * row_bytes
+        found: Int64 = self.rows * row_bytes
+        if len(self.held) > 1:
+            found += np.array([file.base for file in self.held])[self.files]
+        else:
+            found += self.held[0].base
         return found
 
 
@@ -331,19 +341,33 @@ class _Delivery:
         self.changed = 0
         self.into = into  # where runs are read straight to their place, and not delivered
         self._field = one
+        self._size = one.row_bytes
         self._placer = placer
         self._batch = batch
         self._runs = runs
         self._out = out
+        self._places = as_void(out)
 
-    def __call__(self, arrived: Int64, buffer: npt.NDArray[np.uint8], begins: Int64) -> None:
+    def __call__(self, first: int, stop: int, buffer: npt.NDArray[np.uint8], begins: Int64) -> None:
         """Put the rows of these runs to their places; `Deliver`."""
-        size, batch = self._field.row_bytes, self._batch
+        runs = self._runs
+        rows = np.arange(runs.first[first], runs.first[stop])
         if self.into is not None:
-            begins = begins[self.into[arrived] == 0]
-            arrived = arrived[self.into[arrived] == 0]
-        rows, which = self._runs.rows_of(arrived)
-        at = begins[which] + self._runs.inside[rows]
+            rows = rows[self.into[runs.run[rows]] == 0]
+            if not len(rows):
+                return
+        at = begins[runs.run[rows] - first] + runs.inside[rows]
+        edges = spaced(at)
+        if self._placer.casts or len(edges) > len(rows) // MIN_SPACED + 2:
+            self._put(rows, buffer, at)
+            return
+        where = self._batch.where[rows]
+        for low, high in pairwise(edges):
+            self._places[where[low:high]] = spaced_rows(buffer, at[low:high], self._size)
+
+    def _put(self, rows: Int64, buffer: npt.NDArray[np.uint8], at: Int64) -> None:
+        """Put rows that begin anywhere in the buffer to their places, cast if need be."""
+        size, batch = self._size, self._batch
         step = max(1, COPY_BYTES // size)
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
