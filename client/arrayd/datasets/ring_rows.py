@@ -6,7 +6,7 @@ is used up, which is once for many batches.
 
 The cursor tells the daemon which slots may be filled anew: the first position whose row this
 process may still look at. It goes along with each question, and by itself each time that
-1/`TELL_EVERY` of a ring was passed without one. If the daemon was restarted, or has gone on
+a part of the ring (`TELL_EVERY`) was passed without one. If the daemon was restarted, or has gone on
 without this consumer, the stream is opened again where it is: the rows and their order are the
 same.
 """
@@ -29,8 +29,9 @@ from arrayd.wire.ring import RingLayout
 Array = np.ndarray[Any, Any]
 Ids = npt.NDArray[np.uint64]
 
-TELL_EVERY = 3
-"""The daemon is told of a cursor each time that 1/3 of the ring was passed: a window fits then."""
+TELL_EVERY, TELL_EVERY_WINDOWED = 3, 2
+"""The daemon is told of a cursor each time that so large a part of the ring was passed: there is
+room for the largest window then."""
 
 TRIES = 5
 """Times that a stream is opened before its ring is given up as lost."""
@@ -158,7 +159,8 @@ class RingRows:
 
     def _tell(self) -> None:
         """Tell the daemon of the cursor, if it has gone far since the daemon heard of it."""
-        if self._cursor - self._told >= self._layout.slots // TELL_EVERY:
+        parts = TELL_EVERY_WINDOWED if self._request.get("windowed") else TELL_EVERY
+        if self._cursor - self._told >= self._layout.slots // parts:
             self._session.tell("stream.advance", consumer=self._consumer, cursor=self._cursor)
             self._told = self._cursor
 
