@@ -5,8 +5,8 @@ where only a part of it was there at first. The daemon is asked when what is kno
 is used up, which is once for many batches.
 
 The cursor tells the daemon which slots may be filled anew: the first position whose row this
-process may still look at. It goes along with each question, and by itself each time that
-a part of the ring (`TELL_EVERY`) was passed without one. If the daemon was restarted, or has gone on
+process may still look at. It goes along with each question, and by itself each time that a part
+of the ring (`TELL_EVERY`) was passed without one. If the daemon was restarted, or has gone on
 without this consumer, the stream is opened again where it is: the rows and their order are the
 same.
 """
