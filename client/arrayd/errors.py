@@ -189,6 +189,10 @@ class BiasWarning(UserWarning):
     """The rows of a stream are not in uniformly random order."""
 
 
+class PlanWarning(UserWarning):
+    """A stream is delivered at a higher cost than its files need."""
+
+
 def _tree(cls: type[ArraydError]) -> Iterator[type[ArraydError]]:
     yield cls
     for sub in cls.__subclasses__():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,10 +15,11 @@ from arrayd.client import Client
 from arrayd.common import arguments
 from arrayd.common.warn import warn_caller
 from arrayd.datasets import cache
-from arrayd.datasets.deliveries import Pace, Values, resident, ring, ring_field, wanted_dtype
-from arrayd.datasets.plan import Plan, Sizes, choose
+from arrayd.datasets.deliveries import Pace, Values, resident, ring, wanted_dtype
+from arrayd.datasets.plan import WINDOWED, Plan
+from arrayd.datasets.planning import ValueTerms, planned
 from arrayd.datasets.stream import Stream, StreamTerms
-from arrayd.errors import BiasWarning, SpecMismatch
+from arrayd.errors import BiasWarning, PlanWarning, SpecMismatch
 from arrayd.samples import splits
 from arrayd.samples.manifest import Field, Manifest
 from arrayd.samples.order import BLOCK, BUFFER, EpochOrder
@@ -28,36 +27,8 @@ from arrayd.samples.selection import Rows
 
 Array = np.ndarray[Any, Any]
 
-SHARE_OF_BUDGET = 0.8
-"""Part of the daemon's budget that a dataset uses where no ``budget=`` is given."""
-
-_DECODED = {"text": True, "npz": True, "npy": False, "raw": False}
-"""Formats of which it is known whether their files must be decoded to be read."""
-
 LAST_POSITION = 2**63 - 1
 """A stream that ends after it ends never; the protocol has no larger numbers."""
-
-
-@dataclass(frozen=True, slots=True)
-class ValueTerms:
-    """How the values of a dataset are wanted.
-
-    Parameters
-    ----------
-    casts
-        The dtype wanted, for each field that is cast.
-    overflow
-        What happens to a value that does not fit.
-    budget
-        Bytes of memory for it; None: `SHARE_OF_BUDGET` of the daemon's.
-    scratch
-        Folder for decoded rows; None: the cache folder.
-    """
-
-    casts: Mapping[str, np.dtype[Any]]
-    overflow: str
-    budget: int | None
-    scratch: str | None
 
 
 class Dataset:
@@ -238,23 +209,7 @@ class Dataset:
 
     def _plan(self, step: int, fields: tuple[Field, ...], kind: str | None) -> Plan:
         most = self._client.status().budget  # the daemon cannot keep more, whatever was asked for
-        budget = self._terms.budget
-        budget = int(most * SHARE_OF_BUDGET) if budget is None else min(budget, most)
-        cast = [ring_field(field, self._terms.casts).row_bytes for field in fields]
-        decoded = [_must_decode(self._manifest, field) for field in fields]
-        sizes = Sizes(
-            rows=len(self),
-            total=self._manifest.rows,
-            row_bytes=sum(cast),
-            read_bytes=[
-                in_pack if packed else field.row_bytes
-                for field, packed, in_pack in zip(fields, decoded, cast, strict=True)
-            ],
-            step=step,
-            budget=budget,
-            decoded=True if True in decoded else None if None in decoded else False,
-        )
-        return choose(sizes, kind)
+        return planned(self._manifest, self._rows, fields, self._terms, step, most, kind)
 
     def stream(
         self,
@@ -307,7 +262,10 @@ class Dataset:
         writable
             Batches may be written to; what is written is this process's own.
         plan
-            ``"resident"`` or ``"row-random"``; None: what reads least within the budget.
+            ``"resident"``; ``"row-random"`` to read from the files; for files that must be decoded
+            ``"lazy pack"`` (once, into a scratch file) or ``"windowed"`` (no scratch file: anew for
+            each window). None: what reads least within the budget. Where there is no room for a
+            scratch file it is windowed, and a `PlanWarning` says so.
 
         Raises
         ------
@@ -337,6 +295,8 @@ class Dataset:
             scratch=self._terms.scratch,
         )
         made = self._plan(terms.step, chosen, plan)
+        if made.kind == WINDOWED and plan != WINDOWED:
+            _warn_of_decoding(made)
         terms = replace(terms, plan=made.kind)
         order_of = partial(
             EpochOrder, self._rows, terms.seed, kind=order, block=block, buffer=buffer
@@ -363,15 +323,6 @@ class Dataset:
         return tuple(field for field in self._fields if field.name in wanted)
 
 
-def _must_decode(manifest: Manifest, field: Field) -> bool | None:
-    """Say whether files of a field cannot be read row by row; None: the daemon knows."""
-    if field.whole_files:
-        return True
-    with contextlib.suppress(SpecMismatch):  # of a plug-in: the daemon knows
-        return _DECODED.get(manifest.source_of(field, 0).resolved_format())
-    return None
-
-
 def _warn_of_bias(order: EpochOrder) -> None:
     """Warn if an order is not uniform, but for one that is not meant to be random."""
     if order.kind == "block" and order.bias() > 1:
@@ -381,6 +332,15 @@ def _warn_of_bias(order: EpochOrder) -> None:
             "chance. order='exact' has no such bias.",
             BiasWarning,
         )
+
+
+def _warn_of_decoding(plan: Plan) -> None:
+    warn_caller(
+        "There is no room for a scratch file, so rows are decoded anew for each window: in "
+        f"order='exact' {plan.decodes:.1f} times per epoch instead of once. {plan.why}. "
+        "plan='windowed' says that it is meant.",
+        PlanWarning,
+    )
 
 
 def _reopened(path: str, rows: Rows, terms: ValueTerms, endpoint: str) -> Dataset:

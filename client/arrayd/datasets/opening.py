@@ -13,7 +13,8 @@ from arrayd import api
 from arrayd.client import Client
 from arrayd.common import arguments
 from arrayd.common.bytesize import parse_bytes
-from arrayd.datasets.dataset import Dataset, ValueTerms
+from arrayd.datasets.dataset import Dataset
+from arrayd.datasets.planning import ValueTerms
 from arrayd.datasets.scan import scan
 from arrayd.errors import SpecMismatch
 from arrayd.results.progress import ShowProgress

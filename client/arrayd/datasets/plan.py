@@ -17,7 +17,10 @@ set aside.
 Files that cannot be read row by row (compressed, text, one per sample) are decoded once, when a row
 of them is first wanted, into a *pack*: a scratch file of the rows, from which all later reads come.
 That is one decode and one write of all rows, in the first epoch; reading compressed chunks at
-random would decode each as often as it has rows.
+random would decode each as often as it has rows. Where there is no room for a pack, they are
+decoded anew for each *window* of the future order: all its rows of a unit come of one decoding. How
+often that is, `arrayd.datasets.decoding` tells. The larger the window, the fewer times: so the
+budget goes to the ring where units have many rows, and to the share where they have few.
 
 A row that does not begin on a page costs the disk ``(b + 4095) / b`` times its bytes.
 """
@@ -25,9 +28,10 @@ A row that does not begin on a page costs the disk ``(b + 4095) / b`` times its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arrayd.common.bytesize import format_bytes
+from arrayd.datasets.decoding import PackRoom, WantedUnits
 from arrayd.errors import NoRoom, SpecMismatch
 
 PAGE = 4096
@@ -38,7 +42,12 @@ ID_BYTES = 8
 MOST_OF_RING = 512 << 20
 """Bytes of the largest ring that is planned: what more would give is better spent on the share."""
 
-KINDS = ("resident", "row-random")
+WINDOWED = "windowed"
+
+KINDS = ("resident", "row-random", "lazy pack", WINDOWED)
+
+_SPLITS = 33
+"""Sizes of the ring, between the least and all of the budget, of which the best is taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +67,11 @@ class Sizes:
     budget
         Bytes of memory that may be used.
     decoded
-        Whether files must be decoded to be read; None: only the daemon can tell (HDF5).
+        Whether files must be decoded to be read; None: not known.
+    units
+        Of the fields that must be: what is decoded together.
+    packs
+        The room for what is decoded; None: not known.
     """
 
     rows: int
@@ -68,6 +81,8 @@ class Sizes:
     step: int
     budget: int
     decoded: bool | None = False
+    units: Sequence[WantedUnits] = ()
+    packs: PackRoom | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +92,7 @@ class Plan:
     Parameters
     ----------
     kind
-        ``"resident"``, ``"row-random"`` or ``"lazy pack"``.
+        ``"resident"``, ``"row-random"``, ``"lazy pack"`` or ``"windowed"``.
     sizes
         What it was made of.
     whole
@@ -103,12 +118,28 @@ class Plan:
 
     @property
     def reads(self) -> tuple[int, int]:
-        """Bytes of rows that an epoch reads after the first, and bytes of pages for them."""
+        """Bytes of rows that an epoch reads after the first, and bytes of pages for them.
+
+        Windowed: bytes that come of decoding, those of rows read in place with them.
+        """
         if self.kind == "resident":
             return 0, 0
-        left = self.sizes.rows - self.share
-        used = sum(self.sizes.read_bytes)
-        return left * used, left * sum(size + PAGE - 1 for size in self.sizes.read_bytes if size)
+        left, each = self.sizes.rows - self.share, self.sizes.read_bytes
+        if self.kind == WINDOWED:
+            packed = sum(one.cast_bytes for one in self.sizes.units)
+            return (self._decoded + left * (sum(each) - packed),) * 2
+        return left * sum(each), left * sum(size + PAGE - 1 for size in each if size)
+
+    @property
+    def decodes(self) -> float:
+        """How often a unit is decoded per epoch, by bytes of fields; 0: not again once it was."""
+        if self.kind != WINDOWED:
+            return 0.0
+        return self._decoded / max(1, sum(one.nbytes for one in self.sizes.units))
+
+    @property
+    def _decoded(self) -> int:
+        return round(_decoded(self.sizes, self.slots, self.share))
 
     def __str__(self) -> str:
         sizes = self.sizes
@@ -121,20 +152,54 @@ class Plan:
                 f"  memory           {format_bytes(self.memory)}, once for all processes ({what})\n"
                 "  reads per epoch  none after the first load"
             )
+        first = ""
+        if self.kind == WINDOWED:
+            first = (
+                f"  decodes          each chunk, part of a text, or file {self.decodes:.1f} times "
+                f"per epoch\n                   (order='exact') instead of once: {self.why}\n"
+            )
         part = self.share / max(1, sizes.rows)
-        read, pages = map(format_bytes, self.reads)
-        when = "if the files are compressed" if sizes.decoded is None else "in the first epoch"
-        scratch = f"  scratch file     {need}, written {when}: all is decoded once\n"
         ring = format_bytes(self.slots * sizes.row_bytes)
         share = format_bytes(self.share * sizes.row_bytes)
         return (
             f"{self.kind}: {rows} do not fit the budget of {format_bytes(sizes.budget)}\n"
+            f"{first}"
             f"  ring             {ring} ({self.slots:,} rows on their way)\n"
             f"  resident share   {share} ({self.share:,} rows, {part:.0%}: never read again)\n"
-            f"{'' if sizes.decoded is False else scratch}"
-            f"  reads per epoch  {read} of rows, about {pages} in pages of 4 KiB; once for all\n"
+            f"{self._scratch_words(need)}"
+            f"  reads per epoch  {self._read_words()}; once for all\n"
             "                   consumers of the stream"
         )
+
+    @property
+    def why(self) -> str:
+        """Why nothing is kept of what is decoded, and what to do about it; of a windowed plan."""
+        packs = self.sizes.packs
+        if packs is None or not packs.short:
+            return "plan='windowed' was asked for"
+        return (
+            f"{packs.folder} has {format_bytes(packs.free)} free, and the rows take "
+            f"{format_bytes(packs.needed)}: make room, or name another folder (scratch=)"
+        )
+
+    def _scratch_words(self, need: str) -> str:
+        packs = self.sizes.packs
+        if self.kind == WINDOWED or self.sizes.decoded is False:
+            return ""
+        when = "if the files are compressed" if self.sizes.decoded is None else "in the first epoch"
+        where = ""
+        if packs is not None:
+            where = (
+                f"                   in {packs.folder}: {format_bytes(packs.needed)} still to be "
+                f"written, {format_bytes(packs.free)} free\n"
+            )
+        return f"  scratch file     {need}, written {when}: all is decoded once\n{where}"
+
+    def _read_words(self) -> str:
+        read, pages = map(format_bytes, self.reads)
+        if self.kind == WINDOWED:
+            return f"{read} decoded"
+        return f"{read} of rows, about {pages} in pages of 4 KiB"
 
 
 def choose(sizes: Sizes, kind: str | None = None) -> Plan:
@@ -143,13 +208,17 @@ def choose(sizes: Sizes, kind: str | None = None) -> Plan:
     Parameters
     ----------
     kind
-        ``"resident"``, or ``"row-random"`` for one that reads from the files; None: the one that
-        reads least.
+        ``"resident"``; ``"row-random"`` for one that reads from the files, by a pack if they must
+        be decoded and there is room for one; ``"lazy pack"`` or ``"windowed"`` for that alone;
+        None: the one that reads least.
 
     Raises
     ------
     NoRoom
-        The budget is too small for the plan asked for, or for any.
+        The budget is too small for the plan asked for, or for any; or there is none for a pack that
+        was asked for.
+    SpecMismatch
+        There is no such plan, or none for files whose rows are read in place.
     """
     if kind not in (None, *KINDS):
         raise SpecMismatch(f"plan={kind!r}: it is one of {', '.join(KINDS)}, or None.")
@@ -163,7 +232,50 @@ def choose(sizes: Sizes, kind: str | None = None) -> Plan:
                 f"{format_bytes(sizes.budget)}. Leave out plan=, raise budget=, or take fewer bits "
                 "per value (cast=)."
             )
+    short = sizes.packs is not None and sizes.packs.short
+    if kind in ("lazy pack", WINDOWED) and sizes.decoded is False:
+        raise SpecMismatch(
+            f"plan={kind!r} is for files that must be decoded, and the rows of these lie there as "
+            "they are in memory: leave out plan=."
+        )
+    if kind == WINDOWED or (kind != "lazy pack" and sizes.decoded and short):
+        return _windowed(sizes)
+    if kind == "lazy pack" and sizes.packs is not None and sizes.packs.short:
+        raise _no_pack(sizes.packs)
     return _row_random(sizes)
+
+
+def _no_pack(packs: PackRoom) -> NoRoom:
+    return NoRoom(
+        f"{packs.folder} has {format_bytes(packs.free)} free, and the rows to be decoded take "
+        f"{format_bytes(packs.needed)}. Free some, name another folder (scratch=), or decode "
+        "without one: plan='windowed'.",
+        needed=packs.needed,
+        free=packs.free,
+    )
+
+
+def _windowed(sizes: Sizes) -> Plan:
+    """Return the plan that decodes the fewest bytes per epoch; of two, the one with more share."""
+    plain = _row_random(sizes)
+    room = sizes.budget // (sizes.row_bytes + ID_BYTES)
+    most = max(plain.slots, min(room // 2, 2 * sizes.rows))
+    best = None
+    for at in range(_SPLITS):
+        slots = plain.slots + (most - plain.slots) * at // (_SPLITS - 1)
+        share = min(sizes.rows, max(0, room - 2 * slots))
+        found = _decoded(sizes, slots, share), slots, share
+        best = found if best is None else min(best, found)
+    assert best is not None
+    _, slots, share = best
+    return replace(plain, kind=WINDOWED, slots=slots, share=share)
+
+
+def _decoded(sizes: Sizes, slots: int, share: int) -> float:
+    """Return the bytes that come of decoding in an epoch; a window is half a ring."""
+    n = max(1, sizes.rows)
+    window, kept = min(n, max(1, slots // 2)), min(share, n) / n
+    return sum(one.nbytes * one.decodes(window, n, kept) for one in sizes.units)
 
 
 def _row_random(sizes: Sizes) -> Plan:

@@ -12,6 +12,7 @@ import numpy as np
 from arrayd.errors import SourceChanged, SpecMismatch
 from arrayd.samples.manifest import Field, Manifest
 from arrayd.samples.order import EpochOrder
+from arrayd.samples.pack_spec import PackSpec
 from arrayd.samples.selection import Rows
 from arrayd.wire import dtypes
 from arrayd_server.loaders.dataset.decoded import DecodedRows
@@ -22,7 +23,7 @@ from arrayd_server.loaders.dataset.rows import Ids, Placer, ReadStats, RowReader
 from arrayd_server.loaders.dataset.runs import Int64
 from arrayd_server.loaders.validation import os_errors
 from arrayd_server.stream_identity import StreamField, StreamIdentity
-from arrayd_server.streams.pack import PackedRows, PackSpec
+from arrayd_server.streams.pack import PackedRows
 
 
 def manifest_of(identity: StreamIdentity) -> Manifest:

@@ -160,7 +160,9 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "pwrite", full)
-            with pytest.raises(NoRoom, match=r"\.pack has .* of the .* free .*scratch=") as caught:
+            with pytest.raises(
+                NoRoom, match=r"\.pack has .* of the .* free .*scratch=.*windowed"
+            ) as caught:
                 read(rows, [50])
         assert caught.value.details["total"] == rows.pack.spec.size
         assert not rows.pack.has(np.array([50], np.uint64))[0]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from arrayd.datasets import cache
-from arrayd.datasets.dataset import Dataset, ValueTerms
+from arrayd.datasets.dataset import Dataset
+from arrayd.datasets.planning import ValueTerms
 from arrayd.datasets.scan import scan
 from arrayd.errors import AccessDenied, ArraydError, NoRoom
 from arrayd.samples.selection import Rows

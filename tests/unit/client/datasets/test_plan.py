@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arrayd.datasets.dataset import Dataset, ValueTerms
+from arrayd.datasets.dataset import Dataset
+from arrayd.datasets.decoding import PackRoom, WantedUnits
 from arrayd.datasets.plan import Sizes, choose
+from arrayd.datasets.planning import ValueTerms
 from arrayd.datasets.scan import scan
 from arrayd.errors import NoRoom, SpecMismatch
 from arrayd.samples.selection import Rows
@@ -75,6 +77,56 @@ def test_files_that_must_be_decoded_need_scratch_space() -> None:
     assert "3.9 MiB, written in the first epoch" in texts[True]
     assert "3.9 MiB, written if the files are compressed" in texts[None]
     assert "scratch" not in str(choose(sizes))
+
+
+DECODED = replace(
+    SIZES,
+    total=1000,
+    budget=2 << 20,
+    decoded=True,
+    units=[WantedUnits(1000, 4096, 4096, ((50, 20),))],
+    packs=PackRoom("/scratch", 4096_000, 5000_000),
+)
+"""Rows of which one field must be decoded, 50 at a time, with room for a pack."""
+
+FULL = replace(DECODED, packs=PackRoom("/scratch", 4096_000, 4095_999))
+"""The same without."""
+
+
+def test_without_room_for_a_pack_there_are_windows() -> None:
+    """It is said with the factor, the numbers and the remedies; asked for, it is done anyhow."""
+    assert choose(DECODED).kind == "lazy pack"
+    assert "in /scratch: 3.9 MiB still to be written, 4.8 MiB free" in str(choose(DECODED))
+    plan = choose(FULL)
+    assert plan == choose(FULL, "row-random") == choose(FULL, "windowed")
+    assert plan.kind == "windowed"
+    assert 1 < plan.decodes < 50
+    assert plan.reads[0] == round(plan.decodes * 4096_000) + (1000 - plan.share) * 8
+    first, second, third = str(plan).splitlines()[:3]
+    assert first.startswith("windowed: 1,000 rows")
+    assert f" {plan.decodes:.1f} times per epoch" in second
+    assert "/scratch has 3.9 MiB free" in third
+    assert "scratch=" in third
+    asked = choose(DECODED, "windowed")
+    assert (asked.kind, asked.decodes) == ("windowed", plan.decodes)
+    assert "asked for" in str(asked)
+    with pytest.raises(NoRoom, match=r"/scratch has .*scratch=.*plan='windowed'") as caught:
+        choose(FULL, "lazy pack")
+    assert caught.value.details == {"needed": 4096_000, "free": 4095_999}
+    for kind in ("lazy pack", "windowed"):
+        with pytest.raises(SpecMismatch, match="must be decoded"):
+            choose(SIZES, kind)
+
+
+def test_the_budget_goes_where_it_saves_decoding() -> None:
+    """To the ring where units have many rows, to the share where each is one row."""
+    chunks = choose(replace(FULL, units=[WantedUnits(1000, 4096, 4096, ((500, 2),))]))
+    files = choose(replace(FULL, units=[WantedUnits(1000, 4096, 4096, ((1, 1000),))]))
+    assert chunks.slots > 2 * files.slots
+    assert files.share > 2 * chunks.share
+    assert files.decodes == pytest.approx(1 - files.share / 1000)
+    assert chunks.memory <= FULL.budget
+    assert (2 * chunks.slots + chunks.share) * (4104 + 8) <= FULL.budget
 
 
 def test_a_plan_that_cannot_be() -> None:
