@@ -63,6 +63,8 @@ class Held:
     released: bool = False
     #: the one read-only mapping, which all arrays that are not written to share
     pages: weakref.ref[SegmentMapping] | None = None
+    #: the array at the base of those arrays
+    flat: weakref.ref[npt.NDArray[Any]] | None = None
     #: the request that a reference's receiver can repeat; None for published blocks
     request: tuple[dict[str, Any], Stat] | None = None
     segment: str = field(init=False)
@@ -211,8 +213,14 @@ def _base(held: Held, mapping: SegmentMapping) -> npt.NDArray[Any]:
     the base is counted in the same elements, and the base of ``np.asarray(a)`` is ``a`` itself,
     as with `numpy.memmap`: numpy goes down to the last base of its own type, and no further.
     """
-    flat = np.asarray(cast(npt.ArrayLike, mapping))
-    return flat.view(held.block.dtype, SharedArray)
+    shared = mapping.mode == "r"
+    known = held.flat() if shared and held.flat is not None else None
+    if known is not None:
+        return known
+    flat = np.asarray(cast(npt.ArrayLike, mapping)).view(held.block.dtype, SharedArray)
+    if shared:
+        held.flat = weakref.ref(flat)
+    return flat
 
 
 def adorn(array: SharedArray, held: Held, mapping: SegmentMapping) -> SharedArray:

@@ -193,7 +193,7 @@ class Source(Record):
             self.rows,
             self.order,
             self.options,
-            pack(self._unknown()),
+            pack(self._unknown()) if self.extra else b"",
         )
 
     def _unknown(self) -> dict[Any, Any]:
@@ -201,7 +201,7 @@ class Source(Record):
         return {key: value for key, value in self.extra.items() if not is_hint(key)}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Source) and self._key() == other._key()
+        return self is other or (isinstance(other, Source) and self._key() == other._key())
 
     def __hash__(self) -> int:
         return hash(self._key())

@@ -33,7 +33,7 @@ from tests.support.daemons import PATIENCE, Daemon
 PRELUDE = "import os, arrayd, numpy as np"
 """What a puppet runs first, unless the test says otherwise."""
 
-SLOW = {"quotechar": '"'}
+SLOW: dict[str, Any] = {"quotechar": '"'}
 """The options with which `slow_file` is read by one worker, for a good part of a second."""
 
 SLOW_ROWS = 500_000

@@ -21,6 +21,12 @@ from arrayd.wire import protocol
 from arrayd.wire.codec import pack
 from arrayd.wire.protocol import Stat
 
+_SPELLINGS = 4096
+"""Spellings of sources that are remembered."""
+
+_known: dict[Any, Source] = {}
+"""The source that is meant by arguments which mean the same at all times."""
+
 SourceLike = str | os.PathLike[str] | Source
 """What names a source: a path, ``file.h5:/x``, ``name:N``, or a `Source`."""
 
@@ -46,11 +52,16 @@ class FileRequest:
         SpecMismatch
             An option is wrong.
         """
-        canonical = Source.of(source, **options)
-        _check_words(canonical)
-        if canonical.name is not None:
-            _check_name(canonical)
-            return cls(canonical, None)
+        spelling = _spelling(source, options)
+        canonical = None if spelling is None else _known.get(spelling)
+        if canonical is None:
+            canonical = Source.of(source, **options)
+            _check_words(canonical)
+            if canonical.name is not None:
+                _check_name(canonical)
+                return cls(canonical, None)
+            if spelling is not None:
+                _remember(spelling, canonical)
         return cls(with_locking(canonical), _stat(canonical.path))
 
     def anew(self) -> Self:
@@ -64,6 +75,28 @@ class FileRequest:
     def to_wire(self) -> dict[str, Any]:
         """Return the item of a request."""
         return {"source": self.source.to_wire(), "stat": self.stat}
+
+
+def _spelling(source: SourceLike, options: Mapping[str, Any]) -> Any:
+    """Return what stands for arguments that mean the same source at all times; else None.
+
+    A relative path depends on the current directory, and a colon on which files there are.
+    Values that are equal, and mean something else (1, True and 1.0), have types that differ.
+    """
+    if type(source) is not str or source[:1] != "/" or ":" in source:
+        return None
+    spelling = (source, *((key, value.__class__, value) for key, value in options.items()))
+    try:
+        hash(spelling)
+    except TypeError:  # a slice, a list
+        return None
+    return spelling
+
+
+def _remember(spelling: Any, source: Source) -> None:
+    if len(_known) >= _SPELLINGS:
+        _known.clear()
+    _known[spelling] = source
 
 
 def _stat(path: str) -> Stat:

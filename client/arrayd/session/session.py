@@ -77,6 +77,11 @@ class Session:
         """What a `repr` says of it."""
         return "closed" if self._closed else f"daemon {self.daemon.get('pid', 'not met yet')}"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has opened it, and not closed it."""
+        return self._connection is not None and not self._closed
+
     # ---- holds ---------------------------------------------------------------------------
 
     def tell_soon(self, op: str, **fields: Any) -> None:
