@@ -48,7 +48,7 @@ from arrayd.wire.protocol import PACKAGE_VERSION
 # The processes of the server use what it shares with the client, such as these errors. The client
 # itself would be a fifth of the time in which a daemon or a loader starts.
 if _TYPE_CHECKING or "arrayd_server" not in _sys.modules:
-    from arrayd import reduction as _reduction  # noqa: F401 - arrays travel by reference with it
+    from arrayd import reduction as _reduction  # noqa: F401 - not when it is needed, which may be at exit
     from arrayd.api import (
         connect,
         create,
@@ -96,7 +96,6 @@ _LATER = {name: home for home, names in _HOMES.items() for name in names.split()
 def __getattr__(name: str) -> object:
     if name not in _LATER:
         raise AttributeError(f"module 'arrayd' has no attribute {name!r}")
-    _importlib.import_module("arrayd.reduction")
     found = getattr(_importlib.import_module(_LATER[name]), name)
     globals()[name] = found
     return found

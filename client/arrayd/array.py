@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, SupportsIndex, cast
+from typing import Any, Protocol, SupportsIndex, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -90,7 +90,6 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     _held: Held | None
     _mapping: SegmentMapping | None
-    _reducer: ClassVar[Callable[[SharedArray], Any]]  # set by `arrayd.reduction`
 
     @property
     def block(self) -> Block | None:
@@ -148,7 +147,12 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     def _reference(self) -> Any:
         """Return a reference if a copy would be written in vain; else None."""
-        return self._reducer() if self._unsealed else None
+        return reduced(self) if self._unsealed else None
+
+
+def reduced(shared: SharedArray) -> Any:
+    """Return what stands for an array in a message: see `arrayd.reduction`, which stands above."""
+    return importlib.import_module("arrayd.reduction").reduce(shared)
 
 
 def wrap(held: Held, mapping: SegmentMapping) -> SharedArray:

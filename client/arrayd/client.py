@@ -10,13 +10,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from arrayd.array import SharedArray
+from arrayd.array import SharedArray, reduced
 from arrayd.common import arguments, failpoints
 from arrayd.errors import (
     ArraydError,
     NoSuchBlock,
     SpecMismatch,
 )
+from arrayd.integrations.picklers import register
 from arrayd.results.info import Info, InfoAnswer
 from arrayd.results.lost import LostArray
 from arrayd.results.progress import Progress, reporter
@@ -28,6 +29,9 @@ from arrayd.session.session import Session, unwrap, unwrap_as
 from arrayd.source import Source
 from arrayd.system.mapping import Vanished
 from arrayd.wire import dtypes
+
+# Every pickler of messages sends arrays by reference, if this process may have one.
+register(SharedArray, reduced)
 
 
 class Client:

@@ -24,7 +24,6 @@ from arrayd import api
 from arrayd.array import Held, SharedArray, extent, offset_of, view_at
 from arrayd.common import failpoints
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SourceChanged
-from arrayd.integrations.picklers import register
 from arrayd.results.lost import LostArray
 from arrayd.session.fetch import Fetching, Terms, redeemed
 from arrayd.session.request import FileRequest
@@ -250,8 +249,3 @@ def _gone(reference: Reference) -> NoSuchBlock:
         "room was needed more than a minute after it was sent, the daemon was restarted, or its "
         "sender ended long ago. Keep the array until it has arrived, or publish it with keep=True."
     )
-
-
-# Every pickler of messages reduces arrays so, whoever asks for one: `import arrayd` imports this.
-SharedArray._reducer = reduce
-register(SharedArray, reduce)

@@ -37,10 +37,10 @@ CLIENT_ROOMS = {
     "results": "common errors source wire",
     "array": "common errors source system wire",
     "session": "array common errors results source system wire",
-    "client": "array common errors results session source system wire",
+    "client": "array common errors integrations results session source system wire",
     "api": "array client results session system",
     "integrations": "array",
-    "reduction": "api array common errors integrations results session source system wire",
+    "reduction": "api array common errors results session source system wire",
     "gather": "client common errors results session source wire",
     "datasets": "api array client common errors gather results samples session source wire",
     "torch": "common datasets errors integrations samples",
@@ -284,14 +284,15 @@ def test_importing_arrayd_is_cheap() -> None:
 
 
 def test_a_daemon_leaves_the_client_out() -> None:
-    """A process of the server loads no libzmq and no session; what asks for them, gets them."""
+    """A process of the server loads no libzmq and no session; what asks for them gets all."""
     script = (
-        "import sys, arrayd_server.__main__, arrayd; "
+        "import sys, arrayd_server.__main__, arrayd; from multiprocessing import reduction; "
         "print(*(n for n in sys.modules if n == 'zmq' or n.startswith('arrayd.session'))); "
-        "print(arrayd.get.__module__, 'arrayd.reduction' in sys.modules)"
+        "import arrayd.client; print(arrayd.array.reduced in vars(reduction.ForkingPickler)"
+        "['_extra_reducers'].values(), arrayd.get.__module__)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout == "\narrayd.api True\n", done.stderr
+    assert done.stdout == "\nTrue arrayd.api\n", done.stderr
 
 
 def test_the_top_level_is_short() -> None:
