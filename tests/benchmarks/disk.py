@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from arrayd.datasets.plan import Plan, Sizes, choose
 from tests.benchmarks import peers
 from tests.benchmarks.bare import BareLoop, reads_of
 from tests.benchmarks.files import MIB, PAGE, drop_cache, make_npy
@@ -53,15 +54,27 @@ class LargeSet:
         return cls(make_npy(folder / f"{size}.npy", rows, size), rows, size, mib * MIB // TIMES)
 
     @property
+    def plan(self) -> Plan:
+        """How it is streamed."""
+        sizes = Sizes(
+            rows=self.rows,
+            total=self.rows,
+            row_bytes=self.size,
+            read_bytes=[self.size],
+            step=BATCH,
+            budget=self.budget,
+        )
+        return choose(sizes, "row-random")
+
+    @property
     def slots(self) -> int:
-        """Rows of the ring, as the plan has it."""
-        slots = max(4 * BATCH, self.budget // 8 // self.size)
-        return slots - slots % BATCH
+        """Rows of the ring."""
+        return self.plan.slots
 
     @property
     def share(self) -> float:
-        """Part of the rows that stay in memory, as the plan has it."""
-        return (self.budget // self.size - 2 * self.slots) / self.rows
+        """Part of the rows that stay in memory."""
+        return self.plan.share / self.rows
 
     @property
     def batches(self) -> int:

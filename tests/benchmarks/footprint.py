@@ -25,6 +25,10 @@ def memory(table: Table, folder: Path, daemon: Daemon, mib: int) -> None:
         "segments; + pages of\n   the file in the page cache (mincore). An interpreter is one that "
         "has imported arrayd and is connected",
     )
+    with Consumer(large.spec(daemon)) as first:
+        together([first], open=large.options(), batches=1)
+    daemon.stop()  # it has compiled its modules, as an installed package does not
+    daemon.start()
     drop_cache([large.path])
     with crew([{"kind": "nothing", "endpoint": daemon.endpoint}] * 2) as idle:
         together(idle)

@@ -50,9 +50,10 @@ def gzip(table: Table, folder: Path, daemon: Daemon, mib: int) -> None:
     with Consumer(spec) as one, arrayd.connect(daemon.endpoint) as client:
         first = together([one], open=options, batches=batches)[0]
         (stream,) = client.status().streams
+        dataset = arrayd.dataset(spec["sources"], client=client, **spec["dataset"])
+        slots = dataset.plan(BATCH, plan="row-random").slots
         with Watch([path], IN_ACCESS) as watch:
             second = together([one], batches=batches)[0]
-    slots = max(4 * BATCH, budget // 8 // ROW)
     # What was read of the second epoch already came from the pack, as did rows of known chunks.
     again = _rows_of_known_chunks(rows, slots) + max(0, stream.head - rows)
     decodes = (stream.bytes_read - again * ROW) / (rows * ROW)

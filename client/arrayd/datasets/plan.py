@@ -12,7 +12,8 @@ the *resident share*. A bigger ring gives more rows to sort at a time, and more 
 that differ in speed; a bigger share saves its part of all reads.
 
 A ring may be needed twice for a while (a consumer that stands still keeps the old one), so two are
-set aside.
+set aside; and so is what the reader needs for itself (`arrayd.datasets.reader_memory`). A budget
+that is too small for that has the smallest ring and no share.
 
 Files that cannot be read row by row (compressed, text, one per sample) are decoded once, when a row
 of them is first wanted, into a *pack*: a scratch file of the rows, from which all later reads come.
@@ -32,6 +33,7 @@ from dataclasses import dataclass, replace
 
 from arrayd.common.bytesize import format_bytes
 from arrayd.datasets.decoding import PackRoom, WantedUnits
+from arrayd.datasets.reader_memory import SHARE_BYTES, reader_memory
 from arrayd.errors import NoRoom, SpecMismatch
 
 PAGE = 4096
@@ -114,7 +116,12 @@ class Plan:
         """Bytes of memory that it takes."""
         if self.kind == "resident":
             return (self.sizes.total if self.whole else self.sizes.rows) * self.sizes.row_bytes
-        return (self.slots + self.share) * (self.sizes.row_bytes + ID_BYTES)
+        return (self.slots + self.share) * (self.sizes.row_bytes + ID_BYTES) + self.reader
+
+    @property
+    def reader(self) -> int:
+        """Bytes of it that the reader needs for itself."""
+        return _reader(self.sizes, self.slots, self.share, windowed=self.kind == WINDOWED)
 
     @property
     def reads(self) -> tuple[int, int]:
@@ -166,6 +173,7 @@ class Plan:
             f"{first}"
             f"  ring             {ring} ({self.slots:,} rows on their way)\n"
             f"  resident share   {share} ({self.share:,} rows, {part:.0%}: never read again)\n"
+            f"  reader           {format_bytes(self.reader)} (its buffers, and the order of rows)\n"
             f"{self._scratch_words(need)}"
             f"  reads per epoch  {self._read_words()}; once for all\n"
             "                   consumers of the stream"
@@ -258,12 +266,13 @@ def _no_pack(packs: PackRoom) -> NoRoom:
 def _windowed(sizes: Sizes) -> Plan:
     """Return the plan that decodes the fewest bytes per epoch; of two, the one with more share."""
     plain = _row_random(sizes)
-    room = sizes.budget // (sizes.row_bytes + ID_BYTES)
+    row = sizes.row_bytes + ID_BYTES
+    room = (sizes.budget - _reader(sizes, sizes.rows, 0, windowed=True)) // row
     most = max(plain.slots, min(room // 2, 2 * sizes.rows))
     best = None
     for at in range(_SPLITS):
         slots = plain.slots + (most - plain.slots) * at // (_SPLITS - 1)
-        share = min(sizes.rows, max(0, room - 2 * slots))
+        share = _share(sizes, slots, windowed=True)
         found = _decoded(sizes, slots, share), slots, share
         best = found if best is None else min(best, found)
     assert best is not None
@@ -290,7 +299,23 @@ def _row_random(sizes: Sizes) -> Plan:
             bytes=2 * least * row,
         )
     slots = max(least, min(sizes.budget // 8, MOST_OF_RING) // row)
+    while slots > least and 2 * slots * row + _reader(sizes, slots, 0) > sizes.budget:
+        slots = max(least, slots // 2)
     slots -= slots % sizes.step  # so that no step wraps around
-    share = max(0, (sizes.budget - 2 * slots * row) // row)
     kind = "lazy pack" if sizes.decoded else "row-random"
-    return Plan(kind=kind, sizes=sizes, whole=False, slots=slots, share=min(share, sizes.rows))
+    return Plan(kind=kind, sizes=sizes, whole=False, slots=slots, share=_share(sizes, slots))
+
+
+def _reader(sizes: Sizes, slots: int, share: int, *, windowed: bool = False) -> int:
+    """Return what the reader needs for itself; what it decodes does not pass its buffers."""
+    each = sizes.read_bytes
+    if windowed:
+        each = [sum(each) - sum(one.cast_bytes for one in sizes.units)]
+    return reader_memory(sizes.rows, slots, share, each)
+
+
+def _share(sizes: Sizes, slots: int, *, windowed: bool = False) -> int:
+    """Return how many rows there is room for beside two rings and what the reader needs."""
+    row = sizes.row_bytes + ID_BYTES
+    left = sizes.budget - 2 * slots * row - _reader(sizes, slots, 0, windowed=windowed)
+    return min(sizes.rows, max(0, left // (row + SHARE_BYTES)))

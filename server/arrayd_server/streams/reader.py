@@ -10,6 +10,7 @@ all of it is in the ring. After an error nothing more is read.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import socket
@@ -38,6 +39,9 @@ from arrayd_server.streams.sources import FieldRows, Orders, manifest_of, select
 
 WINDOWS = 2
 """Windows that are read at a time."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+_LARGE = 512 << 10
 
 
 class Ring:
@@ -217,8 +221,18 @@ def _out_of_memory(error: MemoryError) -> LoadError:
     )
 
 
+def _small_heap() -> None:
+    """Keep little memory that is free: one heap for all threads, and what is large not in it."""
+    with contextlib.suppress(AttributeError):  # a libc without it
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)  # else it rises with each large array that goes
+        mallopt(_M_TRIM_THRESHOLD, _LARGE)
+
+
 def main() -> None:
     """Run on the descriptor, for the parent and in the memory named on the command line."""
+    _small_heap()
     with connected() as sock:
         TaskLoop(sock).run()
     os._exit(0)  # a thread may be reading

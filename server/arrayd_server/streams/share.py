@@ -95,10 +95,10 @@ class ResidentShare:
             self._kept.append((first, first + count))
 
     def _sort(self) -> None:
-        """Find what was kept until now; of a row that was kept twice, one."""
-        known, _ = self._sorted
-        if sum(stop - start for start, stop in self._kept) == len(known):
-            return
-        slots = np.concatenate([np.arange(*ends, dtype=np.int64) for ends in self._kept])
-        known, first = np.unique(self._ids[slots], return_index=True)
-        self._sorted = known, slots[first]
+        """Find what was kept until now, up to the first slot that is not filled yet."""
+        stop = 0
+        for first, end in sorted(self._kept):
+            stop = end if first == stop else stop
+        if stop > len(self._sorted[0]):
+            slots = np.argsort(self._ids[:stop])
+            self._sorted = self._ids[slots], slots

@@ -298,7 +298,7 @@ def read_large(fd: int, start: int, out: Bytes) -> None:
     ReadError
         With run 0.
     """
-    size = BOUNCE_BYTES // 4
+    size = BOUNCE_BYTES
     buffer = np.frombuffer(mmap.mmap(-1, size), np.uint8)
     done = 0
     while done < out.size:

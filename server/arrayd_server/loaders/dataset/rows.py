@@ -22,7 +22,6 @@ from arrayd.samples.manifest import Field, Manifest
 from arrayd_server.loaders.dataset.manifests import AGAIN
 from arrayd_server.loaders.dataset.open_files import OpenFile, OpenFiles
 from arrayd_server.loaders.dataset.reading import (
-    BOUNCE_BYTES,
     PAGE,
     ReadError,
     ReadQueues,
@@ -36,8 +35,8 @@ Ids = npt.NDArray[np.uint64]
 COPY_BYTES = 256 << 10
 """Rows are copied and cast in pieces that stay in the L2 cache on their way."""
 
-LARGE_BYTES = BOUNCE_BYTES // 4
-"""A row of more bytes is read straight to its place."""
+LARGE_BYTES = 4 << 20
+"""A row of more bytes is read by itself."""
 
 MIN_SPACED = 16
 """Rows that follow each other at one distance, for which it is worth while to copy them alone."""

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arrayd.common.bytesize import format_bytes
 from arrayd.datasets.dataset import Dataset
 from arrayd.datasets.decoding import PackRoom, WantedUnits
 from arrayd.datasets.plan import Sizes, choose
 from arrayd.datasets.planning import ValueTerms
+from arrayd.datasets.reader_memory import reader_memory
 from arrayd.datasets.scan import scan
 from arrayd.errors import NoRoom, SpecMismatch
 from arrayd.samples.selection import Rows
@@ -55,7 +57,20 @@ def test_no_plan_exceeds_the_budget(budget: int, step: int, row: int) -> None:
     else:
         assert plan.slots >= 4 * step
         assert (2 * plan.slots + plan.share) * (row + 8) <= budget
+        assert not plan.share or plan.memory + plan.slots * (row + 8) <= budget
         assert plan.reads[0] == (1000 - plan.share) * row
+
+
+def test_the_reader_has_its_part() -> None:
+    """Buffers, the order and where rows of the share are come off the share, and are told."""
+    plan = choose(replace(SIZES, rows=10_000, budget=20 << 20))
+    assert plan.kind == "row-random"
+    assert plan.reader == 20 * 10_000 + 16 * plan.share + 2 * min(4 << 20, plan.slots // 3 * 5120)
+    assert f"reader           {format_bytes(plan.reader)}" in str(plan)
+    left = (20 << 20) - plan.memory - plan.slots * 4112
+    assert 0 <= left < 4112 + 16
+    for row, buffer in ((2 << 20, 6 << 20), (5 << 20, 4 << 20), (0, 0)):
+        assert reader_memory(0, 8, 0, [row]) == 2 * buffer
 
 
 def test_a_share_saves_its_reads() -> None:
@@ -145,7 +160,7 @@ def test_a_pack_is_read_after_the_cast() -> None:
     Path("all.lst").write_text("s1.npy\ns2.npy\ns3.npy\n")
     manifest = scan(ALONE, {"x": "all.lst", "y": "y.npy"})
     terms = ValueTerms({"x": np.dtype("f2"), "y": np.dtype("i2")}, "error", None, None)
-    client: Any = SimpleNamespace(status=lambda: SimpleNamespace(budget=2000))
+    client: Any = SimpleNamespace(status=lambda: SimpleNamespace(budget=20_000))
     plan = Dataset(manifest, Rows(3), terms, client).plan(1, plan="row-random")
     assert (plan.kind, plan.sizes.row_bytes, plan.share) == ("lazy pack", 24 + 2, 3)
     assert replace(plan, share=0).reads[0] == 3 * (24 + 8)
