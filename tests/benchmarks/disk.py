@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arrayd.datasets.plan import Plan, Sizes, choose
+from arrayd.datasets.plan import Plan, Sizes
+from arrayd.datasets.plan_choice import choose
 from tests.benchmarks import peers
 from tests.benchmarks.bare import BareLoop, reads_of
 from tests.benchmarks.files import MIB, PAGE, drop_cache, make_npy

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import deque
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -12,6 +15,7 @@ import arrayd
 from arrayd import cli
 from arrayd.datasets import cache
 from tests.support.daemons import Daemon
+from tests.support.processes import leaves_nothing_behind
 
 N = 500
 
@@ -46,6 +50,55 @@ def test_a_plan_is_printed(home: Path, daemon: Daemon, capsys: pytest.CaptureFix
     assert (code, "too small" in err) == (4, True)
     code, _, err = run(capsys, "plan", "none.npy", *where)
     assert (code, "none.npy" in err, "Traceback" in err) == (1, True, False)
+
+
+def test_a_plan_is_measured(
+    home: Path, daemon: Daemon, client: arrayd.Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows are really read, and nothing is left of that; the text has rates and times."""
+    where = ("--endpoint", daemon.endpoint, "--measure")
+    small = ("x.npy", "--budget", "20K", "--batch-size", "16", *where)
+    code, out, _ = run(capsys, "plan", *small)
+    assert code == 0
+    assert re.search(
+        r"measured now +[\d,]+ rows/s \(.*/s\) at random, [\d,]+ rows/s .* in order", out
+    )
+    assert re.search(
+        r"time per epoch +\d.* s to read, the first \d.* s;\n.*in order, would take", out
+    )
+    code, out, _ = run(capsys, "plan", "x.npy", *where)
+    assert (code, "rows/s" in out, "time to load" in out) == (0, True, True)
+    kept = {*(home / "cache").iterdir()}
+    dataset = arrayd.dataset(home / "x.npy", budget="20K", client=client)
+    plan = dataset.filter(np.arange(N) % 5 != 0).plan(16, measure=True)
+    assert plan.rates is not None
+    assert plan.rates.at_random is not None
+    assert {*(home / "cache").iterdir()} == kept
+    with pytest.raises(arrayd.SpecMismatch, match="too few"):
+        dataset[:1].plan(1, measure=True)
+    leaves_nothing_behind(client)
+
+
+def test_decoding_is_measured(home: Path, client: arrayd.Client) -> None:
+    """How fast units are decoded tells how long an epoch takes that decodes each once, or often."""
+    with h5py.File("z.h5", "w") as file:
+        file.create_dataset("x", data=np.zeros((N, 16), "f4"), chunks=(50, 16), compression="gzip")
+    dataset = arrayd.dataset({"x": "z.h5:/x", "y": "y.npy"}, budget="20K", client=client)
+    once = dataset.plan(16, measure=True)
+    assert once.rates is not None
+    assert (once.kind, once.rates.at_random) == ("lazy pack", None)
+    assert once.seconds is not None
+    assert once.seconds.once == pytest.approx(N / once.rates.in_order)
+    assert "rows/s (" in str(once)
+    often = dataset.plan(16, measure=True, plan="windowed")
+    assert often.seconds is not None
+    assert often.seconds.later == pytest.approx(often.decodes * often.seconds.once)
+    deque(dataset.stream(16), maxlen=0)
+    packed = dataset.plan(16, measure=True)
+    assert packed.rates is not None
+    assert packed.rates.at_random is not None
+    assert packed.is_packed
+    leaves_nothing_behind(client)
 
 
 def test_a_receipt_is_verified(

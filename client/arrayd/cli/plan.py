@@ -21,6 +21,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--budget", metavar="SIZE", help="memory for it; default: 80%% of the daemon's budget"
     )
+    parser.add_argument(
+        "--measure", action="store_true", help="read some rows, and tell how long an epoch takes"
+    )
     parser.add_argument("--batch-size", type=int, default=256, metavar="ROWS", help="default: 256")
     add_source_options(parser)
 
@@ -33,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
             named(args.sources), budget=args.budget, client=client, progress=True, **options
         )
         print(found)
-        print(found.plan(args.batch_size))
+        print(found.plan(args.batch_size, measure=args.measure))
     return 0
 
 

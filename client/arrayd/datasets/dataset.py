@@ -16,6 +16,7 @@ from arrayd.common import arguments
 from arrayd.common.warn import warn_caller
 from arrayd.datasets import cache
 from arrayd.datasets.deliveries import Pace, Values, resident, ring, wanted_dtype
+from arrayd.datasets.measuring import RateMeter
 from arrayd.datasets.plan import WINDOWED, Plan
 from arrayd.datasets.planning import ValueTerms, planned
 from arrayd.datasets.stream import Stream, StreamTerms
@@ -190,7 +191,13 @@ class Dataset:
     # ---- batches -------------------------------------------------------------------------
 
     def plan(
-        self, batch_size: int = 256, *, world: int = 1, fields: Any = None, plan: str | None = None
+        self,
+        batch_size: int = 256,
+        *,
+        world: int = 1,
+        fields: Any = None,
+        plan: str | None = None,
+        measure: bool = False,
     ) -> Plan:
         """Return how `stream` would deliver these rows, and what it costs; it prints as a text.
 
@@ -198,14 +205,29 @@ class Dataset:
         ----------
         batch_size, world, fields, plan
             As for `stream`.
+        measure
+            Read some rows, at random and in order, and tell how long an epoch takes at their rate.
+            That takes a second or two.
 
         Raises
         ------
         NoRoom
             The budget is too small.
+        SpecMismatch
+            It would take long to measure, or there is nothing to measure.
+        ArraydError
+            Measured rows cannot be read.
         """
         step = arguments.positive("batch_size", batch_size) * arguments.positive("world", world)
-        return self._plan(step, self._chosen(fields), plan)
+        chosen = self._chosen(fields)
+        made = self._plan(step, chosen, plan)
+        if not arguments.flag("measure", measure):
+            return made
+        meter = RateMeter(self._client, self._manifest, self._wanted(chosen), self._terms.scratch)
+        return replace(made, rates=meter.rates(made))
+
+    def _wanted(self, fields: tuple[Field, ...]) -> Values:
+        return Values(self._path, self._rows, fields, self._terms.casts, self._terms.overflow)
 
     def _plan(self, step: int, fields: tuple[Field, ...], kind: str | None) -> Plan:
         most = self._client.status().budget  # the daemon cannot keep more, whatever was asked for
@@ -295,14 +317,14 @@ class Dataset:
             scratch=self._terms.scratch,
         )
         made = self._plan(terms.step, chosen, plan)
-        if made.kind == WINDOWED and plan != WINDOWED:
+        if made.windowed and plan != WINDOWED:
             _warn_of_decoding(made)
         terms = replace(terms, plan=made.kind)
         order_of = partial(
             EpochOrder, self._rows, terms.seed, kind=order, block=block, buffer=buffer
         )
         _warn_of_bias(order_of(0))
-        values = Values(self._path, self._rows, chosen, self._terms.casts, self._terms.overflow)
+        values = self._wanted(chosen)
         if made.kind == "resident":
             delivery = partial(resident, self._client, values, made, order_of, terms.epochs)
             return Stream(terms, order_of, self._manifest.columns, delivery)

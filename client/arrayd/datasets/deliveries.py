@@ -11,7 +11,7 @@ import numpy as np
 
 from arrayd.client import Client
 from arrayd.datasets import cache
-from arrayd.datasets.plan import WINDOWED, Plan
+from arrayd.datasets.plan import Plan
 from arrayd.datasets.resident import ResidentRows
 from arrayd.datasets.ring_rows import RingRows
 from arrayd.datasets.stream import Delivery
@@ -153,7 +153,7 @@ def ring(client: Client, values: Values, plan: Plan, order: EpochOrder, pace: Pa
         "share": plan.share,
         "scratch": pace.scratch,
     }
-    if plan.kind == WINDOWED:  # an older daemon refuses what it does not know
+    if plan.windowed:  # an older daemon refuses what it does not know
         request["windowed"] = True
     layout = RingLayout.of([ring_field(one, values.casts) for one in values.fields], plan.slots)
     return RingRows(client._session, request, layout, writable=pace.writable)

@@ -1,55 +1,23 @@
-"""How the rows of a selection are delivered, and what that costs: a pure function of sizes.
-
-The cost model
-==============
-n rows of b bytes (after the cast) are wanted once each per epoch, in an order that is another one
-each time. If they fit the budget they are read once and stay: *resident*. If not, every epoch has
-to read at least ``n - share`` rows, where ``share`` is how many can stay in memory: between two
-uses of a row lies the boundary of the epochs, at which no more than that are there. A share that
-stays the same all the time reaches this; a cache of the rows used last is far below it (CoorDL's
-MinIO: Mohan et al., VLDB 2021). So the budget is divided: a *ring*, for the rows on their way, and
-the *resident share*. A bigger ring gives more rows to sort at a time, and more room for consumers
-that differ in speed; a bigger share saves its part of all reads.
-
-A ring may be needed twice for a while (a consumer that stands still keeps the old one), so two are
-set aside; and so is what the reader needs for itself (`arrayd.datasets.reader_memory`). A budget
-that is too small for that has the smallest ring and no share.
-
-Files that cannot be read row by row (compressed, text, one per sample) are decoded once, when a row
-of them is first wanted, into a *pack*: a scratch file of the rows, from which all later reads come.
-That is one decode and one write of all rows, in the first epoch; reading compressed chunks at
-random would decode each as often as it has rows. Where there is no room for a pack, they are
-decoded anew for each *window* of the future order: all its rows of a unit come of one decoding. How
-often that is, `arrayd.datasets.decoding` tells. The larger the window, the fewer times: so the
-budget goes to the ring where units have many rows, and to the share where they have few.
-
-A row that does not begin on a page costs the disk ``(b + 4095) / b`` times its bytes.
-"""
+"""How the rows of a selection are delivered, and what that costs, in numbers and in words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from arrayd.common.bytesize import format_bytes
 from arrayd.datasets.decoding import PackRoom, WantedUnits
-from arrayd.datasets.reader_memory import SHARE_BYTES, reader_memory
-from arrayd.errors import NoRoom, SpecMismatch
+from arrayd.datasets.reader_memory import reader_memory
 
 PAGE = 4096
 
 ID_BYTES = 8
 """Of the number of a row, which lies beside it in a ring and in a resident share."""
 
-MOST_OF_RING = 512 << 20
-"""Bytes of the largest ring that is planned: what more would give is better spent on the share."""
-
 WINDOWED = "windowed"
 
-KINDS = ("resident", "row-random", "lazy pack", WINDOWED)
-
-_SPLITS = 33
-"""Sizes of the ring, between the least and all of the budget, of which the best is taken."""
+_INDENT = " " * 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +55,33 @@ class Sizes:
     packs: PackRoom | None = None
 
 
+class Seconds(NamedTuple):
+    """How long reading takes: the first epoch, each later one (None: not known), and all once.
+
+    The last is the least that there can be: all rows in order, each decoded once.
+    """
+
+    first: float
+    later: float | None
+    once: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """Rows per second, as measured; see `arrayd.datasets.measuring`.
+
+    Parameters
+    ----------
+    at_random
+        Of rows that can be read alone; None: there are none.
+    in_order
+        Of rows that follow each other; of files that must be decoded, of decoding.
+    """
+
+    at_random: float | None
+    in_order: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """How rows are delivered; prints as an explanation.
@@ -103,6 +98,8 @@ class Plan:
         Else: rows of the ring.
     share
         Else: rows that stay in memory.
+    rates
+        How fast rows come; None: that was not measured.
     """
 
     kind: str
@@ -110,6 +107,7 @@ class Plan:
     whole: bool = True
     slots: int = 0
     share: int = 0
+    rates: Rates | None = None
 
     @property
     def memory(self) -> int:
@@ -121,7 +119,7 @@ class Plan:
     @property
     def reader(self) -> int:
         """Bytes of it that the reader needs for itself."""
-        return _reader(self.sizes, self.slots, self.share, windowed=self.kind == WINDOWED)
+        return reader_bytes(self.sizes, self.slots, self.share, windowed=self.windowed)
 
     @property
     def reads(self) -> tuple[int, int]:
@@ -132,52 +130,54 @@ class Plan:
         if self.kind == "resident":
             return 0, 0
         left, each = self.sizes.rows - self.share, self.sizes.read_bytes
-        if self.kind == WINDOWED:
+        if self.windowed:
             packed = sum(one.cast_bytes for one in self.sizes.units)
             return (self._decoded + left * (sum(each) - packed),) * 2
         return left * sum(each), left * sum(size + PAGE - 1 for size in each if size)
 
     @property
+    def windowed(self) -> bool:
+        """Whether rows are decoded anew for each window."""
+        return self.kind == WINDOWED
+
+    @property
     def decodes(self) -> float:
         """How often a unit is decoded per epoch, by bytes of fields; 0: not again once it was."""
-        if self.kind != WINDOWED:
+        if not self.windowed:
             return 0.0
         return self._decoded / max(1, sum(one.nbytes for one in self.sizes.units))
 
     @property
     def _decoded(self) -> int:
-        return round(_decoded(self.sizes, self.slots, self.share))
+        return round(decoded_bytes(self.sizes, self.slots, self.share))
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether all that is to be decoded was, by an earlier run, and will be found."""
+        packs = self.sizes.packs
+        return self.kind == "lazy pack" and packs is not None and not packs.needed
+
+    @property
+    def seconds(self) -> Seconds | None:
+        """How long reading takes, at the rates that were measured; None: they were not."""
+        rates, sizes = self.rates, self.sizes
+        if rates is None:
+            return None
+        loaded = sizes.total if self.kind == "resident" and self.whole else sizes.rows
+        once = max([loaded, *(one.rows for one in sizes.units)]) / rates.in_order
+        if self.kind == "resident":
+            return Seconds(once, 0.0, once)
+        if self.windowed:
+            all_once = max(1, sum(one.nbytes for one in sizes.units))
+            first = decoded_bytes(sizes, self.slots, 0) / all_once
+            return Seconds(first * once, self.decodes * once, once)
+        later = None if rates.at_random is None else (sizes.rows - self.share) / rates.at_random
+        if rates.at_random is None or (self.kind == "lazy pack" and not self.is_packed):
+            return Seconds(once, later, once)
+        return Seconds(sizes.rows / rates.at_random, later, once)
 
     def __str__(self) -> str:
-        sizes = self.sizes
-        need = format_bytes(sizes.rows * sizes.row_bytes)
-        rows = f"{sizes.rows:,} rows of {format_bytes(sizes.row_bytes)} ({need})"
-        if self.kind == "resident":
-            what = "the whole dataset" if self.whole else "this selection alone"
-            return (
-                f"resident: {rows} fit the budget of {format_bytes(sizes.budget)}\n"
-                f"  memory           {format_bytes(self.memory)}, once for all processes ({what})\n"
-                "  reads per epoch  none after the first load"
-            )
-        first = ""
-        if self.kind == WINDOWED:
-            first = (
-                f"  decodes          each chunk, part of a text, or file {self.decodes:.1f} times "
-                f"per epoch\n                   (order='exact') instead of once: {self.why}\n"
-            )
-        part = self.share / max(1, sizes.rows)
-        ring = format_bytes(self.slots * sizes.row_bytes)
-        share = format_bytes(self.share * sizes.row_bytes)
-        return (
-            f"{self.kind}: {rows} do not fit the budget of {format_bytes(sizes.budget)}\n"
-            f"{first}"
-            f"  ring             {ring} ({self.slots:,} rows on their way)\n"
-            f"  resident share   {share} ({self.share:,} rows, {part:.0%}: never read again)\n"
-            f"  reader           {format_bytes(self.reader)} (its buffers, and the order of rows)\n"
-            f"{self._scratch_words(need)}"
-            f"  reads per epoch  {self._read_words()}; once for all\n"
-            "                   consumers of the stream"
-        )
+        return _words(self)
 
     @property
     def why(self) -> str:
@@ -190,123 +190,15 @@ class Plan:
             f"{format_bytes(packs.needed)}: make room, or name another folder (scratch=)"
         )
 
-    def _scratch_words(self, need: str) -> str:
-        packs = self.sizes.packs
-        if self.kind == WINDOWED or self.sizes.decoded is False:
-            return ""
-        when = "if the files are compressed" if self.sizes.decoded is None else "in the first epoch"
-        where = ""
-        if packs is not None:
-            where = (
-                f"                   in {packs.folder}: {format_bytes(packs.needed)} still to be "
-                f"written, {format_bytes(packs.free)} free\n"
-            )
-        return f"  scratch file     {need}, written {when}: all is decoded once\n{where}"
 
-    def _read_words(self) -> str:
-        read, pages = map(format_bytes, self.reads)
-        if self.kind == WINDOWED:
-            return f"{read} decoded"
-        return f"{read} of rows, about {pages} in pages of 4 KiB"
-
-
-def choose(sizes: Sizes, kind: str | None = None) -> Plan:
-    """Return the plan for these sizes.
-
-    Parameters
-    ----------
-    kind
-        ``"resident"``; ``"row-random"`` for one that reads from the files, by a pack if they must
-        be decoded and there is room for one; ``"lazy pack"`` or ``"windowed"`` for that alone;
-        None: the one that reads least.
-
-    Raises
-    ------
-    NoRoom
-        The budget is too small for the plan asked for, or for any; or there is none for a pack that
-        was asked for.
-    SpecMismatch
-        There is no such plan, or none for files whose rows are read in place.
-    """
-    if kind not in (None, *KINDS):
-        raise SpecMismatch(f"plan={kind!r}: it is one of {', '.join(KINDS)}, or None.")
-    if kind in (None, "resident"):
-        for whole, rows in ((True, sizes.total), (False, sizes.rows)):
-            if rows * sizes.row_bytes <= sizes.budget:
-                return Plan(kind="resident", sizes=sizes, whole=whole)
-        if kind == "resident":
-            raise NoRoom(
-                f"{sizes.rows:,} rows of {format_bytes(sizes.row_bytes)} do not fit the budget of "
-                f"{format_bytes(sizes.budget)}. Leave out plan=, raise budget=, or take fewer bits "
-                "per value (cast=)."
-            )
-    short = sizes.packs is not None and sizes.packs.short
-    if kind in ("lazy pack", WINDOWED) and sizes.decoded is False:
-        raise SpecMismatch(
-            f"plan={kind!r} is for files that must be decoded, and the rows of these lie there as "
-            "they are in memory: leave out plan=."
-        )
-    if kind == WINDOWED or (kind != "lazy pack" and sizes.decoded and short):
-        return _windowed(sizes)
-    if kind == "lazy pack" and sizes.packs is not None and sizes.packs.short:
-        raise _no_pack(sizes.packs)
-    return _row_random(sizes)
-
-
-def _no_pack(packs: PackRoom) -> NoRoom:
-    return NoRoom(
-        f"{packs.folder} has {format_bytes(packs.free)} free, and the rows to be decoded take "
-        f"{format_bytes(packs.needed)}. Free some, name another folder (scratch=), or decode "
-        "without one: plan='windowed'.",
-        needed=packs.needed,
-        free=packs.free,
-    )
-
-
-def _windowed(sizes: Sizes) -> Plan:
-    """Return the plan that decodes the fewest bytes per epoch; of two, the one with more share."""
-    plain = _row_random(sizes)
-    row = sizes.row_bytes + ID_BYTES
-    room = (sizes.budget - _reader(sizes, sizes.rows, 0, windowed=True)) // row
-    most = max(plain.slots, min(room // 2, 2 * sizes.rows))
-    best = None
-    for at in range(_SPLITS):
-        slots = plain.slots + (most - plain.slots) * at // (_SPLITS - 1)
-        share = _share(sizes, slots, windowed=True)
-        found = _decoded(sizes, slots, share), slots, share
-        best = found if best is None else min(best, found)
-    assert best is not None
-    _, slots, share = best
-    return replace(plain, kind=WINDOWED, slots=slots, share=share)
-
-
-def _decoded(sizes: Sizes, slots: int, share: int) -> float:
+def decoded_bytes(sizes: Sizes, slots: int, share: int) -> float:
     """Return the bytes that come of decoding in an epoch; a window is half a ring."""
     n = max(1, sizes.rows)
     window, kept = min(n, max(1, slots // 2)), min(share, n) / n
     return sum(one.nbytes * one.decodes(window, n, kept) for one in sizes.units)
 
 
-def _row_random(sizes: Sizes) -> Plan:
-    row = sizes.row_bytes + ID_BYTES
-    least = 4 * sizes.step  # two windows on their way, while a step is used
-    if 2 * least * row > sizes.budget:
-        raise NoRoom(
-            f"The budget of {format_bytes(sizes.budget)} is too small for steps of "
-            f"{sizes.step:,} rows of {format_bytes(row)}: it needs "
-            f"{format_bytes(2 * least * row)}, room for eight steps. Raise budget=, or take "
-            "smaller batches.",
-            bytes=2 * least * row,
-        )
-    slots = max(least, min(sizes.budget // 8, MOST_OF_RING) // row)
-    while slots > least and 2 * slots * row + _reader(sizes, slots, 0) > sizes.budget:
-        slots = max(least, slots // 2)
-    slots -= slots % sizes.step  # so that no step wraps around
-    kind = "lazy pack" if sizes.decoded else "row-random"
-    return Plan(kind=kind, sizes=sizes, whole=False, slots=slots, share=_share(sizes, slots))
-
-
-def _reader(sizes: Sizes, slots: int, share: int, *, windowed: bool = False) -> int:
+def reader_bytes(sizes: Sizes, slots: int, share: int, *, windowed: bool = False) -> int:
     """Return what the reader needs for itself; what it decodes does not pass its buffers."""
     each = sizes.read_bytes
     if windowed:
@@ -314,8 +206,103 @@ def _reader(sizes: Sizes, slots: int, share: int, *, windowed: bool = False) -> 
     return reader_memory(sizes.rows, slots, share, each)
 
 
-def _share(sizes: Sizes, slots: int, *, windowed: bool = False) -> int:
-    """Return how many rows there is room for beside two rings and what the reader needs."""
-    row = sizes.row_bytes + ID_BYTES
-    left = sizes.budget - 2 * slots * row - _reader(sizes, slots, 0, windowed=windowed)
-    return min(sizes.rows, max(0, left // (row + SHARE_BYTES)))
+def _words(plan: Plan) -> str:
+    """Return the text of a plan: what it is, what it takes, and how long that lasts."""
+    sizes = plan.sizes
+    need, budget = format_bytes(sizes.rows * sizes.row_bytes), format_bytes(sizes.budget)
+    rows = f"{sizes.rows:,} rows of {format_bytes(sizes.row_bytes)} ({need})"
+    if plan.kind == "resident":
+        lines = [f"resident: {rows} fit the budget of {budget}", *_resident(plan)]
+    else:
+        fits = "would fit" if sizes.rows * sizes.row_bytes <= sizes.budget else "do not fit"
+        lines = [f"{plan.kind}: {rows} {fits} the budget of {budget}", *_through_ring(plan)]
+    return "\n".join([*lines, *_times(plan)])
+
+
+def _resident(plan: Plan) -> list[str]:
+    what = "the whole dataset" if plan.whole else "this selection alone"
+    return [
+        f"  memory           {format_bytes(plan.memory)}, once for all processes ({what})",
+        "  reads per epoch  none after the first load",
+    ]
+
+
+def _through_ring(plan: Plan) -> list[str]:
+    sizes = plan.sizes
+    part = plan.share / max(1, sizes.rows)
+    ring = format_bytes(plan.slots * sizes.row_bytes)
+    share = format_bytes(plan.share * sizes.row_bytes)
+    read, pages = map(format_bytes, plan.reads)
+    reads = f"{read} of rows, about {pages} in pages of 4 KiB; once for all"
+    return [
+        *_decodes(plan),
+        f"  ring             {ring} ({plan.slots:,} rows on their way)",
+        f"  resident share   {share} ({plan.share:,} rows, {part:.0%}: never read again)",
+        f"  reader           {format_bytes(plan.reader)} (its buffers, and the order of rows)",
+        *_scratch(plan),
+        f"  reads per epoch  {f'{read} decoded; once for all' if plan.windowed else reads}",
+        f"{_INDENT}consumers of the stream",
+    ]
+
+
+def _decodes(plan: Plan) -> list[str]:
+    if not plan.windowed:
+        return []
+    return [
+        f"  decodes          {plan.decodes:.1f} times per epoch each chunk, part of text, or file",
+        f"{_INDENT}in exact order, instead of once: {plan.why}",
+    ]
+
+
+def _scratch(plan: Plan) -> list[str]:
+    sizes, packs = plan.sizes, plan.sizes.packs
+    if plan.windowed or sizes.decoded is False:
+        return []
+    need = format_bytes(sizes.rows * sizes.row_bytes)
+    when = "if the files are compressed" if sizes.decoded is None else "in the first epoch"
+    lines = [f"  scratch file     {need}, written {when}: all is decoded once"]
+    if packs is not None:
+        lines.append(
+            f"{_INDENT}in {packs.folder}: {format_bytes(packs.needed)} still to be written, "
+            f"{format_bytes(packs.free)} free"
+        )
+    return lines
+
+
+def _times(plan: Plan) -> list[str]:
+    rates, times = plan.rates, plan.seconds
+    if rates is None or times is None:
+        if plan.kind == "resident":
+            return []
+        return ["  time per epoch   not measured: plan(measure=True), or `arrayd plan --measure`"]
+    found = [] if rates.at_random is None else [f"{_rate(plan, rates.at_random)} at random"]
+    found.append(f"{_rate(plan, rates.in_order)} {'decoded' if plan.sizes.units else 'in order'}")
+    lines = [f"  measured now     {', '.join(found)}"]
+    if plan.kind == "resident":
+        return [
+            *lines,
+            f"  time to load     {duration(times.once)}, once; later epochs read nothing",
+        ]
+    if times.later is None:
+        return [
+            *lines,
+            f"  time per epoch   {duration(times.first)} to decode in the first, and to write the",
+            f"{_INDENT}scratch file; for later ones measure again when it is there",
+        ]
+    return [
+        *lines,
+        f"  time per epoch   {duration(times.later)} to read, the first {duration(times.first)};",
+        f"{_INDENT}all rows once, in order, would take {duration(times.once)}",
+    ]
+
+
+def _rate(plan: Plan, rows: float) -> str:
+    return f"{rows:,.0f} rows/s ({format_bytes(round(rows * plan.sizes.row_bytes))}/s)"
+
+
+def duration(seconds: float) -> str:
+    """Return a time with one decimal: ``14.2 s``, ``3.5 min``, ``7.4 h``."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""The plan for rows of a dataset: what it is made of is found out here, `plan` chooses."""
+"""The plan for rows of a dataset: what it is made of is found out here, `plan_choice` chooses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from arrayd.datasets import cache
 from arrayd.datasets.decoding import PackRoom, WantedUnits
 from arrayd.datasets.deliveries import ring_field, wanted_dtype
-from arrayd.datasets.plan import Plan, Sizes, choose
+from arrayd.datasets.plan import Plan, Sizes
+from arrayd.datasets.plan_choice import choose
 from arrayd.errors import SpecMismatch
 from arrayd.samples.manifest import Field, Manifest
 from arrayd.samples.pack_spec import PackSpec

@@ -318,8 +318,17 @@ class StreamWalk(RuleBasedStateMachine):
         assert self.world.wake_at() == math.inf
 
     def _all_go_on(self, clients: list[Client]) -> None:
-        """Let each client go on for more rows than a ring has, or to its end."""
+        """Let each client go on for more rows than a ring has, or to its end.
+
+        Who is through stands still, a ring behind the others at most. That is too far where windows
+        are whole and there is no room for a second ring: there all go on to the same position.
+        """
         ends = {id(c): c.cursor + 20 for c in clients}
+        for shared in self.world.streams.table.streams.values():
+            if shared.plan.whole:
+                together = [c for c in clients if c.number in shared.consumers]
+                last = max((ends[id(c)] for c in together), default=0)
+                ends |= {id(c): last for c in together}
         for _ in range(400):
             going = [c for c in clients if c.state == "open" and c.cursor < ends[id(c)]]
             if not going:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from arrayd.common.bytesize import format_bytes
 from arrayd.datasets.dataset import Dataset
 from arrayd.datasets.decoding import PackRoom, WantedUnits
-from arrayd.datasets.plan import Sizes, choose
+from arrayd.datasets.plan import Plan, Rates, Sizes, duration
+from arrayd.datasets.plan_choice import choose
 from arrayd.datasets.planning import ValueTerms
 from arrayd.datasets.reader_memory import reader_memory
 from arrayd.datasets.scan import scan
@@ -142,6 +143,52 @@ def test_the_budget_goes_where_it_saves_decoding() -> None:
     assert files.decodes == pytest.approx(1 - files.share / 1000)
     assert chunks.memory <= FULL.budget
     assert (2 * chunks.slots + chunks.share) * (4104 + 8) <= FULL.budget
+
+
+ROWS = replace(SIZES, total=1000, budget=2 << 20)
+"""Rows that are read in place."""
+
+
+def timed(sizes: Sizes, at_random: float | None = None, kind: str | None = None) -> Plan:
+    """Return the plan with rates: 10 rows per second in order."""
+    return replace(choose(sizes, kind), rates=Rates(at_random=at_random, in_order=10.0))
+
+
+def test_times_follow_from_rates() -> None:
+    """The first epoch reads all, later ones but for the share; what is decoded, in whole units."""
+    assert choose(ROWS).seconds is None
+    plan = timed(ROWS, 5.0)
+    assert plan.seconds == (200.0, (1000 - plan.share) / 5, 100.0)
+    assert timed(replace(ROWS, budget=1 << 30)).seconds == (100.0, 0.0, 100.0)
+    some = replace(DECODED, units=[WantedUnits(2500, 4096, 4096, ((20, 50),))])
+    assert timed(some).seconds == (250.0, None, 250.0)
+    done = replace(some, packs=PackRoom("/scratch", 0, 0))
+    plan = timed(done, 5.0)
+    assert plan.kind == "lazy pack"
+    assert plan.seconds == (200.0, (1000 - plan.share) / 5, 250.0)
+    plan = timed(some, kind="windowed")
+    assert plan.seconds is not None
+    first, later, once = plan.seconds
+    assert later == pytest.approx(plan.decodes * 250)
+    assert once == 250
+    assert first >= plan.decodes * 250
+
+
+def test_times_in_words() -> None:
+    """Rates and times beside the least that there can be; or how to get them."""
+    assert "--measure" in str(choose(ROWS))
+    assert "measure" not in str(choose(replace(ROWS, budget=1 << 30)))
+    text = str(timed(ROWS, 2.5))
+    assert "2 rows/s (10.0 KiB/s) at random, 10 rows/s (40.1 KiB/s) in order" in text
+    assert "the first 6.7 min;" in text
+    assert "would take 100.0 s" in text
+    assert "time to load     100.0 s" in str(timed(replace(ROWS, budget=1 << 30)))
+    text = str(timed(DECODED))
+    assert "10 rows/s (40.1 KiB/s) decoded" in text
+    assert "100.0 s to decode in the first" in text
+    assert [duration(s) for s in (0.04, 119.9, 120, 7199, 7200)] == [
+        *("0.0 s", "119.9 s", "2.0 min", "120.0 min", "2.0 h")
+    ]
 
 
 def test_a_plan_that_cannot_be() -> None:
