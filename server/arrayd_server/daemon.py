@@ -28,6 +28,8 @@ from arrayd_server.core.model import Asker, Peer
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
 from arrayd_server.kernel import leases
+from arrayd_server.loading import worker_pool
+from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments import adoption, block_metadata
 from arrayd_server.segments.scope import Scope
@@ -37,6 +39,7 @@ from arrayd_server.service.executor import EffectExecutor
 from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION
 from arrayd_server.service.service import Service
 from arrayd_server.service.sessions import Sessions
+from arrayd_server.streams import readers
 from arrayd_server.streams.readers import ReaderPool
 from arrayd_server.transport import peers
 from arrayd_server.transport.server import PeerConnection, Server
@@ -45,6 +48,9 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING = 1.0
 """Seconds between checks of what comes as no event: our socket, idleness, foreign mappings."""
+
+SETTLED = 5.0
+"""Seconds after which a shared daemon starts its fork server: it is no daemon of a moment."""
 
 PARTING = 1.0
 """Seconds that a stop waits for clients that said goodbye to unmap their blocks."""
@@ -71,6 +77,7 @@ class Daemon:
         self._executor: EffectExecutor
         self._service: Service
         self._server: Server
+        self._forks: ForkServer
         self._pool: Pool
         self._readers: ReaderPool
         self._busy_at = self._started
@@ -86,14 +93,15 @@ class Daemon:
         _raise_descriptor_limit()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             loop.add_signal_handler(number, self.stop, number)
+        self._forks = ForkServer(loop, (worker_pool.MODULE, readers.MODULE))
         self._pool = Pool(
-            loop,
+            self._forks,
             self._config.workers,
             timeout=self._config.load_timeout,
             memory=self._config.loader_memory,
         )
         self._readers = ReaderPool(
-            loop, timeout=self._config.load_timeout, memory=self._config.loader_memory
+            self._forks, timeout=self._config.load_timeout, memory=self._config.loader_memory
         )
         self._make_service(loop)
         self._adopt()
@@ -101,8 +109,8 @@ class Daemon:
         self._server = Server(loop, self._config.endpoint, self._on_request, gone)
         self._sessions.server = self._server
         self._socket_stat = os.stat(self._socket_path)
-        if self._config.private:
-            self._pool.warm()
+        # Whoever started a private one is about to ask it for something.
+        loop.call_later(0 if self._config.private else SETTLED, self._forks.start)
         failpoints.hit("daemon.bound")
         log.info("arrayd %s serves %s", protocol.PACKAGE_VERSION, self._config.endpoint)
         systemd.notify(systemd.READY, systemd.status(status_report.summary(self._registry)))
@@ -275,6 +283,7 @@ class Daemon:
         systemd.notify(systemd.STOPPING)
         self._pool.close()
         self._readers.close()
+        self._forks.close()
         failpoints.hit("daemon.ending")
         hand_over = self._signal == signal.SIGUSR1
         unlinks = shutdown.last_unlinks(self._registry.blocks, hand_over=hand_over)

@@ -29,8 +29,8 @@ _OWN_PAGES = 1 << 14  # bytes of a segment besides its data, at most
 _SLACK = {"descriptors": 3, "threads": 2, "RssAnon": 4 << 20}  # its 2 threads start when needed
 """What the daemon may have more of than after its first round: the noise of an allocator."""
 
-MOST_CHILDREN = 4
-"""Loaders of a daemon with ``--workers 2``: two that fill, and two for headers."""
+MOST_CHILDREN = 5
+"""Of a daemon with ``--workers 2``: loaders, two that fill and two for headers; the fork server."""
 
 
 @dataclass

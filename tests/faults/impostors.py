@@ -15,6 +15,7 @@ import pytest
 
 from arrayd.errors import ArraydError
 from arrayd_server.loading import worker_pool
+from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.loading.tasks import Task
 from arrayd_server.loading.worker_pool import Pool
 
@@ -107,10 +108,15 @@ class Errand:
             self._result.set_result(result)
 
 
+def no_forks() -> ForkServer:
+    """Return what forks nothing, for the running loop: all processes are started by exec."""
+    return ForkServer(asyncio.get_running_loop(), ())
+
+
 @contextlib.asynccontextmanager
 async def pool(timeout: float = 20.0, limit: int = 1) -> AsyncIterator[Pool]:
     """Give a pool in the running loop."""
-    one = Pool(asyncio.get_running_loop(), limit, timeout=timeout, memory=1 << 30)
+    one = Pool(no_forks(), limit, timeout=timeout, memory=1 << 30)
     try:
         yield one
     finally:

@@ -26,6 +26,7 @@ from arrayd_server.loading import worker_pool
 from arrayd_server.loading.loads import Callbacks, Loads
 from arrayd_server.loading.worker_pool import Pool
 from tests.faults.impostors import IMPOSTORS, Errand, longest_turn, outcome, pool, program
+from tests.faults.impostors import no_forks as fork_server
 from tests.support.daemons import Daemon
 from tests.support.processes import Stage, leaves_nothing_behind, save, wait_until
 from tests.support.processes import workers as loaders
@@ -51,7 +52,7 @@ def test_an_impostor(name: str) -> None:
         async with pool(timeout=0.7 if late else 20) as one:
             with program(name):
                 found = await outcome(one)
-            pids = [worker.process.pid for worker in one.workers + one._ending]
+            pids = [worker.pid for worker in one.workers + one._ending]
             if name in ("honest", "slow", "spent"):
                 assert found == "answer"
             else:
@@ -175,7 +176,7 @@ def test_an_answer_without_meaning() -> None:
 
     async def run() -> list[ArraydError]:
         failed: list[ArraydError] = []
-        one = Nonsense(asyncio.get_running_loop(), 1, timeout=9, memory=1 << 30)
+        one = Nonsense(fork_server(), 1, timeout=9, memory=1 << 30)
         never: Any = lambda *_: pytest.fail("it means something")  # noqa: E731 - three times
         calls = Callbacks(never, never, never, never, lambda job, error: failed.append(error))
         Loads(one, calls).probe(1, identity.of_source(Source.of("/x.npy"), None))
@@ -259,8 +260,8 @@ def test_a_pool_with_an_unkillable_worker(unkillable: Callable[[int], None]) -> 
         async with pool(timeout=1.0) as one:
             with program("silent"):
                 errand = Errand(one)
-                process = one.workers[0].process
-                unkillable(process.pid)
+                (worker,) = one.workers
+                unkillable(worker.pid)
                 assert await longest_turn(until=lambda: errand.done) < TURN
             with pytest.raises(LoadTimeout):
                 await errand.result()
@@ -270,13 +271,13 @@ def test_a_pool_with_an_unkillable_worker(unkillable: Callable[[int], None]) -> 
                     await Errand(one).result()
             began = time.monotonic()
         assert time.monotonic() - began < worker_pool.CLOSE_TIMEOUT + 1
-        assert process.poll() is None, "it was killable after all"
-        unfrozen.append(process)
+        assert os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG) is None, "it was killable"
+        unfrozen.append(worker.pid)
 
-    unfrozen: list[Any] = []
+    unfrozen: list[int] = []
     asyncio.run(run())
     (FREEZER / f"arrayd-test-{os.getpid()}" / "freezer.state").write_text("THAWED")
-    assert unfrozen[0].wait(SOON) == -signal.SIGKILL
+    assert os.waitpid(unfrozen[0], 0)[1] == signal.SIGKILL
 
 
 @needs_freezer

@@ -13,7 +13,7 @@ import pytest
 import arrayd
 from arrayd.datasets.stream import Stream
 from tests.support.daemons import Daemon
-from tests.support.processes import wait_until, workers
+from tests.support.processes import children_named, wait_until
 
 ROWS = np.arange(600 * 4, dtype="f8").reshape(600, 4)
 
@@ -33,11 +33,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def readers(daemon: Daemon) -> list[int]:
     """Return the daemon's reader processes."""
-    return [
-        pid
-        for pid in workers(daemon)
-        if b"arrayd_server.streams.reader" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return children_named(daemon, "arrayd-reader")
 
 
 def take(stream: Stream, rows: int) -> None:

@@ -13,6 +13,7 @@ from arrayd_server.core.effects import Reply, ReportProgress
 from arrayd_server.core.model import Asker, Peer
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
+from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments.scope import Scope
 from arrayd_server.segments.store import Segments
@@ -103,7 +104,7 @@ class Bench:
         self.segments = Segments(scope)
         self.registry = Registry(scope.prefix, 1 << 24)
         self.streams = Streams(self.registry, bytes(range(16)), os.getpid())
-        pool = Pool(self.loop, 1, timeout=1.0, memory=1 << 30)
+        pool = Pool(ForkServer(self.loop, ()), 1, timeout=1.0, memory=1 << 30)
         self._answers: dict[int, asyncio.Future[Any]] = {}
         shells = (self.segments, pool, readers, self._answer)
         self.executor = EffectExecutor(self.loop, self.registry, self.streams, *shells, check=True)

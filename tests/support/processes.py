@@ -250,21 +250,31 @@ def leaves_nothing_behind(client: arrayd.Client) -> None:
 
 
 def workers(daemon: Daemon) -> list[int]:
-    """Return the daemon's loader processes."""
-    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text()
-    return [int(pid) for pid in children.split()]
+    """Return the daemon's loader and reader processes; its fork server is none."""
+    return children_named(daemon, "arrayd-loader") + children_named(daemon, "arrayd-reader")
+
+
+def children_named(daemon: Daemon, name: str) -> list[int]:
+    """Return the children of the daemon with this name in ``ps``."""
+    named = []
+    for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has been reaped
+            if Path(f"/proc/{pid}/comm").read_text().strip() == name:
+                named.append(int(pid))
+    return named
 
 
 @contextlib.contextmanager
 def frozen(daemon: Daemon) -> Iterator[list[int]]:
-    """Stop the loader processes for a while; give their pids."""
+    """Stop the loader processes for a while, and what would start others; give their pids."""
     stopped = workers(daemon)
-    for pid in stopped:
+    all_of_them = [*stopped, *children_named(daemon, "arrayd-forks")]
+    for pid in all_of_them:
         os.kill(pid, signal.SIGSTOP)
     try:
         yield stopped
     finally:
-        for pid in stopped:
+        for pid in all_of_them:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 

@@ -13,6 +13,7 @@ import numpy as np
 from arrayd.errors import ArraydError
 from arrayd.samples.manifest import Manifest
 from arrayd.wire.dtypes import descr
+from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.stream_identity import StreamField, StreamIdentity
 from arrayd_server.streams.readers import ReaderPool
 
@@ -51,8 +52,8 @@ class OneReader:
         self.identity = identity
         self._folder = folder
         self._news: asyncio.Queue[Any] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        self.readers = ReaderPool(loop, timeout=PATIENCE, memory=1 << 30)
+        self._forks = ForkServer(asyncio.get_running_loop(), ())
+        self.readers = ReaderPool(self._forks, timeout=PATIENCE, memory=1 << 30)
         self.ring = self.segment("ring", identity.ring.nbytes)
         self._share = None
         if identity.share:
@@ -86,7 +87,7 @@ class OneReader:
     @property
     def pid(self) -> int:
         """Of the process."""
-        return self.readers._readers[1].process.pid
+        return self.readers._readers[1].pid
 
     async def news(self) -> Any:
         """Return what the reader says next: "ready", a window that was read, or an error."""

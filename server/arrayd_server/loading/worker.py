@@ -1,7 +1,7 @@
 """A loader process: one task at a time from the daemon, over the socket it inherits.
 
-Started as `own_process` says, by ``python -m arrayd_server.loading.worker FD PARENT MEMORY``. A
-file that crashes it costs one load; one that asks for more memory than a loader may have, gets
+Started as `own_process` says, as if by ``python -m arrayd_server.loading.worker FD PARENT MEMORY``.
+A file that crashes it costs one load; one that asks for more memory than a loader may have, gets
 none.
 
 Tasks and answers are those of `arrayd_server.loading.messages`. The last answer says ``spent``
@@ -37,7 +37,7 @@ from arrayd_server.loaders.dataset import file_rows
 from arrayd_server.loaders.file_identity import FileIdentity, NamedIdentity
 from arrayd_server.loading.apart import apart
 from arrayd_server.loading.messages import FilledPart, FillTask, FoundFile, InfoTask, ProbeTask
-from arrayd_server.loading.own_process import MAX_WORDS, connected
+from arrayd_server.loading.process_start import MAX_WORDS, connected
 
 MAX_ANSWER = 8 << 20
 """Bytes of the largest answer: the daemon packs it again, for a client."""
@@ -321,7 +321,7 @@ def _same_file(source: Source, identity: FileIdentity, stat: tuple[int, ...]) ->
 
 def main() -> None:
     """Run on the descriptor, for the parent and in the memory named on the command line."""
-    with connected() as sock:
+    with connected("arrayd-loader") as sock:
         run(sock)
 
 

@@ -24,16 +24,11 @@ others take their places.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
-import os
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
@@ -43,15 +38,17 @@ from arrayd.common.bytesize import format_bytes
 from arrayd.errors import LoaderCrashed, LoadError, LoadTimeout, ProtocolMismatch
 from arrayd.wire.codec import stream
 from arrayd_server.loading import messages
-from arrayd_server.loading.own_process import Outbox, cause, spawn
+from arrayd_server.loading.fork_server import ForkServer
+from arrayd_server.loading.own_process import OwnProcess, cause
 from arrayd_server.loading.tasks import Queue, Task
 
 log = logging.getLogger(__name__)
 
-PROGRAM = ("-m", "arrayd_server.loading.worker")
+MODULE = "arrayd_server.loading.worker"
+PROGRAM = ("-m", MODULE)
 
 RETIRE_AFTER = 60.0
-"""Seconds after which an idle worker goes: it holds some 40 MB."""
+"""Seconds after which an idle worker goes: it holds what its libraries have allocated."""
 
 CANCEL_GRACE = 5.0
 """Seconds a worker has to notice a cancelled task before it is killed."""
@@ -68,30 +65,21 @@ MAX_INBOX = 16 << 20
 _EXTRA_FOR_PROBES = 2  # see the theory above
 
 
-@dataclass(eq=False)
-class Worker:
-    """A loader process, and the task it has."""
+class Worker(OwnProcess):
+    """A loader process, and the task it has; its parameters are those of `OwnProcess`."""
 
-    process: subprocess.Popen[bytes]
-    pidfd: int
-    sock: socket.socket
-    outbox: Outbox
-    inbox: msgpack.Unpacker = field(default_factory=lambda: stream(MAX_INBOX))
-    task: Task | None = None
-    clean: bool = True  # it has read no file, or only in children
-    timer: asyncio.TimerHandle | None = None  # retires it, or kills it when it ignores a cancel
-
-    @classmethod
-    def start(cls, loop: asyncio.AbstractEventLoop, memory: int) -> Worker:
-        """Start a process that may use `memory` bytes.
-
-        Raises
-        ------
-        OSError
-            The system has no process or descriptor for it.
-        """
-        process, pidfd, sock = spawn(PROGRAM, memory)
-        return cls(process, pidfd, sock, Outbox(loop, process, sock))
+    def __init__(
+        self,
+        forks: ForkServer,
+        memory: int,
+        on_readable: Callable[[Worker], None],
+        on_exit: Callable[[Worker, int | OSError], None],
+    ) -> None:
+        super().__init__(forks, PROGRAM, memory, on_readable=on_readable, on_exit=on_exit)
+        self.inbox = stream(MAX_INBOX)
+        self.task: Task | None = None
+        self.clean = True  # it has read no file, or only in children
+        self.timer: asyncio.TimerHandle | None = None  # retires it, or kills it after a cancel
 
     def stop_timer(self) -> None:
         """Cancel its retirement, or its death after a cancelled task."""
@@ -105,6 +93,8 @@ class Pool:
 
     Parameters
     ----------
+    forks
+        Where they come from.
     limit
         Parts filled at a time; there are at most two workers more.
     timeout
@@ -114,12 +104,11 @@ class Pool:
         Bytes that each worker may use.
     """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, limit: int, *, timeout: float, memory: int
-    ) -> None:
+    def __init__(self, forks: ForkServer, limit: int, *, timeout: float, memory: int) -> None:
         self.workers: list[Worker] = []
         self._ending: list[Worker] = []  # no longer in use, and not dead yet
-        self._loop = loop
+        self._loop = forks.loop
+        self._forks = forks
         self._limit = limit
         self._most = limit + _EXTRA_FOR_PROBES
         self._timeout = timeout
@@ -136,18 +125,13 @@ class Pool:
         (self._urgent if task.urgent else self._parts).add(task)
         self._dispatch()
 
-    def warm(self) -> None:
-        """Start a worker ahead of the first task: whoever started us is about to ask."""
-        with contextlib.suppress(OSError):  # the first task will say so
-            self._schedule_retire(self._start())
-
     def cancel(self, job: int) -> None:
         """Drop the tasks of a job; a worker that has one stops it in time, or is killed."""
         for worker in self.workers + self._ending:
             if worker.task is not None and worker.task.job == job:
                 worker.task.forget()
                 if worker.timer is None and worker in self.workers:
-                    worker.outbox.send({"cancel": worker.task.wire["id"]})
+                    worker.send({"cancel": worker.task.wire["id"]})
                     worker.timer = self._loop.call_later(
                         CANCEL_GRACE, self._kill_and_refill, worker
                     )
@@ -165,16 +149,12 @@ class Pool:
         until = time.monotonic() + CLOSE_TIMEOUT
         for worker in self._ending:
             worker.stop_timer()
-            worker.process.kill()
+            worker.kill()
             if worker.task is not None:
                 worker.task.forget()
         for worker in self._ending:
-            self._loop.remove_reader(worker.pidfd)
-            os.close(worker.pidfd)
-            try:
-                worker.process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                log.warning("loader %d survives SIGKILL: it is left alone", worker.process.pid)
+            if not worker.reap(until):
+                log.warning("loader %d survives SIGKILL: it is left alone", worker.pid)
         self._ending.clear()
 
     # ---- tasks to workers ----------------------------------------------------------------
@@ -216,17 +196,12 @@ class Pool:
             if all(worker.task is None for worker in self.workers):  # idle, but none is clean
                 self._end(self.workers[0])
             return
-        failure = LoadError(
-            f"The daemon can start no loader process: {error.strerror}. Processes, descriptors "
-            "or memory are exhausted there; ask again when some are free."
-        )
         for task in self._take_all():
-            self._loop.call_soon(task.finish, failure)
+            self._loop.call_soon(task.finish, _not_started(error))
 
     def _start(self) -> Worker:
-        worker = Worker.start(self._loop, self._memory)
+        worker = Worker(self._forks, self._memory, self._on_readable, self._on_exit)
         self.workers.append(worker)
-        self._loop.add_reader(worker.sock, self._on_readable, worker)
         return worker
 
     def _give(self, worker: Worker, task: Task) -> None:
@@ -238,7 +213,7 @@ class Pool:
         worker.clean = worker.clean and apart
         self._limit_time(task, self._loop.time())
         failpoints.hit("daemon.part")
-        worker.outbox.send({**task.wire, "apart": apart})
+        worker.send({**task.wire, "apart": apart})
 
     def _limit_time(self, task: Task, since: float) -> None:
         """Set the deadline of a task to `timeout` after `since`."""
@@ -281,13 +256,13 @@ class Pool:
             data = b""
         if not data:
             self._detach(worker)
-            worker.timer = self._loop.call_later(EXIT_GRACE, worker.process.kill)
+            worker.timer = self._loop.call_later(EXIT_GRACE, worker.kill)
             return
         try:
             worker.inbox.feed(data)
             answers = [messages.checked(message) for message in worker.inbox]
         except (ValueError, TypeError, msgpack.UnpackException) as error:
-            log.warning("loader %d talks nonsense: %s", worker.process.pid, error)
+            log.warning("loader %d talks nonsense: %s", worker.pid, error)
             self._end(worker)
             return
         for message in answers:
@@ -323,29 +298,27 @@ class Pool:
         self._dispatch()
 
     def _end(self, worker: Worker) -> None:
-        """Kill a worker; `_on_death` hears of its end."""
+        """Kill a worker; `_on_exit` hears of its end."""
         self._detach(worker)
-        worker.process.kill()
+        worker.kill()
 
     def _detach(self, worker: Worker) -> None:
         """Take a worker out of use; what is left is to wait for its death."""
         worker.stop_timer()
-        self._loop.remove_reader(worker.sock)
-        self._loop.remove_writer(worker.sock)
-        worker.sock.close()
         self.workers.remove(worker)
         self._ending.append(worker)
-        self._loop.add_reader(worker.pidfd, self._on_death, worker)
+        worker.detach()
 
-    def _on_death(self, worker: Worker) -> None:
+    def _on_exit(self, worker: Worker, how: int | OSError) -> None:
         worker.stop_timer()
-        self._ending.remove(worker)
-        self._loop.remove_reader(worker.pidfd)
-        os.close(worker.pidfd)
-        code = worker.process.wait()  # a pidfd is readable when this returns at once
-        if worker.task is not None:
-            log.warning("loader %d ended (%s)", worker.process.pid, cause(code))
-            worker.task.finish(self._crashed(worker.task, code))
+        (self._ending if worker in self._ending else self.workers).remove(worker)
+        if worker.task is None:
+            pass
+        elif isinstance(how, OSError):
+            worker.task.finish(_not_started(how))
+        else:
+            log.warning("loader %d ended (%s)", worker.pid, cause(how))
+            worker.task.finish(self._crashed(worker.task, how))
         self._dispatch()
 
     def _crashed(self, task: Task, code: int) -> LoaderCrashed:
@@ -355,3 +328,10 @@ class Pool:
             f"{format_bytes(self._memory)} (the daemon's --loader-memory).",
             signal=-code if code < 0 else None,
         )
+
+
+def _not_started(error: OSError) -> LoadError:
+    return LoadError(
+        f"The daemon can start no loader process: {error.strerror}. Processes, descriptors "
+        "or memory are exhausted there; ask again when some are free."
+    )

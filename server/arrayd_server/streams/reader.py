@@ -1,10 +1,11 @@
 """The reader process of a stream: it computes the order, and reads windows of rows into the ring.
 
-Started as `arrayd_server.loading.own_process` says, by ``python -m arrayd_server.streams.reader
-FD PARENT MEMORY``; the messages are those of `arrayd_server.streams.messages`. It keeps mappings
-of the ring and of the resident share, and no descriptor of theirs. Up to two windows are read at a
-time, so that the disk is busy while one is copied and cast; to the daemon a window is read when
-all of it is in the ring. After an error nothing more is read.
+Started as `arrayd_server.loading.own_process` says, as if by ``python -m
+arrayd_server.streams.reader FD PARENT MEMORY``; the messages are those of
+`arrayd_server.streams.messages`. It keeps mappings of the ring and of the resident share, and no
+descriptor of theirs. Up to two windows are read at a time, so that the disk is busy while one is
+copied and cast; to the daemon a window is read when all of it is in the ring. After an error
+nothing more is read.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from arrayd.wire.ring import RingLayout
 from arrayd_server.kernel.shared_map import map_shared
 from arrayd_server.loaders.dataset.reading import ReadQueues
 from arrayd_server.loaders.dataset.rows import ReadStats
-from arrayd_server.loading.own_process import MAX_WORDS, connected
+from arrayd_server.loading.process_start import MAX_WORDS, connected
 from arrayd_server.streams.messages import ReaderTask, RingTask, WindowRead, WindowTask
 from arrayd_server.streams.share import ResidentShare
 from arrayd_server.streams.sources import FieldRows, Orders, manifest_of, selection_of
@@ -233,7 +234,7 @@ def _small_heap() -> None:
 def main() -> None:
     """Run on the descriptor, for the parent and in the memory named on the command line."""
     _small_heap()
-    with connected() as sock:
+    with connected("arrayd-reader") as sock:
         TaskLoop(sock).run()
     os._exit(0)  # a thread may be reading
 

@@ -10,12 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -31,8 +27,9 @@ from arrayd.errors import (
 )
 from arrayd.wire.codec import stream
 from arrayd.wire.protocol import PACKAGE_VERSION
+from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.loading.messages import other_version
-from arrayd_server.loading.own_process import Outbox, cause, spawn
+from arrayd_server.loading.own_process import OwnProcess, cause
 from arrayd_server.stream_identity import StreamIdentity
 from arrayd_server.streams.messages import (
     ReaderTask,
@@ -44,7 +41,8 @@ from arrayd_server.streams.messages import (
 
 log = logging.getLogger(__name__)
 
-PROGRAM = ("-m", "arrayd_server.streams.reader")
+MODULE = "arrayd_server.streams.reader"
+PROGRAM = ("-m", MODULE)
 
 LAST_WORDS = 0.5
 """Seconds from the end of a reader's stream until it is killed: it may be writing to the log."""
@@ -69,25 +67,37 @@ OnFailed = Callable[[int, ArraydError], None]
 """``on_failed(stream, error)``: nothing more comes of it."""
 
 
-@dataclass(eq=False)
-class ReaderProcess:
-    """A reader process, and until when it is to answer: by generation and start of a window."""
+class ReaderProcess(OwnProcess):
+    """The reader process of a stream; its other parameters are those of `OwnProcess`.
 
-    stream: int
-    words: str
-    on_ready: OnReady
-    on_read: OnRead
-    on_failed: OnFailed
-    process: subprocess.Popen[bytes]
-    pidfd: int
-    sock: socket.socket
-    outbox: Outbox
-    inbox: msgpack.Unpacker = field(default_factory=lambda: stream(_MAX_INBOX))
-    deadlines: dict[tuple[int, int], asyncio.TimerHandle] = field(default_factory=dict)
-    generation: int = 0
-    error: ArraydError | None = None  # with which the stream fails when it is dead
-    grace: asyncio.TimerHandle | None = None
-    detached: bool = False
+    Parameters
+    ----------
+    number, words
+        Of the stream.
+    told
+        Who hears of it.
+    """
+
+    def __init__(
+        self,
+        forks: ForkServer,
+        memory: int,
+        on_readable: Callable[[ReaderProcess], None],
+        on_exit: Callable[[ReaderProcess, int | OSError], None],
+        *,
+        number: int,
+        words: str,
+        told: tuple[OnReady, OnRead, OnFailed],
+    ) -> None:
+        super().__init__(forks, PROGRAM, memory, on_readable=on_readable, on_exit=on_exit)
+        self.stream, self.words = number, words
+        self.on_ready, self.on_read, self.on_failed = told
+        self.inbox = stream(_MAX_INBOX)
+        # Until when it is to answer: by generation and start of a window.
+        self.deadlines: dict[tuple[int, int], asyncio.TimerHandle] = {}
+        self.generation = 0
+        self.error: ArraydError | None = None  # with which the stream fails when it is dead
+        self.grace: asyncio.TimerHandle | None = None
 
 
 class ReaderPool:
@@ -95,20 +105,17 @@ class ReaderPool:
 
     Parameters
     ----------
+    forks
+        Where they come from.
     timeout
         Seconds in which a reader must be ready, and a window be read.
     memory
         Bytes that each may use besides rings.
     """
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        timeout: float,
-        memory: int,
-    ) -> None:
-        self._loop = loop
+    def __init__(self, forks: ForkServer, *, timeout: float, memory: int) -> None:
+        self._forks = forks
+        self._loop = forks.loop
         self._timeout = timeout
         self._memory = memory
         self._readers: dict[int, ReaderProcess] = {}
@@ -131,20 +138,19 @@ class ReaderPool:
         """
         words = f"the stream of {identity}"
         try:
-            process, pidfd, sock = spawn(PROGRAM, self._memory)
-        except OSError as error:
-            failure = LoadError(
-                f"The daemon can start no process to read {words}: {error.strerror}. Processes, "
-                "descriptors or memory are exhausted there; open it again when some are free."
+            reader = ReaderProcess(
+                self._forks,
+                self._memory,
+                self._on_readable,
+                self._on_exit,
+                number=stream,
+                words=words,
+                told=(on_ready, on_read, on_failed),
             )
-            self._loop.call_soon(on_failed, stream, failure)
+        except OSError as error:
+            self._loop.call_soon(on_failed, stream, _not_started(words, error))
             return
-        outbox = Outbox(self._loop, process, sock)
-        heard = (on_ready, on_read, on_failed)
-        reader = ReaderProcess(stream, words, *heard, process, pidfd, sock, outbox)
         self._readers[stream] = reader
-        self._loop.add_reader(reader.sock, self._on_readable, reader)
-        self._loop.add_reader(reader.pidfd, self._on_death, reader)
         self._limit_time(reader, _STARTING)
         self._send(reader, "start", ReaderTask(identity, segment_path, share_path).to_wire())
 
@@ -175,12 +181,8 @@ class ReaderPool:
             self.stop(number)
         until = time.monotonic() + CLOSE_TIMEOUT
         for reader in self._ending:
-            self._loop.remove_reader(reader.pidfd)
-            os.close(reader.pidfd)
-            try:
-                reader.process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                log.warning("reader %d survives SIGKILL: it is left alone", reader.process.pid)
+            if not reader.reap(until):
+                log.warning("reader %d survives SIGKILL: it is left alone", reader.pid)
         self._ending.clear()
 
     # ---- to and from a reader ------------------------------------------------------------
@@ -189,7 +191,7 @@ class ReaderPool:
         """Send now, or when its socket has room: a reader that is stopped must not block us."""
         if reader.detached:  # the stream fails as soon as it is dead
             return
-        reader.outbox.send({"op": op, **task})
+        reader.send({"op": op, **task})
 
     def _on_readable(self, reader: ReaderProcess) -> None:
         try:
@@ -209,7 +211,7 @@ class ReaderPool:
             self._fail(reader, error)
             return
         except (ValueError, TypeError, msgpack.UnpackException) as error:
-            log.warning("reader %d talks nonsense: %s", reader.process.pid, error)
+            log.warning("reader %d talks nonsense: %s", reader.pid, error)
             self._fail(reader, None)
             return
         for kind, answer in answers:
@@ -263,41 +265,36 @@ class ReaderPool:
         self._detach(reader)
         if reader.grace is not None:
             reader.grace.cancel()
-        reader.process.kill()
+        reader.kill()
 
     def _detach(self, reader: ReaderProcess) -> None:
         """Listen to a reader no more; what is left is to wait for its death."""
         if not reader.detached:
-            reader.detached = True
             for deadline in reader.deadlines.values():
                 deadline.cancel()
-            self._loop.remove_reader(reader.sock)
-            self._loop.remove_writer(reader.sock)
-            reader.sock.close()
             self._ending.add(reader)
+            reader.detach()
 
-    def _on_death(self, reader: ReaderProcess) -> None:
-        self._loop.remove_reader(reader.pidfd)
-        if not reader.detached:  # with its last words unread
-            self._on_readable(reader)
-        self._detach(reader)
-        os.close(reader.pidfd)
-        code = reader.process.wait()  # a pidfd is readable when this returns at once
+    def _on_exit(self, reader: ReaderProcess, how: int | OSError) -> None:
         self._ending.discard(reader)
-        if reader.grace is not None:
-            reader.grace.cancel()
-        self._report(reader, code)
+        timers = [*reader.deadlines.values(), reader.grace]
+        for timer in filter(None, timers):
+            timer.cancel()
+        if isinstance(how, OSError):
+            reader.error = _not_started(reader.words, how)
+        self._report(reader, how)
 
-    def _report(self, reader: ReaderProcess, code: int | None) -> None:
+    def _report(self, reader: ReaderProcess, how: int | OSError | None) -> None:
         """Say that a stream has failed, unless it was stopped."""
         if self._readers.get(reader.stream) is not reader:
             return
         del self._readers[reader.stream]
-        reader.on_failed(reader.stream, reader.error or self._crashed(reader, code))
+        reader.on_failed(reader.stream, reader.error or self._crashed(reader, how))
 
-    def _crashed(self, reader: ReaderProcess, code: int | None) -> LoaderCrashed:
+    def _crashed(self, reader: ReaderProcess, how: int | OSError | None) -> LoaderCrashed:
+        code = how if isinstance(how, int) else None
         why = "it does not end" if code is None else cause(code)
-        log.warning("reader %d ended (%s)", reader.process.pid, why)
+        log.warning("reader %d ended (%s)", reader.pid, why)
         return LoaderCrashed(
             f"The process that read {reader.words} died ({why}). A file may be corrupt in a way "
             "that crashes its library, or memory ran out: a reader may use "
@@ -305,3 +302,10 @@ class ReaderPool:
             "the stream again at the position where it stopped.",
             signal=-code if code is not None and code < 0 else None,
         )
+
+
+def _not_started(words: str, error: OSError) -> LoadError:
+    return LoadError(
+        f"The daemon can start no process to read {words}: {error.strerror}. Processes, "
+        "descriptors or memory are exhausted there; open it again when some are free."
+    )

@@ -17,7 +17,7 @@ import pytest
 
 import arrayd
 from arrayd.errors import LoadError
-from arrayd_server.loading.own_process import Outbox
+from arrayd_server.loading.own_process import OwnProcess
 from arrayd_server.loading.tasks import Task
 from arrayd_server.loading.worker_pool import Pool
 from tests.faults.impostors import pool, program
@@ -91,15 +91,15 @@ class Watched:
     def __init__(self, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pool = pool
         self.done: dict[int, list[tuple[str, bool]]] = {}
-        send = Outbox.send
+        send = OwnProcess.send
 
-        def note(outbox: Outbox, message: Any) -> None:
-            self.done.setdefault(outbox._process.pid, []).append(
+        def note(process: OwnProcess, message: Any) -> None:
+            self.done.setdefault(process.pid, []).append(
                 (message["source"]["path"], message["apart"])
             )
-            send(outbox, message)
+            send(process, message)
 
-        monkeypatch.setattr(Outbox, "send", note)
+        monkeypatch.setattr(OwnProcess, "send", note)
 
     def ask(self, path: str, *, apart: bool, urgent: bool = False) -> asyncio.Future[Any]:
         """Submit a task; return what will come of it."""
@@ -146,7 +146,7 @@ def test_used_workers_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
             watched = Watched(one, monkeypatch)
             with program("honest"):
                 while len(one.workers) < one._most:
-                    one.warm()
+                    one._start()
                 for worker in one.workers:
                     worker.clean = False
                 await asyncio.wait_for(watched.ask("/x", apart=True), 20)

@@ -23,6 +23,7 @@ from arrayd.errors import (
 from arrayd.samples.manifest import Field, Files, Manifest
 from arrayd.samples.order import EpochOrder
 from arrayd.samples.selection import Rows
+from arrayd_server.loading import own_process
 from arrayd_server.streams import readers
 from arrayd_server.streams.messages import WindowRead, WindowTask, checked
 from arrayd_server.streams.share import ResidentShare
@@ -344,7 +345,7 @@ def test_no_process_can_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def none(*_: object) -> None:
         raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(readers, "spawn", none)
+    monkeypatch.setattr(own_process, "execute", none)
     manifest, _, _ = two_fields(tmp_path)
 
     async def work() -> None:
