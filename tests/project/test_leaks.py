@@ -61,13 +61,45 @@ def test_orphan_that_ends_soon():
     subprocess.run([sys.executable, "-c", script], check=True)
 """
 
+SHARED = """
+import arrayd
+from tests.support import shared_daemon
+
+pytestmark = pytest.mark.one_daemon
+shared_daemon.PATIENCE = 1.0
+endpoints, sessions = set(), []
+
+def test_session(daemon):
+    endpoints.add(daemon.endpoint)
+    sessions.append(arrayd.connect(daemon.endpoint))
+    sessions[0].status()
+
+def test_pinned(daemon):
+    endpoints.add(daemon.endpoint)
+    sessions.pop().close()
+    with arrayd.connect(daemon.endpoint) as client:
+        client.put(b"cached", keep=True)
+
+def test_same(daemon):
+    assert endpoints == {daemon.endpoint}
+    with arrayd.connect(daemon.endpoint) as client:
+        assert client.status().blocks == ()
+
+def test_child(daemon):
+    subprocess.Popen(NAPPER).returncode = 0
+
+def test_stopped(daemon):
+    daemon.stop()
+"""
+
 
 def guarded(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *text: str) -> str:
     """Run tests under the guard in another process; return what pytest printed."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile("\n".join(text))
     return pytester.runpytest_subprocess(
-        "-p", "tests.support.leaks", "-p", "no:cacheprovider"
+        *("-p", "tests.support.leaks", "-p", "tests.support.daemons"),
+        *("-p", "tests.support.shared_daemon", "-p", "no:cacheprovider"),
     ).stdout.str()
 
 
@@ -116,3 +148,15 @@ def test_another_daemons_names_are_no_leak(
         name.unlink()
         other.unlink()
     assert "1 passed in" in output
+
+
+def test_a_modules_daemon_hides_no_leak(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a test leaves in the daemon of its module, or beside it, fails that test."""
+    output = guarded(pytester, monkeypatch, PREAMBLE.format(grace=0.1, name=""), SHARED)
+    for pid in {int(pid) for pid in re.findall(r"process (\d+): .*sleep", output)}:
+        os.kill(pid, 9)
+    failed = set(re.findall(r"^ERROR \S+::(\w+)", output, re.MULTILINE))
+    assert failed == {"test_session", "test_child", "test_stopped"}, output
+    assert "a session of the test" in output

@@ -1,6 +1,6 @@
-"""Fixtures that tests share: a daemon of one's own, watched by the registry's `check()`.
+"""Daemons for tests, watched by the registry's `check()`.
 
-`conftest.py` imports `daemon` and `start_daemon`.
+`conftest.py` imports `start_daemon`; the fixture `daemon` is in `shared_daemon.py`.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Daemon:
     flags: tuple[str, ...] = ()
     wrapper: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    told: int = field(default=0, repr=False)
 
     @property
     def endpoint(self) -> str:
@@ -59,8 +60,12 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        """Return all that it wrote, over all its runs."""
-        return (self.directory / "log").read_text()
+        """Return all that it wrote, over all its runs, since `forget_log`."""
+        return (self.directory / "log").read_bytes()[self.told :].decode()
+
+    def forget_log(self) -> None:
+        """Let the log begin here."""
+        self.told = (self.directory / "log").stat().st_size
 
     @property
     def segments(self) -> list[str]:
@@ -144,17 +149,13 @@ def short_directory() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.fixture
-def start_daemon(short_directory: Path) -> Iterator[Callable[..., Daemon]]:
-    """Give ``start_daemon(*flags)``: daemons that have ended well, leaving nothing, after the test.
-
-    A test may stop, kill and start them as it likes. Segments that its own processes still
-    map when they end are left, and fail it: release them first.
-    """
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Callable[..., Daemon]]:
+    """Give ``start(*flags)``: daemons that have ended well, leaving nothing, at the end."""
     daemons: list[Daemon] = []
 
     def start(*flags: str, wrapper: tuple[str, ...] = ()) -> Daemon:
-        directory = short_directory / str(len(daemons))
+        directory = folder / str(len(daemons))
         directory.mkdir(mode=0o700)
         daemons.append(Daemon(directory, flags, wrapper))
         daemons[-1].start()
@@ -173,6 +174,11 @@ def start_daemon(short_directory: Path) -> Iterator[Callable[..., Daemon]]:
 
 
 @pytest.fixture
-def daemon(start_daemon: Callable[..., Daemon]) -> Daemon:
-    """Give a running daemon with 64 MiB and two workers; see `start_daemon`."""
-    return start_daemon("--budget", "64M", "--workers", "2")
+def start_daemon(short_directory: Path) -> Iterator[Callable[..., Daemon]]:
+    """Give ``start_daemon(*flags)``: daemons that have ended well, leaving nothing, after the test.
+
+    A test may stop, kill and start them as it likes. Segments that its own processes still
+    map when they end are left, and fail it: release them first.
+    """
+    with running(short_directory) as start:
+        yield start

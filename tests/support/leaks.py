@@ -40,6 +40,11 @@ _TRACKERS = (
 )
 
 
+kept: set[int] = set()
+"""The daemon that lives longer than a test (`shared_daemon.py`): that its loaders end is looked at
+when it has ended."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What there is at one moment."""
@@ -98,8 +103,8 @@ def session_leaves_nothing() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def leaves_nothing(session_leaves_nothing: None) -> Iterator[None]:
-    """Fail a test that leaves something behind."""
+def leaves_nothing(session_leaves_nothing: None, module_daemon: object) -> Iterator[None]:
+    """Fail a test that leaves something behind; a daemon of its module was there before."""
     before = Snapshot.take()
     yield
     before.check()
@@ -122,7 +127,8 @@ def _ours(pid: int) -> str:
     except OSError:  # gone, or another user's
         return ""
     parent = int(stat.rpartition(")")[2].split()[1])
-    if _HELPERS.search(command) or not (parent == os.getpid() or f"{MARK}=".encode() in environ):
+    ours = parent == os.getpid() or f"{MARK}=".encode() in environ
+    if {pid, parent} & kept or _HELPERS.search(command) or not ours:
         return ""
     return command.strip() or "(not waited for)"
 

@@ -17,6 +17,8 @@ from arrayd.gather.dataset import OWN_ATTRIBUTES
 from arrayd.gather.hdf5 import LeftOutWarning, collect
 from tests.support.daemons import Daemon
 
+pytestmark = pytest.mark.one_daemon
+
 COLOUR = h5py.enum_dtype({"RED": 0, "GREEN": 1}, "i1")
 
 ATTRIBUTES: dict[str, tuple[Any, Any]] = {

@@ -18,6 +18,8 @@ from arrayd.gather.hdf5 import collect
 from tests.support.daemons import Daemon
 from tests.support.processes import raised, save
 
+pytestmark = pytest.mark.one_daemon
+
 UNORDERED = np.dtype(
     {"names": ["a", "b"], "formats": ["<i4", "<i4"], "offsets": [4, 0], "itemsize": 12}
 )

@@ -12,6 +12,8 @@ from scipy import sparse
 import arrayd
 from tests.support.processes import save
 
+pytestmark = pytest.mark.one_daemon
+
 VALUES: dict[str, Any] = {
     "matrix": np.arange(600.0).reshape(30, 20),
     "Fortran": np.asfortranarray(np.arange(600.0).reshape(30, 20)),

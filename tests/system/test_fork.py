@@ -21,6 +21,8 @@ from tests.support.processes import (
 )
 from tests.system.test_references import run
 
+pytestmark = pytest.mark.one_daemon
+
 # ---- who holds what --------------------------------------------------------------------------
 
 

@@ -18,6 +18,8 @@ from arrayd.cli.get import _dtype
 from arrayd.errors import BadFile, SpecMismatch
 from tests.unit.wire.test_dtypes import ODD
 
+pytestmark = pytest.mark.one_daemon
+
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:

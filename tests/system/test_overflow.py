@@ -10,6 +10,8 @@ import pytest
 import arrayd
 from tests.support.processes import raised, save
 
+pytestmark = pytest.mark.one_daemon
+
 
 def test_overflow(client: arrayd.Client, tmp_path: Path) -> None:
     """What does not fit is an error that names the place, or clipped on request."""

@@ -27,6 +27,8 @@ from arrayd.errors import ArraydError, SourceBusy
 from tests.support.daemons import PATIENCE, Daemon
 from tests.support.processes import save
 
+pytestmark = pytest.mark.one_daemon
+
 PROGRAM = (sys.executable, "-c", "import sys; from arrayd.cli import main; sys.exit(main())")
 
 

@@ -17,6 +17,8 @@ from arrayd.datasets import cache
 from tests.support.daemons import Daemon
 from tests.support.processes import leaves_nothing_behind
 
+pytestmark = pytest.mark.one_daemon
+
 N = 500
 
 

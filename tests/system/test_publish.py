@@ -23,6 +23,8 @@ from tests.support.processes import (
     wait_until,
 )
 
+pytestmark = pytest.mark.one_daemon
+
 
 def test_put_is_had_by_name_elsewhere(
     client: arrayd.Client, daemon: Daemon, puppets: Stage

@@ -16,6 +16,8 @@ from arrayd.datasets import slices
 from tests.support.daemons import Daemon
 from tests.support.processes import save
 
+pytestmark = pytest.mark.one_daemon
+
 Call = Callable[..., tuple[int, str, str]]
 
 

@@ -21,6 +21,8 @@ from arrayd.errors import (
 from arrayd.source import Source
 from tests.support.scans import ALONE, place, shards, starts, wrong_files
 
+pytestmark = pytest.mark.one_daemon
+
 __all__ = ["place"]
 
 

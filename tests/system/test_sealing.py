@@ -18,7 +18,10 @@ from tests.support.processes import leaves_nothing_behind, only_block, wait_unti
 from tests.system.test_references import name_of, session
 
 # From Python 3.12 on; that a fork among threads works is what is tested here.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+    pytest.mark.one_daemon,
+]
 
 FORK: Any = mp.get_context("fork")
 

@@ -16,6 +16,8 @@ import pytest
 import arrayd
 from arrayd.errors import SpecMismatch, StateMismatch
 
+pytestmark = pytest.mark.one_daemon
+
 N = 2000
 BUDGETS = pytest.mark.parametrize("budget", [None, "20K"], ids=["resident", "ring"])
 

@@ -21,6 +21,8 @@ from arrayd.samples.selection import Rows
 from tests.support.daemons import Daemon
 from tests.support.processes import Stage, leaves_nothing_behind, wait_until
 
+pytestmark = pytest.mark.one_daemon
+
 N = 3000
 SEED = 11
 

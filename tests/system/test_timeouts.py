@@ -22,6 +22,8 @@ from tests.support.processes import (
     workers,
 )
 
+pytestmark = pytest.mark.one_daemon
+
 
 @pytest.fixture
 def file(client: arrayd.Client, tmp_path: Path) -> Path:

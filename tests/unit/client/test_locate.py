@@ -17,6 +17,8 @@ from arrayd.errors import NoSuchBlock, SourceNotFound, SpecMismatch
 from arrayd.source import Source
 from tests.support.daemons import Daemon
 
+pytestmark = pytest.mark.one_daemon
+
 NAMES = ["dense/kernel:0", "it's", 'say "x"', "a b", ":lead", "trail:", "back\\slash", "ü:ö"]
 """Names of members that people's files hold."""
 

@@ -25,6 +25,8 @@ from arrayd_server.loading import worker
 from arrayd_server.loading.messages import ProbeTask
 from tests.support.processes import block_of
 
+pytestmark = pytest.mark.one_daemon
+
 PLAIN = "f = h5py.File(path, 'a'); f['x'][:5] = 1"
 LATEST = "f = h5py.File(path, 'a', libver='latest'); f['x'][:5] = 1"
 SWMR = f"{LATEST}; f.swmr_mode = True; f['x'].flush()"

@@ -13,6 +13,8 @@ from arrayd.errors import BadFile, SourceNotFound, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders.hdf5.names import decoded, encoded, walk
 
+pytestmark = pytest.mark.one_daemon
+
 LATIN = b"L\xe4nge"
 NAMES = [
     LATIN,

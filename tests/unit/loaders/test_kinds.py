@@ -21,6 +21,8 @@ from arrayd_server.loaders import formats
 from tests.support.daemons import Daemon
 from tests.support.processes import block_of
 
+pytestmark = pytest.mark.one_daemon
+
 X = np.arange(6.0)
 
 
