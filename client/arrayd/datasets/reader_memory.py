@@ -2,7 +2,7 @@
 
 In bytes, for n rows of a selection, s slots of the ring and a share of k rows::
 
-    20 n + 16 k + 2 max(min(4 MiB, s/3 (b + 1 KiB)), 3 b)
+    20 n + 16 k + 2 max(min(4 MiB, s/3 (b + 1 KiB)), 3 b) - 1 MiB
 
 - 20 per row of the selection: its ids (8), the order of the present epoch (4), and that of the
   next one while it is sorted (8).
@@ -11,8 +11,8 @@ In bytes, for n rows of a selection, s slots of the ring and a share of k rows::
   of the ring; rows begin and end amid sectors), or of three rows of a field of b bytes. A row of
   more than 4 MiB goes by one buffer of that size.
 
-Beside it a reader is an interpreter with NumPy, of some 25 MiB; decoding takes what the daemon
-allows (``--loader-memory``).
+Beside it a reader is an interpreter with NumPy, of some 25 MiB, and interpreters differ: so the
+first MiB is not counted. Decoding takes what the daemon allows (``--loader-memory``).
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from collections.abc import Sequence
 ORDER_BYTES, SHARE_BYTES = 20, 16
 WINDOWS, PARTS, RING_PARTS = 2, 3, 3
 BUFFER_BYTES = LARGE_BYTES = 4 << 20
+
+UNCOUNTED = 1 << 20
 
 _EDGES = 1024
 """Of the sectors in which a row begins and ends, what is not of the row, at most."""
@@ -41,4 +43,4 @@ def reader_memory(rows: int, slots: int, share: int, read_bytes: Sequence[int]) 
     buffer = LARGE_BYTES if row else 0
     if 0 < row <= LARGE_BYTES:
         buffer = max(min(BUFFER_BYTES, slots // RING_PARTS * (row + _EDGES)), PARTS * row)
-    return ORDER_BYTES * rows + SHARE_BYTES * share + WINDOWS * buffer
+    return max(0, ORDER_BYTES * rows + SHARE_BYTES * share + WINDOWS * buffer - UNCOUNTED)
