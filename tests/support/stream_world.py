@@ -178,10 +178,8 @@ class StreamWorld:
                 assert memory[position % client.slots] == position, "another row"
             if client.waiting is not None and not self.has_barrier(client):
                 segment = client.ring_of(client.cursor)
-                first = self.written.get(segment, [client.cursor])[0]
-                # Who joined beyond the head is told when all before is written as well.
-                there = self.head(segment, min(first, client.cursor))
-                assert there <= client.cursor, "not told of what can be read"
+                first = self.written.get(segment, [client.cursor])[0]  # the head may be below
+                assert self.head(segment, min(first, client.cursor)) <= client.cursor, "not told"
 
     def has_barrier(self, client: Client) -> bool:
         """Say whether a client still waits for others to join."""

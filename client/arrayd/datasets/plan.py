@@ -249,8 +249,9 @@ def _decodes(plan: Plan) -> list[str]:
     if not plan.windowed:
         return []
     return [
-        f"  decodes          {plan.decodes:.1f} times per epoch each chunk, part of text, or file",
-        f"{_INDENT}in exact order, instead of once: {plan.why}",
+        f"  decodes          {plan.decodes:.1f} times per epoch each chunk, part of text, or file,",
+        f"{_INDENT}in exact order, instead of once",
+        f"  scratch file     none: {plan.why}",
     ]
 
 

@@ -159,6 +159,8 @@ class StreamStatus(Record):
         Of its rings and of its resident share.
     bytes_read, bytes_used
         From files, and put into the ring.
+    windowed
+        What must be decoded is decoded for each window anew: there is no pack.
     """
 
     number: int
@@ -177,6 +179,7 @@ class StreamStatus(Record):
     bytes_used: int
     age: float
     consumers: tuple[ConsumerStatus, ...]
+    windowed: bool = later(False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,6 +181,8 @@ def _stream_rows(status: DaemonStatus) -> list[Row]:
 
 def _stream(stream: StreamStatus) -> Row:
     words = [_printable(stream.source)]
+    if stream.windowed:
+        words.append("windowed")
     if stream.bytes_used:
         words.append(f"read {stream.bytes_read / stream.bytes_used:.2f} × used")
     words.append(f"ring {format_bytes(stream.ring_bytes)}")

@@ -189,7 +189,10 @@ class InUnits(Format, Protocol):
     """The type of a format module whose rows are decoded some at a time: those of a chunk."""
 
     def unit(self, source: Source, plan: LoadPlan) -> int:
-        """Return how many rows are decoded together, from each multiple of it on."""
+        """Return how many rows are decoded together, from each multiple of it on.
+
+        0: none, for each lies in the file as it is in memory.
+        """
 
     def fill_parts(self, source: Source, plan: LoadPlan, parts: Sequence[Part]) -> Chunks:
         """Yield the rows of several parts, one after another, as `fill` those of one."""

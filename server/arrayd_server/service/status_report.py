@@ -158,7 +158,8 @@ def _waiters(registry: Registry, job: Job, now: float) -> list[dict[str, Any]]:
 def _stream(registry: Registry, described: dict[str, Any]) -> dict[str, Any]:
     identity = described.pop("identity")
     consumers = [_consumer(registry, consumer) for consumer in described.pop("consumers")]
-    return {**described, "source": str(identity), "order": identity.kind, "consumers": consumers}
+    shown = {"source": str(identity), "order": identity.kind, "windowed": identity.windowed}
+    return {**described, **shown, "consumers": consumers}
 
 
 def _consumer(registry: Registry, described: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from arrayd.results import status_table
 from arrayd.results.status import ConsumerStatus, StreamStatus
@@ -43,6 +44,8 @@ def test_streams_have_a_table_of_their_own() -> None:
         f"3 epoch 1, 99 % 411 0 % detached ? b?.py {NOBODY}",
     ]
     assert max(map(len, status_table.text(status(streams=(STREAM,)), 60).splitlines())) <= 60
+    often = status(streams=(replace(STREAM, windowed=True),))
+    assert "seed 7), windowed, read 1.04 × used" in status_table.text(often)
     html = status(block(), streams=(STREAM,))._repr_html_()
     assert html.count("<tr>") == 2 + 4
     whole = status(streams=(STREAM,))

@@ -87,6 +87,7 @@ def test_windows_are_whole_where_each_is_decoded(bench: Bench, readers: FakeRead
     """Half the ring, one at a time; the reader knows that it is to keep nothing."""
     opened(bench, windowed=True, batch=32)
     assert readers.identity.windowed
+    assert Status.from_wire(bench.status()).streams[0].windowed
     readers.on_ready(1)
     assert [said for said in readers.said if said[0] == "read"] == [("read", 1, 0, 32)]
     readers.on_read(1, 0, 0, 32, {})

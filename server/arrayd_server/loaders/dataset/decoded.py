@@ -21,7 +21,7 @@ import numpy as np
 from arrayd.samples.manifest import Field, Manifest
 from arrayd.source import Source
 from arrayd_server.loaders import formats
-from arrayd_server.loaders.base import Chunks, InUnits, LoadPlan, Part
+from arrayd_server.loaders.base import GAP, Chunks, InUnits, LoadPlan, Part
 from arrayd_server.loaders.dataset import file_rows
 from arrayd_server.loaders.dataset.manifests import Stat, check_path
 from arrayd_server.loaders.dataset.rows import Ids, Placer, ReadStats
@@ -141,7 +141,7 @@ def _unit_edges(source: Source, stat: Stat, one: Field) -> Int64:
     if plan.order == "F":
         step = max(1, file_rows.BLOCK_BYTES // max(one.row_bytes, 1))
     elif isinstance(module, InUnits):
-        step = module.unit(source, plan)
+        step = module.unit(source, plan) or max(1, GAP // max(one.row_bytes, 1))
     else:
         return np.array([*(part.start for part in plan.parts), rows], np.int64)
     return np.append(np.arange(0, rows, step), rows).astype(np.int64)

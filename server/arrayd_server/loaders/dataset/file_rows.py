@@ -127,10 +127,10 @@ def unit_rows(source: Source, plan: LoadPlan) -> int:
     Parts that are not equally large are taken at their mean.
     """
     module = formats.load_format(source.resolved_format())
-    if isinstance(module, Addressed) and module.address(source, plan) is not None:
-        return 0
     if isinstance(module, InUnits):
         return module.unit(source, plan)
+    if isinstance(module, Addressed) and module.address(source, plan) is not None:
+        return 0
     zipped = plan.detail and source.resolved_format() == "npz" and Selection(*plan.detail).zipped
     if plan.order == "F" and not zipped:
         return max(1, BLOCK_BYTES // max(1, math.prod(plan.shape[1:]) * plan.dtype.itemsize))

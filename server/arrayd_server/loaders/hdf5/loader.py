@@ -145,9 +145,11 @@ def _chunks(dataset: Any, shape: tuple[int, ...], rows: range) -> Iterable[np.nd
 
 
 def unit(source: Source, plan: LoadPlan) -> int:
-    """Return the rows of a chunk, which are decoded together."""
+    """Return the rows of a chunk, which are decoded together; 0: `address` knows where each is."""
     with opened(source, loading=True) as links:
         dataset = find_dataset(source, links, StoredArray(*plan.detail).name)
+        if _is_simple(source, plan) and contiguous_offset(dataset) is not None:
+            return 0
         return chunk_shape(dataset)[0] if dataset.shape else 1
 
 
@@ -160,12 +162,17 @@ def address(source: Source, plan: LoadPlan) -> int | None:
     """Return where the rows of a dataset of contiguous layout begin; None: they must be decoded."""
     name, shape = StoredArray(*plan.detail)
     rows = selected(source, shape)
-    simple = plan.shape and not plan.dtype.hasobject and not plan.files
-    if not simple or rows.step != 1 or Access.of(source).swmr:
+    if not _is_simple(source, plan) or rows.step != 1:
         return None
     with opened(source, loading=True) as links:
         offset = contiguous_offset(find_dataset(source, links, name))
     return None if offset is None else offset + rows.start * base.row_bytes(plan)
+
+
+def _is_simple(source: Source, plan: LoadPlan) -> bool:
+    """Say whether rows may be read by their address: in one file, in which nobody adds any."""
+    rows = bool(plan.shape) and not plan.dtype.hasobject and not plan.files
+    return rows and not Access.of(source).swmr
 
 
 def _same_shape(source: Source, now: tuple[int, ...] | None, then: tuple[int, ...]) -> bool:

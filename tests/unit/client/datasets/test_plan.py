@@ -119,11 +119,11 @@ def test_without_room_for_a_pack_there_are_windows() -> None:
     assert plan.kind == "windowed"
     assert 1 < plan.decodes < 50
     assert plan.reads[0] == round(plan.decodes * 4096_000) + (1000 - plan.share) * 8
-    first, second, third = str(plan).splitlines()[:3]
-    assert first.startswith("windowed: 1,000 rows")
-    assert f" {plan.decodes:.1f} times per epoch" in second
-    assert "/scratch has 3.9 MiB free" in third
-    assert "scratch=" in third
+    lines = str(plan).splitlines()
+    assert lines[0].startswith("windowed: 1,000 rows")
+    assert f" {plan.decodes:.1f} times per epoch" in lines[1]
+    assert "none: /scratch has 3.9 MiB free" in lines[3]
+    assert "scratch=" in lines[3]
     asked = choose(DECODED, "windowed")
     assert (asked.kind, asked.decodes) == ("windowed", plan.decodes)
     assert "asked for" in str(asked)
