@@ -3,8 +3,9 @@
 A daemon takes half a second of a CPU to start, and each of its loaders half as much. Where tests
 only ask one for arrays, each can be given the same, as empty as a new one: no session, block, job,
 stream or segment is left of the test before. What a test leaves fails that test, as it would with
-a daemon of its own. A test that stops the daemon starts it again. A module is not marked if its
-tests look at counters, or leave what only time or the daemon's end removes (blocks that are lent).
+a daemon of its own. A test that stops the daemon starts it again; one that looks at what the
+daemon has counted asks `counters`. A module is not marked if its tests leave what only time or the
+daemon's end removes, such as a block that is lent.
 
 `conftest.py` imports its fixtures.
 """
@@ -27,6 +28,15 @@ from tests.support.daemons import PATIENCE, Daemon, running
 
 FLAGS = ("--budget", "64M", "--workers", "2")
 
+_counted: dict[str, int] = {}
+"""What the daemon of the module had counted before the test."""
+
+
+def counters(client: arrayd.Client) -> dict[str, int]:
+    """Return what the daemon has counted in this test."""
+    counted = client.status().counters
+    return {name: number - _counted.get(name, 0) for name, number in counted.items()}
+
 
 @pytest.fixture(scope="module")
 def module_daemon(
@@ -42,6 +52,7 @@ def module_daemon(
         leaks.kept = {one.pid}
         yield one
         leaks.kept = set()
+        _counted.clear()
     before.check()
 
 
@@ -70,6 +81,7 @@ def _empty(daemon: Daemon) -> None:
             gc.collect()
             assert time.monotonic() < end, f"left behind in the daemon: {left}"
             time.sleep(0.002)
+        _counted.update(client.status().counters)
     assert daemon.segments == [], daemon.log
     assert "Traceback" not in daemon.log, daemon.log
     daemon.forget_log()

@@ -26,6 +26,7 @@ from arrayd.gather.names import dataset_names
 from arrayd.source import Source
 from tests.support.daemons import Daemon
 from tests.support.processes import SLOW, frozen_load, raised, save
+from tests.support.shared_daemon import counters
 
 pytestmark = pytest.mark.one_daemon
 
@@ -288,12 +289,11 @@ def test_missing_files_are_told_before_anything_is_loaded(
     """What can be seen without loading stops the command at once."""
     save(tmp_path / "there.npy", np.zeros(3))
     files = [tmp_path / "there.npy", tmp_path / "gone.npy", tmp_path / "lost.npy"]
-    before = client.status().counters["loads"]
     error, _ = raised(lambda: collect(client, files, old))
     assert isinstance(error, SourceNotFound)
     assert "gone.npy" in str(error)
     assert "lost.npy" in str(error)
-    assert client.status().counters["loads"] == before
+    assert counters(client)["loads"] == 0
     assert untouched(old)
 
 

@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import arrayd
 from tests.support.daemons import Daemon
 from tests.support.processes import only_block, save, wait_until
+
+pytestmark = pytest.mark.one_daemon
 
 
 def test_a_checkpoint_that_is_written_over_and_over(

@@ -15,11 +15,9 @@ import pytest
 import arrayd
 from tests.support.daemons import Daemon
 from tests.support.processes import Stage, block_of, only_block, pids, raised, save, wait_until
+from tests.support.shared_daemon import counters
 
-
-def counters(client: arrayd.Client) -> dict[str, int]:
-    """Return what the daemon has counted."""
-    return client.status().counters
+pytestmark = pytest.mark.one_daemon
 
 
 # ---- what a source can be --------------------------------------------------------------------

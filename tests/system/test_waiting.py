@@ -25,6 +25,9 @@ from tests.support.processes import (
     save,
     wait_until,
 )
+from tests.support.shared_daemon import counters
+
+pytestmark = pytest.mark.one_daemon
 
 SUM = 6.0 * SLOW_ROWS
 
@@ -72,7 +75,7 @@ def test_an_exception_in_progress_cancels(client: arrayd.Client, slow_file: Path
     with pytest.raises(ZeroDivisionError, match="at "):
         client.get(slow_file, progress=stop, **SLOW)
     leaves_nothing_behind(client)
-    assert client.status().counters["loads"] == 0
+    assert counters(client)["loads"] == 0
 
 
 def test_ctrl_c_cancels(
@@ -115,8 +118,8 @@ def test_the_first_asker_dies(
         first.kill()
         wait_until(lambda: len(only_block(client).waiters) == 1, "one waits")
     assert second.reply() == SUM
-    counters = client.status().counters
-    assert counters | {"requests": 2, "joins": 1, "loads": 1} == counters
+    counted = counters(client)
+    assert counted | {"requests": 2, "joins": 1, "loads": 1} == counted
     assert pids(only_block(client)) == [second.pid]
 
 
@@ -129,7 +132,7 @@ def test_the_last_waiter_dies(
     with frozen_load(daemon, client):
         one.kill()
     leaves_nothing_behind(client)
-    assert client.status().counters["loads"] == 0
+    assert counters(client)["loads"] == 0
 
 
 def test_a_cancelled_load_can_be_asked_for_again(
@@ -146,7 +149,7 @@ def test_a_cancelled_load_can_be_asked_for_again(
         wait_until(lambda: client.status().jobs, "the second asks for it")
     assert two.reply() == SUM
     assert two("a.block.name") != first
-    assert client.status().counters["loads"] == 1
+    assert counters(client)["loads"] == 1
 
 
 def test_a_long_list_is_asked_for_bit_by_bit(client: arrayd.Client, daemon: Daemon) -> None:

@@ -24,6 +24,8 @@ from tests.support.daemons import Daemon
 from tests.support.processes import only_block
 from tests.system.test_clean import clean_after
 
+pytestmark = pytest.mark.one_daemon
+
 FOOTER = (
     b"arrayd\r\n\x01\0\0\0\x01\0\0\0\x18\0\0\0\0\0\0\0\0\x10\0\0\0\0\0\0\x86\0\0\0\0\0\0\0"
     b"\xd3\xb7\xcf\xf9\x1c\0\0\0arrayd-9b6235788e-0fbbe8bd-2" + bytes(100) + b"dI'h"

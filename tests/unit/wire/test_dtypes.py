@@ -21,6 +21,8 @@ from arrayd.wire.codec import pack, unpack
 from arrayd.wire.dtypes import bare, descr, from_descr, parsed
 from tests.support.daemons import Daemon
 
+pytestmark = pytest.mark.one_daemon
+
 EXTENSIONS = sorted(
     name
     for name, kind in vars(ml_dtypes).items()
