@@ -21,6 +21,8 @@ from arrayd.system import libzmq_guard
 from tests.support.daemons import Daemon
 from tests.support.processes import Puppet, Stage, pids, save, wait_until
 
+pytestmark = pytest.mark.one_daemon
+
 HOG = """
 import ctypes, gc, mmap, operator, os, resource
 import arrayd
