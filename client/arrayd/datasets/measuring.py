@@ -31,20 +31,24 @@ from arrayd.samples.manifest import Field, Manifest
 from arrayd.samples.order import EpochOrder
 from arrayd.samples.selection import Rows
 
-SAMPLE_BYTES = 16 << 20
+SAMPLE_BYTES = 64 << 20
 """Bytes of rows that are read at most, for each rate."""
 
 UNIT_BYTES = 64 << 20
 """Bytes of the largest unit that is decoded for a measurement."""
 
-_WINDOWS = 4
-"""Windows at random that are timed; two are read at a time."""
+_WINDOWS = 16
+"""Windows that are timed. Three may have been read when the first is seen, if this process is kept
+from running: so many, that it matters little."""
 
-_FEW, _MANY, _FILES = 64, 1024, 256
-"""Rows of a window: at first, if those came fast, and where each is a file to be decoded."""
+_DECODED_WINDOWS = 3
+"""The same of files that must be decoded; one may have been read."""
 
-_FAST = 0.1
-"""Seconds: what took less is measured again, with more rows."""
+_FEW, _FILES = 16, 128
+"""Rows of a window: at first, and where each is a file to be decoded."""
+
+_LONG = 0.4
+"""Seconds: what took less is measured again, with as many more rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,8 @@ class RateMeter:
         if plan.is_packed or (plan.sizes.decoded is False and plan.kind != "resident"):
             most = max(1, min(n, SAMPLE_BYTES // row) // (_WINDOWS + 1))
             at_random, seconds = self._at_random(min(_FEW, most))
-            if seconds < _FAST and most > _FEW:
-                at_random, _ = self._at_random(min(_MANY, most))
+            if (count := min(most, int(_FEW * _LONG / seconds))) > _FEW:
+                at_random, _ = self._at_random(count)
         return Rates(at_random=at_random, in_order=self._in_order(row))
 
     def _at_random(self, count: int) -> tuple[float, float]:
@@ -109,9 +113,10 @@ class RateMeter:
                 f"To have any row, {unit:,} must be decoded ({format_bytes(unit * row_bytes)}): "
                 "how fast that is, is not measured. Leave out measure=True."
             )
-        count = _FILES if unit == 1 else max(unit, most // 2 // unit * unit)
-        count = min(count, len(rows) // 2)
-        some = rows[: 2 * count]
+        windows = min(_DECODED_WINDOWS + 1, len(rows))
+        count = _FILES if unit == 1 else max(unit, most // windows // unit * unit)
+        count = min(count, len(rows) // windows)
+        some = rows[: windows * count]
         self._forget(some)
         seconds = self._seconds(some, count, 2 * count, windowed=True)
         return self._decoded(some[count:]) / seconds
