@@ -203,7 +203,7 @@ def reader_bytes(sizes: Sizes, slots: int, share: int, *, windowed: bool = False
     each = sizes.read_bytes
     if windowed:
         each = [sum(each) - sum(one.cast_bytes for one in sizes.units)]
-    return reader_memory(sizes.rows, slots, share, each)
+    return reader_memory(sizes.rows, slots, share, each, sizes.budget)
 
 
 def _words(plan: Plan) -> str:
@@ -238,7 +238,7 @@ def _through_ring(plan: Plan) -> list[str]:
         *_decodes(plan),
         f"  ring             {ring} ({plan.slots:,} rows on their way)",
         f"  resident share   {share} ({plan.share:,} rows, {part:.0%}: never read again)",
-        f"  reader           {format_bytes(plan.reader)} (its buffers, and the order of rows)",
+        f"  reader           {format_bytes(plan.reader)} (buffers, order of the rows, process)",
         *_scratch(plan),
         f"  reads per epoch  {f'{read} decoded; once for all' if plan.windowed else reads}",
         f"{_INDENT}consumers of the stream",

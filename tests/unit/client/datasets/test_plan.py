@@ -72,7 +72,8 @@ def test_the_reader_has_its_part() -> None:
     left = (20 << 20) - plan.memory - plan.slots * 4112
     assert 0 <= left < 4112 + 16
     for row, buffer in ((2 << 20, 6 << 20), (5 << 20, 4 << 20), (0, 0)):
-        assert reader_memory(0, 8, 0, [row]) == max(0, 2 * buffer - (1 << 20))
+        assert reader_memory(0, 8, 0, [row], 1 << 20) == max(0, 2 * buffer - (1 << 20))
+    assert reader_memory(0, 8, 0, [0], 64 << 20) == 16 << 20
 
 
 def test_a_share_saves_its_reads() -> None:
