@@ -2,7 +2,9 @@
 
 For each request that it gets over the socket it forks a process, which first writes its own number
 to the socket that came with the request, and then runs as if it had been started by exec: see
-`fork_server` for the theory.
+`fork_server` for the theory. Only the first module is imported at once, for the daemon may have
+been started for one load; the others when they are asked for, or when nothing has been asked for
+`IDLE`.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ import errno
 import gc
 import importlib
 import os
+import select
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Iterable
 from typing import NoReturn
 
 from arrayd.wire import protocol
@@ -24,6 +28,9 @@ from arrayd_server.loading.process_start import belong_to
 
 ALSO = ("numpy.ma", "encodings.cp437", "arrayd_server.loaders.npy")
 """What modules of ours, `numpy.unique` and `zipfile` import when they need it, as most do."""
+
+IDLE = 1.0
+"""Seconds without a request after which all is imported that may be needed."""
 
 CLONE = {"x86_64": 56, "aarch64": 220}
 """The number of clone(2) (asm/unistd_64.h, asm-generic/unistd.h), by machine."""
@@ -39,18 +46,28 @@ _libc = ctypes.PyDLL(None, use_errno=True)  # it keeps the GIL, as a fork must
 _libc.syscall.restype = ctypes.c_long
 
 
-def serve(requests: socket.socket, parent: int) -> None:
-    """Fork a process for each request, until there are no more."""
+def serve(requests: socket.socket, parent: int, later: Iterable[str]) -> None:
+    """Fork a process for each request, until there are no more.
+
+    Parameters
+    ----------
+    later
+        Modules that are not imported yet.
+    """
     ours = _installed()
     while True:
+        if later and not select.select([requests], [], [], IDLE)[0]:
+            _import(later)
+            later = ()
         data, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST, 1)
         if not data or _installed() != ours:
             return  # processes of the arrayd that is installed now are the daemon's to start
         (descriptor,) = descriptors
+        module, memory = data.decode().split()
+        _import([module])
         with contextlib.suppress(OSError):  # the daemon sees that nothing was written
             if fork_for_parent() == 0:
                 requests.close()
-                module, memory = data.decode().split()
                 _become(module, descriptor, parent, memory)
         os.close(descriptor)
 
@@ -101,6 +118,16 @@ def _become(module: str, descriptor: int, parent: int, memory: str) -> NoReturn:
         os._exit(code)
 
 
+def _import(modules: Iterable[str]) -> None:
+    """Import modules, those that are not there yet."""
+    new = [module for module in modules if module not in sys.modules]
+    for module in new:
+        importlib.import_module(module)
+    if new:
+        gc.collect()
+        gc.freeze()  # a collection in a new process would copy the pages of all objects
+
+
 def _installed() -> tuple[int, int]:
     """Return what changes when another arrayd is installed: no process shall have parts of two."""
     try:
@@ -115,12 +142,10 @@ def main() -> None:
     descriptor, parent = map(int, sys.argv[1:3])
     belong_to(parent, "arrayd-forks")
     gc.disable()
-    for module in (*sys.argv[3:], *ALSO):
-        importlib.import_module(module)
-    gc.collect()
-    gc.freeze()  # a collection in a new process would copy the pages of all objects
+    first, *later = sys.argv[3:]
+    _import([first])
     with socket.socket(fileno=descriptor) as requests:
-        serve(requests, parent)
+        serve(requests, parent, [*later, *ALSO])
 
 
 if __name__ == "__main__":

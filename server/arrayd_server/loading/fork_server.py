@@ -88,7 +88,7 @@ class ForkServer:
     Parameters
     ----------
     modules
-        What it imports. A process that it forks runs ``main()`` of one of them.
+        A process that it forks runs ``main()`` of one of them. It imports the first at once.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, modules: Sequence[str]) -> None:
