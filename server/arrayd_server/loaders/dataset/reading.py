@@ -156,7 +156,8 @@ class DirectReader:
                 at = first + int(np.argmax(short))
                 if results[at] != _PENDING:
                     raise ReadError(at, max(0, -int(results[at])))
-                over += self._reap(results, 1)
+                missing = int(np.count_nonzero(results[first:stop] == _PENDING))
+                over += self._reap(results, missing)  # later parts have overtaken this one
             begin(edges[min(number + PARTS, len(edges) - 1)])
             yield first, stop
 
