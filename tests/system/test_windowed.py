@@ -23,6 +23,9 @@ SEED = 11
 KINDS = {"gzip": 2000, "text": 2000, "list": 200}
 """Rows of each kind of files."""
 
+BUDGET = 39
+"""Bytes for each row, which has 40."""
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -51,7 +54,7 @@ def made(home: Path, client: arrayd.Client, kind: str) -> arrayd.Dataset:
             np.save(home / f"{number}.npy", x[number])
         (home / "samples.lst").write_text("".join(f"{number}.npy\n" for number in range(n)))
         sources["x"] = home / "samples.lst"
-    return arrayd.dataset(sources, client=client, budget=max(7000, n * 14), **options)
+    return arrayd.dataset(sources, client=client, budget=n * BUDGET, **options)
 
 
 def right(n: int, epoch: int = 0) -> list[int]:
@@ -136,7 +139,7 @@ def test_consumers_share_what_is_decoded(
     _, alone = consumed(client, dataset.stream(16, seed=SEED, plan="windowed"), n)
     other = puppets(daemon)
     other(
-        f"ds = arrayd.dataset({{'x': '{home}/z.h5:/x', 'y': '{home}/y.npy'}}, budget='40K');"
+        f"ds = arrayd.dataset({{'x': '{home}/z.h5:/x', 'y': '{home}/y.npy'}}, budget={n * BUDGET});"
         f"s = ds.stream(50, seed={SEED}, consumers=2, plan='windowed')"
     )
     other.send("[int(row) for batch in s for row in batch.ids]")
