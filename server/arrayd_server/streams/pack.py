@@ -15,8 +15,11 @@ A pack is kept between runs: its name is a digest of the header, which has that 
 with it of all files in their state. The bits are written after the rows, which are synced before: a
 reader that is killed, or a machine that stops, costs at most units that are decoded again.
 
-One process writes a pack: it has a lock (``flock``) on it. Others read the rows whose bits are set,
-decode the rest into memory alone, and take the lock over when they find it free.
+Several processes may read and write a pack: two models with different seeds, training and
+validation. What one has decoded the others find there. Both may decode a unit at the same moment
+and write it twice: the bytes are the same. A bit is only ever set, by a reader that has the lock
+(``flock``) for the moment in which it adds its own to those in the file. One that does not get the
+lock at once, for the other may be stopped there, adds them the next time.
 """
 
 from __future__ import annotations
@@ -75,6 +78,7 @@ class Pack:
         self.spec = spec
         self._lock = threading.Lock()
         self._bits = np.zeros(-(-spec.rows // 8), np.uint8)
+        self._unsaved: set[int] = set()  # pages of bits that the file does not have yet
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._fd = os.open(self.path, flags, 0o600)
@@ -85,8 +89,8 @@ class Pack:
                 f"({error.strerror}). Name another folder (scratch=), or decode without one: "
                 "plan='windowed'."
             ) from None
-        self.writes = False
-        """Whether this process is the one that adds rows."""
+        self.ready = False
+        """Whether the file is a pack: rows can be read from it and written to it."""
         try:
             self.refresh()
         except BaseException:
@@ -94,22 +98,23 @@ class Pack:
             raise
 
     def close(self) -> None:
-        """Close it; another process may write it then."""
+        """Close it."""
+        with suppress(NoRoom, BadFile), self._lock:  # what is not saved is decoded again
+            self._save()
         os.close(self._fd)
 
     def refresh(self) -> None:
-        """Become the one that writes, if nobody is; else look which rows another has added."""
+        """Look which rows other processes have added; make the pack if it is none yet.
+
+        Raises
+        ------
+        NoRoom, BadFile
+            It cannot be made.
+        """
         with self._lock:
-            if self.writes:
-                return
-            with suppress(BlockingIOError):  # another process writes it
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.writes = True
-            if self.writes:
-                self._begin()
-            if self._is_sound():
-                bits = os.pread(self._fd, len(self._bits), PAGE)
-                self._bits = np.frombuffer(bits, np.uint8).copy()
+            self.ready = self.ready or self._is_sound() or self._make()
+            if self.ready:
+                self._bits |= self._saved(0, len(self._bits))
 
     def has(self, ids: Ids) -> npt.NDArray[np.bool_]:
         """Say of each row whether it is here; bool (k,)."""
@@ -146,19 +151,48 @@ class Pack:
         at = (written >> np.uint64(3)).astype(np.int64)
         with self._lock:
             np.bitwise_or.at(self._bits, at, _bit(written))
-            for page in np.unique(at // PAGE).tolist():
-                self._pwrite(self._bits[page * PAGE : (page + 1) * PAGE].data, (page + 1) * PAGE)
+            self._unsaved.update(np.unique(at // PAGE).tolist())
+            self._save()
 
-    def _begin(self) -> None:
-        """Make it anew, unless it is one, whole and of ours."""
-        if self._is_sound():
+    def _save(self) -> None:
+        """Add our bits to those in the file, if no other process does so at this moment."""
+        with self._locked() as mine:
+            while mine and self._unsaved:
+                page = next(iter(self._unsaved))
+                bits = self._bits[page * PAGE : (page + 1) * PAGE]
+                bits |= self._saved(page * PAGE, len(bits))
+                self._pwrite(bits.data, (page + 1) * PAGE)
+                self._unsaved.discard(page)
+
+    def _saved(self, first: int, count: int) -> npt.NDArray[np.uint8]:
+        """Return bytes of bits that are in the file; none, if it was truncated meanwhile."""
+        found = os.pread(self._fd, count, PAGE + first)
+        return np.frombuffer(found.ljust(count, b"\0"), np.uint8)
+
+    def _make(self) -> bool:
+        """Make it, unless another process is about to; say whether it is there."""
+        with self._locked() as mine:
+            if mine and not self._is_sound():
+                try:
+                    os.ftruncate(self._fd, 0)
+                    os.ftruncate(self._fd, self.spec.size)
+                except OSError as error:
+                    raise self._refused(error, self.spec.size) from None
+                self._pwrite(memoryview(self.spec.header), 0)
+        return mine
+
+    @contextmanager
+    def _locked(self) -> Iterator[bool]:
+        """Have the lock, if it is free; yield whether we have it."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
             return
         try:
-            os.ftruncate(self._fd, 0)
-            os.ftruncate(self._fd, self.spec.size)
-        except OSError as error:
-            raise self._refused(error, self.spec.size) from None
-        self._pwrite(memoryview(self.spec.header), 0)
+            yield True
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _is_sound(self) -> bool:
         whole = os.fstat(self._fd).st_size == self.spec.size
@@ -305,7 +339,9 @@ class PackedRows:
         self.pack.close()
 
     def _decode(self, ids: Ids, out: Array, where: Int64) -> ReadStats:
-        if not len(ids) or not self.pack.writes:
+        if not len(ids):
+            return ReadStats()
+        if not self.pack.ready:
             return self._decoded.read(ids, out, where)
         written: list[Ids] = []
 

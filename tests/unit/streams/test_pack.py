@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -108,20 +110,78 @@ def test_other_casts_have_other_packs(tmp_path: Path) -> None:
 
 
 def test_two_readers_of_one_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One writes; the other reads what is there, decodes the rest, and writes when it may."""
+    """What one decodes the other finds, in both directions; a third one finds all of it."""
     manifest = make("chunked", tmp_path)
-    with packed(manifest, tmp_path) as second_to_be:
-        with packed(manifest, tmp_path) as first:
-            assert (second_to_be.pack.writes, first.pack.writes) == (True, False)
-            read(second_to_be, [0])
-            assert read(first, [0]) < 7 * 20 + 8192
-            read(first, [20])
-            assert not first.pack.has(np.array([20], np.uint64))[0]
-            second_to_be.close()
-            read(first, [20])
-            assert first.pack.writes
-            assert first.pack.has(np.array([20], np.uint64))[0]
-        monkeypatch.setattr(second_to_be, "close", lambda: None)
+    with packed(manifest, tmp_path) as first, packed(manifest, tmp_path) as second:
+        read(first, [0])
+        assert read(second, [0, 20]) < 14 * 20 + 8192
+        with monkeypatch.context() as patch:
+            forbid_decoding(first, patch)
+            read(first, [0, 20])
+        read(first, [40])
+        with packed(manifest, tmp_path) as third:
+            forbid_decoding(third, monkeypatch)
+            read(third, [0, 20, 40])
+
+
+def test_a_reader_that_stands_still_while_it_has_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops nobody: others decode, read again what they decoded, and tell of it later."""
+    manifest = make("chunked", tmp_path)
+    with packed(manifest, tmp_path) as rows:
+        read(rows, [0])
+        still = os.open(rows.pack.path, os.O_RDWR)
+        fcntl.flock(still, fcntl.LOCK_EX)
+        read(rows, [20])
+        with monkeypatch.context() as patch:
+            forbid_decoding(rows, patch)
+            read(rows, [20])
+        with packed(manifest, tmp_path) as other:
+            assert other.pack.has(np.array([0, 20], np.uint64)).tolist() == [True, False]
+        os.close(still)
+    with packed(manifest, tmp_path) as later:
+        assert later.pack.has(np.array([0, 20], np.uint64)).all()
+
+
+def test_a_pack_that_cannot_be_made_yet(tmp_path: Path) -> None:
+    """Another process is about to make it, and stands still: rows are decoded until it is there."""
+    manifest = make("chunked", tmp_path)
+    with packed(manifest, tmp_path) as rows:
+        path = rows.pack.path
+    os.truncate(path, 0)
+    still = os.open(path, os.O_RDWR)
+    fcntl.flock(still, fcntl.LOCK_EX)
+    with packed(manifest, tmp_path) as rows:
+        read(rows, [0])
+        assert not rows.pack.ready
+        os.close(still)
+        read(rows, [0])
+        assert rows.pack.ready
+        assert rows.pack.has(np.array([0], np.uint64)).all()
+
+
+def test_many_readers_at_once(tmp_path: Path) -> None:
+    """No bit of any is lost, and no row is wrong."""
+    manifest = make("chunked", tmp_path)
+    wrong: list[BaseException] = []
+
+    def one(seed: int) -> None:
+        try:
+            with packed(manifest, tmp_path) as rows:
+                for some in np.random.default_rng(seed).permutation(100).reshape(-1, 5):
+                    read(rows, some)
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=one, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    with packed(manifest, tmp_path) as rows:
+        assert rows.pack.has(np.arange(100, dtype=np.uint64)).all()
 
 
 def test_what_is_no_pack_is_made_anew(tmp_path: Path) -> None:
