@@ -87,7 +87,8 @@ class Client:
     ) -> SharedArray:
         """Return the array of `source`; see `arrayd.get`."""
         # The short way to what this process has already: nothing of the call is to be checked.
-        plain = mode == "r" and pin is False and timeout is None and progress is None
+        plain = type(mode) is str and mode == "r"
+        plain = plain and pin is False and timeout is None and progress is None
         if plain and self._session.is_open:
             known = self._local(source, options, mode, ask=False)
             if isinstance(known, SharedArray):

@@ -179,6 +179,7 @@ class Source(Record):
         return [replace(source, path=path, member=member) for path, member in places(what)]
 
     def _key(self) -> tuple[Any, ...]:
+        unknown = self._unknown() if self.extra else None
         # To numpy None means float64, and np.dtype("f8") == None: compare first which are None.
         return (
             self.dtype is None,
@@ -193,7 +194,7 @@ class Source(Record):
             self.rows,
             self.order,
             self.options,
-            pack(self._unknown()) if self.extra else b"",
+            pack(unknown) if unknown else b"",
         )
 
     def _unknown(self) -> dict[Any, Any]:

@@ -30,7 +30,7 @@ import numpy as np
 
 from arrayd.errors import SourceChanged
 from arrayd.source import Source
-from arrayd_server.loaders.base import PART_BYTES, LoadPlan, Part
+from arrayd_server.loaders.base import LoadPlan, Part
 from arrayd_server.loaders.text.opening import (
     Lines,
     compressed,
@@ -55,6 +55,10 @@ from arrayd_server.loaders.validation import selected
 
 PIECE_BYTES = 256 << 10
 """How much text goes to `numpy.loadtxt` at once; larger pieces are no faster."""
+
+PART_BYTES = 4 << 20
+"""How much text is a part: to parse it takes a twentieth of a second. Of parts as large as those of
+other formats a file of 50 MiB would have two, and one of two workers most of the work."""
 
 _STEP = 10_000
 """Rows that numpy counts in one go at most."""
