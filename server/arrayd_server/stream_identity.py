@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from arrayd.samples.manifest import label_of
 from arrayd.wire.codec import pack
 from arrayd.wire.records import Record, later
 from arrayd.wire.ring import RingField, RingLayout
@@ -96,7 +96,7 @@ class StreamIdentity(Record):
     def __str__(self) -> str:
         rows = f"[{self.start}:{self.stop}]"
         names = ", ".join(field.name for field in self.fields)
-        return f"{os.path.basename(self.manifest)}{rows} ({names}; {self.kind}, seed {self.seed})"
+        return f"{label_of(self.manifest)}{rows} ({names}; {self.kind}, seed {self.seed})"
 
     @property
     def rows(self) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 from arrayd.datasets import cache
 from arrayd.errors import BadFile, ProtocolMismatch
 from arrayd.gather.replace_file import replacing
-from arrayd.samples.manifest import VERSION, Manifest
+from arrayd.samples.manifest import SUFFIX, VERSION, Manifest, checked_name
 from arrayd.wire.codec import pack
 
 DAYS = 30
@@ -26,7 +26,7 @@ _LOOK = 2
 """Raised when a scan finds out more about files than before: then each is looked at again."""
 
 # ".tmp" and ".part" are what killed processes have left: of a manifest, and of the others.
-_OURS = (".manifest", ".request", ".ids.npy", ".pack", ".tmp", ".part", cache.USED)
+_OURS = (SUFFIX, ".request", ".ids.npy", ".pack", ".tmp", ".part", cache.USED)
 _AT_ONCE = 1000  # files that are removed at a time
 
 
@@ -41,7 +41,7 @@ def find(key: str) -> Manifest | None:
     request = os.path.join(where, f"{key}.request")
     try:
         with open(request, encoding="ascii") as file:
-            path = os.path.join(where, f"{int(file.read(), 16):032x}.manifest")
+            path = os.path.join(where, checked_name(file.read()))
         cache.mark_used(path)
         os.utime(request)
         return Manifest.load(path)
@@ -63,7 +63,7 @@ def keep(key: str, manifest: Manifest) -> str:
         cache.mark_used(path)
         request = os.path.join(where, f"{key}.request")
         with replacing(request) as fresh, open(fresh, "w", encoding="ascii") as file:
-            file.write(manifest.digest.hex())
+            file.write(manifest.file_name)
     _sweep(where)
     return path
 

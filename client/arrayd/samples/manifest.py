@@ -24,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,6 +45,15 @@ VERSION = 1
 
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
+
+SUFFIX = ".manifest"
+"""Of the file that a manifest is saved in."""
+
+_LABEL = 40  # characters of a file's name in that of a manifest
+
+_NO_NAME = re.compile(r"[^A-Za-z0-9_.+-]+")
+
+_NAME = re.compile(rf"([A-Za-z0-9_.+-]+)\.[0-9a-f]{{16}}{re.escape(SUFFIX)}")
 
 SIZE, MTIME = 2, 3
 """Columns of `Files.stats` that tell the contents of a file, wherever it lies."""
@@ -223,6 +233,20 @@ class Manifest:
 
     # ---- on disk -------------------------------------------------------------------------
 
+    @property
+    def file_name(self) -> str:
+        """The name under which it is saved: its first file's, how many more, and its digest.
+
+        So `arrayd status` tells by the manifest of a block or stream what that is of.
+        """
+        different = {files.names: files for files in self.files}.values()
+        first = next(iter(different), None)
+        label = "nothing" if first is None else os.path.basename(first.path(0))
+        label = _NO_NAME.sub("_", label)[:_LABEL].lstrip(".")
+        more = sum(map(len, different)) - 1
+        more_words = f"+{more}" if more > 0 else ""
+        return f"{label}{more_words}.{self.digest.hex()[:16]}{SUFFIX}"
+
     def save(self, folder: str) -> str:
         """Save it in `folder`, unless it is there; return the path. Others see all of it or none.
 
@@ -231,7 +255,7 @@ class Manifest:
         OSError
             The folder cannot be written.
         """
-        path = os.path.join(folder, f"{self.digest.hex()}.manifest")
+        path = os.path.join(folder, self.file_name)
         if zipfile.is_zipfile(path):  # it ends as it should: nothing has cut it off
             return path
         arrays: dict[str, Any] = {"header": np.frombuffer(pack(self._header()), np.uint8)}
@@ -309,3 +333,23 @@ def changed(files: Files, number: int, stat: Sequence[int]) -> bool:
 def signed(number: int) -> int:
     """Return an inode number, of 64 bits on some file systems, as the int64 of these bits."""
     return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def checked_name(text: str) -> str:
+    """Return the name of a manifest's file, which was read from another file.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    if not _NAME.fullmatch(text):
+        raise ValueError(f"{text!r:.80} is no name of a manifest")
+    return text
+
+
+def label_of(path: str) -> str:
+    """Return what the manifest at `path` is of, in words: its first file, and how many more."""
+    name = os.path.basename(path)
+    found = _NAME.fullmatch(name)
+    return found[1] if found else name

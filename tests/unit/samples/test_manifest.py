@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arrayd.errors import BadFile, ProtocolMismatch
-from arrayd.samples.manifest import Field, Files, Manifest, changed, signed
+from arrayd.samples.manifest import Field, Files, Manifest, changed, checked_name, label_of, signed
 from arrayd.wire.codec import pack
 
 
@@ -47,12 +48,29 @@ def test_paths_are_what_the_system_has(tmp_path: Path) -> None:
     assert [saved.files[0].path(i) for i in range(3)] == odd
 
 
+def test_the_name_of_a_saved_manifest() -> None:
+    """It tells the first file and how many more, and nothing that a path must not have."""
+    made = manifest_of(files_of(2, 3))
+    first = os.path.basename(made.files[0].path(0))
+    digest = made.digest.hex()[:16]
+    assert made.file_name == f"{first}+1.{digest}.manifest"
+    assert label_of(f"/cache/{made.file_name}") == f"{first}+1"
+    assert checked_name(made.file_name) == made.file_name
+    stats = [[0] * 5]
+    odd = manifest_of(Files.of([f"/a b/.hidden {'ü' * 300}\udcff:x.npy"], stats, [1]))
+    assert odd.file_name == f"hidden_x.npy.{odd.digest.hex()[:16]}.manifest"
+    for wrong in ("", "a.manifest", f"../a.{digest}.manifest", f"a.{digest}.manifest\n", digest):
+        with pytest.raises(ValueError, match="no name of a manifest"):
+            checked_name(wrong)
+    assert label_of("/cache/train.manifest") == "train.manifest"
+
+
 def test_it_comes_back(tmp_path: Path) -> None:
     """Rows, fields, files and columns are the same after saving; saved twice it is one file."""
     made = manifest_of(files_of(2, 3), label=np.array(["a", "b", "a", "c", "ü"]))
     path = made.save(str(tmp_path))
     assert made.save(str(tmp_path)) == path
-    assert [p.name for p in tmp_path.iterdir()] == [f"{made.digest.hex()}.manifest"]
+    assert [p.name for p in tmp_path.iterdir()] == [made.file_name]
     found = Manifest.load(path)
     assert (found.rows, found.fields) == (made.rows, made.fields)
     assert found.columns["label"].tolist() == ["a", "b", "a", "c", "ü"]

@@ -215,7 +215,7 @@ def test_what_nobody_uses_is_removed() -> None:
     shards(2, name="n")
     new = scan(ALONE, "n1.npy")
     left = {path.name for path in folder.iterdir()}
-    assert {f"{made['a'].digest.hex()}.manifest", f"{new.digest.hex()}.manifest"} == {
+    assert {made["a"].file_name, new.file_name} == {
         name for name in left if name.endswith(".manifest")
     }
     assert len(left) == 7  # a request and a time of last use for each, and the other file
