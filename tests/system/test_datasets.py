@@ -107,6 +107,8 @@ def test_columns_come_with_the_rows(home: Path, client: arrayd.Client) -> None:
     parts = dataset.split(train=0.5, val=0.5, stratify="label")
     for part in parts.values():
         assert np.bincount(part.column("label")).tolist() == [10, 10, 10]
+    with pytest.warns(UserWarning, match="No rows came into rest: .* another seed="):
+        dataset.split(train=0.999, rest=1e-9, group="label")
     by_group = dataset.split(train=0.5, val=0.5, group="label")
     labels = [set(part.column("label").tolist()) for part in by_group.values()]
     assert not labels[0] & labels[1]

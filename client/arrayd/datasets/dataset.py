@@ -162,7 +162,8 @@ class Dataset:
         """Return disjoint parts by name: ``ds.split(train=0.8, val=0.1, test=0.1)``.
 
         Which part a row is in depends on `seed` and the row alone, so rows that are appended to
-        the files never move the others. The sizes are the fractions but for chance.
+        the files never move the others. The sizes are the fractions but for chance; a warning says
+        if a part has no rows.
 
         Parameters
         ----------
@@ -183,6 +184,14 @@ class Dataset:
         """
         given = {"group": self._values(group), "stratify": self._values(stratify)}
         parts = splits.split(self._rows, fractions, seed, **given)
+        empty = [name for name, rows in parts.items() if fractions[name] and not len(rows)]
+        if empty and len(self):
+            warn_caller(
+                f"No rows came into {', '.join(empty)}: where rows are few, or groups of rows that "
+                "stay together, chance has its way. Take another seed=, larger fractions, or "
+                "stratify=.",
+                UserWarning,
+            )
         return {name: self._with(rows) for name, rows in parts.items()}
 
     def _values(self, what: str | npt.ArrayLike | None) -> Any:
