@@ -253,6 +253,7 @@ class TensorBatches:
                 yield self._copies.copied(_readable(batch))
             finally:
                 self._copies.wait()
+        self._copies.close()  # the stream has ended: a ring that stays pinned stays in memory
 
     def set_epoch(self, epoch: int) -> None:
         """Begin the next pass with the first row of this epoch."""

@@ -12,6 +12,8 @@ import numpy as np
 
 from arrayd.errors import ArraydError
 from arrayd.samples.manifest import Manifest
+from arrayd.samples.order import EpochOrder
+from arrayd.samples.selection import Rows
 from arrayd.wire.dtypes import descr
 from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.stream_identity import StreamField, StreamIdentity
@@ -21,6 +23,20 @@ Array = np.ndarray[Any, Any]
 
 PATIENCE = 30.0
 """Seconds after which what was to come is not coming."""
+
+
+def right_order(n: int, seed: int, epoch: int) -> list[int]:
+    """Return the rows of an epoch in their order."""
+    rows: list[int] = EpochOrder(Rows(n), seed, epoch).window(0, n).tolist()
+    return rows
+
+
+def checked(batch: Any) -> list[int]:
+    """Return the rows of a batch; its values must be theirs: x of four times the row, y the row."""
+    assert (batch["x"][:, 0] == batch.ids * 4.0).all()
+    assert "y" not in batch or (batch["y"] == batch.ids).all()
+    rows: list[int] = batch.ids.tolist()
+    return rows
 
 
 def identity_of(manifest: Manifest, folder: Path, **changes: Any) -> StreamIdentity:

@@ -57,13 +57,18 @@ def test_batches_on_the_gpu(daemon: Daemon, sources: dict[str, str], plan: str) 
             check(batch)
             total += len(batch["ids"])
             kept.append(batch)
+            pinned = dict(stream._copies._pinned._registered)
+            assert all(pinned.values()), "memory could not be pinned"
+        assert pinned, "nothing was pinned"
         assert total == 3 * N
         for batch in kept:
             check(batch)
         kept[0]["x"].zero_()
         assert stream.receipt(2).complete
-        assert stream._copies._pinned._registered, "nothing was pinned"
-        assert all(stream._copies._pinned._registered.values())
+        assert not stream._copies._pinned._registered, "it stays pinned after the end"
+        for _ in zip(range(4), stream, strict=False):
+            pass
+        assert stream._copies._pinned._registered, "the next pass pins nothing"
         stream.close()
         assert not stream._copies._pinned._registered
 

@@ -20,6 +20,7 @@ from arrayd.samples.receipt import merge, verify
 from arrayd.samples.selection import Rows
 from tests.support.daemons import Daemon
 from tests.support.processes import Stage, leaves_nothing_behind, wait_until
+from tests.support.streams import checked, right_order
 
 pytestmark = pytest.mark.one_daemon
 
@@ -52,16 +53,7 @@ def dataset(home: Path, client: arrayd.Client) -> arrayd.Dataset:
 
 def right(n: int = N, epoch: int = 0, seed: int = SEED) -> list[int]:
     """Return the rows of an epoch in their order."""
-    rows: list[int] = EpochOrder(Rows(n), seed, epoch).window(0, n).tolist()
-    return rows
-
-
-def checked(batch: Any) -> list[int]:
-    """Return the rows of a batch; its values must be theirs."""
-    assert (batch["x"][:, 0] == batch.ids * 4.0).all()
-    assert "y" not in batch or (batch["y"] == batch.ids).all()
-    rows: list[int] = batch.ids.tolist()
-    return rows
+    return right_order(n, seed, epoch)
 
 
 def consumers(client: arrayd.Client) -> int:

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd.samples.order import EpochOrder
 from arrayd.samples.receipt import verify
 from arrayd.samples.selection import Rows
 from tests.support.daemons import Daemon
 from tests.support.processes import Stage, leaves_nothing_behind
+from tests.support.streams import checked, right_order
 
 SEED = 11
 KINDS = {"gzip": 2000, "text": 2000, "list": 200}
@@ -59,16 +59,7 @@ def made(home: Path, client: arrayd.Client, kind: str) -> arrayd.Dataset:
 
 def right(n: int, epoch: int = 0) -> list[int]:
     """Return the rows of an epoch in their order."""
-    rows: list[int] = EpochOrder(Rows(n), SEED, epoch).window(0, n).tolist()
-    return rows
-
-
-def checked(batch: Any) -> list[int]:
-    """Return the rows of a batch; its values must be theirs."""
-    assert (batch["x"][:, 0] == batch.ids * 4.0).all()
-    assert "y" not in batch or (batch["y"] == batch.ids).all()
-    rows: list[int] = batch.ids.tolist()
-    return rows
+    return right_order(n, SEED, epoch)
 
 
 def consumed(client: arrayd.Client, stream: Any, rows: int) -> tuple[list[int], int]:

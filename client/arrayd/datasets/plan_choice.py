@@ -75,16 +75,16 @@ def choose(sizes: Sizes, kind: str | None = None) -> Plan:
                 f"{format_bytes(sizes.budget)}. Leave out plan=, raise budget=, or take fewer bits "
                 "per value (cast=)."
             )
-    short = sizes.packs is not None and sizes.packs.short
+    short = sizes.packs if sizes.packs is not None and sizes.packs.short else None
     if kind in ("lazy pack", WINDOWED) and sizes.decoded is False:
         raise SpecMismatch(
             f"plan={kind!r} is for files that must be decoded, and the rows of these lie there as "
             "they are in memory: leave out plan=."
         )
-    if kind == WINDOWED or (kind != "lazy pack" and sizes.decoded and short):
+    if kind == "lazy pack" and short is not None:
+        raise _no_pack(short)
+    if kind == WINDOWED or (sizes.decoded and short is not None):
         return _windowed(sizes)
-    if kind == "lazy pack" and sizes.packs is not None and sizes.packs.short:
-        raise _no_pack(sizes.packs)
     return _row_random(sizes)
 
 

@@ -90,8 +90,8 @@ def planned(
     )
     if kind in (None, "resident") and len(rows) * sizes.row_bytes <= budget:
         return choose(sizes, kind)  # resident, so nobody asks what it would be otherwise
-    must = [field for field, must in zip(fields, decoded, strict=True) if must is not False]
-    return choose(replace(sizes, **_decoding(manifest, rows, must, terms)), kind)
+    costly = [field for field, must in zip(fields, decoded, strict=True) if must is not False]
+    return choose(replace(sizes, **_decoding(manifest, rows, costly, terms)), kind)
 
 
 def _must_decode(manifest: Manifest, field: Field) -> bool | None:

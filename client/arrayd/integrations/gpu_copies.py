@@ -3,14 +3,15 @@
 Theory of operation
 -------------------
 A copy from ordinary memory goes through a buffer of the driver. From *pinned* memory, whose pages
-stay where they are, the GPU copies by itself: six times as fast (H100: 31 against 5 GB/s), while
-the process goes on. So what batches are slices of is pinned once, as a whole: the ring of a
-stream, or the memory into which resident rows are gathered.
+stay where they are, the GPU copies by itself: four to six times as fast (H100: 30 against 5 to 8
+GB/s), while the process goes on. So what batches are slices of is pinned once, as a whole: the
+ring of a stream, or the memory into which resident rows are gathered.
 
 Only a mapping that is shared with the daemon may be pinned. To pin the pages of a private
 (copy-on-write) mapping is to write to them, as far as the kernel is concerned: it makes copies,
-and what the daemon fills in later is never seen (tried: of 40 million values 1.6 million were
-wrong). So batches are read-only here, and are never shown to the program: it gets the copies.
+and what the daemon fills in later is never seen (tried: of 3.2 million values that were compared
+1.6 million were wrong). So batches are read-only here, and are never shown to the program: it gets
+the copies.
 
 The copies run in a CUDA stream of their own, beside the computation on the batch before. The
 stream that is current when a batch is asked for waits for them; the process waits, before it goes

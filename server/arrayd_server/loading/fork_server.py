@@ -27,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
 import subprocess
@@ -162,7 +163,8 @@ class ForkServer:
             self._process.kill()
 
     def close(self) -> None:
-        """End it, and wait for that."""
+        """End it, and wait for that; there is no other one afterwards."""
+        self._not_before = math.inf
         if self._process is not None:
             self._process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
