@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from arrayd.errors import ArraydError, LoaderCrashed
@@ -20,6 +21,9 @@ from arrayd_server.loading.messages import (
 )
 from arrayd_server.loading.tasks import Task
 from arrayd_server.loading.worker_pool import Pool
+
+PARTS_WAITING = 32
+"""Parts of a load that the pool knows of: to tell it of all at once takes the loop milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,9 @@ class Load:
 
     origin: BlockIdentity
     found: FoundFile
+    unsent: Iterator[Rows]  # the parts that the pool does not know of yet
     parts_left: int = 0
+    task: Mapping[str, Any] = field(default_factory=dict)  # of every part, but for which it is
     lost: int = 0
 
 
@@ -79,26 +85,30 @@ class Loads:
     def fill(self, job: int, path: str) -> None:
         """Load a probed source into the segment file at `path`, its parts in parallel."""
         load = self._loads[job]
-        parts = load.found.parts
-        load.parts_left = len(parts)
-        if not parts:
+        source = load.origin.source
+        assert source is not None
+        load.parts_left = len(load.found.parts)
+        load.task = FillTask.of(source, (0, 0, ()), path, load.found).to_wire()
+        if load.parts_left:
+            self._submit(job, load, PARTS_WAITING)
+        else:
             self._finish(job)
-        for part in parts:
-            self._pool.submit(self._part(job, load, part, path))
+
+    def _submit(self, job: int, load: Load, count: int) -> None:
+        """Hand the next parts to the pool."""
+        for part in itertools.islice(load.unsent, count):
+            self._pool.submit(self._part(job, load, part))
 
     def cancel(self, job: int) -> None:
         """Stop a load, or forget what is known of one that is over."""
         self._loads.pop(job, None)
         self._pool.cancel(job)
 
-    def _part(self, job: int, load: Load, part: Rows, path: str) -> Task:
-        source = load.origin.source
-        assert source is not None
-        wire = {"op": "fill", **FillTask.of(source, part, path, load.found).to_wire()}
+    def _part(self, job: int, load: Load, part: Rows) -> Task:
         return Task(
             job,
             str(load.origin),
-            wire,
+            {"op": "fill", **load.task, "part": part},
             lambda result: self._on_part(job, load.origin, result),
             lambda rows: self._on.progress(job, rows),
             apart=load.found.apart,
@@ -124,7 +134,7 @@ class Loads:
         except (TypeError, ValueError) as error:
             self._on.failed(job, _nonsense(origin, error))
             return
-        self._loads[job] = Load(origin, found)
+        self._loads[job] = Load(origin, found, iter(found.parts))
         self._on.probed(job, probed)
 
     def _on_part(
@@ -143,6 +153,7 @@ class Loads:
             return
         load.parts_left -= 1
         load.lost += filled.lost
+        self._submit(job, load, 1)
         if load.parts_left == 0:
             self._finish(job)
 

@@ -1,0 +1,97 @@
+"""The parts of a load on their way to the pool: few at a time, each once, none after a cancel."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from arrayd.errors import ArraydError, LoadError
+from arrayd.source import Source
+from arrayd_server import identity
+from arrayd_server.loading.loads import PARTS_WAITING, Callbacks, Loads, Probed
+from arrayd_server.loading.messages import FilledPart, FoundFile
+from arrayd_server.loading.tasks import Task
+from arrayd_server.loading.worker_pool import Pool
+
+PARTS = 3 * PARTS_WAITING
+
+
+class _Pool:
+    """Keeps the tasks that it is given."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+
+    def submit(self, task: Task) -> None:
+        self.tasks.append(task)
+
+    def cancel(self, job: int) -> None:
+        self.tasks = [task for task in self.tasks if task.job != job]
+
+
+def _found() -> FoundFile:
+    parts = tuple((row, row + 1, (0, 1, row, row + 1)) for row in range(PARTS))
+    return FoundFile(
+        shape=(PARTS,),
+        file_dtype="<f8",
+        descr="<f8",
+        itemsize=8,
+        file_order="C",
+        order="C",
+        rows=PARTS,
+        parts=parts,
+        detail=(128, 0, 8, 0, PARTS, 1, ""),
+        member=None,
+        identity=("/file.npy", 1, 2, 3, 4, 5),
+        apart=False,
+        format="npy",
+    )
+
+
+def _probed(pool: _Pool, ends: list[object]) -> Loads:
+    """Return loads of which one, of job 7, has been probed; what becomes of it is put in `ends`."""
+
+    def ignored(_: int, result: Probed | object) -> None:
+        """Take what no test asks for."""
+
+    def filled(_: int, lost: int) -> None:
+        ends.append(lost)
+
+    def failed(_: int, error: ArraydError) -> None:
+        ends.append(error)
+
+    callbacks = Callbacks(ignored, ignored, ignored, filled, failed)
+    loads = Loads(cast(Pool, pool), callbacks)
+    loads.probe(7, identity.of_source(Source.of("/file.npy"), (1, 2, 3, 4, 5)))
+    pool.tasks.pop().on_result(_found().to_wire())
+    return loads
+
+
+def test_the_pool_gets_few_parts_at_a_time_and_each_once() -> None:
+    """As many tasks as `PARTS_WAITING` wait in the pool, until all parts are filled."""
+    pool, ends = _Pool(), list[object]()
+    _probed(pool, ends).fill(7, "/dev/shm/segment")
+    seen = list[object]()
+    while pool.tasks:
+        assert len(pool.tasks) == min(PARTS_WAITING, PARTS - len(seen))
+        assert not ends
+        task = pool.tasks.pop(0)
+        seen.append(task.wire["part"])
+        task.on_result(FilledPart(1).to_wire())
+    assert seen == list(_found().parts)
+    assert ends == [PARTS]
+
+
+def test_no_part_is_handed_out_after_the_end() -> None:
+    """When one part fails or the load is cancelled, no other part of it is begun."""
+    for cancels in (False, True):
+        pool, ends = _Pool(), list[object]()
+        loads, error = _probed(pool, ends), LoadError("broken")
+        loads.fill(7, "/dev/shm/segment")
+        first, late = pool.tasks[:2]
+        if cancels:
+            loads.cancel(7)
+        else:
+            first.on_result(error)
+        late.on_result(FilledPart().to_wire())
+        assert not pool.tasks
+        assert ends == ([] if cancels else [error])
