@@ -117,7 +117,14 @@ def get(
     DaemonError
         No daemon answers.
     """
-    return default_client().get(
+    client = default_client()
+    plain = dataset is None and dtype is None and cast is None and rows is None and order is None
+    if plain and overflow == "error":
+        # To look at options that were not given would take as long as all the rest.
+        return client.get(
+            source, mode=mode, pin=pin, timeout=timeout, progress=progress, **format_options
+        )
+    return client.get(
         source,
         dataset=dataset,
         dtype=dtype,
@@ -307,6 +314,9 @@ def client_of(endpoint: str) -> Client:
 
 def default_client(*, start: bool = True) -> Client:
     """Return the client that the functions of this module use; made at the first call."""
+    client = _clients.get(None)
+    if client is not None:
+        return client
     with _lock:
         client = _clients.get(None)
         if client is None:

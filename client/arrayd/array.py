@@ -64,9 +64,12 @@ class Held:
     #: the one read-only mapping, which all arrays that are not written to share
     pages: weakref.ref[SegmentMapping] | None = None
     #: the array at the base of those arrays
-    flat: weakref.ref[npt.NDArray[Any]] | None = None
+    base: weakref.ref[SharedArray] | None = None
     #: the request that a reference's receiver can repeat; None for published blocks
     request: tuple[dict[str, Any], Stat] | None = None
+    #: the sources, and the words of calls, that the session finds it by
+    sources: list[Source] = field(default_factory=list)
+    wordings: list[Any] = field(default_factory=list)
     segment: str = field(init=False)
     block: Block = field(init=False)
 
@@ -88,6 +91,9 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     `numpy.ndarray`. Read-only for good, unless it was asked for with ``mode="c"``.
     """
 
+    # Slots are set in half the time; users may set attributes of their own, as on any subclass.
+    __slots__ = ("__dict__", "_held", "_mapping")
+
     _held: Held | None
     _mapping: SegmentMapping | None
 
@@ -98,7 +104,9 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     def __array_finalize__(self, obj: Any) -> None:
         self._held = self._mapping = None
-        if not isinstance(obj, SharedArray) or obj._mapping is None or self.size == 0:
+        if obj is None or not isinstance(obj, SharedArray):
+            return
+        if obj._mapping is None or self.size == 0:
             return
         # The first element tells a view from a copy. Where the others lie is not known yet:
         # a transposed array gets its strides after this call.
@@ -157,15 +165,7 @@ def reduced(shared: SharedArray) -> Any:
 
 def wrap(held: Held, mapping: SegmentMapping) -> SharedArray:
     """Return the array of a whole block over its mapping."""
-    spec = held.grant.spec
-    array = np.ndarray.__new__(
-        SharedArray,
-        spec.shape,
-        held.block.dtype,
-        buffer=_base(held, mapping),
-        order="F" if spec.order == "F" else "C",
-    )
-    return adorn(array, held, mapping)
+    return adorn(_base(held, mapping).view(), held, mapping)
 
 
 def cut(whole: SharedArray, grant: Grant, source: Source) -> SharedArray:
@@ -203,28 +203,30 @@ def view_at(
     dtype: np.dtype[Any],
 ) -> SharedArray:
     """Return a view of a block: `offset` and `strides` in bytes from the start of its data."""
-    array = np.ndarray.__new__(
-        SharedArray, shape, dtype, buffer=_base(held, mapping), offset=offset, strides=strides
-    )
+    base = _base(held, mapping)
+    buffer = base.T if held.block.order == "F" else base  # numpy wants it in C order
+    array = np.ndarray.__new__(SharedArray, shape, dtype, buffer, offset, strides)
     return adorn(array, held, mapping)
 
 
-def _base(held: Held, mapping: SegmentMapping) -> npt.NDArray[Any]:
-    """Return the flat array at the base of every array of a block.
+def _base(held: Held, mapping: SegmentMapping) -> SharedArray:
+    """Return the array at the base of every array of a block, which is in no block itself.
 
-    It has as many elements as the block, and is a `SharedArray`. scipy and others take an array
-    for a small part of something large, and copy it, if its ``base`` has many more elements. So
-    the base is counted in the same elements, and the base of ``np.asarray(a)`` is ``a`` itself,
-    as with `numpy.memmap`: numpy goes down to the last base of its own type, and no further.
+    It is the array of the whole block, and a `SharedArray`. scipy and others take an array for a
+    small part of something large, and copy it, if its ``base`` has many more elements: so it has
+    as many. And the base of ``np.asarray(a)`` is ``a`` itself, as with `numpy.memmap`: numpy goes
+    down to the last base of its own type, and no further.
     """
     shared = mapping.mode == "r"
-    known = held.flat() if shared and held.flat is not None else None
+    known = held.base() if shared and held.base is not None else None
     if known is not None:
         return known
-    flat = np.asarray(cast(npt.ArrayLike, mapping)).view(held.block.dtype, SharedArray)
+    block, pages = held.block, np.asarray(cast(npt.ArrayLike, mapping))
+    order: Any = "F" if block.order == "F" else "C"
+    base = np.ndarray(block.shape, block.dtype, pages, order=order).view(SharedArray)
     if shared:
-        held.flat = weakref.ref(flat)
-    return flat
+        held.base = weakref.ref(base)
+    return base
 
 
 def adorn(array: SharedArray, held: Held, mapping: SegmentMapping) -> SharedArray:

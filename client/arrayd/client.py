@@ -87,11 +87,10 @@ class Client:
     ) -> SharedArray:
         """Return the array of `source`; see `arrayd.get`."""
         # The short way to what this process has already: nothing of the call is to be checked.
-        plain = type(mode) is str and mode == "r"
-        plain = plain and pin is False and timeout is None and progress is None
-        if plain and self._session.is_open:
-            known = self._local(source, options, mode, ask=False)
-            if isinstance(known, SharedArray):
+        plain = type(mode) is str and mode == "r" and pin is False
+        if plain and timeout is None and progress is None and self._session.is_open:
+            known = self._session.blocks.shortcuts.follow(source, options)
+            if known is not None:
                 return known
         call = {"mode": mode, "pin": pin, "timeout": timeout, "progress": progress}
         result: SharedArray = self.get_many([source], **(options | call))[0]
@@ -239,13 +238,18 @@ class Client:
     ) -> SharedArray | FileRequest | ArraydError:
         """Return what this process holds already, without a round trip; else the request."""
         try:
+            known = None
+            if mode == "r" and not ask:
+                known = self._session.blocks.shortcuts.follow(source, options)
+            if known is not None:
+                return known
             request = FileRequest.of(source, options)
-            with contextlib.suppress(Vanished):
-                known = (
-                    None if ask else self._session.blocks.local(request.source, request.stat, mode)
-                )
-                if known is not None:
-                    return known
+            if not ask:
+                words = source, options
+                with contextlib.suppress(Vanished):
+                    known = self._session.blocks.local(request.source, request.stat, mode, words)
+            if known is not None:
+                return known
         except ArraydError as error:
             return bare(error)
         return request

@@ -47,10 +47,12 @@ Act = Callable[[], object]
 
 
 def get() -> None:
-    """Get, read, drop, and ask for something else."""
+    """Get, read, get again by the short way, drop, and ask for something else."""
     array = arrayd.get("a.npy")
     assert array[7] == 7
-    del array
+    again = [arrayd.get("a.npy") for _ in range(2)]
+    assert again[1][8] == 8
+    del array, again
     arrayd.info("a.npy")
 
 

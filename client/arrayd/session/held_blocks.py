@@ -13,11 +13,13 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from arrayd import array
 from arrayd.array import Held, HoldOwner, SharedArray, cut
 from arrayd.common import failpoints
 from arrayd.session.holds import HoldTable, Release
+from arrayd.session.shortcuts import Shortcuts
 from arrayd.source import Source
 from arrayd.system import mapping, writers
 from arrayd.system.mapping import MappingFinalizer, SegmentMapping
@@ -42,6 +44,7 @@ class HeldBlocks:
         self._owner = owner
         self._wake = wake
         self._table = HoldTable[Held]()
+        self.shortcuts = Shortcuts(self._table.find)
         self._by_source: dict[Source, tuple[Stat, Grant, Held]] = {}  # the latest of each
         self._ended: deque[MappingFinalizer] = deque()
 
@@ -52,8 +55,12 @@ class HeldBlocks:
 
     # ---- arrays --------------------------------------------------------------------------
 
-    def local(self, source: Source, stat: Stat | None, mode: str) -> SharedArray | None:
+    def local(
+        self, source: Source, stat: Stat | None, mode: str, words: tuple[object, Mapping[str, Any]]
+    ) -> SharedArray | None:
         """Return the array that a request means, if this process holds its block.
+
+        `words` are the arguments that it was made of: they find the block sooner the next time.
 
         Raises
         ------
@@ -66,7 +73,10 @@ class HeldBlocks:
                 return None
             if held.released or self._table.find(held.segment) is not held:
                 return None
-            return cut(array.wrap(held, self._pages(held, mode)), grant, source)
+            result = cut(array.wrap(held, self._pages(held, mode)), grant, source)
+            if mode == "r":
+                self.shortcuts.add(words, source, stat, grant, held)
+            return result
 
     def attach(
         self, grant: Grant, mode: str, request: tuple[Source, Stat] | None = None
@@ -85,6 +95,8 @@ class HeldBlocks:
             if request is not None:
                 source, stat = request
                 if not grant.key:
+                    if source not in held.sources:
+                        held.sources.append(source)
                     self._by_source[source] = (stat, grant, held)
                 # What loads this very block again: a window is a part of a whole one.
                 loaded = source.whole() if grant.window else source
@@ -180,8 +192,11 @@ class HeldBlocks:
         drain(self._ended, ended)
 
     def _forget_sources(self, held: Held) -> None:
-        for source in [s for s, (_, _, other) in self._by_source.items() if other is held]:
-            del self._by_source[source]
+        self.shortcuts.forget(held)
+        for source in held.sources:
+            known = self._by_source.get(source)
+            if known is not None and known[2] is held:
+                self._by_source.pop(source, None)
 
     # ---- sessions ------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ harmless, and never loses it. Nothing here calls out, waits or looks at the cloc
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -56,15 +56,13 @@ class HoldTable(Generic[H]):
     def __init__(self) -> None:
         self.highest_seq = 0  # of all grants that came; the daemon goes on from it
         self._holds: dict[str, H] = {}  # by segment: those that count
+        #: returns the hold of a segment, if there is one that counts
+        self.find: Callable[[str], H | None] = self._holds.get
         self._grants: dict[tuple[str, int], None] = {}  # not known to be attached
         self._due: dict[str, int] = {}  # to be released: segment, number
         # The calls between a request and its attach, each a token on its stack. Not a counter:
         # if Ctrl-C ends the call, at whatever point, its token is collected with its frame.
         self._attaching = weakref.WeakSet[_Token]()
-
-    def find(self, segment: str) -> H | None:
-        """Return the hold of a block, if there is one that counts."""
-        return self._holds.get(segment)
 
     def all(self) -> list[H]:
         """Return all holds that count."""

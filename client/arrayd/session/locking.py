@@ -19,12 +19,15 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 def with_locking(source: Source) -> Source:
     """Return a source with what the variable says, if it is an HDF5 file's and says nothing."""
     locking = _VALUES.get(os.environ.get(VARIABLE, ""))
-    said = any(key == "locking" for key, _ in source.options)
-    if locking is None or said or source.format not in (None, "hdf5"):
-        return source
-    if not _is_hdf5(source.path):
+    if locking is None or not depends_on_variable(source):
         return source
     return replace(source, options=tuple(sorted((*source.options, ("locking", locking)))))
+
+
+def depends_on_variable(source: Source) -> bool:
+    """Say whether a source is an HDF5 file's and says nothing of locks itself."""
+    said = any(key == "locking" for key, _ in source.options)
+    return not said and source.format in (None, "hdf5") and _is_hdf5(source.path)
 
 
 def _is_hdf5(path: str) -> bool:
