@@ -1,7 +1,9 @@
 """HDF5 datasets, and so NetCDF-4 and MATLAB 7.3, through h5py.
 
-`opening` opens files that nobody is writing, `links` finds what they refer to, `file`
-finds a dataset, `types` says as what dtype its values are shared, `reading` reads them.
+Where the bytes of a dataset lie one after another in its file, as they are in memory, they are read
+as those of a ``.npy`` are, without libhdf5. `opening` opens files that nobody is writing, `links`
+finds what they refer to, `file` finds a dataset, `types` says as what dtype its values are shared,
+`reading` reads them.
 Files are opened late, closed soon and never kept locked: an open reader must not make the user's
 writer fail.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +20,13 @@ import numpy as np
 from arrayd.errors import ArraydError, SourceChanged
 from arrayd.source import Source
 from arrayd.wire.dtypes import bare
-from arrayd_server.loaders import base
+from arrayd_server.loaders import base, contiguous
 from arrayd_server.loaders.base import Chunks, FoundMember, LoadPlan, Part
 from arrayd_server.loaders.contiguous import check_size
 from arrayd_server.loaders.hdf5 import header_file
 from arrayd_server.loaders.hdf5.file import find_dataset, opened
 from arrayd_server.loaders.hdf5.filters import need_filters
+from arrayd_server.loaders.hdf5.links import Links
 from arrayd_server.loaders.hdf5.names import FAILURES, canonical, dataset_names, walk
 from arrayd_server.loaders.hdf5.opening import OPTIONS, Access
 from arrayd_server.loaders.hdf5.reading import (
@@ -43,6 +47,7 @@ class StoredArray(NamedTuple):
 
     name: str
     shape: tuple[int, ...]
+    selection: tuple[Any, ...] = ()  # `contiguous.Selection`, if its bytes lie so in the file
 
 
 def probe(source: Source) -> LoadPlan:
@@ -65,13 +70,27 @@ def probe(source: Source) -> LoadPlan:
         dataset = find_dataset(source, links, name)
         shape, dtype = shareable(source, dataset)
         rows, single = selected(source, shape), not dataset.shape
-        parts = () if single else _parts(source, shape, dtype, rows, chunk_shape(dataset)[0])
         facts: dict[str, Any] = {"files": tuple(links.further), "locked": links.locked}
         facts["apart"] = links.decoded
+        if (offset := _offset(source, links, dataset, dtype)) is not None:
+            plain = contiguous.plan(source, shape, dtype, offset=offset)
+            stored = StoredArray(name, shape, plain.detail)
+            return replace(plain, detail=stored, member=name, **facts)
+        parts = () if single else _parts(source, shape, dtype, rows, chunk_shape(dataset)[0])
     if single:  # whose value may be an array
         parts = (Part(0, len(rows)),) if len(rows) else ()
     result = (len(rows), *shape[1:]) if shape else ()
     return LoadPlan(result, dtype, "C", parts, StoredArray(name, shape), name, **facts)
+
+
+def _offset(source: Source, links: Links, dataset: Any, dtype: np.dtype[Any]) -> int | None:
+    """Return where the values begin in the file of `source`; None: they are to be decoded.
+
+    No writer may add to them, and no other file be involved.
+    """
+    if links.further or Access.of(source).swmr or dtype.hasobject or not dataset.shape:
+        return None
+    return contiguous_offset(dataset)
 
 
 def _parts(
@@ -95,7 +114,7 @@ def text_dtype(source: Source, plan: LoadPlan) -> np.dtype[Any]:
         A value is no UTF-8, and characters are asked for.
     """
     kind = "S" if source.cast is None else source.cast.kind
-    name, shape = StoredArray(*plan.detail)
+    name, shape, _ = StoredArray(*plan.detail)
     with opened(source, loading=True) as links:
         dataset = find_dataset(source, links, name)
         values = (
@@ -122,7 +141,10 @@ def fill(source: Source, plan: LoadPlan, part: Part) -> Chunks:
 
 def fill_parts(source: Source, plan: LoadPlan, parts: Sequence[Part]) -> Chunks:
     """Yield the rows of several parts, in rising order, as `fill`; the file is opened once."""
-    name, shape = StoredArray(*plan.detail)
+    name, shape, selection = StoredArray(*plan.detail)
+    if selection:
+        yield from contiguous.fill_rows(source, replace(plan, detail=selection), parts)
+        return
     rows = selected(source, shape)
     with opened(source, loading=True) as links:
         dataset = find_dataset(source, links, name, rows[parts[0].start : parts[-1].stop])
@@ -146,10 +168,11 @@ def _chunks(dataset: Any, shape: tuple[int, ...], rows: range) -> Iterable[np.nd
 
 def unit(source: Source, plan: LoadPlan) -> int:
     """Return the rows of a chunk, which are decoded together; 0: `address` knows where each is."""
+    name, _, selection = StoredArray(*plan.detail)
+    if selection:
+        return 0
     with opened(source, loading=True) as links:
-        dataset = find_dataset(source, links, StoredArray(*plan.detail).name)
-        if _is_simple(source, plan) and contiguous_offset(dataset) is not None:
-            return 0
+        dataset = find_dataset(source, links, name)
         return chunk_shape(dataset)[0] if dataset.shape else 1
 
 
@@ -160,19 +183,8 @@ def _as(dtype: np.dtype[Any], chunk: np.ndarray[Any, Any]) -> np.ndarray[Any, An
 
 def address(source: Source, plan: LoadPlan) -> int | None:
     """Return where the rows of a dataset of contiguous layout begin; None: they must be decoded."""
-    name, shape = StoredArray(*plan.detail)
-    rows = selected(source, shape)
-    if not _is_simple(source, plan) or rows.step != 1:
-        return None
-    with opened(source, loading=True) as links:
-        offset = contiguous_offset(find_dataset(source, links, name))
-    return None if offset is None else offset + rows.start * base.row_bytes(plan)
-
-
-def _is_simple(source: Source, plan: LoadPlan) -> bool:
-    """Say whether rows may be read by their address: in one file, in which nobody adds any."""
-    rows = bool(plan.shape) and not plan.dtype.hasobject and not plan.files
-    return rows and not Access.of(source).swmr
+    selection = StoredArray(*plan.detail).selection
+    return contiguous.address(source, replace(plan, detail=selection)) if selection else None
 
 
 def _same_shape(source: Source, now: tuple[int, ...] | None, then: tuple[int, ...]) -> bool:

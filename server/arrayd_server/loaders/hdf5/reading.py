@@ -7,6 +7,7 @@ at chunk boundaries of axis 0, and no chunk is decoded twice.
 from __future__ import annotations
 
 import math
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -44,15 +45,26 @@ def is_decoded(dataset: Any) -> bool:
     return bool(created.get_nfilters() or created.get_layout() == h5py.h5d.VIRTUAL)
 
 
+def is_plain(dataset: Any) -> bool:
+    """Say whether stored values are as they are in memory: libhdf5 would convert nothing."""
+    dtype = dataset.dtype
+    return not dtype.hasobject and dataset.id.get_type().equal(h5py.h5t.py_create(dtype))
+
+
 def contiguous_offset(dataset: Any) -> int | None:
-    """Return where in its file the values are, as they are in memory; None: nowhere so."""
-    created, stored = dataset.id.get_create_plist(), dataset.id.get_type()
+    """Return where in its file the values are, as they are in memory; None: nowhere so.
+
+    Nowhere, too, if nothing was written yet, or the file ends before all of them.
+    """
+    created = dataset.id.get_create_plist()
     if created.get_layout() != h5py.h5d.CONTIGUOUS or created.get_external_count():
         return None
-    if not stored.equal(h5py.h5t.py_create(dataset.dtype)):  # libhdf5 would convert
+    offset: int | None = dataset.id.get_offset()
+    size = dataset.id.get_storage_size()
+    if offset is None or size != math.prod(dataset.shape) * dataset.dtype.itemsize:
         return None
-    offset: int | None = dataset.id.get_offset()  # None: nothing was written yet
-    return offset
+    whole = offset + size <= os.fstat(dataset.file.id.get_vfd_handle()).st_size
+    return offset if whole and is_plain(dataset) else None
 
 
 def whole_chunks(chunk: int, size: int, aim: int) -> int:
