@@ -1,7 +1,8 @@
 """What a request for text means to `numpy.loadtxt`.
 
 `RowParser` holds the options of one request, checked by numpy itself before a byte is
-read, and parses lines with `numpy.loadtxt`: no number is ever parsed by our own code.
+read, and parses lines with `numpy.loadtxt`. Where a request may be read by compiled code as well
+(`plain_rows`), this is what that must agree with.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from arrayd.errors import SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders.text.exact import narrow, reading
 from arrayd_server.loaders.text.opening import Lines
+from arrayd_server.loaders.text.plain_rows import PlainRows
 from arrayd_server.loaders.text.row_scan import Rule
 from arrayd_server.loaders.validation import check_options
 
@@ -116,6 +118,19 @@ class RowParser:
         ):
             return None
         return Rule(comments[0], self.syntax.get("delimiter") is None, self.encoding)
+
+    def plain_rows(self, columns: int) -> PlainRows | None:
+        """Return the compiled parser for plain rows that give `columns` columns; None: numpy's."""
+        rule = self.rule
+        if rule is None:
+            return None
+        delimiter = self.syntax.get("delimiter")
+        return PlainRows.of(
+            *(self.dtype, columns),
+            delimiter=delimiter,
+            comment=rule.comment,
+            usecols=self.usecols,
+        )
 
     @property
     def finds_columns(self) -> bool:

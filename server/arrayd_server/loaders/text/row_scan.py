@@ -23,6 +23,8 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from arrayd_server.loaders.text import plain_rows
+
 BLOCK_BYTES = 512 << 10
 """How much of the file is looked at in one go; parts begin and end with a block."""
 
@@ -71,6 +73,11 @@ class Rule:
     comment: str
     spaced: bool
     encoding: str
+
+    def count_rows(self, block: bytes) -> int:
+        """Return how many lines of `block` (whole lines) hold a row."""
+        rows = plain_rows.count_rows(block, self.comment)
+        return self.data_lines(block).size if rows is None else rows
 
     def data_lines(self, block: bytes) -> npt.NDArray[np.intp]:
         """Return where in `block` (whole lines) each line starts that holds a row."""
@@ -177,11 +184,10 @@ def survey(file: IO[bytes], rule: Rule, start: int, limit: int | None) -> Iterat
     """Yield the blocks from `start` on that hold rows, at most `limit` rows in all."""
     first = 0
     for offset, block in whole_lines(file, start):
-        found = rule.data_lines(block)
-        rows, stop = found.size, offset + len(block)
+        rows, stop = rule.count_rows(block), offset + len(block)
         if limit is not None and first + rows > limit:
             rows = limit - first
-            stop = offset + int(found[rows])
+            stop = offset + int(rule.data_lines(block)[rows])
         if rows:
             yield LineBlock(offset, stop, first, rows)
         first += rows
