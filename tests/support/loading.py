@@ -19,7 +19,7 @@ from numpy.lib import format as npformat
 
 from arrayd.source import Source
 from arrayd_server.kernel import leases
-from arrayd_server.loaders import base, contiguous, npz, segment_writer
+from arrayd_server.loaders import base, contiguous, npz, segment_writer, straight_copy
 from arrayd_server.loaders.base import LoadPlan, Part
 from arrayd_server.loaders.formats import probe
 from arrayd_server.loaders.hdf5 import reading
@@ -37,6 +37,7 @@ def make_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make many parts and chunks of small files."""
     monkeypatch.setattr(base, "PART_BYTES", 200)
     monkeypatch.setattr(base, "CHUNK_BYTES", 48)
+    monkeypatch.setattr(straight_copy, "CHUNKS", 1)
     monkeypatch.setattr(contiguous, "GAP", 24)
     monkeypatch.setattr(npz, "BACKWARD_BYTES", 64)
     monkeypatch.setattr(reading, "BLOCK_BYTES", 64)

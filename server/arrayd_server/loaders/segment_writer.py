@@ -25,7 +25,7 @@ from arrayd.common.casts.cast import cast_chunk
 from arrayd.common.casts.padding import as_items
 from arrayd.errors import BadFile, CastError, NoRoom
 from arrayd.source import Source
-from arrayd_server.loaders import base
+from arrayd_server.loaders import base, straight_copy
 from arrayd_server.loaders.base import Chunks, LoadPlan, Part, storage_shape
 from arrayd_server.loaders.formats import load_format, recognised
 from arrayd_server.loaders.validation import os_errors
@@ -87,6 +87,9 @@ def write_part(
     NoRoom
         The memory for this part cannot be had.
     """
+    begin = straight_copy.begin(source, plan, target.dtype) if _is_straight(plan, target) else None
+    if begin is not None and _copied(source, plan, part, target, begin, on_rows, cancelled):
+        return 0
     per_row = math.prod(plan.storage_shape[1:])
     position, end = part.start * per_row, part.stop * per_row
     changed = 0
@@ -108,6 +111,32 @@ def write_part(
     if position < end:
         raise _other_rows(source, part, f"only {position // per_row - part.start}")
     return changed
+
+
+def _copied(
+    source: Source,
+    plan: LoadPlan,
+    part: Part,
+    target: Target,
+    begin: int,
+    on_rows: Callable[[int], None],
+    cancelled: Callable[[], bool],
+) -> bool:
+    """Let the kernel copy the rows of `part`; False: it cannot, and nothing is written."""
+    done = 0
+    with (
+        _opened(target) as fd,
+        _room(fd, source, target, _part_bytes(plan, part, target)),
+        closing(straight_copy.copy(source, plan, part, begin, fd)) as steps,
+    ):
+        while not cancelled():
+            failpoints.hit("worker.reading")
+            if (now := next(steps, None)) is None:
+                return bool(done)
+            done = now
+            failpoints.hit("worker.chunk")
+            on_rows(done // base.row_bytes(plan))
+    raise Cancelled
 
 
 def _other_rows(source: Source, part: Part, found: str) -> BadFile:
@@ -157,28 +186,39 @@ class _Sink(Protocol):
 
 @contextmanager
 def _sink(source: Source, plan: LoadPlan, part: Part, target: Target) -> Iterator[_Sink]:
+    with _opened(target) as fd:
+        if _is_straight(plan, target):
+            with _room(fd, source, target, _part_bytes(plan, part, target)):
+                yield _Straight(fd, target.dtype.itemsize)
+        else:
+            _reserve_all(fd, source, target)
+            with _Transposed(fd, plan.shape, target) as sink:
+                yield sink
+
+
+@contextmanager
+def _opened(target: Target) -> Iterator[int]:
     try:
         fd = os.open(target.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:  # the load was given up before this task reached us
         raise Cancelled from None
     try:
-        if target.order == plan.order or len(plan.shape) <= 1:
-            size = math.prod(plan.storage_shape[1:]) * target.dtype.itemsize
-            _reserve(fd, source, target, part.start * size, (part.stop - part.start) * size)
-            yield _Straight(fd, target.dtype.itemsize)
-        else:
-            _reserve_all(fd, source, target)
-            with _Transposed(fd, plan.shape, target) as sink:
-                yield sink
+        yield fd
     finally:
         os.close(fd)
 
 
-def _reserve(fd: int, source: Source, target: Target, offset: int, length: int) -> None:
-    """Have the pages before they are written: a full /dev/shm must not become a SIGBUS."""
+def _is_straight(plan: LoadPlan, target: Target) -> bool:
+    """Say whether storage and segment have one layout."""
+    return target.order == plan.order or len(plan.shape) <= 1
+
+
+@contextmanager
+def _room(fd: int, source: Source, target: Target, length: int) -> Iterator[None]:
+    """Let a full /dev/shm be NoRoom for `length` bytes that are to be had meanwhile."""
     try:
         failpoints.hit("worker.reserving")
-        os.posix_fallocate(fd, offset, length)
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -194,12 +234,22 @@ def _reserve(fd: int, source: Source, target: Target, offset: int, length: int) 
         ) from None
 
 
+def _part_bytes(plan: LoadPlan, part: Part, target: Target) -> int:
+    per_row = math.prod(plan.storage_shape[1:])
+    return (part.stop - part.start) * per_row * target.dtype.itemsize
+
+
 def _reserve_all(fd: int, source: Source, target: Target) -> None:
-    """Reserve the whole segment, once: every part of a transposed array touches all of it."""
+    """Reserve the whole segment, once: every part of a transposed array touches all of it.
+
+    In a mapping a full /dev/shm would be a SIGBUS. Where bytes are written by system calls it is
+    an error of theirs: there the pages come as they are written, and none is zeroed before.
+    """
     stat = os.fstat(fd)
     size = max(stat.st_size, target.data_bytes)
-    if stat.st_blocks * 512 < size:
-        _reserve(fd, source, target, 0, size)
+    with _room(fd, source, target, size):
+        if stat.st_blocks * 512 < size:
+            os.posix_fallocate(fd, 0, size)
 
 
 class _Straight:

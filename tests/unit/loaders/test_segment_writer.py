@@ -262,6 +262,7 @@ def test_other_rows_than_promised(
     plan = probe(source)
     target = target_of(source, plan, segment)
     monkeypatch.setattr(load_format("npy"), "fill", wrong_fill(count))
+    monkeypatch.setattr(load_format("npy"), "address", lambda *_: None)
     with pytest.raises(BadFile, match=rf"a\.npy changed.*should be 4.*{said}"):
         write(source, plan, Part(0, 4), target)
     assert not any(segment.read_bytes()[28:])
@@ -312,27 +313,38 @@ def test_nothing_is_left_open(
         raise MemoryError(inner.shape)
 
     monkeypatch.setattr(segment_writer, "scatter", fail)
-    monkeypatch.setattr(os, "pwrite", fail)
+    monkeypatch.setattr(os, "sendfile", fail)
     with pytest.raises((MemoryError, TypeError)) as caught:
         write(source, plan, plan.parts[1], target)
     assert caught.value.__traceback__ is not None
     assert free(segment)
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(
+    ("call", "order", "cast"),
+    [("sendfile", "C", None), ("pwrite", "C", "f4"), ("posix_fallocate", "F", None)],
+)
 def test_no_room(
-    order: str, tmp_path: Path, segment: Path, monkeypatch: pytest.MonkeyPatch
+    call: str,
+    order: str,
+    cast: str | None,
+    tmp_path: Path,
+    segment: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A full /dev/shm is NoRoom with the numbers, before a byte is written."""
-    source = replace(as_npy(tmp_path, np.ones((20, 20))), order=order)
+    """A full /dev/shm is NoRoom with the numbers, whichever call finds it full."""
+    source = as_npy(tmp_path, np.ones((20, 20)))
+    source = replace(source, order=order, cast=None if cast is None else np.dtype(cast))
     plan = probe(source)
     target = target_of(source, plan, segment)
+    whole = target.data_bytes
 
-    def full(fd: int, offset: int, length: int) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(NoRoom, match=r"no room in /dev/shm for \d+ of 3200 bytes: \d+ of \d+") as e:
+    monkeypatch.setattr(os, call, full)
+    said = rf"no room in /dev/shm for \d+ of {whole} bytes: \d+ of \d+"
+    with pytest.raises(NoRoom, match=said) as e:
         write(source, plan, plan.parts[0], target)
     assert e.value.details["total"] > 0
     assert not any(segment.read_bytes())
