@@ -26,7 +26,11 @@ import numpy.typing as npt
 from arrayd_server.loaders.text import plain_rows
 
 BLOCK_BYTES = 512 << 10
-"""How much of the file is looked at in one go; parts begin and end with a block."""
+"""How much of the file is remembered as one block; parts begin and end with a block."""
+
+_READ_BYTES = 128 << 10
+"""How much of it is read in one go: the memory of larger pieces comes anew from the kernel for each,
+which takes longer than to look at them."""
 
 LINE_BYTES = 32 << 20
 """A longer line is a sign that the file is no text: a million columns of `numpy.savetxt` fit."""
@@ -182,17 +186,24 @@ def first_line(file: IO[bytes], rule: Rule, start: int) -> tuple[int, bytes] | N
 
 def survey(file: IO[bytes], rule: Rule, start: int, limit: int | None) -> Iterator[LineBlock]:
     """Yield the blocks from `start` on that hold rows, at most `limit` rows in all."""
-    first = 0
-    for offset, block in whole_lines(file, start):
-        rows, stop = rule.count_rows(block), offset + len(block)
-        if limit is not None and first + rows > limit:
-            rows = limit - first
-            stop = offset + int(rule.data_lines(block)[rows])
-        if rows:
-            yield LineBlock(offset, stop, first, rows)
-        first += rows
-        if first == limit:
-            return
+    first, begun, rows = 0, start, 0  # of the block that is being made
+    stop = start
+    for offset, lines in whole_lines(file, start, size=min(_READ_BYTES, BLOCK_BYTES)):
+        more, end = rule.count_rows(lines), offset + len(lines)
+        full = limit is not None and first + rows + more >= limit
+        if limit is not None and first + rows + more > limit:
+            more = limit - first - rows
+            end = offset + int(rule.data_lines(lines)[more])
+        if rows and end - begun > BLOCK_BYTES:
+            yield LineBlock(begun, stop, first, rows)
+            first, rows = first + rows, 0
+        if more:
+            begun = begun if rows else offset
+            rows, stop = rows + more, end
+        if full:
+            break
+    if rows:
+        yield LineBlock(begun, stop, first, rows)
 
 
 def text_lines(text: str) -> list[str]:
