@@ -20,6 +20,8 @@ FOLDER = Path("server", "arrayd_server", "loaders", "text")
 class CompileTheParser(BuildHookInterface):
     """Put the compiled parser into a wheel, or, for ``pip install -e``, next to its source."""
 
+    _folder: tempfile.TemporaryDirectory[str] | None = None
+
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile before the files of the wheel are gathered.
 
@@ -47,3 +49,13 @@ class CompileTheParser(BuildHookInterface):
             platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{platform}"
+
+    def finalize(
+        self,
+        version: str,  # noqa: ARG002
+        build_data: dict[str, Any],  # noqa: ARG002
+        artifact_path: str,  # noqa: ARG002
+    ) -> None:
+        """Remove what was compiled: it is in the wheel."""
+        if self._folder is not None:
+            self._folder.cleanup()

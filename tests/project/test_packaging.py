@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import runpy
+import shutil
 import sys
+import types
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,3 +61,39 @@ def test_the_plugin_of_images(installed: metadata.Distribution) -> None:
     assert [(one.name, one.value) for one in plugins] == [
         ("image", "arrayd_server.loaders.image")
     ], "install again"
+
+
+@pytest.mark.parametrize("version", ["standard", "editable"])
+@pytest.mark.parametrize("compiler", ["", "no-such-compiler"])
+def test_the_parser_is_compiled_if_possible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, compiler: str
+) -> None:
+    """Pip puts the parser of text into the wheel, or next to its source; or says why it did not."""
+    if not compiler and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("there is no C compiler")
+    monkeypatch.setenv("CC", compiler)
+    # hatchling, which is there only while pip builds, has no part in what is looked at here.
+    interface = types.ModuleType("hatchling.builders.hooks.plugin.interface")
+    monkeypatch.setattr(interface, "BuildHookInterface", object, raising=False)
+    monkeypatch.setitem(sys.modules, interface.__name__, interface)
+    hook = runpy.run_path(str(ROOT / "server" / "build_hook.py"))["CompileTheParser"]()
+    text = Path("server", "arrayd_server", "loaders", "text")
+    shutil.copytree(ROOT / text, tmp_path / text, ignore=shutil.ignore_patterns("*.so.*"))
+    said: list[str] = []
+    hook.root, hook.target_name = str(tmp_path), "wheel"
+    hook.app = types.SimpleNamespace(display_warning=said.append)
+    data: dict[str, Any] = {"force_include": {}}
+    hook.initialize(version, data)
+    assert all(Path(made).exists() for made in data["force_include"])
+    hook.finalize(version, data, "")
+    assert not any(Path(made).exists() for made in data["force_include"])
+    assert len(said) == bool(compiler)
+    beside = list((tmp_path / text).glob("*.so.*"))
+    assert len(beside) == (version == "editable" and not compiler)
+    if version == "editable" or compiler:
+        assert data == {"force_include": {}}
+    else:
+        (inside,) = data["force_include"].values()
+        assert inside.startswith("arrayd_server/loaders/text/plain_rows.so")
+        assert data["tag"].startswith("py3-none-linux")
+        assert not data["pure_python"]

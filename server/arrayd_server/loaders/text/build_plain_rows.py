@@ -22,7 +22,10 @@ LIBRARY = SOURCE.with_name("plain_rows.so.1")
 """The number is that of the functions in it: one that an older arrayd left behind is not loaded.
 And a name that ends with ``.so`` would be a Python module's."""
 
-OPTIONS = ("-O3", "-std=c11", "-fPIC", "-shared", "-ffp-contract=off")
+OPTIONS = (
+    *("-O3", "-std=c11", "-fPIC", "-shared", "-ffp-contract=off"),
+    "-Werror=implicit-function-declaration",  # a C library without strtod_l: no guess at its type
+)
 
 
 def compile_library(target: Path = LIBRARY) -> str:

@@ -193,12 +193,11 @@ static double value_of(const struct text *text, const uint8_t *start, const stru
         return number->negative ? -value : value;
     }
 #endif
-    char copy[LONGEST_NUMBER + 1];
+    char copy[LONGEST_NUMBER + 1] = "";
     size_t length = (size_t)(text->at - start);
     if (length > LONGEST_NUMBER || c_locale == (locale_t)0)
         return NAN;
     memcpy(copy, start, length);
-    copy[length] = 0;
     return strtod_l(copy, NULL, c_locale);
 }
 
@@ -361,7 +360,6 @@ static void classify(struct text *text, int separator, int comment) {
 }
 
 /* Read whole lines.
-
    separator: a character; negative: white space. comment: a character; 0: none. more: there may be
    columns behind those that are described. out: room for max_rows rows of row_bytes bytes.
    Returns the rows; GIVEN_UP: not all is plain, and what was written to `out` means nothing. */

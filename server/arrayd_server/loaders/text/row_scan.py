@@ -29,8 +29,8 @@ BLOCK_BYTES = 512 << 10
 """How much of the file is remembered as one block; parts begin and end with a block."""
 
 _READ_BYTES = 128 << 10
-"""How much of it is read in one go: the memory of larger pieces comes anew from the kernel for each,
-which takes longer than to look at them."""
+"""How much of it is read in one go: the memory of larger pieces comes anew from the kernel for
+each, which takes longer than to look at them."""
 
 LINE_BYTES = 32 << 20
 """A longer line is a sign that the file is no text: a million columns of `numpy.savetxt` fit."""
