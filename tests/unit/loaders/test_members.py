@@ -284,7 +284,7 @@ def test_no_chunk_is_decoded_twice(
             return super().read(selection)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "DatasetReader", Spy)
+        patch.setattr(hdf5, "DatasetReader", Spy)
         for part in plan.parts:
             for _ in hdf5.fill(source, plan, part):
                 pass
@@ -307,7 +307,7 @@ def test_tall_chunks(
             sizes.append(out.nbytes)
             return out
 
-    monkeypatch.setattr(reading, "DatasetReader", Spy)
+    monkeypatch.setattr(hdf5, "DatasetReader", Spy)
     array = np.arange(400).reshape(40, 10)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("x", data=array, chunks=(40, 2), compression="gzip")

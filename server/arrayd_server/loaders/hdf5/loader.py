@@ -3,7 +3,8 @@
 Where the bytes of a dataset lie one after another in its file, as they are in memory, they are read
 as those of a ``.npy`` are, without libhdf5. `opening` opens files that nobody is writing, `links`
 finds what they refer to, `file` finds a dataset, `types` says as what dtype its values are shared,
-`reading` reads them.
+`reading` reads them, `chunks`
+decodes those of the usual filters.
 Files are opened late, closed soon and never kept locked: an open reader must not make the user's
 writer fail.
 """
@@ -24,6 +25,7 @@ from arrayd_server.loaders import base, contiguous
 from arrayd_server.loaders.base import Chunks, FoundMember, LoadPlan, Part
 from arrayd_server.loaders.contiguous import check_size
 from arrayd_server.loaders.hdf5 import header_file
+from arrayd_server.loaders.hdf5.chunks import ChunkReader, can_decode
 from arrayd_server.loaders.hdf5.file import find_dataset, opened
 from arrayd_server.loaders.hdf5.filters import need_filters
 from arrayd_server.loaders.hdf5.links import Links
@@ -31,6 +33,7 @@ from arrayd_server.loaders.hdf5.names import FAILURES, canonical, dataset_names,
 from arrayd_server.loaders.hdf5.opening import OPTIONS, Access
 from arrayd_server.loaders.hdf5.reading import (
     DatasetReader,
+    Reader,
     aligned,
     blocks,
     chunk_shape,
@@ -48,6 +51,7 @@ class StoredArray(NamedTuple):
     name: str
     shape: tuple[int, ...]
     selection: tuple[Any, ...] = ()  # `contiguous.Selection`, if its bytes lie so in the file
+    chunked: bool = False  # read by `ChunkReader`
 
 
 def probe(source: Source) -> LoadPlan:
@@ -71,7 +75,8 @@ def probe(source: Source) -> LoadPlan:
         shape, dtype = shareable(source, dataset)
         rows, single = selected(source, shape), not dataset.shape
         facts: dict[str, Any] = {"files": tuple(links.further), "locked": links.locked}
-        facts["apart"] = links.decoded
+        chunked = not Access.of(source).swmr and not dtype.hasobject and can_decode(dataset)
+        facts["apart"] = links.decoded and not chunked
         if (offset := _offset(source, links, dataset, dtype)) is not None:
             plain = contiguous.plan(source, shape, dtype, offset=offset)
             stored = StoredArray(name, shape, plain.detail)
@@ -80,7 +85,7 @@ def probe(source: Source) -> LoadPlan:
     if single:  # whose value may be an array
         parts = (Part(0, len(rows)),) if len(rows) else ()
     result = (len(rows), *shape[1:]) if shape else ()
-    return LoadPlan(result, dtype, "C", parts, StoredArray(name, shape), name, **facts)
+    return LoadPlan(result, dtype, "C", parts, StoredArray(name, shape, (), chunked), name, **facts)
 
 
 def _offset(source: Source, links: Links, dataset: Any, dtype: np.dtype[Any]) -> int | None:
@@ -114,11 +119,13 @@ def text_dtype(source: Source, plan: LoadPlan) -> np.dtype[Any]:
         A value is no UTF-8, and characters are asked for.
     """
     kind = "S" if source.cast is None else source.cast.kind
-    name, shape, _ = StoredArray(*plan.detail)
+    name, shape, *_ = StoredArray(*plan.detail)
     with opened(source, loading=True) as links:
         dataset = find_dataset(source, links, name)
         values = (
-            blocks(dataset, range(shape[0])) if dataset.shape else [DatasetReader(dataset).read(())]
+            blocks(dataset, range(shape[0]), DatasetReader(dataset))
+            if dataset.shape
+            else [DatasetReader(dataset).read(())]
         )
         found = measured(source, values if math.prod(shape) else (), kind)
     if source.cast is None:
@@ -141,7 +148,7 @@ def fill(source: Source, plan: LoadPlan, part: Part) -> Chunks:
 
 def fill_parts(source: Source, plan: LoadPlan, parts: Sequence[Part]) -> Chunks:
     """Yield the rows of several parts, in rising order, as `fill`; the file is opened once."""
-    name, shape, selection = StoredArray(*plan.detail)
+    name, shape, selection, chunked = StoredArray(*plan.detail)
     if selection:
         yield from contiguous.fill_rows(source, replace(plan, detail=selection), parts)
         return
@@ -154,21 +161,24 @@ def fill_parts(source: Source, plan: LoadPlan, parts: Sequence[Part]) -> Chunks:
                 f"{source} changed while it was read: it has shape {found[0]}, "
                 f"no longer {shape} of {plan.dtype}. Ask again."
             )
+        reader = ChunkReader(source, dataset) if chunked else DatasetReader(dataset)
         for part in parts:
-            for chunk in _chunks(dataset, shape, rows[part.start : part.stop]):
+            for chunk in _chunks(dataset, shape, rows[part.start : part.stop], reader):
                 yield chunk if chunk.dtype == plan.dtype else _as(plan.dtype, chunk)
 
 
-def _chunks(dataset: Any, shape: tuple[int, ...], rows: range) -> Iterable[np.ndarray[Any, Any]]:
+def _chunks(
+    dataset: Any, shape: tuple[int, ...], rows: range, reader: Reader
+) -> Iterable[np.ndarray[Any, Any]]:
     if dataset.shape:
-        return blocks(dataset, rows)
-    value = DatasetReader(dataset).read(())
+        return blocks(dataset, rows, reader)
+    value = reader.read(())
     return [value[list(rows)] if shape else value]
 
 
 def unit(source: Source, plan: LoadPlan) -> int:
     """Return the rows of a chunk, which are decoded together; 0: `address` knows where each is."""
-    name, _, selection = StoredArray(*plan.detail)
+    name, _, selection, _ = StoredArray(*plan.detail)
     if selection:
         return 0
     with opened(source, loading=True) as links:

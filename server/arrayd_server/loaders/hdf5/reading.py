@@ -11,7 +11,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -83,7 +83,14 @@ def aligned(rows: range, unit: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def blocks(dataset: Any, rows: range) -> Iterator[Array]:
+class Reader(Protocol):
+    """Reads selections of a dataset."""
+
+    def read(self, selection: tuple[slice, ...]) -> Array:
+        """Return the values of a selection that keeps all axes; valid until the next call."""
+
+
+def blocks(dataset: Any, rows: range, reader: Reader) -> Iterator[Array]:
     """Yield `rows` of the dataset, decoding every chunk they touch once and no other.
 
     Once, that is, up to `TALL_BYTES`: a worker has no memory for any number of chunks.
@@ -93,7 +100,6 @@ def blocks(dataset: Any, rows: range) -> Iterator[Array]:
     sparse = abs(rows.step) > chunks[0]  # whole chunk rows may lie between two rows
     unit = chunks[0] if sparse else whole_chunks(chunks[0], row_bytes, BLOCK_BYTES)
     unit = min(unit, max(1, TALL_BYTES // row_bytes))
-    reader = DatasetReader(dataset)
     for start, stop in aligned(rows, unit):
         first, last = sorted((rows[start], rows[stop - 1]))
         cap = LARGE_BYTES // dataset.dtype.itemsize if first == last else sys.maxsize
