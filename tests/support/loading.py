@@ -38,6 +38,7 @@ def make_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "PART_BYTES", 200)
     monkeypatch.setattr(base, "CHUNK_BYTES", 48)
     monkeypatch.setattr(straight_copy, "CHUNKS", 1)
+    monkeypatch.setattr(base, "CAST_BYTES", 56)
     monkeypatch.setattr(contiguous, "GAP", 24)
     monkeypatch.setattr(npz, "BACKWARD_BYTES", 64)
     monkeypatch.setattr(reading, "BLOCK_BYTES", 64)

@@ -128,7 +128,8 @@ def fill(source: Source, plan: LoadPlan, part: Part) -> Chunks:
         The file has become shorter since `plan` was made.
     """
     with open_regular(source.path) as file:
-        yield from walk(partial(_pread, source, file), plan, part, base.CHUNK_BYTES)
+        size = base.CHUNK_BYTES if source.cast is None else base.CAST_BYTES
+        yield from walk(partial(_pread, source, file), plan, part, size)
 
 
 def fill_rows(source: Source, plan: LoadPlan, parts: Sequence[Part]) -> Chunks:

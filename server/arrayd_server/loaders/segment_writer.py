@@ -149,7 +149,7 @@ def _other_rows(source: Source, part: Part, found: str) -> BadFile:
 def _chunks(source: Source, plan: LoadPlan, part: Part, dtype: np.dtype[Any]) -> Chunks:
     """Yield flat chunks of the file; small ones if they are to be cast, for a cast makes copies."""
     fill = load_format(recognised(source).resolved_format()).fill
-    size = max(1, base.CHUNK_BYTES // plan.dtype.itemsize) if dtype != plan.dtype else sys.maxsize
+    size = max(1, base.CAST_BYTES // plan.dtype.itemsize) if dtype != plan.dtype else sys.maxsize
     with os_errors(source), closing(fill(source, plan, part)) as chunks:
         for chunk in chunks:
             assert chunk.dtype == plan.dtype

@@ -36,6 +36,7 @@ def _poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fill what `malloc` and `np.empty` give; have parts of some KiB, and chunks of fewer."""
     monkeypatch.setattr(base, "PART_BYTES", 16 << 10)
     monkeypatch.setattr(base, "CHUNK_BYTES", 4 << 10)
+    monkeypatch.setattr(base, "CAST_BYTES", 6 << 10)
     monkeypatch.setattr(contiguous, "GAP", 2 << 10)
     monkeypatch.setattr(npz, "BACKWARD_BYTES", 8 << 10)
     monkeypatch.setattr(text, "PIECE_BYTES", 8 << 10)
