@@ -66,7 +66,7 @@ class Held:
     #: the array at the base of those arrays
     base: weakref.ref[SharedArray] | None = None
     #: the request that a reference's receiver can repeat; None for published blocks
-    request: tuple[dict[str, Any], Stat] | None = None
+    request: tuple[Source | dict[str, Any], Stat] | None = None
     #: the sources, and the words of calls, that the session finds it by
     sources: list[Source] = field(default_factory=list)
     wordings: list[Any] = field(default_factory=list)

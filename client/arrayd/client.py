@@ -30,6 +30,9 @@ from arrayd.source import Source
 from arrayd.system.mapping import Vanished
 from arrayd.wire import dtypes
 
+_PLAIN = Terms()
+"""Of a call that gives nothing but the source."""
+
 # Every pickler of messages sends arrays by reference, if this process may have one.
 register(SharedArray, reduced)
 
@@ -86,12 +89,19 @@ class Client:
         **options: Any,
     ) -> SharedArray:
         """Return the array of `source`; see `arrayd.get`."""
-        # The short way to what this process has already: nothing of the call is to be checked.
+        # Where nothing of the call is to be checked, what this process has already is returned
+        # at once, and the daemon is asked for anything else.
         plain = type(mode) is str and mode == "r" and pin is False
         if plain and timeout is None and progress is None and self._session.is_open:
             known = self._session.blocks.shortcuts.follow(source, options)
             if known is not None:
                 return known
+            found = self._local(source, options, mode, ask=False)
+            if isinstance(found, FileRequest):
+                found = Fetching(self._session, _PLAIN).current([found])[0]
+            if isinstance(found, ArraydError):
+                raise found
+            return found
         call = {"mode": mode, "pin": pin, "timeout": timeout, "progress": progress}
         result: SharedArray = self.get_many([source], **(options | call))[0]
         return result

@@ -156,8 +156,8 @@ def _lent(shared: SharedArray, held: Held, pages: SegmentMapping, mode: str) -> 
     origin = None
     if held.request is not None:
         source, stat = held.request
-        block = held.block
-        origin = ReloadRecipe(source, stat, block.shape, block.dtype, block.order, held.grant.key)
+        block, wire = held.block, source.to_wire() if isinstance(source, Source) else source
+        origin = ReloadRecipe(wire, stat, block.shape, block.dtype, block.order, held.grant.key)
     failpoints.hit("client.packing")
     token = held.owner.lend(pages.segment)
     return Reference(held.owner.endpoint, pages.segment, token, view, origin)

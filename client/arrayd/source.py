@@ -258,7 +258,12 @@ class Source(Record):
     def to_wire(self) -> dict[str, Any]:
         """Return a msgpack-able map of the fields that differ from their defaults."""
         wire = Record.to_wire(self)
-        return {key: value for key, value in wire.items() if not _is_default(key, value)}
+        known = _DEFAULTS
+        return {
+            key: value
+            for key, value in wire.items()
+            if key not in known or type(value) is not type(known[key]) or value != known[key]
+        }
 
     def without_hints(self) -> dict[str, Any]:
         """Return `to_wire` without hints: what decides which values come out."""
@@ -285,11 +290,6 @@ def _format(value: Any) -> str | None:
 
 
 _DEFAULTS = {one.name: one.default for one in fields(Source) if one.name != "extra"}
-
-
-def _is_default(key: Any, value: Any) -> bool:
-    default = _DEFAULTS.get(key, ...)
-    return type(value) is type(default) and bool(value == default)
 
 
 def _rows(value: slice | None) -> Rows | None:

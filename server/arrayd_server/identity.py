@@ -8,7 +8,7 @@ canonicalisation, so that two spellings of one array share a block.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +55,20 @@ def edition(source: Source, stat: Sequence[int] | None) -> Edition | None:
     return None if stat is None or not source.path else Edition(source.path, tuple(stat))
 
 
-def alias(source: Source, stat: Sequence[int] | None) -> bytes:
-    """Return the alias of a request."""
-    return _digest(["alias", source.without_hints(), stat])
+def alias(
+    source: Source, stat: Sequence[int] | None, wire: Mapping[str, Any] | None = None
+) -> bytes:
+    """Return the alias of a request; `wire` is its source as it came.
+
+    What has come is hashed as it is where it can be spelled in no other way: it is a path, and
+    perhaps a member. Whatever else there may be (a default written out, a hint, another order of
+    the keys, another description of one dtype) is brought into one form first: equal requests of
+    all versions have equal aliases.
+    """
+    plain = wire is not None and (
+        list(wire) == ["path"] or (list(wire) == ["path", "member"] and source.member is not None)
+    )
+    return _digest(["alias", wire if plain else source.without_hints(), stat])
 
 
 def key(source: Source, probed: FoundFile) -> bytes:

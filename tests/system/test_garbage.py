@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -288,3 +290,20 @@ def test_nobody_listens(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None
     assert f"{daemon.endpoint}-elsewhere" in str(error)
     assert 0.3 <= seconds < 2
     assert isinstance(error, ArraydError)
+
+
+@pytest.mark.parametrize("said", [0, 10, 64, 74], ids=["nothing", "some", "greeting", "more"])
+def test_an_end_that_comes_with_the_last_words(daemon: Daemon, said: int) -> None:
+    """Bytes and an end that the daemon finds together: it reads the bytes, and hangs up."""
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(20)
+            peer.connect(daemon.endpoint.removeprefix("ipc://"))
+            peer.sendall((zmtp.GREETING + zmtp.ready())[:said])
+            peer.shutdown(socket.SHUT_WR)
+            os.kill(daemon.pid, signal.SIGCONT)
+            while peer.recv(1000):
+                pass
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)

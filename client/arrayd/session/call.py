@@ -97,7 +97,7 @@ class PendingCall:
 
     def left(self) -> int:
         """Return how many of its requests are unanswered."""
-        self.open = [request for request in self.open if not request.done]
+        self.open = [one for one in self.open if len(one.answers) < one.count]
         return len(self.open)
 
     def report_progress(self) -> None:

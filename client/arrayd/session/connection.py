@@ -46,7 +46,9 @@ from arrayd.wire import protocol
 AWAY_TIMEOUT = 10.0
 """Seconds that a daemon may be away before a call gives up."""
 
-_POLLIN, _POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)  # arithmetic on zmq's enums is slow
+# Arithmetic on zmq's enums is slow.
+_POLLIN, _POLLOUT, _EVENTS = int(zmq.POLLIN), int(zmq.POLLOUT), int(zmq.EVENTS)
+_AT_ONCE = (int(zmq.NOBLOCK),)
 _SILENCE_TIMEOUT = 2.0  # seconds without an answer before a daemon without a pidfd may be gone
 _STOPPED_TIMEOUT = 5.0  # the same for one that lives
 _HELLO_EVERY = 0.5
@@ -133,15 +135,10 @@ class Connection:
         report: Reporter | None = None,
         **fields: Any,
     ) -> dict[int, Answer]:
-        """Send a request and wait for its `count` answers, until `deadline` (monotonic).
+        """Send a request, wait for its `count` answers, and return those that came, by number.
 
-        Whatever ends the wait early (the deadline, Ctrl-C, an exception in `report`) cancels
-        the request in the daemon.
-
-        Returns
-        -------
-        dict
-            The answers that came in time, by their number.
+        It gives up at `deadline` (monotonic). Whatever ends the wait early (that, Ctrl-C, an
+        exception in `report`) cancels the request in the daemon.
 
         Raises
         ------
@@ -153,7 +150,8 @@ class Connection:
             if ahead is not None:
                 self._outbox.append(ahead)
             for request in requests(self._nonce, self._numbers, call.state, op, count, fields):
-                self._wait_for(call, MAX_IN_FLIGHT - 1)
+                if len(call.open) >= MAX_IN_FLIGHT:
+                    self._wait_for(call, MAX_IN_FLIGHT - 1)
                 self._pending[request.number] = request
                 pending.append(request)
                 call.open.append(request)
@@ -242,11 +240,12 @@ class Connection:
         """Wait until at most so many requests of a call are unanswered."""
         began, state = time.monotonic(), call.state
         while call.left() > most:
-            self._check_health(began, call.deadline)
             if self._should_revive(state):
+                self._check_health(began, call.deadline)
                 self._revive()  # if it fails, the next call tries again
                 self._revive_after = time.monotonic() + _REVIVE_EVERY
             if not self._try_pump(lambda: self._pump_until(call, most, began)):
+                self._check_health(began, call.deadline)
                 self.wake()  # there is something in the outbox
                 state.woken.wait(self._poll_timeout(call.deadline))
             state.woken.clear()
@@ -265,9 +264,8 @@ class Connection:
     def _should_revive(self, state: CallState) -> bool:
         return state.revives and self.unknown_since > 0.0 and time.monotonic() >= self._revive_after
 
-    def _requests(
-        self,
-    ) -> list[PendingRequest]:  # `values` would stumble over other threads' changes
+    def _requests(self) -> list[PendingRequest]:
+        # `values` would stumble over other threads' changes.
         return [one for ref in self._pending.valuerefs() if (one := ref()) is not None]
 
     def _wake_next(self) -> None:
@@ -279,11 +277,9 @@ class Connection:
 
     def _poll_timeout(self, deadline: float | None) -> float:
         """Return the seconds until the deadline or the next check of the daemon's health."""
-        left = (
-            _SILENCE_TIMEOUT
-            if deadline is None
-            else min(deadline - time.monotonic(), _SILENCE_TIMEOUT)
-        )
+        left = _SILENCE_TIMEOUT
+        if deadline is not None:
+            left = min(deadline - time.monotonic(), left)
         return max(0.0, min(left, 0.1) if self.unknown_since else left)
 
     def _check_health(self, began: float, deadline: float | None) -> None:
@@ -310,7 +306,8 @@ class Connection:
             return True
         if not self.unknown_since:
             self._send_outbox()
-        interest = _POLLIN if self._say_hello() else _POLLIN | _POLLOUT
+        known = not self.unknown_since or self._say_hello()
+        interest = _POLLIN if known else _POLLIN | _POLLOUT
         watched: list[tuple[Any, int]] = [(self._socket, interest), (self._wakefd, _POLLIN)]
         if self._daemon.fd >= 0:
             watched.append((self._daemon.fd, _POLLIN))
@@ -327,16 +324,18 @@ class Connection:
 
     def _send_outbox(self) -> None:
         try:
-            drain(self._outbox, lambda frame: self._socket.send(frame, zmq.NOBLOCK))
+            drain(self._outbox, lambda frame: self._socket.send(frame, *_AT_ONCE))
         except zmq.Again:  # the connection has just gone
             self._start_recovery()
 
     def _receive(self) -> None:
-        while int(self._socket.getsockopt(zmq.EVENTS)) & _POLLIN:
+        while True:
             # In one step: what a Ctrl-C cut off between two would be lost.
-            self._inbox.extend(map(self._socket.recv, (zmq.NOBLOCK,)))
+            self._inbox.extend(map(self._socket.recv, _AT_ONCE))
             self._last_heard = time.monotonic()
             drain(self._inbox, self._dispatch)
+            if not int(self._socket.getsockopt(_EVENTS)) & _POLLIN:
+                return
 
     def _dispatch(self, frame: bytes) -> None:
         with contextlib.suppress(protocol.Garbage):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -74,8 +73,10 @@ class Fetching:
             with self._session.blocks.attaching():
                 answers = self._ask_for([requests[i] for i in left])
                 for position, i in enumerate(left):
-                    with contextlib.suppress(Vanished):
+                    try:
                         results[i] = self._take(requests[i], answers.get(position))
+                    except Vanished:
+                        continue
         lost = DaemonLost(f"The block vanished {TRIES} times before it could be mapped.")
         return [results.get(i, lost) for i in range(len(requests))]
 

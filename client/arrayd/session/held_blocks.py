@@ -8,17 +8,16 @@ queue, and wake the flusher.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from arrayd import array
 from arrayd.array import Held, HoldOwner, SharedArray, cut
 from arrayd.common import failpoints
-from arrayd.session.holds import HoldTable, Release
+from arrayd.session.holds import Attaching, HoldTable, Release
 from arrayd.session.shortcuts import Shortcuts
 from arrayd.source import Source
 from arrayd.system import mapping, writers
@@ -100,7 +99,7 @@ class HeldBlocks:
                     self._by_source[source] = (stat, grant, held)
                 # What loads this very block again: a window is a part of a whole one.
                 loaded = source.whole() if grant.window else source
-                held.request = (loaded.to_wire(), stat)
+                held.request = (loaded, stat)
             self._table.attached(grant.segment, grant.seq)
             return result
 
@@ -155,6 +154,8 @@ class HeldBlocks:
 
         Until `sent` they are returned again; to release one twice changes nothing.
         """
+        if not self._ended and not self._table.has_grants():
+            return []
         with self.lock:
             self._take_ended(self._table.pending() if self._ended else {})
             due = self._table.releases_due()
@@ -167,13 +168,13 @@ class HeldBlocks:
         with self.lock:
             self._table.sent(releases)
 
-    @contextlib.contextmanager
-    def attaching(self) -> Iterator[None]:
-        """Let no grant be released between a request and its attach."""
-        try:
-            with self._table.attaching():
-                yield
-        finally:
+    def attaching(self) -> Attaching:
+        """Let no grant be released between a request and its attach, in a ``with``."""
+        return self._table.attaching(self._attached)
+
+    def _attached(self) -> None:
+        """After an attach: have what was granted, and not attached, released."""
+        if self._table.has_grants():
             with self.lock:
                 left = bool(self._table.releases_due())
             if left:

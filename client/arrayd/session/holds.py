@@ -30,8 +30,7 @@ harmless, and never loses it. Nothing here calls out, waits or looks at the cloc
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 Release = list[Any]
@@ -62,7 +61,7 @@ class HoldTable(Generic[H]):
         self._due: dict[str, int] = {}  # to be released: segment, number
         # The calls between a request and its attach, each a token on its stack. Not a counter:
         # if Ctrl-C ends the call, at whatever point, its token is collected with its frame.
-        self._attaching = weakref.WeakSet[_Token]()
+        self._attaching = weakref.WeakSet[Attaching]()
 
     def all(self) -> list[H]:
         """Return all holds that count."""
@@ -76,15 +75,16 @@ class HoldTable(Generic[H]):
         self._grants[segment, seq] = None
         return not self._attaching
 
-    @contextmanager
-    def attaching(self) -> Iterator[None]:
-        """Let no grant be due for release between a request and its attach."""
-        token = _Token()
-        self._attaching.add(token)
-        try:
-            yield
-        finally:
-            self._attaching.discard(token)
+    def attaching(self, ended: Callable[[], object] = bool) -> Attaching:
+        """Let no grant be due for release between a request and its attach, in a ``with``.
+
+        `ended` is called at the end, when this one does not count any more.
+        """
+        return Attaching(self._attaching, ended)
+
+    def has_grants(self) -> bool:
+        """Say whether there is a grant that is not known to be attached, or a hold that is due."""
+        return bool(self._grants or self._due)
 
     def held(self, fresh: H) -> H:
         """Return the hold of a granted block, which is `fresh` if there was none."""
@@ -220,7 +220,19 @@ class HoldTable(Generic[H]):
         self._attaching = weakref.WeakSet()
 
 
-class _Token:
+class Attaching:
     """One call that may attach; see `HoldTable.attaching`."""
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "_all", "_ended")
+
+    def __init__(self, every: weakref.WeakSet[Attaching], ended: Callable[[], object]) -> None:
+        self._all, self._ended = every, ended
+
+    def __enter__(self) -> None:
+        self._all.add(self)
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._all.discard(self)
+        finally:
+            self._ended()

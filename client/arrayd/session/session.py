@@ -253,7 +253,7 @@ class Session:
         finally:
             if len(answers) < count:
                 self._drain_late_answers()
-        if len(answers) == count:
+        if releases and len(answers) == count:
             self.blocks.sent(releases)
         return answers
 
@@ -272,10 +272,12 @@ class Session:
         """Note what an answer grants; return it with the grant parsed."""
         body = answer.get("ok")
         if isinstance(body, dict) and "segment" in body:
-            with contextlib.suppress(ArraydError):  # `unwrap_as` raises it for who waits
+            try:
                 grant = unwrap_as(Grant, answer)
-                self.blocks.granted(grant)
-                return {**answer, "ok": grant}
+            except ArraydError:  # `unwrap_as` raises it for who waits
+                return answer
+            self.blocks.granted(grant)
+            return {**answer, "ok": grant}
         return answer
 
     def _hello(self) -> dict[str, Any]:

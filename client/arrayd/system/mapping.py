@@ -13,6 +13,7 @@ import functools
 import os
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -118,15 +119,18 @@ class SegmentMapping:
         self.segment = segment
         self.nbytes = nbytes
         self.mode = mode
-        with descriptors() as opened:
+        opened: list[int] = []
+        closing = map(os.close, opened)  # as `descriptors` does, which costs three calls more
+        try:
             fd = _open(segment, os.O_RDWR if mode == "w" else os.O_RDONLY, opened)
-            self.size = _checked_size(fd, segment, nbytes)
-            self.inode = os.fstat(fd).st_ino
+            self.size, self.inode = _checked(fd, segment, nbytes)
             # First only addresses, and who gives them back; then pages. A Ctrl-C can come in
             # between, and nothing that counts is lost.
             self.address = _reserve(self.size)
             self.end = self._watched(owner, ended, ring)
             _map(fd, self.size, mode, self.address)
+        finally:
+            deque(closing, 0)
         _libc.madvise(self.address, self.size, _MADV_DONTDUMP)
 
     def _watched(
@@ -229,9 +233,10 @@ def _refused(segment: str, error: OSError) -> Exception:
     return Vanished(f"{segment}: {error.strerror}")  # a link, a directory: not what was granted
 
 
-def _checked_size(fd: int, segment: str, nbytes: int) -> int:
-    """Return the segment's size once its footer says that it is the one we were granted."""
-    size = os.fstat(fd).st_size
+def _checked(fd: int, segment: str, nbytes: int) -> tuple[int, int]:
+    """Return size and inode of a segment whose footer says that it is the one we were granted."""
+    info = os.fstat(fd)
+    size = info.st_size
     offset = size - layout.FOOTER_BYTES
     if offset < nbytes:
         raise Vanished(f"{segment} has {size} bytes, too few for {nbytes} of data")
@@ -241,7 +246,7 @@ def _checked_size(fd: int, segment: str, nbytes: int) -> int:
         raise Vanished(f"{segment}: {error}") from None
     if name != segment:
         raise Vanished(f"{segment} says that it is {name}")
-    return size
+    return size, info.st_ino
 
 
 def _reserve(size: int) -> int:

@@ -13,6 +13,7 @@ list of fields. What such a header cannot express, or would change, is a map:
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 import sys
@@ -141,7 +142,7 @@ def from_descr(value: Any, *, stand_in: bool = False) -> DType:
 
 def _made(value: Any, stand_in: bool) -> DType:
     if isinstance(value, str):
-        return _numpys(value)
+        return _of_text(value)
     if isinstance(value, Mapping):
         return _made_of_map(value, stand_in)
     if not isinstance(value, (list, tuple)) or not value:
@@ -149,6 +150,11 @@ def _made(value: Any, stand_in: bool) -> DType:
     if _is_subarray(value):
         return np.dtype((_made(value[0], stand_in), tuple(value[1])))
     return _numpys([_field(field) for field in value])
+
+
+@functools.lru_cache(1000)
+def _of_text(text: str) -> DType:
+    return _numpys(text)
 
 
 def _numpys(form: Any) -> DType:

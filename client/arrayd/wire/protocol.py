@@ -209,14 +209,16 @@ def parse_request(message: Mapping[str, Any]) -> Request:
             f"This daemon (pid {os.getpid()}, arrayd {PACKAGE_VERSION}) knows no request "
             f"{reprlib.repr(op)}: it is older than the client. {REMEDY}"
         )
-    if op in _STRICT_OPS:
-        understand(message.keys() - FIELDS[op].keys() - _ENVELOPE, op)
-    fields = {key: message.get(key) for key in FIELDS[op]}
+    if op in _STRICT_OPS and not message.keys() <= _KNOWN[op]:
+        understand(message.keys() - _KNOWN[op], op)
+    fields: dict[str, Any] = {}
     for key, check in FIELDS[op].items():
-        if not check(fields[key]):
-            raise Garbage(f"{op}: {key}={reprlib.repr(fields[key])} is not what it should be")
-    for item in fields.get("items") or ():
-        understand(item.keys() - _ITEM, op)
+        fields[key] = value = message.get(key)
+        if not check(value):
+            raise Garbage(f"{op}: {key}={reprlib.repr(value)} is not what it should be")
+    for item in fields.get("items", ()):
+        if not item.keys() <= _ITEM:
+            understand(item.keys() - _ITEM, op)
     return Request(number, nonce, op, fields)
 
 
@@ -288,7 +290,13 @@ def _item(value: Any) -> bool:
 
 
 def _source(value: Any) -> bool:
-    return type(value) is dict and modest(value)
+    return type(value) is dict and (_is_short(value) or modest(value))
+
+
+def _is_short(source: dict[Any, Any]) -> bool:
+    """Say at a glance that a source is modest: a path, and perhaps a member."""
+    words: list[Any] = [*source, *source.values()] if len(source) <= 2 else [0]
+    return all(type(word) is str for word in words) and sum(map(len, words)) <= MAX_TEXT
 
 
 def _descr(value: Any) -> bool:
@@ -388,3 +396,5 @@ FIELDS: dict[str, dict[str, Check]] = {
     "stop": {},
 }
 """For each op its fields and what they must be: checked once, when a request arrives."""
+
+_KNOWN = {op: FIELDS[op].keys() | _ENVELOPE for op in _STRICT_OPS}

@@ -80,20 +80,23 @@ class Record:
         TypeError, ValueError
             The map describes no such record.
         """
-        if not isinstance(wire, Mapping):
+        if type(wire) is not dict and not isinstance(wire, Mapping):
             raise TypeError(f"a {type(wire).__name__} is no map")
-        check_version(wire, cls.VERSION, cls.__name__)
-        table = _table(cls)
+        if "v" in wire:
+            check_version(wire, cls.VERSION, cls.__name__)
+        table = _tables.get(cls) or _table(cls)
         values, extra = {}, {}
         for key, value in wire.items():
             known = table.get(key)
             if known is None:
                 extra[key] = value
-                continue
-            try:
-                values[known.name] = known.read(value)
-            except TypeError as error:
-                raise TypeError(f"{key}: {error}") from None
+            elif type(value) is known.kind:
+                values[known.name] = value
+            else:
+                try:
+                    values[known.name] = known.read(value)
+                except TypeError as error:
+                    raise TypeError(f"{key}: {error}") from None
         extra.pop("v", None)
         record = cls(**values, extra=extra)
         record._check()
@@ -101,12 +104,8 @@ class Record:
 
     def to_wire(self) -> dict[str, Any]:
         """Return the msgpack-able map."""
-        wire: dict[str, Any] = {} if self.VERSION == 1 else {"v": self.VERSION}
-        for key, known in _table(type(self)).items():
-            value = getattr(self, known.name)
-            if known.later and value == known.default:
-                continue
-            wire[key] = value if type(value) in _PLAIN else known.write(value)
+        cls = type(self)
+        wire = (_writers.get(cls) or _compiled(cls))(self)
         return wire | dict(self.extra) if self.extra else wire
 
     def _check(self) -> None:
@@ -192,9 +191,10 @@ _PLAIN = (str, int, bool, float, bytes, types.NoneType)
 
 
 class _KnownField(NamedTuple):
-    """How a field is read and written."""
+    """How a field is read and written; a value of the type `kind` is taken as it is."""
 
     name: str
+    kind: type | None
     read: Read
     write: Callable[[Any], Any]
     later: bool
@@ -202,6 +202,31 @@ class _KnownField(NamedTuple):
 
 
 _tables: dict[type[Record], dict[Any, _KnownField]] = {}
+
+
+_writers: dict[type[Record], Callable[[Any], dict[str, Any]]] = {}
+
+
+def _compiled(cls: type[Record]) -> Callable[[Any], dict[str, Any]]:
+    """Return the function that makes the map of a record of this class, but for `extra`.
+
+    A daemon writes one for each array that it grants. So it is made of source text, a line for
+    each field, as dataclasses make their ``__init__``: a loop over the fields takes four times as
+    long. All of the text is from the class itself.
+    """
+    known: dict[str, Any] = {"plain": _PLAIN}
+    lines = ["wire = {} if self.VERSION == 1 else {'v': self.VERSION}"]
+    for number, (key, one) in enumerate(_table(cls).items()):
+        known[f"write{number}"], known[f"default{number}"] = one.write, one.default
+        value = f"self.{one.name}"
+        if one.write is not _same:
+            value = f"{value} if type({value}) in plain else write{number}({value})"
+        unless = f"if self.{one.name} != default{number}: " if one.later else ""
+        lines.append(f"{unless}wire[{key!r}] = {value}")
+    body = "\n".join(f"    {line}" for line in [*lines, "return wire"])
+    exec(f"def write(self):\n{body}\n", known)  # noqa: S102 - the names of fields of our own
+    _writers[cls] = known["write"]
+    return _writers[cls]
 
 
 def _table(cls: type[Record]) -> dict[Any, _KnownField]:
@@ -217,10 +242,29 @@ def _made_table(cls: type[Record]) -> dict[Any, _KnownField]:
     for one in fields(cls):
         if one.name != "extra":
             own = one.metadata
-            read = own["read"] if "read" in own else _reader(hints[one.name])
-            write, later = own.get("write", _plain), own.get("later", False)
-            table[own.get("key", one.name)] = _KnownField(one.name, read, write, later, one.default)
+            hint = hints[one.name]
+            read = own["read"] if "read" in own else _reader(hint)
+            kind = None if "read" in own else _kind(hint)
+            write, later = own.get("write", _writer(hint)), own.get("later", False)
+            table[own.get("key", one.name)] = _KnownField(
+                one.name, kind, read, write, later, one.default
+            )
     return table
+
+
+def _kind(hint: Any) -> type | None:
+    """Return the type whose values need no reading; None if there is none."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = (one for one in typing.get_args(hint) if one is not types.NoneType)
+    return hint if hint in _PLAIN else None
+
+
+def _writer(hint: Any) -> Callable[[Any], Any]:
+    """Return how a value is written."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (tuple, typing.Union, types.UnionType):
+        return _same if set(arguments) <= {*_PLAIN, ...} else _plain
+    return _same if hint in _PLAIN else _plain
 
 
 def _reader(hint: Any) -> Read:

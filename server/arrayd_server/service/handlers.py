@@ -238,7 +238,8 @@ def _meant(item: Mapping[str, Any]) -> Wanted | ArraydError:
         return Wanted(alias, BlockIdentity(None, str(source)), name=source.name)
     stat: Sequence[int] | None = item.get("stat")
     whole = identity.alias(source.whole(), stat) if source.rows is not None else None
-    alias, asked = identity.alias(source, stat), identity.of_source(source, stat)
+    alias = identity.alias(source, stat, item["source"])
+    asked = identity.of_source(source, stat)
     return Wanted(alias, asked, whole, edition=identity.edition(source, stat))
 
 

@@ -115,6 +115,8 @@ class FairQueue(Generic[C]):
 
     def next(self, now: float) -> ProcessQueue[C] | None:
         """Return the process that is to be heard now; None: there is none, or all pause."""
+        if not self._ready:
+            return None
         heard = [process for process in self._ready if process.paused_until <= now]
         return min(heard, key=lambda process: process.used, default=None)
 

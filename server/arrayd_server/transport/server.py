@@ -49,6 +49,7 @@ LARGE_GARBAGE, GARBAGE_PAUSE = 64 << 10, 1.0
 """Bytes of a message that is garbage after which its process is not heard; for so many seconds."""
 
 _IN, _OUT = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET, select.EPOLLOUT
+_ENDS = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class PeerConnection:
@@ -64,7 +65,7 @@ class PeerConnection:
         The queue of its process.
     """
 
-    __slots__ = ("address", "process", "send_queue", "since", "sock", "stream", "unsent")
+    __slots__ = ("address", "ends", "process", "send_queue", "since", "sock", "stream", "unsent")
 
     def __init__(
         self, sock: socket.socket, address: peers.Address, process: ProcessQueue[PeerConnection]
@@ -74,6 +75,7 @@ class PeerConnection:
         self.send_queue: deque[memoryview] = deque()
         self.unsent = 0  # bytes in it
         self.since = time.monotonic()
+        self.ends = False  # the peer has ended its half: there is an end to be read
 
     @property
     def closed(self) -> bool:
@@ -243,6 +245,7 @@ class Server:
             if events & select.EPOLLOUT:
                 self._flush(connection)
             if events & ~select.EPOLLOUT and not connection.closed:
+                connection.ends |= bool(events & _ENDS)
                 self._wake(connection)
 
     def _wake(self, connection: PeerConnection) -> None:
@@ -285,6 +288,9 @@ class Server:
         """Read and handle one message of a connection, if it has one."""
         if connection.closed or connection.send_queue:
             return  # `_flush` wakes it again
+        # Fewer bytes than were asked for: the socket is empty, and epoll reports what comes then.
+        # But what was reported before we read, an end, is not reported again.
+        more = True
         try:
             message, reply = connection.stream.next()
             if message is None and not reply:
@@ -295,13 +301,15 @@ class Server:
                 with memoryview(self._chunk) as chunk:
                     connection.stream.feed(chunk[:size])
                 message, reply = connection.stream.next()
+                more = size == RECEIVE_BYTES or len(connection.stream) > 0 or connection.ends
         except BlockingIOError:
             return
         except (zmtp.Violation, OSError) as error:
             self.garbage += isinstance(error, zmtp.Violation)
             self._drop(connection)
             return
-        self._wake(connection)  # there may be more
+        if more:
+            self._wake(connection)
         if reply:
             self._put(connection, reply)
         if len(connection.stream) or connection.process.buffered.get(connection):

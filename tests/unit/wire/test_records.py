@@ -136,3 +136,30 @@ def test_what_no_version_we_know_has_sent(sent: object) -> None:
     """The error has the remedy, and is no bare TypeError."""
     with pytest.raises(ProtocolMismatch, match=r"^The answer is no Old that .*arrayd stop"):
         received(Old, sent, "The answer")
+
+
+def test_what_is_written_is_in_the_order_of_the_fields() -> None:
+    """Under their keys, nested records as maps, a later field only where it says something."""
+
+    @dataclass(frozen=True, slots=True)
+    class Mixed(Record):
+        VERSION: ClassVar[int] = 3
+
+        first: int
+        added: int | None = later(None)
+        inner: Inner | None = None
+        kind: Any = field(default=None, metadata={"read": str, "write": lambda kind: kind.__name__})
+        last: tuple[str, ...] = ()
+
+    written = list(Mixed(1).to_wire().items())
+    assert written == [("v", 3), ("first", 1), ("inner", None), ("kind", None), ("last", ())]
+    full = Mixed(1, added=2, inner=Inner(3), kind=int, last=("a",), extra={"new": 4})
+    assert list(full.to_wire().items()) == [
+        ("v", 3),
+        ("first", 1),
+        ("added", 2),
+        ("inner", {"n": 3}),
+        ("kind", "int"),
+        ("last", ("a",)),
+        ("new", 4),
+    ]
