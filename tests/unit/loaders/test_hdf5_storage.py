@@ -14,6 +14,7 @@ from arrayd.errors import SourceChanged
 from arrayd.source import Source
 from arrayd_server.loaders.formats import probe
 from arrayd_server.loaders.hdf5 import loader as hdf5
+from arrayd_server.loaders.hdf5 import reading
 from tests.support.loading import Array, make_segment, same, target_of, write
 
 RECORD = np.dtype({"names": ["a", "b"], "formats": ["i1", ">f8"], "offsets": [2, 8]})
@@ -89,3 +90,18 @@ def test_a_file_that_becomes_shorter(tmp_path: Path, segment: Path) -> None:
     os.truncate(path, path.stat().st_size - 1000)
     with pytest.raises(SourceChanged, match="shorter"):
         list(hdf5.fill(source, plan, plan.parts[0]))
+
+
+def test_no_cache_of_chunks(tmp_path: Path) -> None:
+    """A chunk is wanted once: libhdf5 keeps none, unless those of others make up the values."""
+    values = np.arange(60.0).reshape(12, 5)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("it", data=values, chunks=(3, 5), compression="lzf")
+        layout = h5py.VirtualLayout((12, 5), "f8")
+        layout[...] = h5py.VirtualSource(".", "it", (12, 5))
+        file.create_virtual_dataset("virtual", layout)
+    with h5py.File(tmp_path / "a.h5") as file:
+        for name, kept in (("it", False), ("virtual", True)):
+            again = reading.uncached(file[name])
+            assert bool(again.id.get_access_plist().get_chunk_cache()[1]) == kept
+            np.testing.assert_array_equal(again[()], values)

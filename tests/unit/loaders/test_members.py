@@ -320,6 +320,7 @@ def test_tall_chunks(
     chunk=st.just((1, 1, 1, 1)) | st.tuples(*[st.integers(1, 4)] * 4),
     cap=st.integers(1, 300),
 )
+@settings(deadline=None)
 def test_cuts_cover_in_order_and_bounded(
     shape: tuple[int, ...], chunk: tuple[int, ...], cap: int
 ) -> None:

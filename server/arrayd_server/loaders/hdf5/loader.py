@@ -38,6 +38,7 @@ from arrayd_server.loaders.hdf5.reading import (
     blocks,
     chunk_shape,
     contiguous_offset,
+    uncached,
     whole_chunks,
 )
 from arrayd_server.loaders.hdf5.text_lengths import check_padding, measured
@@ -154,7 +155,7 @@ def fill_parts(source: Source, plan: LoadPlan, parts: Sequence[Part]) -> Chunks:
         return
     rows = selected(source, shape)
     with opened(source, loading=True) as links:
-        dataset = find_dataset(source, links, name, rows[parts[0].start : parts[-1].stop])
+        dataset = uncached(find_dataset(source, links, name, rows[parts[0].start : parts[-1].stop]))
         found = shareable(source, dataset)
         if not _same_shape(source, found[0], shape) or found[1] != plan.dtype:
             raise SourceChanged(

@@ -83,6 +83,21 @@ def aligned(rows: range, unit: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
+def uncached(dataset: Any) -> Any:
+    """Return a dataset in chunks, opened again without a cache of them, in place of `dataset`.
+
+    Each chunk is wanted once; memory for them would first have to be had, in each child anew.
+    """
+    name = h5py.h5i.get_name(dataset.id)
+    if not dataset.chunks or not name:
+        return dataset
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    access.set_chunk_cache(1, 0, 1.0)
+    file = dataset.file
+    dataset.id.close()  # of two that are open at once, the second has the cache of the first
+    return h5py.Dataset(h5py.h5d.open(file.id, name, access))
+
+
 class Reader(Protocol):
     """Reads selections of a dataset."""
 
