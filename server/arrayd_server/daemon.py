@@ -46,7 +46,7 @@ from arrayd_server.transport.server import PeerConnection, Server
 
 log = logging.getLogger(__name__)
 
-HOUSEKEEPING = 1.0
+HOUSEKEEPING = 2.0
 """Seconds between checks of what comes as no event: our socket, idleness, foreign mappings."""
 
 SETTLED = 5.0

@@ -45,6 +45,10 @@ REMEDY = (
 )
 
 
+NOTHING: Mapping[Any, Any] = {}
+"""No unknown keys: one for all records, for a daemon keeps four of a block."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """Base of everything that is written for another process.
@@ -66,7 +70,7 @@ class Record:
     VERSION: ClassVar[int] = 1
 
     extra: Mapping[str, Any] = field(
-        default_factory=dict, kw_only=True, compare=False, repr=False, hash=False
+        default_factory=lambda: NOTHING, kw_only=True, compare=False, repr=False, hash=False
     )
 
     @classmethod
@@ -98,7 +102,7 @@ class Record:
                 except TypeError as error:
                     raise TypeError(f"{key}: {error}") from None
         extra.pop("v", None)
-        record = cls(**values, extra=extra)
+        record = cls(**values, extra=extra or NOTHING)
         record._check()
         return record
 
@@ -306,7 +310,11 @@ def _tuple_reader(arguments: tuple[Any, ...]) -> Read:
     else:
         each, count = [_reader(one) for one in arguments], len(arguments)
 
+    kind = _kind(arguments[0]) if count is None else None
+
     def read(value: Any) -> Any:
+        if kind is not None and type(value) is list and set(map(type, value)) <= {kind}:
+            return tuple(value)
         if not isinstance(value, (list, tuple)) or count not in (None, len(value)):
             raise TypeError(f"{_short(value)} is no list of {'any' if count is None else count}")
         readers = each * len(value) if count is None else each

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from arrayd.wire.grant import Spec
+from arrayd.wire.records import NOTHING
 
 _T = TypeVar("_T")
 
@@ -112,7 +113,7 @@ class Block:
     outdated: bool = False  # the file has changed since: no request finds this block
     linked: bool = False  # found by its key alone: see `Job`
     #: fields that only a newer arrayd knows, to be written again as they are
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
     @property
     def transient(self) -> bool:

@@ -13,13 +13,14 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgpack
 
 from arrayd.common import failpoints
 from arrayd.wire import layout
-from arrayd_server.segments.store import Segments
+from arrayd_server.segments.store import Segments, inode_of
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class LeftoverSegment:
     data_bytes: int
     sealed: bool
     meta: dict[str, Any]
+    meta_bytes: int = MAX_META  # that `meta` was read from
 
 
 def scan(segments: Segments) -> Iterator[LeftoverSegment]:
@@ -48,10 +50,17 @@ def scan(segments: Segments) -> Iterator[LeftoverSegment]:
     names: set[str] = set()
     for directory in (layout.SHM, segments.directory):
         names |= {name for name in os.listdir(directory) if name.startswith(segments.family)}
-    found = [one for name in sorted(names) if (one := _examine(segments, name)) is not None]
-    for one in sorted(found, key=lambda one: one.inode):
-        segments.adopt(one.name, one.inode)
-        yield one
+    # One by one: what a hundred thousand say of themselves, all at once, would be a hundred
+    # megabytes that the daemon's heap never gives back.
+    for name in sorted(sorted(names), key=partial(_inode, segments)):
+        one = _examine(segments, name)
+        if one is not None:
+            segments.adopt(one.name, one.inode)
+            yield one
+
+
+def _inode(segments: Segments, name: str) -> int:
+    return inode_of(segments.path(name)) or inode_of(segments.public(name)) or 0
 
 
 def _examine(segments: Segments, name: str) -> LeftoverSegment | None:
@@ -100,7 +109,8 @@ def read(path: str, name: str) -> LeftoverSegment:
     finally:
         os.close(fd)
     meta = _unpacked(footer, raw)
-    return LeftoverSegment(name, info.st_ino, info.st_size, footer.data_bytes, footer.sealed, meta)
+    facts = (name, info.st_ino, info.st_size, footer.data_bytes, footer.sealed)
+    return LeftoverSegment(*facts, meta, footer.meta_bytes)
 
 
 def _unpacked(footer: layout.Footer, raw: bytes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ the segment alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from arrayd.errors import MissingDependency, ProtocolMismatch
@@ -27,6 +27,9 @@ _KEPT_ALIASES = 8
 """Aliases that survive a restart. Requests by another one are probed again, and find the key."""
 
 _ALIAS_ROOM = _KEPT_ALIASES * 20
+
+_MAY_GROW = 256
+"""Bytes: more than all fields that have a default take, with their keys, if they are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ def _block(meta: Metadata, found: LeftoverSegment, number: int, now: float) -> B
         number=number,
         spec=meta.spec,
         size=found.size,
-        identity=meta.origin,
+        identity=_shared(meta.origin),
         state=State.SEALED if found.sealed else State.WRITING,
         since=now,
         used=now,
@@ -140,6 +143,12 @@ def _block(meta: Metadata, found: LeftoverSegment, number: int, now: float) -> B
         extra=meta.extra,
         edition=_edition(meta.origin),
     )
+
+
+def _shared(origin: BlockIdentity) -> BlockIdentity:
+    """Return an origin whose words are those of its source, as one object, where they are equal."""
+    words = str(origin.source)
+    return replace(origin, words=words) if words == origin.words else origin
 
 
 def _edition(origin: BlockIdentity) -> Edition | None:
@@ -172,8 +181,18 @@ def _check(block: Block, found: LeftoverSegment) -> None:
         "the name": block.name is None or block.published,
         "the source": block.published == (origin.source is None),
         # It is written again: at the seal, and when another block takes its name.
-        "the metadata's size": len(layout.pack_meta(metadata(block))) <= placed(block).meta_room,
+        "the metadata's size": _fits(block, found),
     }
     wrong = [what for what, right in facts.items() if not right]
     if wrong:
         raise ValueError(f"not as arrayd writes it: {', '.join(wrong)}")
+
+
+def _fits(block: Block, found: LeftoverSegment) -> bool:
+    """Say whether the metadata of a block, written anew, have room where they were found.
+
+    They grow by the fields that the writer left out. Only where little room is left are they packed
+    to see: it would be a quarter of the time of an adoption.
+    """
+    room = placed(block).meta_room
+    return found.meta_bytes + _MAY_GROW <= room or len(layout.pack_meta(metadata(block))) <= room

@@ -262,6 +262,8 @@ class Segments:
     def adopt(self, name: str, inode: int) -> None:
         """Take over a segment of an earlier run, one of whose names leads to it."""
         self._inodes[name] = inode
+        if inode_of(self.path(name)) == inode == inode_of(self.public(name)):
+            return  # as almost always, and there may be a hundred thousand
         # Without room for the other link, the segment is adopted all the same.
         with contextlib.suppress(ArraydError):
             self._relink(name)
