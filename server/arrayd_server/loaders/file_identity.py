@@ -33,11 +33,22 @@ def identity(path: str) -> FileIdentity:
     """
     with os_errors(path):
         try:
-            real = os.path.realpath(path)
-            stat = os.stat(real)
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except ValueError as error:  # a NUL byte, a lone surrogate
             raise SourceNotFound(f"{path!r}: no file can have this name ({error}).") from None
+        try:
+            stat = os.fstat(fd)
+            real = _real(path, fd)
+        finally:
+            os.close(fd)
     return real, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _real(path: str, fd: int) -> str:
+    """Return the real path of an open file: one call of the kernel, not one for each folder."""
+    real = os.readlink(f"/proc/self/fd/{fd}")
+    # The kernel marks what it cannot name: a file that was just removed, or of another root.
+    return real if real[:1] == "/" and not real.endswith(" (deleted)") else os.path.realpath(path)
 
 
 def identities(paths: Iterable[str]) -> list[NamedIdentity]:

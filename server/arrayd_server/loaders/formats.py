@@ -53,7 +53,10 @@ def look(source: Source) -> LoadPlan:
     SourceNotFound, AccessDenied, BadFile, SpecMismatch, MissingDependency
         What is cheap to see is checked first: the file, its size, the request, its header.
     """
-    source = recognised(source)
+    return _look(recognised(source))
+
+
+def _look(source: Source) -> LoadPlan:
     with os_errors(source.path):
         plan = load_format(_checked_format(source)).probe(source)
         if source.cast is not None:
@@ -69,7 +72,7 @@ def probe(source: Source) -> LoadPlan:
     SourceNotFound, AccessDenied, BadFile, SpecMismatch, MissingDependency, CastError
     """
     source = recognised(source)
-    plan = look(source)
+    plan = _look(source)
     target = plan.dtype if source.cast is None else resolved(plan.dtype, source.cast)
     if plan.dtype.hasobject and not (source.cast is not None and source.cast.itemsize):
         with os_errors(source.path):

@@ -147,12 +147,13 @@ def advise(kind: Kind) -> str:
 
 def look(file: IO[bytes]) -> Kind | None:
     """Return what an open file is, by its first bytes; None: nothing that has a mark."""
-    size = file.seek(0, os.SEEK_END)
-    if _is_hdf5(file, size):
-        return HDF5
     file.seek(0)
     head = file.read(_HEAD)
     kind = of_head(head)
+    if kind is NPY:  # what looks like HDF5 further on are values, as for `numpy.load`
+        return kind
+    if _is_hdf5(file, file.seek(0, os.SEEK_END)):
+        return HDF5
     inside = of_head(_gunzipped(head)) if kind is GZIP else None
     return inside if inside is not None and inside.format is None else kind
 

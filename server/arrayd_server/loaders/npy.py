@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import struct
@@ -25,6 +26,8 @@ The limit of `numpy.load` is 10,000, for its parser can crash: here that costs a
 
 Header = tuple[tuple[int, ...], str, np.dtype[Any]]
 """Shape, order (``"C"``, ``"F"``) and dtype."""
+
+_REMEMBERED, _SHORT = 64, 4096  # headers that a process remembers, and their characters at most
 
 _LENGTH = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}
 
@@ -77,7 +80,9 @@ def read_header(file: io.RawIOBase | io.BufferedIOBase, where: object) -> Header
         text = _header_text(file)
         if len(text) > HEADER_LIMIT:
             raise ValueError(f"a header of {len(text)} characters; {HEADER_LIMIT} are read")
-        shape, fortran, dtype = _parsed(text)
+        # The files of a dataset are many, and their headers alike; long ones are not kept.
+        parse = _parsed if len(text) <= _SHORT else _parsed.__wrapped__
+        shape, fortran, dtype = parse(text)
         if dtype.subdtype is not None:
             raise ValueError(f"the dtype {dtype} has a shape of its own")
     except (OSError, MemoryError):
@@ -104,6 +109,7 @@ def _header_text(file: io.RawIOBase | io.BufferedIOBase) -> str:
     return str(data, encoding)
 
 
+@functools.lru_cache(_REMEMBERED)
 def _parsed(text: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Parse through numpy's public reader, which knows versions 1 and 2.
 

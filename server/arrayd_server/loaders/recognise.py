@@ -41,11 +41,11 @@ def recognised(source: Source) -> Source:
                 raise BadFile(
                     f"{source.path} is empty (0 bytes): no {named} file. Is it still written?"
                 )
+            if source.format is not None:
+                return source
             kind = kinds.look(file)
             file.seek(0)
             head = file.read(512)
-    if source.format is not None:
-        return source
     if named == "raw" and (source.dtype is not None or source.options):
         return replace(source, format="raw")
     if kind is not None and kind.format is not None:

@@ -19,6 +19,7 @@ import socket
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -205,7 +206,8 @@ def _is_loadable(source: Source, members: list[FoundMember]) -> bool:
 
 def fill(fill: FillTask, task: RunningTask) -> FilledPart:
     """Load one part into the segment; return how many values the cast changed."""
-    source, found = fill.source.understand(), fill.found.understand()
+    found = fill.found.understand()
+    source = replace(fill.source.understand(), format=found.format)
     lost = segment_writer.write_part(
         source,
         LoadPlan(found.shape, from_descr(found.file_dtype), found.file_order, (), found.detail),
