@@ -145,6 +145,9 @@ def get_many(
 ) -> list[Any]:
     """Return the arrays of many sources, loaded in parallel, in this order.
 
+    Small ``.npy`` files are loaded together, up to 64 into one block: it stays while one of the
+    arrays does.
+
     Parameters
     ----------
     sources
@@ -279,12 +282,13 @@ def create(
 def evict(source: SourceLike, **options: Any) -> dict[str, int]:
     """Free the blocks of a source now, kept and pinned ones too.
 
-    Every block of that file is meant; options of `get` narrow it down.
+    Every block of that file is meant; options of `get` narrow it down. Of small files that were
+    loaded together, the others go with it: they can be loaded again.
 
     Returns
     -------
     dict
-        ``blocks`` and ``bytes`` that were freed.
+        ``blocks`` and ``bytes`` that were freed, and how many ``arrays`` these were.
 
     Raises
     ------

@@ -30,7 +30,9 @@ class Block:
     source
         What it holds, in words.
     shape, dtype, order
-        Of the whole block's array.
+        Of the whole block's array; of the file's, where a block has the arrays of several.
+    offset
+        Where that array begins in the segment, in bytes.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Block:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     order: str
+    offset: int = 0
 
 
 class HoldOwner(Protocol):
@@ -54,11 +57,16 @@ class HoldOwner(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Held:
-    """A block this process holds: the client's side of the relation *session holds block*."""
+    """A block this process holds: the client's side of the relation *session holds block*.
+
+    Where a block has several arrays, its *members*, each that was granted has a `Held` of its own
+    for what differs, and `hold` is that of the block. Else a `Held` is its own `hold`.
+    """
 
     owner: HoldOwner
     grant: Grant
     seq: int
+    block_hold: Held | None = None
     mappings: set[MappingFinalizer] = field(default_factory=set)  # those that live
     released: bool = False
     #: the one read-only mapping, which all arrays that are not written to share
@@ -68,7 +76,7 @@ class Held:
     #: the request that a reference's receiver can repeat; None for published blocks
     request: tuple[Source | dict[str, Any], Stat] | None = None
     #: the sources, and the words of calls, that the session finds it by
-    sources: list[Source] = field(default_factory=list)
+    sources: dict[Source, None] = field(default_factory=dict)
     wordings: list[Any] = field(default_factory=list)
     segment: str = field(init=False)
     block: Block = field(init=False)
@@ -81,7 +89,13 @@ class Held:
             spec.shape,
             from_descr(spec.descr),
             spec.order,
+            self.grant.offset,
         )
+
+    @property
+    def hold(self) -> Held:
+        """That of the whole block, which ends with the last array of any member."""
+        return self if self.block_hold is None else self.block_hold
 
 
 class SharedArray(np.ndarray[Any, np.dtype[Any]]):
@@ -164,7 +178,7 @@ def reduced(shared: SharedArray) -> Any:
 
 
 def wrap(held: Held, mapping: SegmentMapping) -> SharedArray:
-    """Return the array of a whole block over its mapping."""
+    """Return the array of a whole block, or member, over its mapping."""
     return adorn(_base(held, mapping).view(), held, mapping)
 
 
@@ -203,7 +217,7 @@ def view_at(
     dtype: np.dtype[Any],
 ) -> SharedArray:
     """Return a view of a block: `offset` and `strides` in bytes from the start of its data."""
-    base = _base(held, mapping)
+    base, offset = _base(held, mapping), offset - held.block.offset
     buffer = base.T if held.block.order == "F" else base  # numpy wants it in C order
     array = np.ndarray.__new__(SharedArray, shape, dtype, buffer, offset, strides)
     return adorn(array, held, mapping)
@@ -223,7 +237,8 @@ def _base(held: Held, mapping: SegmentMapping) -> SharedArray:
         return known
     block, pages = held.block, np.asarray(cast(npt.ArrayLike, mapping))
     order: Any = "F" if block.order == "F" else "C"
-    base = np.ndarray(block.shape, block.dtype, pages, order=order).view(SharedArray)
+    at = block.offset
+    base = np.ndarray(block.shape, block.dtype, pages, at, order=order).view(SharedArray)
     if shared:
         held.base = weakref.ref(base)
     return base

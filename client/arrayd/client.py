@@ -231,7 +231,8 @@ class Client:
     def _evict(self, source: Source | None, block: int | str | None) -> dict[str, int]:
         wire = None if source is None else source.to_wire()
         answer = unwrap(self._session.ask("evict", None, source=wire, block=block)[0])
-        return {key: answer[key] for key in ("blocks", "bytes")}
+        freed = {key: answer[key] for key in ("blocks", "bytes")}
+        return {**freed, "arrays": answer.get("arrays", freed["blocks"])}
 
     def status(self) -> Status:
         """Return who holds what; see `arrayd.results.status`."""
@@ -274,7 +275,7 @@ def give_back(shared: SharedArray | LostArray) -> None:
         )
     held = shared._held
     if held is not None:
-        held.owner.release(held)
+        held.owner.release(held.hold)
 
 
 def _segment(shared: SharedArray) -> str:

@@ -14,14 +14,14 @@ it would be filled in vain, so it goes by reference through every pickler, or is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from arrayd import api
-from arrayd.array import Held, SharedArray, extent, offset_of, view_at
+from arrayd.array import Held, SharedArray, adorn, extent, offset_of, view_at
 from arrayd.common import failpoints
 from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SourceChanged
 from arrayd.results.lost import LostArray
@@ -31,6 +31,8 @@ from arrayd.session.session import Session
 from arrayd.source import Source
 from arrayd.system import pagemap
 from arrayd.system.mapping import SegmentMapping
+from arrayd.wire.dtypes import descr
+from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import Stat
 from arrayd.wire.records import Record, later, received
 
@@ -67,7 +69,8 @@ class View(Record):
 class ReloadRecipe(Record):
     """How to load a block again: the request that did, and the array that came of it.
 
-    `key` is the grant's: what the request says nothing about must be the same, too.
+    `key` is the grant's: what the request says nothing about must be the same, too. `offset` is
+    that of the array in the data of the block, which may have several.
     """
 
     source: dict[str, Any]
@@ -76,6 +79,7 @@ class ReloadRecipe(Record):
     dtype: np.dtype[Any] = field(metadata={"read": _dtype})
     order: str
     key: bytes = later(b"")
+    offset: int = later(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,10 @@ def _mode(shared: SharedArray, held: Held, pages: SegmentMapping) -> str | None:
                 "reach nobody. Send the array before arrayd.release."
             )
         return "w" if writeable else "r"
-    if held.released or not pages.contains(low, length):
+    if held.hold.released or not pages.contains(low, length):
+        return None
+    start, nbytes = pages.address + held.grant.offset, held.grant.spec.nbytes
+    if low < start or low + length > start + nbytes:  # of another member of the block
         return None
     if pages.mode == "c" and not pagemap.written(low, length):
         return "c" if writeable else "r"
@@ -157,7 +164,8 @@ def _lent(shared: SharedArray, held: Held, pages: SegmentMapping, mode: str) -> 
     if held.request is not None:
         source, stat = held.request
         block, wire = held.block, source.to_wire() if isinstance(source, Source) else source
-        origin = ReloadRecipe(wire, stat, block.shape, block.dtype, block.order, held.grant.key)
+        array = block.shape, block.dtype, block.order
+        origin = ReloadRecipe(wire, stat, *array, held.grant.key, held.grant.offset)
     failpoints.hit("client.packing")
     token = held.owner.lend(pages.segment)
     return Reference(held.owner.endpoint, pages.segment, token, view, origin)
@@ -199,9 +207,19 @@ def _redeemed(reference: Reference) -> npt.NDArray[Any]:
             raise _gone(reference) from gone
         return _of_reloaded(_reloaded(session, origin, view.mode), origin, view)
     assert whole._held is not None
+    if whole._held.grant.extent and origin is not None:
+        adorn(whole, _of_member(whole._held, origin), _pages(whole))
     if whole._held.request is None and origin is not None:
         whole._held.request = (origin.source, origin.stat)  # so that it can be sent on
-    return _placed(whole, 0, view)
+    return _placed(whole, view.offset, view)
+
+
+def _of_member(held: Held, origin: ReloadRecipe) -> Held:
+    """Return what the one who has a reference to a member holds of its block."""
+    spec = Spec(origin.shape, descr(origin.dtype), origin.order, origin.dtype.itemsize)
+    source = Source.from_wire(origin.source)
+    grant = replace(held.grant, spec=spec, offset=origin.offset, source=source.words)
+    return Held(held.owner, grant, held.seq, held.hold)
 
 
 def _reloaded(session: Session, origin: ReloadRecipe, mode: str) -> SharedArray:
@@ -226,21 +244,24 @@ def _of_reloaded(found: SharedArray, origin: ReloadRecipe, view: View) -> npt.ND
     That array may be a window of a larger block. One with gaps is copied: offset and
     strides mean a block without.
     """
-    assert found._mapping is not None
     assert (found.shape, found.dtype) == (origin.shape, origin.dtype)
+    offset = view.offset - origin.offset
     if found.flags.c_contiguous if origin.order == "C" else found.flags.f_contiguous:
-        return _placed(found, offset_of(found, found._mapping), view)
+        return _placed(found, offset_of(found, _pages(found)) + offset, view)
     order: Any = origin.order
     flat = np.array(found, order=order, subok=False).ravel("K").view(np.uint8)
     flat.flags.writeable = view.mode == "c"
-    return np.ndarray(view.shape, view.dtype, flat, view.offset, view.strides)
+    return np.ndarray(view.shape, view.dtype, flat, offset, view.strides)
 
 
-def _placed(shared: SharedArray, start: int, view: View) -> SharedArray:
-    held, pages = shared._held, shared._mapping
-    assert held is not None
-    assert pages is not None
-    return view_at(held, pages, start + view.offset, view.shape, view.strides, view.dtype)
+def _placed(shared: SharedArray, offset: int, view: View) -> SharedArray:
+    assert shared._held is not None
+    return view_at(shared._held, _pages(shared), offset, view.shape, view.strides, view.dtype)
+
+
+def _pages(shared: SharedArray) -> SegmentMapping:
+    assert shared._mapping is not None
+    return shared._mapping
 
 
 def _gone(reference: Reference) -> NoSuchBlock:

@@ -255,6 +255,13 @@ class Source(Record):
             return f"name:{self.name}"
         return f"{self.path}:{self.member}" if self.member else self.path
 
+    @property
+    def words(self) -> str:
+        """Say for people what of which file is meant, as what."""
+        extras = [f"rows={self.slice}"] if self.rows else []
+        extras += [f"cast={self.cast}"] if self.cast is not None else []
+        return f"{self} ({', '.join(extras)})" if extras else str(self)
+
     def to_wire(self) -> dict[str, Any]:
         """Return a msgpack-able map of the fields that differ from their defaults."""
         wire = Record.to_wire(self)

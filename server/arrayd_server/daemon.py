@@ -205,7 +205,14 @@ class Daemon:
             )
         self._sessions.open(request.nonce, route, fields["start"])
         group, version = peers.group_of(peer.pid), (fields["version"] or "")[:40]
-        who = Peer(peer.uid, peer.pid, fields["program"][:80], group, version)
+        who = Peer(
+            peer.uid,
+            peer.pid,
+            fields["program"][:80],
+            group,
+            version,
+            members=bool(fields["members"]),
+        )
         to = Asker(request.nonce, request.id)
         self._busy_at = now
         self._executor.take(self._registry.hello, to, who, fields["holds"], fields["latest"], now)

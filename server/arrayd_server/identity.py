@@ -8,6 +8,7 @@ canonicalisation, so that two spellings of one array share a block.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from arrayd.errors import SpecMismatch
 from arrayd.source import Source
 from arrayd.wire.codec import pack
+from arrayd.wire.grant import Spec
 from arrayd.wire.records import Record
 from arrayd_server.core.model import Edition
 from arrayd_server.loading.messages import FoundFile
@@ -27,7 +29,7 @@ class BlockIdentity(Record):
     Parameters
     ----------
     source
-        None for a block that a client wrote.
+        None for a block that a client wrote, or that has members.
     words
         For people.
     stat
@@ -44,10 +46,13 @@ class BlockIdentity(Record):
 
 def of_source(source: Source, stat: Sequence[int] | None) -> BlockIdentity:
     """Return the origin of a block that is loaded from a source."""
-    extras = [f"rows={source.slice}"] if source.rows else []
-    extras += [f"cast={source.cast}"] if source.cast is not None else []
-    words = f"{source} ({', '.join(extras)})" if extras else str(source)
-    return BlockIdentity(source, words, None if stat is None else tuple(stat))
+    return BlockIdentity(source, source.words, None if stat is None else tuple(stat))
+
+
+def of_members(origins: Sequence[BlockIdentity]) -> BlockIdentity:
+    """Return the origin of a block in which these lie together."""
+    folders = {os.path.dirname(one.source.path) for one in origins if one.source is not None}
+    return BlockIdentity(None, f"{len(origins)} files in {os.path.commonpath(folders)}/")
 
 
 def edition(source: Source, stat: Sequence[int] | None) -> Edition | None:
@@ -69,6 +74,13 @@ def alias(
         list(wire) == ["path"] or (list(wire) == ["path", "member"] and source.member is not None)
     )
     return _digest(["alias", wire if plain else source.without_hints(), stat])
+
+
+def of_small(source: Source, file: tuple[Any, ...], spec: Spec, file_dtype: Any) -> bytes:
+    """Return the key that a small file has, too, when it is loaded like any other."""
+    cast = spec.descr if spec.descr != file_dtype else None
+    clips = None if cast is None else source.overflow
+    return _digest(["key", file, "npy", None, file_dtype, cast, clips, None, spec.order, []])
 
 
 def key(source: Source, probed: FoundFile) -> bytes:
@@ -119,6 +131,8 @@ def matches(origin: Any, pattern: Source) -> bool:
     option that the pattern sets narrows it down.
     """
     if not isinstance(origin, BlockIdentity) or origin.source is None:
+        return False
+    if pattern.path != origin.source.path:  # soon, for there may be a hundred thousand
         return False
     wire, wanted = origin.source.without_hints(), pattern.without_hints()
     return all(wire.get(field) == value for field, value in wanted.items())

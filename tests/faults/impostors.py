@@ -78,11 +78,19 @@ def program(name: str) -> Iterator[None]:
 class Errand:
     """A task for a pool, whose result can be waited for."""
 
-    def __init__(self, pool: Pool, job: int = 1, *, urgent: bool = False, size: int = 0) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        job: int = 1,
+        *,
+        urgent: bool = False,
+        size: int = 0,
+        patience: float | None = None,
+    ) -> None:
         self._result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.told = 0
         wire = {"op": "probe", "source": {"path": "/x" + size * "x"}}
-        self.task = Task(job, "/x", wire, self._tell, lambda rows: None, urgent)
+        self.task = Task(job, "/x", wire, self._tell, lambda rows: None, urgent, patience=patience)
         pool.submit(self.task)
 
     async def result(self) -> Any:

@@ -178,7 +178,7 @@ def test_an_answer_without_meaning() -> None:
         failed: list[ArraydError] = []
         one = Nonsense(fork_server(), 1, timeout=9, memory=1 << 30)
         never: Any = lambda *_: pytest.fail("it means something")  # noqa: E731 - three times
-        calls = Callbacks(never, never, never, never, lambda job, error: failed.append(error))
+        calls = Callbacks(never, never, never, never, lambda _, error: failed.append(error), never)
         Loads(one, calls).probe(1, identity.of_source(Source.of("/x.npy"), None))
         return failed
 

@@ -54,7 +54,7 @@ SERVER_ROOMS = {
     "transport": "",
     "loaders": "kernel",
     "identity": "core loading",
-    "loading": "identity kernel loaders",
+    "loading": "core identity kernel loaders",
     "stream_identity": "",
     "streams": "kernel loaders loading stream_identity",
     "config": "core kernel",

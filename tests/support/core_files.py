@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from arrayd.wire.grant import Spec
-from arrayd_server.core.model import Wanted, name_alias
+from arrayd_server.core.model import BlockMember, Wanted, name_alias
 
 SPEC = Spec((4,), "<f8", "C", 8)
 ROWS = 4
@@ -29,6 +29,33 @@ class File:
 
     def __str__(self) -> str:
         return self.name
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a block with members holds: these files, and which batch it is."""
+
+    files: tuple[File, ...]
+    number: int
+    linked: bool = False
+
+    @property
+    def key(self) -> Hashable:
+        """Equal to no other batch's."""
+        return ("batch", self.number)
+
+    @property
+    def size(self) -> int:
+        """Of the segment."""
+        return sum(file.size for file in self.files)
+
+    def members(self) -> list[BlockMember]:
+        """Return the members, as yet to be loaded."""
+        aliases = [wanted(file).alias for file in self.files]
+        return [
+            BlockMember(alias, file, None, at * SPEC.nbytes, SPEC.nbytes)
+            for at, (alias, file) in enumerate(zip(aliases, self.files, strict=True))
+        ]
 
 
 def wanted(file: File, spelling: str = "a") -> Wanted:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 from arrayd.errors import AccessDenied, BadFile, NoRoom, NotSealed
 from arrayd.wire.grant import Grant
@@ -28,7 +28,16 @@ from arrayd_server.core.effects import (
     Trace,
     Unlink,
 )
-from arrayd_server.core.model import Asker, Block, Edition, Peer, ProbedFacts, State, name_alias
+from arrayd_server.core.model import (
+    Asker,
+    Block,
+    Edition,
+    LoadedMember,
+    Peer,
+    ProbedFacts,
+    State,
+    name_alias,
+)
 from arrayd_server.core.registry import Registry
 from tests.support.core_files import NAMES, ROWS, SPEC, File, wanted
 from tests.support.core_naive import Naive
@@ -283,8 +292,24 @@ class Shell:
         if isinstance(task, Make):
             self.kernel.make(task.segment, self.naive.sizes[task.segment])
             return self.do(self.registry.made, job, now)
+        if self.registry.jobs.table[job].members:
+            self.work[job] = task
+            return self.load_members(job, 7 if job % 3 else 5)
         self.kernel.fill(task.segment, self.naive.sizes[task.segment])
         return self.do(self.registry.filled, job, 0)
+
+    def load_members(self, job: int, which: int) -> list[Reply]:
+        """Let the members of a block be read: those whose bit is set in `which`."""
+        task, members = cast(Fill, self.work.pop(job)), self.registry.jobs.table[job].members
+        self.kernel.fill(task.segment, self.naive.sizes[task.segment])
+        found = {
+            at: LoadedMember(member.identity.key, SPEC)
+            for at, member in enumerate(members)
+            if which >> at & 1
+        }
+        inside = {members[at].offset: one.key for at, one in found.items()}
+        self.naive.inside[task.segment] = inside
+        return self.do(self.registry.loaded, job, found, self.now)
 
     def _progress(self, task: Fill) -> list[Reply]:
         size = self.naive.sizes[task.segment]

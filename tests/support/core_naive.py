@@ -25,10 +25,14 @@ from arrayd_server.core.model import (
     State,
     Wanted,
 )
-from tests.support.core_files import SPEC, File
+from tests.support.core_files import SPEC, File, wanted
 
 if TYPE_CHECKING:
     from tests.support.core_model import Shell
+
+
+STRANGERS = {b"c"}
+"""The sessions of an older version, which do not understand the grant of a member."""
 
 
 class Naive:
@@ -42,6 +46,7 @@ class Naive:
         self.orphans: dict[tuple[str, bytes], tuple[int, float]] = {}  # whose, and until when
         self.sizes: dict[str, int] = {}  # everything charged
         self.holding: dict[str, Hashable] = {}  # segment -> key of the contents, or its Draft
+        self.inside: dict[str, dict[int, Hashable]] = {}  # segment -> offset -> key of a member
         self.final: set[str] = set()
         self.unlinked: set[str] = set()
         self.pinned: dict[str, float] = {}
@@ -145,7 +150,8 @@ class Naive:
             if effect.identity.linked:  # it may be looked at again for who came meanwhile
                 return
             twins = [alias for job, alias in self.probing.items() if job in self._shell.work]
-            alias = self.probing.get(effect.job, self.latest)  # it may be tried again
+            asked = self.latest or wanted(effect.identity).alias  # or it was a member
+            alias = self.probing.get(effect.job, asked)  # it may be tried again
             assert alias not in twins, "the same source is probed twice"
             self.probing[effect.job] = alias
             return
@@ -211,7 +217,9 @@ class Naive:
             assert key == file.key, "the wrong contents"
             assert version >= self.since[to], "old contents"
             return
-        assert self.holding[segment] == file.key, "the wrong contents"
+        inside = self.inside[segment][grant.offset] if grant.extent else self.holding[segment]
+        assert inside == file.key, "the wrong contents"
+        assert not (grant.extent and to.nonce in STRANGERS), "rule 9: granted a member"
         assert not grant.key
         if not grant.window:
             self.learned[what.alias] = segment
@@ -338,13 +346,14 @@ class Naive:
         """Return the final blocks that nobody uses."""
         return self.unused() & self.final
 
-    def resident(self, what: Wanted) -> bool:
+    def resident(self, what: Wanted, nonce: bytes = b"a") -> bool:
         """Say whether a request must be answered at once, without a probe."""
         if what.name is not None:
             segments = [self.names.get(what.name)]
         else:
             segments = [self.learned.get(what.alias), self.learned.get(what.whole)]
-        return any(s in self.final and s not in self.unlinked for s in segments if s)
+        there = {s for s in segments if s in self.final and s not in self.unlinked and s}
+        return bool(there - (self.inside.keys() if nonce in STRANGERS else set()))
 
     def compare(self) -> None:
         """Assert that the registry says the same."""

@@ -26,6 +26,8 @@ files = st.builds(
     st.sampled_from([None, None, "half", "full"]),
     st.sampled_from([False, False, True]),
 )
+small_files = st.builds(File, st.sampled_from(["f25", "f40", "g25", "h25"]), st.just(10))
+"""One of them has a name of `files`, and so its key."""
 drafts = st.builds(
     Draft,
     st.just(SPEC),

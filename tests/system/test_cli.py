@@ -291,7 +291,7 @@ def test_evict(served: Daemon, tmp_path: Path, call: Call) -> None:
     wait_until_idle(served)
     code, out, complaint = call("evict", "--json", "--block", served.segments[0])
     assert (code, complaint) == (0, "")
-    assert json.loads(out) == {"blocks": 1, "bytes": 12288}
+    assert json.loads(out) == {"blocks": 1, "bytes": 12288, "arrays": 1}
 
 
 def test_stop(served: Daemon, call: Call) -> None:

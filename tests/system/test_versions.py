@@ -66,7 +66,7 @@ def check_everything(say: Callable[[str], Any], path: Path, pid: int) -> None:
     assert states["name:kept"] == ["held", True]
     assert states[str(path)] == ["held", False]
     assert f"pid {pid}" in text
-    assert evicted.keys() == {"blocks", "bytes"}
+    assert evicted.keys() == {"blocks", "bytes", "arrays"}
 
 
 def test_a_newer_daemon(

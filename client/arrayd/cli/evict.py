@@ -26,5 +26,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(freed)
     else:
         plural = "" if freed["blocks"] == 1 else "s"
-        print(f"evicted {freed['blocks']} block{plural}, {format_bytes(freed['bytes'])}")
+        others = freed["arrays"] - freed["blocks"]
+        more = f" of {freed['arrays']} arrays" if others else ""
+        print(f"evicted {freed['blocks']} block{plural}{more}, {format_bytes(freed['bytes'])}")
     return 0

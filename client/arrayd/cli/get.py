@@ -106,7 +106,7 @@ def _words(source: str, array: SharedArray) -> list[str]:
         source,
         f"  array  {array.shape} {dtype_words(array.dtype)}, order {block.order}, "
         f"{format_bytes(array.nbytes)}",
-        f"  block  {block.name}",
+        f"  block  {block.name}" + (f" at byte {block.offset}" if block.offset else ""),
     ]
 
 
@@ -121,6 +121,7 @@ def _plain(source: str, result: Result, args: argparse.Namespace) -> dict[str, A
         "order": block.order,
         "bytes": result.nbytes,
         "block": block.name,
+        "offset": block.offset,
     }
     return {**plain, "attach": _attach(result, args.rows)} if args.attach else plain
 
@@ -155,7 +156,9 @@ def _attach(array: SharedArray, rows: slice | None) -> str:
     shape, dtype = block.shape, _dtype(block.dtype)
     order = ", order='F'" if block.order == "F" else ""
     cut = "" if _is_whole(array) else _brackets(rows)
-    return f"a = np.memmap('{layout.SHM}/{block.name}', {dtype}, 'r', shape={shape}{order}){cut}"
+    place = f", {block.offset}" if block.offset else ""
+    where = f"'{layout.SHM}/{block.name}', {dtype}, 'r'{place}"
+    return f"a = np.memmap({where}, shape={shape}{order}){cut}"
 
 
 def _dtype(dtype: np.dtype[Any]) -> str:

@@ -63,6 +63,9 @@ class BlockStatus(Record):
         References on their way.
     age, unused
         Since it was made; since it was last granted or held.
+    members
+        Arrays in it, if it has those of several small files: then shape and dtype are those of
+        all their bytes.
     """
 
     number: int
@@ -86,6 +89,7 @@ class BlockStatus(Record):
     lends: int
     age: float
     unused: float
+    members: int = later(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,8 +155,8 @@ def _block(block: BlockStatus) -> Row:
     return (
         str(block.number),
         format_bytes(block.size),
-        _shape(block.shape),
-        _dtype(block.dtype),
+        f"{block.members} arrays" if block.members else _shape(block.shape),
+        "-" if block.members else _dtype(block.dtype),
         _state(block) + (", kept" if block.pinned else ""),
         _printable(block.source),
         _who(block.holders, user=True) if block.holders else waits,

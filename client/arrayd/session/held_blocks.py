@@ -70,9 +70,9 @@ class HeldBlocks:
             known, grant, held = self._by_source.get(source, (None, None, None))
             if grant is None or held is None or stat is None or known != stat:
                 return None
-            if held.released or self._table.find(held.segment) is not held:
+            if held.hold.released or self._table.find(held.segment) is not held.hold:
                 return None
-            result = cut(array.wrap(held, self._pages(held, mode)), grant, source)
+            result = cut(array.wrap(held, self._pages(held.hold, mode)), grant, source)
             if mode == "r":
                 self.shortcuts.add(words, source, stat, grant, held)
             return result
@@ -80,7 +80,7 @@ class HeldBlocks:
     def attach(
         self, grant: Grant, mode: str, request: tuple[Source, Stat] | None = None
     ) -> SharedArray:
-        """Map what was granted and return the array of the whole block.
+        """Map what was granted and return the array of the whole block, or of the member.
 
         Raises
         ------
@@ -88,14 +88,17 @@ class HeldBlocks:
             The segment is gone, or another one has its name.
         """
         with self.lock:
-            held = self._table.held(Held(self._owner, grant, grant.seq))
-            result = array.wrap(held, self._pages(held, mode))
+            hold = self._table.find(grant.segment)
+            if hold is None or not grant.extent:
+                hold = self._table.held(Held(self._owner, grant, grant.seq))
+            hold.seq = max(hold.seq, grant.seq)
+            held = Held(self._owner, grant, grant.seq, hold) if grant.extent else hold
+            result = array.wrap(held, self._pages(hold, mode))
             failpoints.hit("client.mapped")
             if request is not None:
                 source, stat = request
                 if not grant.key:
-                    if source not in held.sources:
-                        held.sources.append(source)
+                    hold.sources[source] = None
                     self._by_source[source] = (stat, grant, held)
                 # What loads this very block again: a window is a part of a whole one.
                 loaded = source.whole() if grant.window else source
@@ -107,7 +110,7 @@ class HeldBlocks:
         """Return a mapping of a held block; one read-only mapping serves a whole process."""
         pages = held.pages() if held.pages is not None and mode == "r" else None
         if pages is None:
-            nbytes = held.grant.spec.nbytes
+            nbytes = held.grant.extent or held.grant.spec.nbytes
             pages = SegmentMapping(held.segment, nbytes, mode, held, self._ended.append, self._wake)
             self._table.mapped(held, pages.end)
             if mode == "r":
@@ -196,7 +199,7 @@ class HeldBlocks:
         self.shortcuts.forget(held)
         for source in held.sources:
             known = self._by_source.get(source)
-            if known is not None and known[2] is held:
+            if known is not None and known[2].hold is held:
                 self._by_source.pop(source, None)
 
     # ---- sessions ------------------------------------------------------------------------

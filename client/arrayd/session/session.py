@@ -290,6 +290,7 @@ class Session:
             "shm": proc.shared_memory(),
             "holds": self._said,
             "latest": self.blocks.highest_seq,
+            "members": True,
         }
 
     def _welcome(self, answer: Answer) -> bool:

@@ -87,7 +87,7 @@ class Shortcuts:
             return None
         path, stat, longer, locking, held, weak_base, weak_pages = known
         base, pages = weak_base(), weak_pages()
-        if base is None or pages is None or self._find(held.segment) is not held:
+        if base is None or pages is None or self._find(held.segment) is not held.hold:
             return None
         try:
             now = os.stat(path)
@@ -129,18 +129,20 @@ class Shortcuts:
             return
         if wording not in held.wordings:
             held.wordings.append(wording)
+            if held.hold is not held:
+                held.hold.wordings.append(wording)
         assert held.base is not None
-        assert held.pages is not None
+        assert held.hold.pages is not None
         longer = tuple(ways[: meant[0]])
         locking = os.environ.get(VARIABLE) if depends_on_variable(source) else ...
-        path, weak = ways[meant[0]], (held.base, held.pages)
+        path, weak = ways[meant[0]], (held.base, held.hold.pages)
         self._known[wording] = _Shortcut(path, stat, longer, locking, held, *weak)
 
     def forget(self, held: Held) -> None:
         """Forget the ways to a block that is held no longer."""
         for wording in held.wordings:
             known = self._known.get(wording)
-            if known is not None and known.held is held:
+            if known is not None and known.held.hold is held:
                 self._known.pop(wording, None)
 
 

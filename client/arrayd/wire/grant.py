@@ -63,6 +63,10 @@ class Grant(Record):
         Empty if the request identifies the contents. Else the block is made of several files
         (links of HDF5), of which a client knows the ``stat`` of one: only the daemon can say
         whether it is up to date. Equal keys mean equal contents.
+    offset, extent
+        Where the array begins in the block's data, and the bytes of these if the block has
+        several arrays: the *members*. Else 0. A client whose hello did not say ``members`` is
+        granted none, for it would take what lies at 0.
     """
 
     segment: str
@@ -73,3 +77,5 @@ class Grant(Record):
     window: bool = False
     lost: int = 0
     key: bytes = later(b"")
+    offset: int = later(0)
+    extent: int = later(0)

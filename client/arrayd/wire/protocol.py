@@ -12,7 +12,7 @@ op              fields
 ==============  =====================================================================
 hello           pid, start (the process's start time, clock ticks), program, version (of the
                 client's arrayd), shm (device and inode of /dev/shm), holds (segments; replaces
-                what the daemon knew), latest (the highest seq of a grant received)
+                what the daemon knew), latest (highest seq of a grant), members (see `Grant`)
 get             items: up to `MAX_ITEMS` maps {source, stat}, pin (seconds, -1: for good), wait
                 (seconds to wait for room or a name; None: the default), progress
 prefetch        items
@@ -54,8 +54,7 @@ segment) and first (its first position, up to which the old one holds), until th
 there; or moved (open again at the cursor: the consumer is gone), or end (the limit is reached). An
 error NoSuchStream means the same as moved.
 
-A daemon of another protocol version answers with ``err`` in this same envelope, which
-therefore never changes.
+A daemon of another protocol version answers with ``err`` in this envelope: it never changes.
 """
 
 from __future__ import annotations
@@ -341,6 +340,7 @@ FIELDS: dict[str, dict[str, Check]] = {
         "shm": _pair,
         "holds": _holds(_is(str)),
         "latest": lambda v: type(v) is int and 0 <= v < 1 << 53,
+        "members": _is(bool, type(None)),
     },
     "get": {
         "items": _items,

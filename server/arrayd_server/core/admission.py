@@ -159,6 +159,8 @@ class Admission:
         return [effect for job in late for effect in self._fail_for_room(job, now)]
 
     def _fail_for_room(self, job: Job, now: float) -> list[Effect]:
+        if job.members:
+            return self._jobs.scatter(job, now)
         facts = (self._blocks, self._holds.sessions, self._jobs.unfilled, now)
         return self._jobs.fail(job, error_texts.no_room(job, *facts))
 

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterator, Sequence
 
 from arrayd_server.core import bounds, lifecycle
 from arrayd_server.core.bounds import Bound
-from arrayd_server.core.model import Block, Job, State
+from arrayd_server.core.model import Block, BlockMember, Edition, Job, Place, State
 
 MAX_ALIASES = 64
 """Spellings of one block that are remembered; more are probed again, never wrong."""
@@ -36,11 +36,12 @@ class BlockTable:
         self.charged = 0
         self.adopted_bytes = 0  # bytes adopted at the start: they may exceed the budget
         self.table: dict[str, Block] = {}
-        self.files: dict[Hashable, dict[str, Block]] = {}  # the blocks of each
+        #: of each its blocks, and what in them was loaded from it
+        self.files: dict[Hashable, dict[str, list[Block | BlockMember]]] = {}
         self.idle: dict[str, None] = {}  # least recently used first
         self.idle_bytes = 0
         self.unlinked: dict[str, Block] = {}
-        self.aliases: dict[Hashable, str] = {}
+        self.aliases: dict[Hashable, tuple[str, BlockMember | None]] = {}  # where each leads
         self._numbers = itertools.count(1)
 
     def new_number(self) -> int:
@@ -52,12 +53,35 @@ class BlockTable:
         lifecycle.check_step(None, block.state)
         self.table[block.segment] = block
         self.charged += block.size
-        if block.edition is not None:
-            self.files.setdefault(block.edition.file, {})[block.segment] = block
+        self._add_files(block)
 
-    def editions(self, file: Hashable) -> list[Block]:
-        """Return the blocks of a file, in whatever state it was."""
-        return list(self.files.get(file, {}).values())
+    def keep_loaded(self, block: Block) -> None:
+        """Let a block have those of its members alone that are loaded."""
+        self._forget_files(block)
+        block.members = [member for member in block.members if member.spec is not None]
+        self._add_files(block)
+
+    def _add_files(self, block: Block) -> None:
+        for part in block.parts():
+            if part.edition is not None:
+                parts = self.files.setdefault(part.edition.file, {}).setdefault(block.segment, [])
+                parts.append(part)
+
+    def _forget_files(self, block: Block) -> None:
+        for file in {part.edition.file for part in block.parts() if part.edition is not None}:
+            alike = self.files[file]
+            del alike[block.segment]
+            if not alike:
+                del self.files[file]
+
+    def note(self, latest: Edition) -> list[Block]:
+        """Note the state that a file is in now; return the blocks that may be no cache any more."""
+        blocks = []
+        for segment, parts in self.files.get(latest.file, {}).items():
+            for part in parts:
+                part.outdated = part.edition != latest
+            blocks += [self.table[segment]] if any(part.outdated for part in parts) else []
+        return blocks
 
     def reserve(self, job: Job, state: State, now: float) -> Block:
         """Make and charge the block of an admitted job."""
@@ -77,6 +101,7 @@ class BlockTable:
             keep=job.draft is not None and job.draft.keep,
             edition=job.edition,
             linked=job.linked,
+            members=job.members,
         )
         self.add(block)
         job.segment = block.segment
@@ -88,11 +113,7 @@ class BlockTable:
         del self.table[block.segment]
         self.unlinked.pop(block.segment, None)
         self.charged -= block.size
-        if block.edition is not None:
-            alike = self.files[block.edition.file]
-            del alike[block.segment]
-            if not alike:
-                del self.files[block.edition.file]
+        self._forget_files(block)
 
     def mark_idle(self, block: Block) -> None:
         """Put a block on the idle list, as the one used last, unless it is there."""
@@ -116,36 +137,53 @@ class BlockTable:
         lifecycle.set_state(block, to)
         del self.unlinked[block.segment]
 
+    # These four alone change `aliases`.
+
     def index(self, block: Block) -> None:
         """Make a sealed block findable; what another block has taken meanwhile stays taken."""
-        for alias in block.aliases:
-            self.aliases.setdefault(alias, block.segment)
+        for part in block.parts():
+            for alias in part.aliases:
+                self.aliases.setdefault(alias, (block.segment, _member(part)))
 
-    def add_alias(self, block: Block, alias: Hashable) -> None:
-        """Remember one more spelling of a sealed block."""
-        if alias not in self.aliases and len(block.aliases) < MAX_ALIASES:
-            block.aliases.append(alias)
-            self.aliases[alias] = block.segment
+    def add_alias(self, place: Place, alias: Hashable) -> None:
+        """Remember one more spelling of what is sealed.
+
+        A block takes it over from a member: not all clients understand a grant of that.
+        """
+        _, other = self.aliases.get(alias, (None, None))
+        if other is not None and place.member is None:
+            self.forget_alias(alias)
+        known = place.part.aliases
+        if alias not in self.aliases and len(known) < MAX_ALIASES:
+            known.append(alias)
+            self.aliases[alias] = (place.block.segment, place.member)
 
     def forget_alias(self, alias: Hashable) -> Block | None:
-        """Take an alias away from its block; return that block."""
-        block = self.find(alias)
-        if block is not None:
-            block.aliases.remove(alias)
-            del self.aliases[alias]
-        return block
+        """Take an alias away from what it leads to; return the block."""
+        place = self.locate(alias)
+        if place is None:
+            return None
+        place.part.aliases.remove(alias)
+        del self.aliases[alias]
+        return place.block
 
     def unindex(self, block: Block) -> None:
         """Make a block unfindable and not idle."""
         self.unmark_idle(block)
-        for alias in block.aliases:
-            if self.aliases.get(alias) == block.segment:
-                del self.aliases[alias]
+        for part in block.parts():
+            for alias in part.aliases:
+                if self.aliases.get(alias, ("",))[0] == block.segment:
+                    del self.aliases[alias]
+
+    def locate(self, alias: Hashable) -> Place | None:
+        """Return the sealed block, or the member of one, that an alias leads to."""
+        segment, member = self.aliases.get(alias, (None, None))
+        return None if segment is None else Place(self.table[segment], member)
 
     def find(self, alias: Hashable) -> Block | None:
-        """Return the sealed block of an alias."""
-        segment = self.aliases.get(alias)
-        return None if segment is None else self.table[segment]
+        """Return the sealed block that an alias leads to."""
+        place = self.locate(alias)
+        return None if place is None else place.block
 
     def available(self, unfilled: int) -> int:
         """Bytes that can be reserved now; `unfilled` are reserved but not yet in the kernel."""
@@ -180,3 +218,7 @@ class BlockTable:
         for block in self.table.values():
             if block.segment not in self.idle or block.published or block.pinned_until > now:
                 yield block
+
+
+def _member(part: Block | BlockMember) -> BlockMember | None:
+    return part if isinstance(part, BlockMember) else None

@@ -18,6 +18,7 @@ class _Eviction:
     open: int  # blocks that the kernel has not decided on
     blocks: int = 0
     bytes: int = 0
+    arrays: int = 0
     busy: list[Block] = field(default_factory=list)
 
 
@@ -55,10 +56,12 @@ class Evictions:
         if block.state is State.UNLINKED:
             eviction.blocks += 1
             eviction.bytes += block.size
+            eviction.arrays += len(block.members) or 1
         else:
             eviction.busy.append(block)
         if eviction.open:
             return []
         if eviction.busy:
             return [Reply(eviction.to, error_texts.in_use(eviction.busy, self._holds.sessions))]
-        return [Reply(eviction.to, Result({"blocks": eviction.blocks, "bytes": eviction.bytes}))]
+        keys = ("blocks", "bytes", "arrays")
+        return [Reply(eviction.to, Result({key: getattr(eviction, key) for key in keys}))]

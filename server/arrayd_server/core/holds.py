@@ -21,6 +21,7 @@ from arrayd_server.core.model import (
     Hold,
     Lend,
     Nonce,
+    Place,
     Session,
     State,
 )
@@ -50,6 +51,10 @@ class Holds:
         """Say whether a block of this name can be held: sealed, or being written."""
         block = self._blocks.table.get(segment)
         return block is not None and block.usable
+
+    def may_grant(self, place: Place, nonces: Iterable[Nonce]) -> bool:
+        """Say whether all these sessions understand the grant of what is at `place`."""
+        return place.member is None or all(self.sessions[n].peer.members for n in nonces)
 
     def hold(self, session: Session, block: Block, now: float) -> int:
         """Make `session` hold `block`, or renew its hold; return the grant's number."""
@@ -84,19 +89,7 @@ class Holds:
         """Let the session of `to` hold a block, and tell it so."""
         seq = self.hold(self.sessions[to.nonce], block, now)
         self.pin(block, waiter, now)
-        return Reply(
-            to,
-            Grant(
-                segment=block.segment,
-                spec=block.spec,
-                seq=seq,
-                source=str(block.identity),
-                sealed=block.state is State.SEALED,
-                window=waiter.whole_source,
-                lost=block.lost,
-                key=cast(bytes, block.aliases[0]) if block.linked else b"",
-            ),
-        )
+        return Reply(to, grant_of(Place(block, waiter.member), seq, window=waiter.whole_source))
 
     def pin(self, block: Block, waiter: AwaitedItem, now: float) -> None:
         """Keep a block warm for as long as `waiter` asks."""
@@ -164,9 +157,10 @@ class Holds:
         Nobody can ask for them. Who uses one keeps it, and so does a pin.
         """
         effects: list[Effect] = []
-        for block in [] if latest is None else self._blocks.editions(latest.file):
-            block.outdated = block.edition != latest
-            if block.outdated:
+        if latest is None:
+            return []
+        for block in self._blocks.note(latest):
+            if block.transient:
                 effects += self.reconsider(block, now)
         return effects
 
@@ -265,6 +259,28 @@ class Holds:
     def count_eviction(self) -> None:
         """Count an eviction."""
         self._counters.evictions += 1
+
+
+def grant_of(place: Place, seq: int, *, window: bool = False) -> Grant:
+    """Return the grant of a block or a member: what a client needs to attach it.
+
+    Of a block with members as a whole, which a reference names, it grants all their bytes.
+    """
+    block, member = place.block, place.member
+    spec = block.spec if member is None else member.spec
+    assert spec is not None, "a member that is not there was granted"
+    return Grant(
+        segment=block.segment,
+        spec=spec,
+        seq=seq,
+        source=str(place.part.identity),
+        sealed=block.state is State.SEALED,
+        window=window,
+        lost=place.part.lost,
+        key=cast(bytes, block.aliases[0]) if block.linked else b"",
+        offset=0 if member is None else member.offset,
+        extent=block.spec.nbytes if block.members else 0,
+    )
 
 
 def may_be_stale(block: Block, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""The eight rules of `registry.py`, as assertions over a whole registry."""
+"""The nine rules of `registry.py`, as assertions over a whole registry."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from arrayd_server.core.model import Stage, State
+from arrayd_server.core.model import Block, Stage, State
 
 if TYPE_CHECKING:
     from arrayd_server.core.registry import Registry
@@ -57,9 +57,17 @@ def _blocks(registry: Registry) -> None:
     assert set(blocks.unlinked) == unlinked, "the unlinked blocks"
     ends = map(registry.holds.expires_at, blocks.table.values())
     assert registry.holds.wake_at() == min(ends, default=math.inf), "the alarm of lends and pins"
-    of_files = [block for alike in blocks.files.values() for block in alike.values()]
-    assert {b.segment for b in of_files} == {
-        b.segment for b in blocks.table.values() if b.edition is not None
+    of_files = {
+        (file, segment, id(part))
+        for file, alike in blocks.files.items()
+        for segment, parts in alike.items()
+        for part in parts
+    }
+    assert of_files == {
+        (part.edition.file, block.segment, id(part))
+        for block in blocks.table.values()
+        for part in block.parts()
+        if part.edition is not None
     }, "the blocks of files"
     numbers = [b.number for b in blocks.table.values()]
     assert len(numbers) == len(set(numbers)), "rule 6: a number used twice"
@@ -74,6 +82,9 @@ def _jobs(registry: Registry) -> None:
             assert block.job == number, "rule 3: two jobs for one block"
         else:
             assert job.stage in (Stage.PROBING, Stage.AWAITING, Stage.QUEUED), "rule 3: no block"
+        members = [w.member for w in job.waiters.values() if w.member is not None]
+        assert all(member in job.members for member in members), "rule 9: not one of its members"
+        assert len(members) == len(job.waiters) or not job.members, "rule 9: for no member"
         if job.stage is not Stage.WRITING and job.writer is None:
             assert job.waiters or job.detached, "rule 3: for nobody"
         for to in job.waiters:
@@ -129,7 +140,24 @@ def _lends(registry: Registry) -> None:
 
 def _index(registry: Registry) -> None:
     blocks = registry.blocks
-    for alias, segment in blocks.aliases.items():
+    for alias, (segment, member) in blocks.aliases.items():
         assert segment in blocks.table, "an alias of a block that is gone"
-        assert blocks.table[segment].state is State.SEALED, "an alias of an unsealed block"
-        assert alias in blocks.table[segment].aliases, "an alias its block does not know"
+        block = blocks.table[segment]
+        assert block.state is State.SEALED, "an alias of an unsealed block"
+        assert member in block.members if block.members else member is None, "rule 9: of no member"
+        assert alias in (member or block).aliases, "an alias its block does not know"
+    for block in blocks.table.values():
+        assert not (block.members and block.aliases), "rule 9: an alias of all members"
+        if block.state is State.SEALED:
+            _laid_out(block)
+
+
+def _laid_out(block: Block) -> None:
+    """Assert that the members of a block lie in it, one behind the other."""
+    end = 0
+    for member in block.members:
+        assert member.spec is not None, "rule 9: a member that is not there"
+        assert end <= member.offset, "rule 9: members overlap"
+        assert member.spec.nbytes <= member.room, "rule 9: a member outgrew its room"
+        end = member.offset + member.room
+    assert end <= block.spec.nbytes or not block.members, "rule 9: a member outside of its block"

@@ -3,10 +3,11 @@
 How a block is made
 ===================
 A job makes one block. Its stages, and when it moves from one to the next, are a table in
-`lifecycle`. There are two ways:
+`lifecycle`. There are three ways:
 
 - A *load*: PROBING (a worker says how big the array is) → QUEUED (until there is room, see
   `admission`) → FILLING (workers write the rows) → SEALING.
+- A load of several small files into one block begins QUEUED; see `members`.
 - A *publication*: QUEUED → MAKING (a segment is made) → WRITING (the client that asked for it
   fills it) → SEALING. See `publishing`.
 
@@ -35,15 +36,26 @@ from typing import Any
 from arrayd.errors import ArraydError
 from arrayd_server.core import lifecycle
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.effects import Cancel, Effect, Reply, ReportProgress
+from arrayd_server.core.effects import Cancel, Effect, Probe, Reply, ReportProgress
 from arrayd_server.core.holds import Holds
-from arrayd_server.core.model import Asker, AwaitedItem, Block, Draft, Job, Nonce, Stage
+from arrayd_server.core.model import (
+    Asker,
+    AwaitedItem,
+    BlockMember,
+    Draft,
+    Job,
+    Nonce,
+    Place,
+    Stage,
+)
 
 PROGRESS_EVERY = 0.1
 """Seconds between two progress messages of one load to each of up to a thousand waiters."""
 
 _AT_WORK = (Stage.PROBING, Stage.FILLING)
 """The stages in which workers have to do with a job."""
+
+Waiters = dict[Asker, AwaitedItem]
 
 RESERVED = (Stage.FILLING, Stage.MAKING)
 """The stages in which the pages of a block are being asked for."""
@@ -63,7 +75,7 @@ class JobTable:
         self.drafted: Counter[str] = Counter()  # the names of blocks to be published
         self._blocks = blocks
         self._holds = holds
-        self._by_alias: dict[Hashable, int] = {}
+        self._by_alias: dict[Hashable, tuple[Job, BlockMember | None]] = {}
         self._numbers = itertools.count(1)
 
     def new(self, stage: Stage, identity: Any, now: float, aliases: list[Hashable]) -> Job:
@@ -72,7 +84,7 @@ class JobTable:
         job = Job(next(self._numbers), stage, identity, now)
         self.table[job.number] = job
         for alias in aliases:
-            self.add_alias(job, alias)
+            self.take_alias(job, alias)
         self._index_stage(job)
         return job
 
@@ -106,8 +118,8 @@ class JobTable:
         if job.stage in RESERVED:
             self.unfilled += job.unfilled - before
         pause = PROGRESS_EVERY * max(1.0, len(job.waiters) / 1000)
-        if now - job.reported_at < pause and job.done < job.total:
-            return []
+        if job.members or (now - job.reported_at < pause and job.done < job.total):
+            return []  # `done` of its members are loaded: that is nothing to one who wants one
         job.reported_at = now
         return [
             ReportProgress(to, job.done, job.total) for to, w in job.waiters.items() if w.progress
@@ -120,12 +132,34 @@ class JobTable:
     def add_alias(self, job: Job, alias: Hashable) -> None:
         """Let requests for `alias` join this job."""
         if alias not in self._by_alias:
-            self._by_alias[alias] = job.number
+            self._by_alias[alias] = job, None
             job.aliases.append(alias)
+
+    def add_member(self, job: Job, member: BlockMember) -> None:
+        """Let requests for one of a job's members join it."""
+        self._by_alias[member.alias] = job, member
+        job.aliases.append(member.alias)
+
+    def take_alias(self, job: Job, alias: Hashable) -> None:
+        """Let requests for `alias` join this job from now on, not one that loads it as a member."""
+        other, member = self._by_alias.get(alias, (None, None))
+        if other is not None and member is not None:
+            self.forget_alias(other, alias)
+        self.add_alias(job, alias)
+
+    def forget_alias(self, job: Job, alias: Hashable) -> None:
+        """Let requests for `alias` join a job no more, if they did."""
+        if alias in job.aliases:
+            job.aliases.remove(alias)
+            del self._by_alias[alias]
 
     def find(self, alias: Hashable) -> Job | None:
         """Return the job that will make the block of an alias."""
-        return self.table.get(self._by_alias.get(alias, 0))  # the first job is 1
+        return self.locate(alias)[0]
+
+    def locate(self, alias: Hashable) -> tuple[Job | None, BlockMember | None]:
+        """Return the job that will make the block of an alias, and which of its members it is."""
+        return self._by_alias.get(alias, (None, None))
 
     def join(self, job: Job, to: Asker, waiter: AwaitedItem, now: float) -> None:
         """Let `to` wait for a job, too; the longest timeout says how long it may wait for room."""
@@ -199,12 +233,63 @@ class JobTable:
         replies: list[Effect] = [Reply(to, error) for to in askers]
         return replies + self.end(job)
 
-    def finish(self, job: Job, block: Block, now: float) -> list[Effect]:
-        """Grant `block` to all who wait for `job`, which is done."""
+    def finish(self, job: Job, place: Place, now: float) -> list[Effect]:
+        """Grant what is at `place` to all who wait for `job`, which is done."""
+        block = place.block
         for alias in self.remove(job):
-            self._blocks.add_alias(block, alias)
+            if not job.members:
+                self._blocks.add_alias(place, alias)
+        if job.members:
+            self._blocks.keep_loaded(block)
+            self._blocks.index(block)
         askers = {**job.waiters, **({job.writer: AwaitedItem()} if job.writer else {})}
+        for waiter in askers.values():
+            waiter.member = place.member or waiter.member
         return [self._holds.grant(block, to, waiter, now) for to, waiter in askers.items()]
+
+    def waiters_of(self, job: Job) -> dict[int, Waiters]:
+        """Return who waits for each member of a job, by the `id` of that."""
+        found: dict[int, Waiters] = {}
+        for to, waiter in job.waiters.items():
+            found.setdefault(id(waiter.member), {})[to] = waiter
+        return found
+
+    def drop_member(self, job: Job, member: BlockMember, waiters: Waiters) -> None:
+        """Let a job no longer load a member for those who wait for it."""
+        for to in waiters:
+            self.remove_waiter(job, to)
+        self.forget_alias(job, member.alias)
+
+    def load_alone(
+        self, job: Job, member: BlockMember, waiters: Waiters, now: float
+    ) -> list[Effect]:
+        """Let who waits for a member of a job wait for a job that loads it alone."""
+        self.drop_member(job, member, waiters)
+        return self._probe(member, waiters, now)
+
+    def scatter(self, job: Job, now: float) -> list[Effect]:
+        """End a job; each of its members that somebody waits for is loaded alone."""
+        waiting = self.waiters_of(job)
+        effects = self.end(job)
+        for member in job.members:
+            effects += self._probe(member, waiting.get(id(member), {}), now)
+        return effects
+
+    def _probe(
+        self, member: BlockMember, waiters: dict[Asker, AwaitedItem], now: float
+    ) -> list[Effect]:
+        if not waiters:
+            return []
+        effects: list[Effect] = []
+        job = self.find(member.alias)
+        if job is None:
+            job = self.new(Stage.PROBING, member.identity, now, [member.alias])
+            job.edition = member.edition
+            effects.append(Probe(job.number, job.identity))
+        for to, waiter in waiters.items():
+            waiter.member = None
+            self.join(job, to, waiter, now)
+        return effects
 
     def end(self, job: Job, *, force: bool = True) -> list[Effect]:
         """Take a job off the table, and have its unfinished block unlinked.

@@ -18,7 +18,7 @@ STAGES: Steps = {
     None: {
         Stage.PROBING: "a file is requested that is neither in memory nor on its way",
         Stage.AWAITING: "a name is waited for that no block has yet",
-        Stage.QUEUED: "a client wants to write a block",
+        Stage.QUEUED: "a client wants to write a block; small files are asked for together",
         Stage.WRITING: "an unfinished block was adopted, or its unlink was refused",
     },
     Stage.PROBING: {
@@ -29,12 +29,12 @@ STAGES: Steps = {
     Stage.QUEUED: {
         Stage.FILLING: "there is room for a load",
         Stage.MAKING: "there is room for a block that a client writes",
-        None: "there was no room in time; nobody waits any more",
+        None: "there was no room in time; nobody waits any more; its members are loaded alone",
     },
     Stage.FILLING: {
         Stage.SEALING: "all rows are loaded",
         Stage.PROBING: "the kernel had no pages: once more from the start",
-        None: "it failed; nobody waits any more",
+        None: "it failed; nobody waits any more; its members are loaded alone",
     },
     Stage.MAKING: {
         Stage.WRITING: "the segment is there",

@@ -28,6 +28,7 @@ class Peer:
     group: int = 0  # its process group: what was started as one job; 0: there is no telling
     version: str = ""  # of its arrayd
     own: bool = False  # the daemon itself: see `rings`
+    members: bool = False  # it understands grants of them
 
 
 @dataclass(slots=True)
@@ -81,8 +82,35 @@ class State(Enum):
 
 
 @dataclass(slots=True)
+class BlockMember:
+    """One of the arrays that lie together in one block: see `members`.
+
+    Parameters
+    ----------
+    alias, identity, edition
+        Of the request that it was loaded for.
+    offset, room
+        Where it lies in the data of the block, and the bytes that were reserved for it.
+    spec
+        None: it is not there, for it is still to be loaded.
+    aliases, lost, outdated
+        As of a `Block`.
+    """
+
+    alias: Hashable
+    identity: Any
+    edition: Edition | None
+    offset: int
+    room: int
+    spec: Spec | None = None
+    aliases: list[Hashable] = field(default_factory=list)
+    lost: int = 0
+    outdated: bool = False
+
+
+@dataclass(slots=True)
 class Block:
-    """One array in shared memory."""
+    """Shared memory with one array in it, or with those of several small files (`members`)."""
 
     segment: str
     number: int
@@ -112,13 +140,20 @@ class Block:
     edition: Edition | None = None  # of the file that it was loaded from
     outdated: bool = False  # the file has changed since: no request finds this block
     linked: bool = False  # found by its key alone: see `Job`
+    #: the arrays in it, where `spec` is that of all their bytes; empty: it is one array
+    members: list[BlockMember] = field(default_factory=list)
     #: fields that only a newer arrayd knows, to be written again as they are
     extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
     @property
     def transient(self) -> bool:
         """It goes with its last user or its pin: nobody could load it again, or ask for it."""
-        return (self.published and not self.keep) or self.outdated
+        gone = all(m.outdated for m in self.members) if self.members else self.outdated
+        return (self.published and not self.keep) or gone
+
+    def parts(self) -> list[BlockMember] | list[Block]:
+        """Return what has aliases, an edition and a loss of its own: the members, or the block."""
+        return self.members or [self]
 
     @property
     def usable(self) -> bool:
@@ -161,6 +196,7 @@ class AwaitedItem:
     timeout: float = 1.0  # seconds to wait for room; for a name: 0 is not at all
     progress: bool = False  # report how far the load is
     late: bool = False  # it came when the probe of its job was under way
+    member: BlockMember | None = None  # of the block of its job, which one it asks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +241,7 @@ class Job:
     #: its source is made of files that requests say nothing about: equal requests may mean
     #: other values, so it is found by its key alone, which a probe finds out
     linked: bool = False
+    members: list[BlockMember] = field(default_factory=list)  # as of `Block`
 
     @property
     def unfilled(self) -> int:
@@ -233,6 +270,28 @@ class ProbedFacts:
     size: int
     rows: int
     linked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedMember:
+    """What a member holds, as was found when it was read; `key` as of `ProbedFacts`."""
+
+    key: Hashable
+    spec: Spec
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an alias leads: to a block, or to a member of one."""
+
+    block: Block
+    member: BlockMember | None = None
+
+    @property
+    def part(self) -> Block | BlockMember:
+        """What it leads to."""
+        return self.member or self.block
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,10 +46,10 @@ class Probing:
         effects += split_off_late(self._jobs, job, now) if found.linked else []
         if not job.waiters and not job.detached:
             return effects + self._jobs.end(job)
-        block, other = self._blocks.find(found.key), self._jobs.find(found.key)
-        if block is not None:
-            block.outdated = False
-            return [*effects, Cancel(job.number), *self._jobs.finish(job, block, now)]
+        place, other = self._blocks.locate(found.key), self._jobs.find(found.key)
+        if place is not None and self._holds.may_grant(place, job.sessions):
+            place.part.outdated = False
+            return [*effects, Cancel(job.number), *self._jobs.finish(job, place, now)]
         if other is not None and other is not job:
             return [*effects, Cancel(job.number), *self._jobs.merge(job, other, now)]
         self._jobs.add_alias(job, found.key)

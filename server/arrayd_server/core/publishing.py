@@ -9,7 +9,17 @@ from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Effect, Reply, Rewrite, Seal
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import JobTable
-from arrayd_server.core.model import Asker, AwaitedItem, Block, Draft, Job, Stage, State, name_alias
+from arrayd_server.core.model import (
+    Asker,
+    AwaitedItem,
+    Block,
+    Draft,
+    Job,
+    Place,
+    Stage,
+    State,
+    name_alias,
+)
 
 
 class Publishing:
@@ -65,8 +75,8 @@ class Publishing:
         alias = name_alias(block.name)
         effects = self._displace(alias, now)
         if (awaited := self._jobs.find(alias)) is not None:
-            return effects + self._jobs.finish(awaited, block, now)
-        self._blocks.add_alias(block, alias)
+            return effects + self._jobs.finish(awaited, Place(block), now)
+        self._blocks.add_alias(Place(block), alias)
         return effects
 
     def rewrite_older(self, job: Job) -> list[Effect]:

@@ -16,6 +16,8 @@ come back as further events. The rules, asserted by `invariants.check`:
 7. Repeating a request changes nothing: one hold per session and block, numbered grants,
    and a release that names an older grant than the latest is ignored, be it of another run.
 8. An unknown session (see `admit`), block or hold is an answer, never an assertion.
+9. The members of a block (see `members`) share its life. An alias leads to one of them, or to a
+   block without any; a member is granted only to a session that understands that.
 
 Of the arguments, `now` is in seconds of a clock that never goes back, `number` is a job's, `to` is
 whom to answer, sizes are bytes of whole segments, and rows are those of storage. An event of a job,
@@ -25,18 +27,20 @@ changes nothing and has no effects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from arrayd.errors import ArraydError, NoRoom
 from arrayd_server.core import bounds, error_texts, lifecycle
 from arrayd_server.core.admission import Admission
+from arrayd_server.core.asking import Asking
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.bounds import Bound
-from arrayd_server.core.effects import Answer, Cancel, Effect, Inspect, Probe, Reply, Result, Seal
+from arrayd_server.core.effects import Answer, Cancel, Effect, Inspect, Reply, Seal
 from arrayd_server.core.evict_requests import Evictions
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import RESERVED, JobTable
+from arrayd_server.core.members import Members
 from arrayd_server.core.model import (
     Asker,
     AwaitedItem,
@@ -44,8 +48,10 @@ from arrayd_server.core.model import (
     Counters,
     Draft,
     Job,
+    LoadedMember,
     Nonce,
     Peer,
+    Place,
     ProbedFacts,
     Session,
     Stage,
@@ -74,6 +80,8 @@ class Registry:
         self.jobs = JobTable(self.blocks, self.holds)
         self.admission = Admission(self.blocks, self.holds, self.jobs)
         self.probing = Probing(self.blocks, self.holds, self.jobs, self.admission)
+        self.members = Members(self.blocks, self.holds, self.jobs, self.admission)
+        self.asking = Asking(self.blocks, self.holds, self.jobs, self.counters)
         self.publishing = Publishing(self.blocks, self.holds, self.jobs)
         self.evictions = Evictions(self.blocks, self.holds)
 
@@ -125,40 +133,25 @@ class Registry:
         A name that nothing is published under is waited for only with a timeout.
         """
         self.counters.requests += 1
-        block, waiter.whole_source = wanted.served_by(self.blocks.find)
-        if block is not None:
-            self.counters.hits += 1
-            block.outdated = False  # the file may be again what it was
-            return [self.holds.grant(block, to, waiter, now)]
-        if wanted.name is not None and waiter.timeout <= 0:
-            return [Reply(to, error_texts.no_such_name(wanted.name))]
-        job, waiter.whole_source = wanted.served_by(self.jobs.find)
-        if job is not None:
-            self.counters.joins += 1
-            known = job.waiters.get(to, AwaitedItem(late=True))
-            waiter.late = job.stage is Stage.PROBING and known.late
-            self.jobs.join(job, to, waiter, now)
-            return []
-        stage = Stage.PROBING if wanted.name is None else Stage.AWAITING
-        job = self.jobs.new(stage, wanted.identity, now, [wanted.alias])
-        job.edition = wanted.edition
-        self.jobs.join(job, to, waiter, now)
-        return [Probe(job.number, wanted.identity)] if stage is Stage.PROBING else []
+        return self.asking.get(to, wanted, waiter, now)
+
+    def get_together(
+        self,
+        identity: Any,
+        size: int,
+        waiters: Sequence[tuple[Asker, AwaitedItem]],
+        now: float,
+    ) -> list[Effect]:
+        """Someone asks for small files: load them into one block of `size`, see `members`.
+
+        Each of `waiters` says which member it wants. No request could be served with one of them.
+        """
+        self.counters.requests += len(waiters)
+        return self.members.load(identity, size, waiters, now)
 
     def prefetch(self, to: Asker, wanted: Wanted, now: float) -> list[Effect]:
         """Someone asks for a load, and does not wait for it: the answer comes at once."""
-        if wanted.served_by(self.blocks.find)[0] is not None:
-            return [Reply(to, Result({"resident": True}))]
-        if wanted.name is not None:
-            return [Reply(to, error_texts.no_such_name(wanted.name))]
-        effects: list[Effect] = [Reply(to, Result({"resident": False}))]
-        job, _ = wanted.served_by(self.jobs.find)
-        if job is None:
-            job = self.jobs.new(Stage.PROBING, wanted.identity, now, [wanted.alias])
-            job.edition = wanted.edition
-            effects.append(Probe(job.number, wanted.identity))
-        job.detached = True
-        return effects
+        return self.asking.prefetch(to, wanted, now)
 
     def info(self, to: Asker, identity: Any, now: float) -> list[Effect]:
         """Someone asks what a file holds: no block comes of it. Repeated, it is one question."""
@@ -271,6 +264,11 @@ class Registry:
         self.blocks.table[job.segment].lost = lost
         return [Seal(job.number, job.segment)]
 
+    def loaded(self, number: int, found: Mapping[int, LoadedMember], now: float) -> list[Effect]:
+        """Job `number` has read its members: these, by position; the others it could not."""
+        job = self.jobs.at(number, Stage.FILLING)
+        return [] if job is None else self.members.loaded(job, found, now)
+
     def sealed(self, number: int, now: float) -> list[Effect]:
         """Job `number` has sealed its block: grant it to all who wait."""
         job = self.jobs.at(number, Stage.SEALING)
@@ -279,12 +277,12 @@ class Registry:
         block = self.blocks.table[job.segment]
         lifecycle.set_state(block, State.SEALED)
         block.job, block.used, block.mapped = None, now, False
-        effects = self.publishing.rewrite_older(job) + self.jobs.finish(job, block, now)
+        effects = self.publishing.rewrite_older(job) + self.jobs.finish(job, Place(block), now)
         if job.draft is not None:
             self.counters.published += 1
             effects += self.publishing.publish(job, block, now)
         else:
-            self.counters.loads += 1
+            self.counters.loads += len(block.members) or 1
         if not block.claimed:
             effects += self.holds.retire(block, now)
         return effects + self.admission.start_queued(now)
@@ -293,11 +291,13 @@ class Registry:
         """Job `number` cannot be done: everyone who waits gets `error`.
 
         But where the kernel had no pages for a block it is tried once more, and nobody hears
-        of the first time.
+        of the first time. Members are loaded alone.
         """
         job = self.jobs.table.get(number)
         if job is None:
             return []
+        if job.members:
+            return self.jobs.scatter(job, now) + self.admission.start_queued(now)
         if isinstance(error, NoRoom) and job.stage in RESERVED and not job.retried:
             return self.admission.retry(job, now)
         self.counters.failures += not job.info

@@ -38,13 +38,13 @@ def identity(path: str) -> FileIdentity:
             raise SourceNotFound(f"{path!r}: no file can have this name ({error}).") from None
         try:
             stat = os.fstat(fd)
-            real = _real(path, fd)
+            real = real_path(path, fd)
         finally:
             os.close(fd)
     return real, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _real(path: str, fd: int) -> str:
+def real_path(path: str, fd: int) -> str:
     """Return the real path of an open file: one call of the kernel, not one for each folder."""
     real = os.readlink(f"/proc/self/fd/{fd}")
     # The kernel marks what it cannot name: a file that was just removed, or of another root.
@@ -67,7 +67,7 @@ def settled_identities(paths: Iterable[str]) -> list[NamedIdentity]:
     names = list(paths)
     found = identities(names)
     stamps = [stamp for _, one in found if one is not None for stamp in one[4:]]
-    return identities(names) if stamps and _wait_past(max(stamps)) else found
+    return identities(names) if stamps and wait_past(max(stamps)) else found
 
 
 def unchanged(then: Sequence[Any] | None, now: FileIdentity | None, *, growing: bool) -> bool:
@@ -106,10 +106,10 @@ def settled_identity(path: str) -> FileIdentity:
     SourceNotFound, AccessDenied, BadFile
     """
     found = identity(path)
-    return identity(path) if _wait_past(max(found[4:])) else found
+    return identity(path) if wait_past(max(found[4:])) else found
 
 
-def _wait_past(stamp: int) -> bool:
+def wait_past(stamp: int) -> bool:
     """Wait until a write would be stamped later than `stamp`; say whether that took any time."""
     left = stamp + TICK - time.time_ns()
     if not 0 < left < 1_000_000_000 + TICK:

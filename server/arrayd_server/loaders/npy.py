@@ -80,16 +80,27 @@ def read_header(file: io.RawIOBase | io.BufferedIOBase, where: object) -> Header
         text = _header_text(file)
         if len(text) > HEADER_LIMIT:
             raise ValueError(f"a header of {len(text)} characters; {HEADER_LIMIT} are read")
-        # The files of a dataset are many, and their headers alike; long ones are not kept.
-        parse = _parsed if len(text) <= _SHORT else _parsed.__wrapped__
-        shape, fortran, dtype = parse(text)
-        if dtype.subdtype is not None:
-            raise ValueError(f"the dtype {dtype} has a shape of its own")
+        return parsed_header(text)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # numpy's parser meets a stranger's bytes: anything can come out
         reason = str(error) or type(error).__name__
         raise BadFile(f"{where} is no readable .npy: {reason}.") from None
+
+
+def parsed_header(text: str) -> Header:
+    """Return what the text of a header says.
+
+    Raises
+    ------
+    Exception
+        It is none; of any kind, for numpy's parser raises what it meets.
+    """
+    # The files of a dataset are many, and their headers alike; long ones are not kept.
+    parse = _parsed if len(text) <= _SHORT else _parsed.__wrapped__
+    shape, fortran, dtype = parse(text)
+    if dtype.subdtype is not None:
+        raise ValueError(f"the dtype {dtype} has a shape of its own")
     return shape, "F" if fortran else "C", dtype
 
 

@@ -252,6 +252,32 @@ def _reserve_all(fd: int, source: Source, target: Target) -> None:
             os.posix_fallocate(fd, 0, size)
 
 
+def write_bytes(path: str, offset: int, data: memoryview) -> None:
+    """Write to the segment's file at `path`.
+
+    Raises
+    ------
+    Cancelled
+        It is gone.
+    OSError
+        It has no room.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise Cancelled from None
+    try:
+        _put(fd, offset, data)
+    finally:
+        os.close(fd)
+
+
+def _put(fd: int, offset: int, data: memoryview) -> None:
+    while data:
+        done = os.pwrite(fd, data, offset)
+        data, offset = data[done:], offset + done
+
+
 class _Straight:
     """Storage and segment have one layout: `pwrite`, which faults no page in."""
 
@@ -260,11 +286,8 @@ class _Straight:
         self._itemsize = itemsize
 
     def put(self, position: int, values: Array) -> None:
-        offset = position * self._itemsize
         data = np.ascontiguousarray(as_items(values)).view(np.uint8).data
-        while data:
-            done = os.pwrite(self._fd, data, offset)
-            data, offset = data[done:], offset + done
+        _put(self._fd, position * self._itemsize, data)
 
 
 class _Transposed:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from arrayd.errors import ArraydError, LoaderCrashed
 from arrayd.wire.grant import Spec
 from arrayd_server import identity
+from arrayd_server.core.model import BlockMember
 from arrayd_server.identity import BlockIdentity
+from arrayd_server.loading.member_loads import Loaded, MemberLoads
 from arrayd_server.loading.messages import (
     FilledPart,
     FillTask,
@@ -58,6 +60,7 @@ class Callbacks:
     progress: Callable[[int, int], None]
     filled: Callable[[int, int], None]
     failed: Callable[[int, ArraydError], None]
+    loaded: Loaded
 
 
 class Loads:
@@ -67,6 +70,7 @@ class Loads:
         self._pool = pool
         self._on = callbacks
         self._loads: dict[int, Load] = {}
+        self._members = MemberLoads(pool, callbacks.loaded, callbacks.progress)
 
     def describe(self, job: int, origin: BlockIdentity) -> None:
         """Ask what a file holds."""
@@ -82,8 +86,11 @@ class Loads:
             )
         )
 
-    def fill(self, job: int, path: str) -> None:
-        """Load a probed source into the segment file at `path`, its parts in parallel."""
+    def fill(self, job: int, path: str, members: Sequence[BlockMember]) -> None:
+        """Load a probed source, or members, into the segment file at `path`."""
+        if members:
+            self._members.fill(job, path, members)
+            return
         load = self._loads[job]
         source = load.origin.source
         assert source is not None
@@ -102,6 +109,7 @@ class Loads:
     def cancel(self, job: int) -> None:
         """Stop a load, or forget what is known of one that is over."""
         self._loads.pop(job, None)
+        self._members.cancel(job)
         self._pool.cancel(job)
 
     def _part(self, job: int, load: Load, part: Rows) -> Task:

@@ -10,6 +10,7 @@ op     task     ``ok``
 probe  `ProbeTask`  `FoundFile`
 info   `InfoTask`   what `arrayd.results.info` tells
 fill   `FillTask`   `FilledPart`
+small  `SmallFilesTask`  `LoadedFiles`
 =====  =======  ================================
 
 Both ends are of one version when a daemon starts. Then ``pip install -U`` may put other files
@@ -131,6 +132,43 @@ class FilledPart(Record):
     """A part is in its place; `lost` values were changed by the cast."""
 
     lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SmallFilesTask(Record):
+    """Load small files into the segment's file at `path`, those of them that are as expected.
+
+    Parameters
+    ----------
+    source
+        What is asked of each, without its path.
+    start, stop
+        The bytes of the segment that are written.
+    files
+        Of each its path, its ``stat`` as the asker saw it, where it goes, and its room in bytes.
+    """
+
+    source: dict[str, Any]
+    path: str
+    start: int
+    stop: int
+    files: tuple[tuple[str, tuple[int, ...], int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFiles(Record):
+    """What was loaded of small files; the others are to be loaded one by one.
+
+    Parameters
+    ----------
+    specs
+        The different arrays: there are few, as a rule.
+    found
+        Of each file its position, which spec it has, its lost values, and its key.
+    """
+
+    specs: tuple[Spec, ...]
+    found: tuple[tuple[int, int, int, bytes], ...]
 
 
 def checked(message: Any) -> Mapping[str, Any]:

@@ -24,6 +24,8 @@ class Task:
     on_rows: Callable[[int], None]
     urgent: bool = False  # a header is to be read
     apart: bool = False  # in a process that has read no other file
+    #: seconds without progress after which a worker that has it is given up; None: see `Pool`
+    patience: float | None = None
     over: bool = False
     deadline: asyncio.TimerHandle | None = None
 

@@ -31,13 +31,23 @@ from arrayd.errors import ArraydError, LoadError, SourceChanged, SourceNotFound,
 from arrayd.source import Source
 from arrayd.wire.codec import pack, stream
 from arrayd.wire.dtypes import descr, from_descr
+from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import PACKAGE_VERSION
-from arrayd_server.loaders import file_identity, formats, segment_writer, validation
+from arrayd_server import identity
+from arrayd_server.loaders import file_identity, formats, segment_writer, small, validation
 from arrayd_server.loaders.base import FoundMember, LoadPlan, Part
 from arrayd_server.loaders.dataset import file_rows
 from arrayd_server.loaders.file_identity import FileIdentity, NamedIdentity
 from arrayd_server.loading.apart import apart
-from arrayd_server.loading.messages import FilledPart, FillTask, FoundFile, InfoTask, ProbeTask
+from arrayd_server.loading.messages import (
+    FilledPart,
+    FillTask,
+    FoundFile,
+    InfoTask,
+    LoadedFiles,
+    ProbeTask,
+    SmallFilesTask,
+)
 from arrayd_server.loading.process_start import MAX_WORDS, connected
 
 MAX_ANSWER = 8 << 20
@@ -129,9 +139,9 @@ class RunningTask:
 def probe(task: ProbeTask) -> FoundFile:
     """Return what a source holds, how its rows divide, and which file it is now."""
     source = task.source.understand()
-    identity = file_identity.settled_identity(source.path)
+    now = file_identity.settled_identity(source.path)
     if task.stat is not None:
-        _same_file(source, identity, task.stat)
+        _same_file(source, now, task.stat)
     source = formats.recognised(source)
     plan, files = _planned(source)
     target = plan.target or plan.dtype
@@ -146,7 +156,7 @@ def probe(task: ProbeTask) -> FoundFile:
         parts=tuple((p.start, p.stop, p.hint) for p in plan.parts),
         detail=plan.detail,
         member=plan.member,
-        identity=identity,
+        identity=now,
         apart=plan.apart,
         format=source.resolved_format(),
         files=tuple(files),
@@ -239,6 +249,36 @@ def _grows(source: Source) -> bool:
     return bool(source.option.get("swmr"))
 
 
+def small_files(task: SmallFilesTask, running: RunningTask) -> LoadedFiles:
+    """Load small files into a segment by one write."""
+    buffer = memoryview(bytearray(task.stop - task.start))
+    specs: dict[str, tuple[int, Spec]] = {}
+    found: list[tuple[int, int, int, bytes]] = []
+    for position, (path, stat, offset, room) in enumerate(task.files):
+        if running.cancelled():
+            raise segment_writer.Cancelled
+        failpoints.hit("worker.probing")
+        source = Source.from_wire({**task.source, "path": path})
+        out = buffer[offset - task.start : offset - task.start + room]
+        one = small.read(source, stat, out)
+        if one is None:
+            out[:] = bytes(room)
+            continue
+        number, _ = specs.setdefault(repr(one.spec), (len(specs), one.spec))
+        found.append(
+            (
+                position,
+                number,
+                one.lost,
+                identity.of_small(source, one.identity, one.spec, one.file_dtype),
+            )
+        )
+        running.rows(1)
+    segment_writer.write_bytes(task.path, task.start, buffer)
+    failpoints.hit("worker.answering")
+    return LoadedFiles(tuple(spec for _, spec in specs.values()), tuple(found))
+
+
 def run(sock: socket.socket) -> None:
     """Do tasks until the daemon closes the socket."""
     inbox = stream()
@@ -258,7 +298,7 @@ def _do(wire: Mapping[str, Any], task: RunningTask) -> None:
     try:
         apart(lambda: _answer(wire, task))
     except OSError as error:
-        path = wire["source"].get("path")
+        path = _label(wire)
         task.fail(LoadError(f"{path}: no process can be had to read it: {error.strerror}."))
 
 
@@ -268,7 +308,7 @@ def _answer(wire: Mapping[str, Any], task: RunningTask) -> None:
         if wire["op"] == "fill":
             failpoints.hit("worker.answered")
     except segment_writer.Cancelled:  # nobody reads the answer, unless the segment was not there
-        path = wire["source"].get("path")
+        path = _label(wire)
         task.fail(LoadError(f"{path}: somebody removed its file from /dev/shm. Ask again."))
     except ArraydError as error:
         task.fail(error)
@@ -277,7 +317,7 @@ def _answer(wire: Mapping[str, Any], task: RunningTask) -> None:
     except Exception as error:
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
-        task.fail(LoadError(f"{wire['source'].get('path')}: {what}. This is a bug in arrayd."))
+        task.fail(LoadError(f"{_label(wire)}: {what}. This is a bug in arrayd."))
 
 
 def _done(wire: Mapping[str, Any], task: RunningTask) -> dict[str, Any]:
@@ -285,16 +325,23 @@ def _done(wire: Mapping[str, Any], task: RunningTask) -> dict[str, Any]:
     op, fields = wire["op"], {key: value for key, value in wire.items() if key not in _ENVELOPE}
     if op == "fill":
         return fill(FillTask.from_wire(fields).understand(), task).to_wire()
+    if op == "small":
+        return small_files(SmallFilesTask.from_wire(fields).understand(), task).to_wire()
     failpoints.hit("worker.probing")
     if op == "probe":
         return probe(ProbeTask.from_wire(fields).understand()).to_wire()
     return info(InfoTask.from_wire(fields).understand())
 
 
+def _label(wire: Mapping[str, Any]) -> str:
+    """Return which file a task is about, or where the small ones of one go."""
+    return str(wire["source"].get("path") or wire.get("path"))
+
+
 def _out_of_memory(wire: Mapping[str, Any], error: MemoryError) -> LoadError:
     limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
     return LoadError(
-        f"{wire['source'].get('path')}: reading it takes more than the {format_bytes(limit)} of "
+        f"{_label(wire)}: reading it takes more than the {format_bytes(limit)} of "
         f"memory that a loader may use ({str(error) or 'out of memory'}). If the file is sound, "
         "start the daemon with a larger --loader-memory; it is as likely corrupt, or made so.",
         limit=limit,
@@ -306,10 +353,10 @@ def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype if validation.travels(dtype) else np.dtype(object)
 
 
-def _same_file(source: Source, identity: FileIdentity, stat: tuple[int, ...]) -> None:
+def _same_file(source: Source, now: FileIdentity, stat: tuple[int, ...]) -> None:
     """Refuse a file that is not the one the client sees under this path."""
-    seen = identity[1:]
-    if file_identity.unchanged((identity[0], *stat), identity, growing=_grows(source)):
+    seen = now[1:]
+    if file_identity.unchanged((now[0], *stat), now, growing=_grows(source)):
         return
     if seen[:2] == stat[:2]:
         message = f"{source.path} changed while it was asked for. Ask again."

@@ -211,15 +211,16 @@ class Pool:
         last = all(other is worker for other in self.workers if other.clean)
         apart = task.apart or (task.urgent and worker.clean and last)
         worker.clean = worker.clean and apart
-        self._limit_time(task, self._loop.time())
+        self._limit_time(task, self._loop.time(), task.patience)
         failpoints.hit("daemon.part")
         worker.send({**task.wire, "apart": apart})
 
-    def _limit_time(self, task: Task, since: float) -> None:
-        """Set the deadline of a task to `timeout` after `since`."""
+    def _limit_time(self, task: Task, since: float, patience: float | None = None) -> None:
+        """Set the deadline of a task to `timeout` after `since`, or sooner."""
         if task.deadline is not None:
             task.deadline.cancel()
-        task.deadline = self._loop.call_at(since + self._timeout, self._overdue, task)
+        left = min(patience or math.inf, self._timeout)
+        task.deadline = self._loop.call_at(since + left, self._overdue, task)
 
     def _overdue(self, task: Task) -> None:
         """Fail a task whose deadline has passed, unless it waits while others get on."""
@@ -276,6 +277,8 @@ class Pool:
         if "rows" in message:
             if not task.over:
                 task.on_rows(message["rows"])
+                if task.patience is not None:
+                    self._limit_time(task, self._progress_at, task.patience)
             return
         worker.task = None
         worker.stop_timer()

@@ -22,6 +22,7 @@ from arrayd.wire.records import Record, later
 from arrayd_server.core.model import Block, Edition, Job, State, name_alias
 from arrayd_server.identity import BlockIdentity, edition, may_refer
 from arrayd_server.segments.adoption import LeftoverSegment
+from arrayd_server.segments.member_metadata import MembersMetadata, block_of_members, of_members
 
 _KEPT_ALIASES = 8
 """Aliases that survive a restart. Requests by another one are probed again, and find the key."""
@@ -69,6 +70,8 @@ def placed(block: Block) -> layout.SegmentPlan:
 
 def metadata(block: Block, job: Job | None = None) -> dict[str, Any]:
     """Return what a segment says of itself; `job` knows the aliases until the seal."""
+    if block.members:
+        return of_members(block)
     aliases = job.aliases if job is not None else block.aliases
     draft = job.draft if job is not None else None
     return Metadata(
@@ -95,7 +98,10 @@ def adopted(found: LeftoverSegment, number: int, now: float) -> Block:
         The metadata is not what `metadata` writes, or is not of this segment.
     """
     try:
-        block = _block(read(found), found, number, now)
+        meta = read(found)
+        if isinstance(meta, MembersMetadata):
+            return block_of_members(meta, found, number, now)
+        block = _block(meta, found, number, now)
         _check(block, found)
     except MissingDependency as error:
         raise layout.NewerSegment(str(error)) from None
@@ -108,7 +114,7 @@ def adopted(found: LeftoverSegment, number: int, now: float) -> Block:
     return block
 
 
-def read(found: LeftoverSegment) -> Metadata:
+def read(found: LeftoverSegment) -> Metadata | MembersMetadata:
     """Return the metadata of a segment.
 
     Raises
@@ -119,6 +125,8 @@ def read(found: LeftoverSegment) -> Metadata:
         They are none.
     """
     try:
+        if "members" in found.meta:
+            return MembersMetadata.from_wire(found.meta)
         return Metadata.from_wire(found.meta)
     except ProtocolMismatch as error:
         raise layout.NewerSegment(str(error)) from None

@@ -39,7 +39,7 @@ from arrayd_server.core.effects import (
     Unlink,
     Work,
 )
-from arrayd_server.core.model import Asker, ProbedFacts
+from arrayd_server.core.model import Asker, LoadedMember, ProbedFacts
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
 from arrayd_server.kernel import memory_limits
@@ -47,6 +47,7 @@ from arrayd_server.kernel.close_watch import CloseWatch
 from arrayd_server.loading.loads import Callbacks, Loads, Probed
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments.block_metadata import metadata, placed, planned
+from arrayd_server.segments.member_metadata import describable
 from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.service.page_threads import PageThreads
 from arrayd_server.service.reading import ReaderEffects
@@ -76,10 +77,8 @@ class EffectExecutor:
     ----------
     registry, streams, segments
         What to keep in step.
-    pool, readers
-        The loader processes, and those of streams.
-    answer
-        Sends a reply or a progress message.
+    pool, readers, answer
+        The loader processes, those of streams, and what sends a reply or a progress message.
     check
         Assert the core's rules after every event.
     """
@@ -111,7 +110,7 @@ class EffectExecutor:
         self._watch = CloseWatch(layout.SHM)
         loop.add_reader(self._watch.fileno(), self._on_heard)
         on = (self._on_probed, self._on_info, self._on_progress, self._on_filled, self._on_failed)
-        self._loads = Loads(pool, Callbacks(*on))
+        self._loads = Loads(pool, Callbacks(*on, self._on_loaded))
         self._reading = ReaderEffects(readers, streams, self.take, segments.path)
 
     def act(self, effects: Sequence[Effect]) -> None:
@@ -290,7 +289,8 @@ class EffectExecutor:
         except ArraydError as error:
             self._on_failed(job, error)
             return
-        self._loads.fill(job, self._segments.path(segment))
+        block, _ = self._registry.block(segment)
+        self._loads.fill(job, self._segments.path(segment), block.members if block else [])
 
     def _make(self, job: int, segment: str) -> None:
         described = self._described(segment)
@@ -326,8 +326,7 @@ class EffectExecutor:
         except (OSError, ArraydError) as error:  # no descriptor, say: soon there may be one
             why = str(error)
         if sealed:
-            size = format_bytes(block.size)
-            log.info("sealed %s: %s, %s", segment, block.identity, size)
+            log.info("sealed %s: %s, %s", segment, block.identity, format_bytes(block.size))
             self.take(self._registry.sealed, job, monotonic())
         elif self._loop.time() < deadline:
             self._loop.call_later(_RETRY_EVERY, self._seal, job, segment, deadline)
@@ -360,6 +359,9 @@ class EffectExecutor:
     def _on_filled(self, job: int, lost: int) -> None:
         failpoints.hit("daemon.filled")
         self.act(self._registry.filled(job, lost))
+
+    def _on_loaded(self, job: int, found: Mapping[int, LoadedMember]) -> None:
+        self.take(self._registry.loaded, job, describable(found), monotonic())
 
     def _on_failed(self, job: int, error: ArraydError) -> None:
         self.update_headroom()  # if it is for want of room, it may be tried again

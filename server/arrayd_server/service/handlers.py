@@ -26,6 +26,7 @@ from arrayd_server.identity import BlockIdentity
 from arrayd_server.segments.block_metadata import planned
 from arrayd_server.service import status_report, stream_requests
 from arrayd_server.service.service import Service
+from arrayd_server.service.small_files import SmallFiles
 
 ROOM_TIMEOUT = 1.0
 """Seconds that a request waits for room when it names no timeout."""
@@ -43,14 +44,15 @@ SHARE = 4
 def get(service: Service, request: Request, now: float) -> list[Effect]:
     """Grant, join or load each item."""
     effects: list[Effect] = []
+    small = SmallFiles(service, request.nonce)
     for index, item in enumerate(request.fields["items"]):
         to = Asker(request.nonce, request.id, index)
         wanted = _wanted(service, to, item)
         if isinstance(wanted, ArraydError):
             effects.append(Reply(to, wanted))
-        else:
-            effects += service.registry.get(to, wanted, _waiter(request, wanted), now)
-    return effects
+        elif not small.take(to, wanted, waiter := _waiter(request, wanted)):
+            effects += service.registry.get(to, wanted, waiter, now)
+    return effects + small.load(now)
 
 
 def prefetch(service: Service, request: Request, now: float) -> list[Effect]:
@@ -276,7 +278,7 @@ def _published(service: Service, name: str) -> Result | ArraydError:
 def _matcher(source: Source) -> Callable[[Block], bool]:
     if source.name is not None:
         return lambda block: block.name == source.name
-    return lambda block: identity.matches(block.identity, source)
+    return lambda block: any(identity.matches(one.identity, source) for one in block.parts())
 
 
 def _product(shape: Sequence[int]) -> int:

@@ -12,6 +12,7 @@ from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.model import Block, Job, Peer, State
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
+from arrayd_server.identity import of_members
 
 MAX_BLOCKS = 10_000
 """Blocks in one report, or fewer if they have many holders: 0.1 s of the daemon, and 3 MB."""
@@ -120,7 +121,8 @@ def _block(registry: Registry, block: Block, now: float) -> dict[str, Any]:
         "pinned": block.keep or block.pinned_until > now,
         "done": job.done if job else 0,
         "total": job.total if job else 0,
-        "source": str(block.identity),
+        "source": _words(block),
+        "members": len(block.members),
         "path": source.path if source is not None else "",
         "name": block.name,
         "holders": [_client(registry, n, now - h.since) for n, h in block.holders.items()],
@@ -129,6 +131,11 @@ def _block(registry: Registry, block: Block, now: float) -> dict[str, Any]:
         "age": now - block.since,
         "unused": now - block.used,
     }
+
+
+def _words(block: Block) -> str:
+    origins = [member.identity for member in block.members]
+    return str(of_members(origins) if origins else block.identity)
 
 
 def _state(block: Block, *, idle: bool) -> str:

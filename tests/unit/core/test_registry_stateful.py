@@ -10,14 +10,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import hypothesis.strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from arrayd.errors import AccessDenied, NameTaken, NoSuchBlock
 from arrayd.wire.grant import Grant
 from arrayd_server.core import effects
 from arrayd_server.core.model import Asker, AwaitedItem, Draft, Peer, Wanted
-from tests.support.core_files import File, wanted
+from tests.support.core_files import Batch, File, wanted
+from tests.support.core_kernel_walk import KernelWalk
 from tests.support.core_model import OTHERS, Shell, one
+from tests.support.core_naive import STRANGERS
 from tests.support.core_strategies import (
     PIDS,
     WALKS,
@@ -27,19 +29,19 @@ from tests.support.core_strategies import (
     pins,
     requests,
     sessions,
+    small_files,
     waits,
 )
 
 BUDGET = 100
 
 
-class Walk(RuleBasedStateMachine):
+class Walk(KernelWalk):
     """Everything that can happen to a daemon, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
         self.requests = 0
-        self.granted: dict[bytes, dict[str, int]] = {nonce: {} for nonce in PIDS}
         self.past: list[tuple[Asker, Wanted | Draft, AwaitedItem]] = []
 
     @initialize(
@@ -63,25 +65,12 @@ class Walk(RuleBasedStateMachine):
         self.requests += 1
         return self.naive.ask(Asker(nonce, self.requests), what, pin)
 
-    def _read(self) -> None:
-        """Let the clients read their answers."""
-        for reply in self.shell.replies:
-            if isinstance(reply.body, Grant):
-                self.granted[reply.to.nonce][reply.body.segment] = reply.body.seq
-
-    @property
-    def segments(self) -> list[str]:
-        """Names that a peer can come up with."""
-        return [*sorted(self.shell.kernel.ever), "run-99", "nonsense"]
-
-    # ---- sessions ------------------------------------------------------------------------
-
     def _hello(self, nonce: bytes, pid: int, holds: set[str], latest: int = 0) -> None:
         to, known = self._ask(nonce), self.naive.sessions.get(nonce, pid)
         if known == pid:
             self.naive.come(nonce, pid, latest)
         [reply, *_] = self.shell.do(
-            self.registry.hello, to, Peer(7, pid, "walk", pid), holds, latest, self.shell.now
+            self.registry.hello, to, _peer(nonce, pid), holds, latest, self.shell.now
         )
         assert isinstance(reply.body, AccessDenied) == (known != pid)
         if isinstance(reply.body, effects.Welcome):
@@ -119,8 +108,9 @@ class Walk(RuleBasedStateMachine):
         self._get(self._ask(nonce, what, pin), what, waiter)
 
     def _get(self, to: Asker, what: Wanted, waiter: AwaitedItem) -> None:
-        resident, known = self.naive.resident(what), to.nonce in self.naive.sessions
+        resident, known = self.naive.resident(what, to.nonce), to.nonce in self.naive.sessions
         self.shell.do(self.registry.get, to, what, waiter, self.shell.now)
+        self.naive.latest = None
         self._read()
         first = next((r.body for r in self.shell.replies if r.to == to), None)
         assert not (resident and effects.Probe in map(type, self.shell.seen)), "loaded again"
@@ -132,6 +122,33 @@ class Walk(RuleBasedStateMachine):
             assert isinstance(first, NoSuchBlock)
         else:
             self.past.append((to, what, waiter))
+
+    @rule(
+        nonce=st.sampled_from([b"a", b"b"]),
+        some=st.lists(small_files, min_size=2, max_size=3, unique=True),
+        timeout=waits,
+        hurry=st.booleans(),
+    )
+    def get_together(self, nonce: bytes, some: list[File], timeout: float, hurry: bool) -> None:
+        """Ask for small files in one request; those that are not served go into one block."""
+        blocks, jobs = self.registry.blocks, self.registry.jobs
+        asked = [file for file in some if not wanted(file).served_by(blocks.find)[0]]
+        asked = [file for file in asked if not wanted(file).served_by(jobs.find)[0]]
+        if not asked or nonce not in self.naive.sessions:
+            return
+        batch = Batch(tuple(asked), self.requests)
+        waiters = []
+        for member in batch.members():
+            what = wanted(member.identity)
+            waiter = AwaitedItem(timeout=timeout, member=member)
+            waiters.append((self._ask(nonce, what), waiter))
+            self.past.append((waiters[-1][0], what, AwaitedItem(timeout=timeout)))
+        self.naive.latest = None
+        event = self.registry.get_together
+        self.shell.do(event, batch, batch.size, waiters, self.shell.now)
+        self._read()
+        if hurry:
+            self._work_off()
 
     @precondition(lambda self: self.past)
     @rule(pick=picks)
@@ -151,6 +168,7 @@ class Walk(RuleBasedStateMachine):
         to = self._ask(nonce, what)
         resident = self.naive.resident(what)
         self.shell.do(self.registry.prefetch, to, what, self.shell.now)
+        self.naive.latest = None
         assert to not in self.naive.owed
         assert not (resident and effects.Probe in map(type, self.shell.seen)), "loaded again"
         if wait:
@@ -287,87 +305,6 @@ class Walk(RuleBasedStateMachine):
         """Let something change that linked files refer to."""
         self.naive.version += 1
 
-    # ---- the kernel ----------------------------------------------------------------------
-
-    @rule(nonce=sessions, pick=picks)
-    def attach(self, nonce: bytes, pick: int) -> None:
-        """Map what was granted, if it is still there."""
-        if self.granted[nonce]:
-            self.shell.kernel.attach(one([*self.granted[nonce]], pick), nonce)
-
-    @rule(pick=picks, where=st.sampled_from("fnii"))
-    def stranger(self, pick: int, where: str) -> None:
-        """Let a client fork, or a stranger map any block, or all idle ones, by name."""
-        kernel = self.shell.kernel
-        forked = {segment for segment, _ in kernel.mappers}
-        found = {"f": forked, "n": kernel.named, "i": self.naive.idle()}[where]
-        if found:
-            chosen = found if where == "i" else {one(sorted(found), pick)}
-            kernel.mappers |= {(segment, "stranger") for segment in chosen}
-
-    @rule(pick=picks)
-    def unmapped(self, pick: int) -> None:
-        """Let a stranger go."""
-        held = sorted(pair for pair in self.shell.kernel.mappers if isinstance(pair[1], str))
-        if held:
-            self.shell.unmap(*one(held, pick))
-
-    @rule(group=st.sampled_from([*PIDS.values()]))
-    def groups(self, group: int) -> None:
-        """Let the last of a process group end, or somebody else be left of it after all."""
-        self.shell.kernel.groups ^= {group}
-
-    @rule(nonce=sessions)
-    def exec(self, nonce: bytes) -> None:
-        """Let a process call exec: its mappings go, its session stays."""
-        self._unmap_all(nonce)
-
-    def _unmap_all(self, nonce: bytes) -> None:
-        for segment, who in sorted(self.shell.kernel.mappers, key=str):
-            if who == nonce:
-                self.shell.unmap(segment, nonce)
-
-    @rule(when=st.sampled_from(["before", "after"]))
-    def ambush(self, when: str) -> None:
-        """Let a stranger map the next block between its test and its unlink, or after that."""
-        self.shell.ambush = when
-
-    @rule(pick=picks, keeps=st.sampled_from([0, 20, 60, 1000]))
-    def crowd(self, pick: int, keeps: int) -> None:
-        """Let other programs take room that a block was promised, and keep some of it."""
-        self.shell.crowd(1000)
-        reserved = effects.Fill | effects.Make
-        begun = [job for job, task in self.shell.work.items() if isinstance(task, reserved)]
-        if begun:
-            self.shell.finish(one(begun, pick))
-            self._read()
-        self.shell.crowd(keeps)
-
-    @rule(pick=picks)
-    def removed(self, pick: int) -> None:
-        """Let somebody remove a block's file, as a resource tracker or a logout does."""
-        if self.naive.final - self.naive.unlinked:
-            segment = one(sorted(self.naive.final - self.naive.unlinked), pick)
-            self.shell.kernel.named.discard(segment)
-
-    @rule(pick=picks)
-    def inotify(self, pick: int) -> None:
-        """Let the daemon read which segments were closed, and look at one at its own will."""
-        self.shell.read_closed()
-        self.shell.do(lambda segment: [effects.Inspect(segment)], one(self.segments, pick))
-        self._read()
-
-    @rule(seconds=st.sampled_from([0.05, 1.0, 5.0, 25.0, 61.0]))
-    def sleep(self, seconds: float) -> None:
-        """Let time pass, and the alarm ring in time."""
-        self.shell.sleep(seconds)
-        self._read()
-
-    @rule(seconds=st.sampled_from([0.5, 6.0, 70.0]))
-    def oversleep(self, seconds: float) -> None:
-        """Let time pass while the daemon is too busy to look at the clock."""
-        self.shell.now += seconds
-
     # ---- the end -------------------------------------------------------------------------
 
     def teardown(self) -> None:
@@ -394,6 +331,10 @@ class Walk(RuleBasedStateMachine):
         self.shell.drain()
         assert self.registry.blocks.charged == 0
         assert not (self.shell.kernel.named | self.shell.kernel.pages.keys())
+
+
+def _peer(nonce: bytes, pid: int) -> Peer:
+    return Peer(7, pid, "walk", pid, members=nonce not in STRANGERS)
 
 
 TestWalk = Walk.TestCase

@@ -59,7 +59,7 @@ def _probed(pool: _Pool, ends: list[object]) -> Loads:
     def failed(_: int, error: ArraydError) -> None:
         ends.append(error)
 
-    callbacks = Callbacks(ignored, ignored, ignored, filled, failed)
+    callbacks = Callbacks(ignored, ignored, ignored, filled, failed, ignored)
     loads = Loads(cast(Pool, pool), callbacks)
     loads.probe(7, identity.of_source(Source.of("/file.npy"), (1, 2, 3, 4, 5)))
     pool.tasks.pop().on_result(_found().to_wire())
@@ -69,7 +69,7 @@ def _probed(pool: _Pool, ends: list[object]) -> Loads:
 def test_the_pool_gets_few_parts_at_a_time_and_each_once() -> None:
     """As many tasks as `PARTS_WAITING` wait in the pool, until all parts are filled."""
     pool, ends = _Pool(), list[object]()
-    _probed(pool, ends).fill(7, "/dev/shm/segment")
+    _probed(pool, ends).fill(7, "/dev/shm/segment", [])
     seen = list[object]()
     while pool.tasks:
         assert len(pool.tasks) == min(PARTS_WAITING, PARTS - len(seen))
@@ -86,7 +86,7 @@ def test_no_part_is_handed_out_after_the_end() -> None:
     for cancels in (False, True):
         pool, ends = _Pool(), list[object]()
         loads, error = _probed(pool, ends), LoadError("broken")
-        loads.fill(7, "/dev/shm/segment")
+        loads.fill(7, "/dev/shm/segment", [])
         first, late = pool.tasks[:2]
         if cancels:
             loads.cancel(7)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from arrayd.errors import ArraydError, ProtocolMismatch
+from arrayd.errors import ArraydError, LoadTimeout, ProtocolMismatch
 from arrayd_server.loading.tasks import Queue, Task
 from tests.faults.impostors import Errand, pool, program
 
@@ -83,3 +83,14 @@ def test_a_loader_of_another_version() -> None:
 
     with program("newer"):
         asyncio.run(run())
+
+
+def test_a_small_file_that_hangs() -> None:
+    """A worker that gets nowhere with small files is given up long before the limit of a task."""
+
+    async def run() -> None:
+        async with pool(timeout=3600) as one:
+            with program("silent"), pytest.raises(LoadTimeout):
+                await Errand(one, patience=0.3).result()
+
+    asyncio.run(run())

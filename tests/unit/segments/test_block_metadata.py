@@ -97,9 +97,9 @@ def test_the_first_version_adopts_what_is_written_now(meta: bytes) -> None:
     found = LeftoverSegment(
         "x", 1, 3 * layout.PAGE, 0, sealed=True, meta=layout.unpack_meta(footer, meta)
     )
-    block = block_metadata.adopted(
-        replace(found, data_bytes=block_metadata.read(found).spec.nbytes), 1, 0.0
-    )
+    read = block_metadata.read(found)
+    assert isinstance(read, block_metadata.Metadata)
+    block = block_metadata.adopted(replace(found, data_bytes=read.spec.nbytes), 1, 0.0)
     assert layout.pack_meta(block_metadata.metadata(block)) == meta
 
 

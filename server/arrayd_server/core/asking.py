@@ -1,0 +1,65 @@
+"""Requests for arrays: what is in memory is granted, what is on its way joined, the rest begun."""
+
+from __future__ import annotations
+
+from arrayd_server.core import error_texts
+from arrayd_server.core.blocks import BlockTable
+from arrayd_server.core.effects import Effect, Probe, Reply, Result
+from arrayd_server.core.holds import Holds
+from arrayd_server.core.jobs import JobTable
+from arrayd_server.core.model import Asker, AwaitedItem, Counters, Job, Stage, Wanted
+
+
+class Asking:
+    """What becomes of a request for one source."""
+
+    def __init__(
+        self, blocks: BlockTable, holds: Holds, jobs: JobTable, counters: Counters
+    ) -> None:
+        self._blocks = blocks
+        self._holds = holds
+        self._jobs = jobs
+        self._counters = counters
+
+    def get(self, to: Asker, wanted: Wanted, waiter: AwaitedItem, now: float) -> list[Effect]:
+        """Grant an array, or let `to` wait for the job that makes it."""
+        place, waiter.whole_source = wanted.served_by(self._blocks.locate)
+        if place is not None and self._holds.may_grant(place, [to.nonce]):
+            self._counters.hits += 1
+            place.part.outdated = False  # the file may be again what it was
+            waiter.member = place.member
+            return [self._holds.grant(place.block, to, waiter, now)]
+        if wanted.name is not None and waiter.timeout <= 0:
+            return [Reply(to, error_texts.no_such_name(wanted.name))]
+        job, whole = wanted.served_by(self._jobs.find)
+        _, member = self._jobs.locate(wanted.whole if whole else wanted.alias)
+        if job is not None and (member is None or self._holds.sessions[to.nonce].peer.members):
+            self._counters.joins += 1
+            known = job.waiters.get(to, AwaitedItem(late=True))
+            waiter.late = job.stage is Stage.PROBING and known.late
+            waiter.member, waiter.whole_source = member, whole
+            self._jobs.join(job, to, waiter, now)
+            return []
+        waiter.member, waiter.whole_source = None, False
+        job, effects = self._begin(wanted, now)
+        self._jobs.join(job, to, waiter, now)
+        return effects
+
+    def prefetch(self, to: Asker, wanted: Wanted, now: float) -> list[Effect]:
+        """Have an array loaded that nobody waits for."""
+        if wanted.served_by(self._blocks.find)[0] is not None:
+            return [Reply(to, Result({"resident": True}))]
+        if wanted.name is not None:
+            return [Reply(to, error_texts.no_such_name(wanted.name))]
+        job, effects = wanted.served_by(self._jobs.find)[0], list[Effect]()
+        if job is None:
+            job, effects = self._begin(wanted, now)
+        job.detached = True
+        return [Reply(to, Result({"resident": False})), *effects]
+
+    def _begin(self, wanted: Wanted, now: float) -> tuple[Job, list[Effect]]:
+        """Have a source looked at, or its name waited for, by a job of its own."""
+        stage = Stage.PROBING if wanted.name is None else Stage.AWAITING
+        job = self._jobs.new(stage, wanted.identity, now, [wanted.alias])
+        job.edition = wanted.edition
+        return job, [Probe(job.number, wanted.identity)] if stage is Stage.PROBING else []

@@ -1,0 +1,127 @@
+"""The load of small files into one block: from its members to tasks of the workers, and back.
+
+A task that fails, whatever the reason, is no error: its files are among those that are loaded one
+by one. So a file that crashes or hangs its reader costs the others a retry, and has an error of
+its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from arrayd.errors import ArraydError
+from arrayd.source import Source
+from arrayd_server.core.model import BlockMember, LoadedMember
+from arrayd_server.loading.messages import LoadedFiles, SmallFilesTask
+from arrayd_server.loading.tasks import Task
+from arrayd_server.loading.worker_pool import Pool
+
+MAX_FILES = 32
+"""Files of one message: two for a request, so that two workers have something to do."""
+
+PATIENCE = 5.0
+"""Seconds that a worker may take for one small file before it is given up with its message."""
+
+MAX_BYTES = 256 << 10
+"""Bytes of the largest file that is small."""
+
+Loaded = Callable[[int, Mapping[int, LoadedMember]], None]
+
+
+def may_be_member(source: Source, size: int) -> bool:
+    """Say whether a source, whose file has `size` bytes, can be loaded with others.
+
+    What is asked of its array must leave no question but which file it is; see
+    `arrayd_server.loaders.small`.
+    """
+    named = source.format or ("npy" if source.path.endswith(".npy") else "")
+    plain = source.rows is None and source.dtype is None and source.order is None
+    bare = not source.options and source.member is None and not source.extra
+    return named == "npy" and plain and bare and 0 < size <= MAX_BYTES
+
+
+@dataclass(slots=True)
+class _MembersLoad:
+    """A load that is under way."""
+
+    members: Sequence[BlockMember]
+    tasks_left: int
+    found: dict[int, LoadedMember] = field(default_factory=dict)
+
+
+class MemberLoads:
+    """The loads of small files; `on_loaded` is told of each what was found, by position."""
+
+    def __init__(
+        self, pool: Pool, on_loaded: Loaded, on_progress: Callable[[int, int], None]
+    ) -> None:
+        self._pool = pool
+        self._on_loaded = on_loaded
+        self._on_progress = on_progress
+        self._loads: dict[int, _MembersLoad] = {}
+
+    def fill(self, job: int, path: str, members: Sequence[BlockMember]) -> None:
+        """Load members into the segment file at `path`."""
+        firsts = range(0, len(members), MAX_FILES)
+        self._loads[job] = _MembersLoad(members, len(firsts))
+        for first in firsts:
+            self._pool.submit(self._task(job, path, first, members[first:][:MAX_FILES]))
+
+    def cancel(self, job: int) -> None:
+        """Forget a load; its tasks are the pool's."""
+        self._loads.pop(job, None)
+
+    def _task(self, job: int, path: str, first: int, members: Sequence[BlockMember]) -> Task:
+        files = tuple(_file(member) for member in members)
+        common = members[0].identity.source.to_wire()
+        del common["path"]
+        last = members[-1]
+        wire = SmallFilesTask(
+            common, path, members[0].offset, last.offset + last.room, files
+        ).to_wire()
+        return Task(
+            job,
+            f"{members[0].identity} and other small files",
+            {"op": "small", **wire},
+            lambda result: self._on_result(job, first, result),
+            lambda count: self._on_progress(job, count),
+            patience=PATIENCE,
+        )
+
+    def _on_result(self, job: int, first: int, result: Mapping[str, Any] | ArraydError) -> None:
+        load = self._loads.get(job)
+        if load is None:
+            return
+        if not isinstance(result, ArraydError):
+            load.found.update(_read(result, first, load.members[first:][:MAX_FILES]))
+        load.tasks_left -= 1
+        if not load.tasks_left:
+            del self._loads[job]
+            self._on_loaded(job, load.found)
+
+
+def _file(member: BlockMember) -> tuple[str, tuple[int, ...], int, int]:
+    origin = member.identity
+    return origin.source.path, origin.stat, member.offset, member.room
+
+
+def _read(
+    result: Mapping[str, Any], first: int, members: Sequence[BlockMember]
+) -> dict[int, LoadedMember]:
+    """Return what a worker says it has loaded; nothing of it if it makes no sense."""
+    try:
+        return dict(_loaded(LoadedFiles.from_wire(result), first, members))
+    except (TypeError, ValueError, IndexError):
+        return {}
+
+
+def _loaded(
+    found: LoadedFiles, first: int, members: Sequence[BlockMember]
+) -> Iterator[tuple[int, LoadedMember]]:
+    for position, number, lost, key in found.found:
+        spec = found.specs[number]
+        if position < 0 or number < 0 or spec.nbytes > members[position].room:
+            raise ValueError(f"file {position} is not where it should be")
+        yield first + position, LoadedMember(key, spec, lost)

@@ -1,0 +1,164 @@
+"""The metadata of a block with members: a table of the files in it.
+
+It is of version 2: an earlier arrayd would take the block for one array of bytes, which nobody asks
+for, so it leaves the segment alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from arrayd.source import Source
+from arrayd.wire import layout
+from arrayd.wire.dtypes import from_descr
+from arrayd.wire.grant import Spec
+from arrayd.wire.protocol import MAX_DIMENSIONS
+from arrayd.wire.records import Record
+from arrayd_server import identity
+from arrayd_server.core.model import Block, BlockMember, LoadedMember, State
+from arrayd_server.segments.adoption import LeftoverSegment
+
+_SPEC_ROOM = 96  # bytes of metadata, for each member, in which the different specs are described
+
+_KEPT_ALIASES = 2
+"""Aliases of a member that survive a restart: the request's, and the key."""
+
+_MEMBER_ROOM = 64 + 20 * _KEPT_ALIASES + _SPEC_ROOM  # bytes of metadata, besides path and stat
+
+Row = tuple[str, tuple[int, ...], int, int, int, int, tuple[bytes, ...]]
+"""Path, stat, offset, room, which spec, lost values, aliases."""
+
+
+@dataclass(frozen=True, slots=True)
+class MembersMetadata(Record):
+    """What the segment of a block with members says of itself.
+
+    Parameters
+    ----------
+    source
+        What was asked of each file, without its path.
+    specs
+        The different arrays.
+    members
+        The table.
+    data_bytes
+        Of all of them.
+    """
+
+    VERSION: ClassVar[int] = 2
+
+    source: dict[str, Any]
+    specs: tuple[Spec, ...]
+    members: tuple[Row, ...]
+    data_bytes: int
+
+
+def planned_size(members: Sequence[BlockMember]) -> int:
+    """Return the bytes of the segment to be made for members, with room for the metadata."""
+    origins = [member.identity for member in members]
+    fixed = layout.pack_meta(
+        {
+            "source": origins[0].source.to_wire(),
+            "paths": [(one.source.path, one.stat) for one in origins],
+        }
+    )
+    last = members[-1]
+    return layout.plan(last.offset + last.room, len(fixed) + _MEMBER_ROOM * len(members)).size
+
+
+def describable(found: Mapping[int, LoadedMember]) -> dict[int, LoadedMember]:
+    """Return the members that the metadata have room to describe: all, but for odd dtypes."""
+    room, sizes = _SPEC_ROOM * len(found), dict[str, int]()
+    described = {}
+    for position, one in found.items():
+        name = repr(one.spec)
+        size = 0 if name in sizes else len(layout.pack_meta(one.spec.to_wire()))
+        if size <= room:
+            room, sizes[name] = room - size, size
+            described[position] = one
+    return described
+
+
+def of_members(block: Block) -> dict[str, Any]:
+    """Return what the segment of a block says of its members; of an unfinished one, of none."""
+    there = [member for member in block.members if member.spec is not None]
+    specs = {repr(member.spec): member.spec for member in there}
+    numbers = {name: number for number, name in enumerate(specs)}
+    common = block.members[0].identity.source.to_wire()
+    del common["path"]
+    return MembersMetadata(
+        source=common,
+        specs=tuple(spec for spec in specs.values() if spec is not None),
+        members=tuple(_row(member, numbers[repr(member.spec)]) for member in there),
+        data_bytes=block.spec.nbytes,
+        extra=block.extra,
+    ).to_wire()
+
+
+def _row(member: BlockMember, spec: int) -> Row:
+    origin = member.identity
+    aliases = tuple(a for a in member.aliases if isinstance(a, bytes))[:_KEPT_ALIASES]
+    place = (member.offset, member.room, spec, member.lost)
+    return (origin.source.path, origin.stat, *place, aliases)
+
+
+def block_of_members(
+    meta: MembersMetadata, found: LeftoverSegment, number: int, now: float
+) -> Block:
+    """Return the block that a segment describes.
+
+    Raises
+    ------
+    ValueError
+        The metadata is not what `of_members` writes, or is not of this segment.
+    """
+    if not found.sealed or not meta.members:
+        raise ValueError("a load that is not done")
+    members = [_member(meta, row) for row in meta.members]
+    _check(meta, members, found)
+    return Block(
+        segment=found.name,
+        number=number,
+        spec=Spec((meta.data_bytes,), "|u1", "C", 1),
+        size=found.size,
+        identity=identity.of_members([member.identity for member in members]),
+        state=State.SEALED,
+        since=now,
+        used=now,
+        members=members,
+        extra=meta.extra,
+    )
+
+
+def _member(meta: MembersMetadata, row: Row) -> BlockMember:
+    path, stat, offset, room, spec, lost, aliases = row
+    if not 0 <= spec < len(meta.specs) or not aliases:
+        raise ValueError("a member without a spec, or without aliases")
+    source = Source.from_wire({**meta.source, "path": path})
+    origin, edition = identity.of_source(source, stat), identity.edition(source, stat)
+    return BlockMember(
+        aliases[0], origin, edition, offset, room, meta.specs[spec], list(aliases), lost
+    )
+
+
+def _check(meta: MembersMetadata, members: Sequence[BlockMember], found: LeftoverSegment) -> None:
+    """Raise ValueError where members cannot be what their segment says."""
+    end = 0
+    for member in members:
+        if not (end <= member.offset and member.room > 0 and member.lost >= 0):
+            raise ValueError("members that overlap")
+        if member.spec is None or not _sound(member.spec) or member.spec.nbytes > member.room:
+            raise ValueError("a member whose array cannot be")
+        end = member.offset + member.room
+    if not end <= meta.data_bytes == found.data_bytes:
+        raise ValueError("members beyond the data")
+
+
+def _sound(spec: Spec) -> bool:
+    if len(spec.shape) > MAX_DIMENSIONS or min(spec.shape, default=0) < 0:
+        return False
+    dtype = from_descr(spec.descr, stand_in=True)
+    sized = dtype.itemsize == spec.itemsize > 0 and not dtype.hasobject
+    return sized and spec.order in ("C", "F")

@@ -1,0 +1,83 @@
+"""The small files of one request: which of its items are loaded together into one block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arrayd_server import identity
+from arrayd_server.core.effects import Effect
+from arrayd_server.core.model import Asker, AwaitedItem, BlockMember, Wanted
+from arrayd_server.loading.member_loads import may_be_member
+from arrayd_server.segments.member_metadata import planned_size
+from arrayd_server.service.service import Service
+
+ALIGNED = 64
+"""Bytes to a multiple of which each member begins: a line of the CPU's cache."""
+
+Ask = tuple[Asker, Wanted, AwaitedItem]
+
+
+class SmallFiles:
+    """Collects the items of a request that may be members of one block, then asks for these.
+
+    They are those of a client that understands members, which are small, plain (see
+    `may_be_member`), not pinned, and neither in memory nor on their way.
+    """
+
+    def __init__(self, service: Service, nonce: bytes) -> None:
+        self._registry = service.registry
+        self._service = service
+        self._may = service.registry.sessions[nonce].peer.members
+        self._groups: dict[Any, list[Ask]] = {}
+
+    def take(self, to: Asker, wanted: Wanted, waiter: AwaitedItem) -> bool:
+        """Take an item if it may be a member; False: it is to be asked for by itself."""
+        origin = wanted.identity
+        source, stat = origin.source, origin.stat
+        if not self._may or waiter.pin or source is None or stat is None:
+            return False
+        if not may_be_member(source, stat[2]) or self._is_served(wanted):
+            return False
+        alike = (source.format, source.cast, source.overflow)
+        self._groups.setdefault(alike, []).append((to, wanted, waiter))
+        return True
+
+    def _is_served(self, wanted: Wanted) -> bool:
+        blocks, jobs = self._registry.blocks, self._registry.jobs
+        return bool(wanted.served_by(blocks.find)[0] or wanted.served_by(jobs.find)[0])
+
+    def load(self, now: float) -> list[Effect]:
+        """Ask for what was taken."""
+        effects: list[Effect] = []
+        for asks in self._groups.values():
+            members = _placed(asks)
+            if len(members) > 1:
+                effects += self._together(asks, members, now)
+            else:
+                effects += [e for ask in asks for e in self._registry.get(*ask, now)]
+        return effects
+
+    def _together(
+        self, asks: list[Ask], members: dict[Any, BlockMember], now: float
+    ) -> list[Effect]:
+        for _, wanted, waiter in asks:
+            waiter.member = members[wanted.alias]
+        these = list(members.values())
+        origin = identity.of_members([member.identity for member in these])
+        waiters = [(to, waiter) for to, _, waiter in asks]
+        self._service.update_headroom()
+        return self._registry.get_together(origin, planned_size(these), waiters, now)
+
+
+def _placed(asks: list[Ask]) -> dict[Any, BlockMember]:
+    """Return a member for each of the different requests, one behind the other."""
+    members: dict[Any, BlockMember] = {}
+    end = 0
+    for _, wanted, _ in asks:
+        if wanted.alias not in members:
+            room = -(-wanted.identity.stat[2] // ALIGNED) * ALIGNED
+            members[wanted.alias] = BlockMember(
+                wanted.alias, wanted.identity, wanted.edition, end, room
+            )
+            end += room
+    return members

@@ -1,0 +1,146 @@
+"""Blocks with members: what one file's fate means for the others (the rest is in the walk)."""
+
+from __future__ import annotations
+
+import pytest
+
+from arrayd.errors import LoadError
+from arrayd.wire.grant import Grant, Spec
+from arrayd_server.core.effects import Effect, Fill, Probe, Reply, Seal
+from arrayd_server.core.model import (
+    Asker,
+    AwaitedItem,
+    BlockMember,
+    Edition,
+    LoadedMember,
+    Peer,
+    ProbedFacts,
+    State,
+    Wanted,
+)
+from arrayd_server.core.registry import Registry
+
+SPEC = Spec((4,), "<f8", "C", 8)
+NEW = b"new client"
+OLD = b"old client"
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """Return a registry with a client that understands members, and one that does not."""
+    registry = Registry("run", 10_000)
+    for nonce in (NEW, OLD):
+        peer = Peer(7, 1, members=nonce == NEW)
+        registry.hello(Asker(nonce, 0), peer, [], 0, 0.0)
+    registry.headroom(10_000, registry.blocks.tightest)
+    return registry
+
+
+def edition(name: str, state: int = 1) -> Edition:
+    """Return the state of a file."""
+    return Edition(name, state)
+
+
+def ask(registry: Registry, names: str, request: int = 1) -> list[Effect]:
+    """Ask for files of one letter each in one request."""
+    waiters = []
+    for at, name in enumerate(names):
+        member = BlockMember(name, f"/{name}", edition(name), 64 * at, 64)
+        waiters.append((Asker(NEW, request, at), AwaitedItem(member=member)))
+    return registry.get_together(names, 1000, waiters, 1.0)
+
+
+def load(registry: Registry, names: str, found: str) -> list[Effect]:
+    """Load files together, of which those of `found` are as expected; return what comes of it."""
+    (fill,) = ask(registry, names)
+    assert isinstance(fill, Fill)
+    members = {names.index(name): LoadedMember(f"key {name}", SPEC) for name in found}
+    effects = registry.loaded(fill.job, members, 2.0)
+    seals = [effect for effect in effects if isinstance(effect, Seal)]
+    return effects + [e for seal in seals for e in registry.sealed(seal.job, 3.0)]
+
+
+def grants(effects: list[Effect]) -> dict[int, Grant]:
+    """Return what was granted, by the number of the item."""
+    replies = [effect for effect in effects if isinstance(effect, Reply)]
+    return {one.to.index: one.body for one in replies if isinstance(one.body, Grant)}
+
+
+def probes(effects: list[Effect]) -> list[object]:
+    """Return what is to be probed."""
+    return [effect.identity for effect in effects if isinstance(effect, Probe)]
+
+
+def test_one_grant_each(registry: Registry) -> None:
+    """Each has its own place in the one segment, and who asks again gets the same."""
+    found = grants(load(registry, "abc", "abc"))
+    assert [grant.offset for grant in found.values()] == [0, 64, 128]
+    assert {grant.segment for grant in found.values()} == {"run-1"}
+    assert {grant.extent for grant in found.values()} == {192}
+    wanted = Wanted("b", "/b", edition=edition("b"))
+    (again,) = registry.get(Asker(NEW, 2), wanted, AwaitedItem(), 4.0)
+    assert grants([again])[0].offset == 64
+    assert len(registry.blocks.table["run-1"].holders) == 1
+
+
+def test_what_is_not_as_expected_is_loaded_alone(registry: Registry) -> None:
+    """The others do not wait for it."""
+    effects = load(registry, "abc", "ac")
+    assert probes(effects) == ["/b"]
+    assert sorted(grants(effects)) == [0, 2]
+    assert [member.identity for member in registry.blocks.table["run-1"].members] == ["/a", "/c"]
+
+
+def test_nothing_is_as_expected(registry: Registry) -> None:
+    """Then there is no block."""
+    assert probes(load(registry, "ab", "")) == ["/a", "/b"]
+    assert registry.blocks.table["run-1"].state is State.UNLINKED
+
+
+def test_a_failure_is_no_error(registry: Registry) -> None:
+    """Whatever befalls the block, each is tried by itself."""
+    (fill,) = ask(registry, "ab")
+    assert isinstance(fill, Fill)
+    effects = registry.failed(fill.job, LoadError("removed"), 2.0)
+    assert probes(effects) == ["/a", "/b"]
+    assert not [effect for effect in effects if isinstance(effect, Reply)]
+
+
+def test_too_large_for_the_room(registry: Registry) -> None:
+    """What has no room at once is loaded one by one: together they wait for nothing."""
+    registry.headroom(999, registry.blocks.tightest)
+    assert probes(ask(registry, "ab")) == ["/a", "/b"]
+    assert not registry.blocks.table
+
+
+def test_the_block_is_outdated_when_all_its_files_are(registry: Registry) -> None:
+    """A file that changes takes nobody else's array with it."""
+    load(registry, "ab", "ab")
+    registry.release(NEW, [("run-1", 99)], 4.0)
+    registry.inspected("run-1", mapped=False, now=4.0)
+    for at, name in enumerate("ab"):
+        wanted = Wanted(f"{name} anew", f"/{name}", edition=edition(name, 2))
+        (probe,) = registry.get(Asker(NEW, 5 + at), wanted, AwaitedItem(), 5.0)
+        assert isinstance(probe, Probe)
+        found = ProbedFacts(f"key of {name} anew", SPEC, 100, 4)
+        registry.probed(probe.job, found, 6.0)
+        gone = registry.blocks.table["run-1"].state is State.UNLINKED
+        assert gone == (name == "b")
+
+
+def test_an_older_client_gets_a_block_of_its_own(registry: Registry) -> None:
+    """It leads to that from then on, for both."""
+    load(registry, "ab", "ab")
+    wanted = Wanted("a", "/a", edition=edition("a"))
+    (probe,) = registry.get(Asker(OLD, 2), wanted, AwaitedItem(), 4.0)
+    assert isinstance(probe, Probe)
+    (fill,) = registry.probed(probe.job, ProbedFacts("key a", SPEC, 100, 4), 5.0)
+    assert isinstance(fill, Fill)
+    registry.filled(fill.job, 0)
+    for nonce, effects in (
+        (OLD, registry.sealed(fill.job, 6.0)),
+        (NEW, registry.get(Asker(NEW, 3), wanted, AwaitedItem(), 7.0)),
+    ):
+        grant = grants(effects)[0]
+        assert (grant.segment, grant.extent) == ("run-2", 0), nonce
+    assert registry.blocks.table["run-1"].members[0].aliases == []
