@@ -191,6 +191,7 @@ def test_get_json(served: Daemon, tmp_path: Path, call: Call) -> None:
         "order": "C",
         "bytes": 35,
         "block": served.segments[0],
+        "offset": 0,
     }
     assert bad["error"]["code"] == "SourceNotFound"
 

@@ -152,7 +152,7 @@ class SmallFilesTask(Record):
     path: str
     start: int
     stop: int
-    files: tuple[tuple[str, tuple[int, ...], int, int], ...]
+    files: tuple[tuple[str, tuple[int, ...], int, int], ...] = field(metadata={"write": tuple})
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class LoadedFiles(Record):
     """
 
     specs: tuple[Spec, ...]
-    found: tuple[tuple[int, int, int, bytes], ...]
+    found: tuple[tuple[int, int, int, bytes], ...] = field(metadata={"write": tuple})
 
 
 def checked(message: Any) -> Mapping[str, Any]:

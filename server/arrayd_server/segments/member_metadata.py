@@ -7,7 +7,7 @@ for, so it leaves the segment alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from arrayd.source import Source
@@ -51,7 +51,7 @@ class MembersMetadata(Record):
 
     source: dict[str, Any]
     specs: tuple[Spec, ...]
-    members: tuple[Row, ...]
+    members: tuple[Row, ...] = field(metadata={"write": tuple})
     data_bytes: int
 
 
@@ -70,13 +70,13 @@ def planned_size(members: Sequence[BlockMember]) -> int:
 
 def describable(found: Mapping[int, LoadedMember]) -> dict[int, LoadedMember]:
     """Return the members that the metadata have room to describe: all, but for odd dtypes."""
-    room, sizes = _SPEC_ROOM * len(found), dict[str, int]()
+    room, known = _SPEC_ROOM * len(found), set[int]()
     described = {}
     for position, one in found.items():
-        name = repr(one.spec)
-        size = 0 if name in sizes else len(layout.pack_meta(one.spec.to_wire()))
+        size = 0 if id(one.spec) in known else len(layout.pack_meta(one.spec.to_wire()))
         if size <= room:
-            room, sizes[name] = room - size, size
+            room -= size
+            known.add(id(one.spec))
             described[position] = one
     return described
 
@@ -84,14 +84,14 @@ def describable(found: Mapping[int, LoadedMember]) -> dict[int, LoadedMember]:
 def of_members(block: Block) -> dict[str, Any]:
     """Return what the segment of a block says of its members; of an unfinished one, of none."""
     there = [member for member in block.members if member.spec is not None]
-    specs = {repr(member.spec): member.spec for member in there}
-    numbers = {name: number for number, name in enumerate(specs)}
+    specs = {id(member.spec): member.spec for member in there}  # those of a worker's answer
+    numbers = {one: number for number, one in enumerate(specs)}
     common = block.members[0].identity.source.to_wire()
     del common["path"]
     return MembersMetadata(
         source=common,
         specs=tuple(spec for spec in specs.values() if spec is not None),
-        members=tuple(_row(member, numbers[repr(member.spec)]) for member in there),
+        members=tuple(_row(member, numbers[id(member.spec)]) for member in there),
         data_bytes=block.spec.nbytes,
         extra=block.extra,
     ).to_wire()
