@@ -216,6 +216,13 @@ class Config:
         "memory of a loader process besides the block: a file that needs more fails; `auto`: an "
         "eighth of RAM or of the tightest memory cgroup, from 256M to 2G",
     )
+    keep_pages: float = _option(
+        _seconds(0, "0 for never"),
+        "5",
+        "SECONDS",
+        "keep the pages of a block that has gone so long for the next load, which is then faster, "
+        "unless memory runs short; `0`: never",
+    )
     idle_exit: float = _option(
         _seconds(0, "0 for never"),
         "0",

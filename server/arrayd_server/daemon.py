@@ -37,6 +37,7 @@ from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.service import status_report
 from arrayd_server.service.executor import EffectExecutor
 from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION
+from arrayd_server.service.relief import Relief
 from arrayd_server.service.service import Service
 from arrayd_server.service.sessions import Sessions
 from arrayd_server.streams import readers
@@ -73,8 +74,10 @@ class Daemon:
         self._started = time.monotonic()
         self._segments = Segments(scope)
         self._registry = Registry(scope.prefix, config.budget, config.budget.bound)
+        self._registry.holds.spares.seconds = config.keep_pages
         self._sessions: Sessions
         self._executor: EffectExecutor
+        self._relief: Relief
         self._service: Service
         self._server: Server
         self._forks: ForkServer
@@ -139,6 +142,7 @@ class Daemon:
         shells = (segments, self._pool, self._readers, sessions.answer)
         executor = EffectExecutor(loop, registry, streams, *shells, check=config.check)
         self._sessions, self._executor = sessions, executor
+        self._relief = Relief(registry, executor.act)
         self._service = Service(
             registry, streams, sessions, executor.update_headroom, self.stop, self._facts
         )
@@ -256,6 +260,7 @@ class Daemon:
                 self.stop(signal.SIGUSR1)
                 return
             self._executor.recheck()
+            self._relief.look()
             line = status_report.summary(self._registry)
             if line != shown:
                 shown = line

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar, cast
 
 from arrayd.errors import AccessDenied, BadFile, NoRoom, NotSealed
@@ -22,6 +21,7 @@ from arrayd_server.core.effects import (
     Inspect,
     Make,
     Probe,
+    Recycle,
     Reply,
     Rewrite,
     Seal,
@@ -40,10 +40,8 @@ from arrayd_server.core.model import (
 )
 from arrayd_server.core.registry import Registry
 from tests.support.core_files import NAMES, ROWS, SPEC, File, wanted
+from tests.support.core_kernel import OTHERS, Kernel
 from tests.support.core_naive import Naive
-
-OTHERS = "other programs"
-"""What /dev/shm holds besides segments."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,49 +50,6 @@ T = TypeVar("T")
 def one(items: list[T], pick: int) -> T:
     """Return one of `items`."""
     return items[pick % len(items)]
-
-
-@dataclass
-class Kernel:
-    """The segments: their names, their pages, and who maps them."""
-
-    capacity: int
-    named: set[str] = field(default_factory=set)
-    ever: set[str] = field(default_factory=set)
-    pages: dict[str, int] = field(default_factory=dict)
-    mappers: set[tuple[str, Hashable]] = field(default_factory=set)
-    groups: set[int] = field(default_factory=set)  # of processes, those with any left
-
-    @property
-    def free(self) -> int:
-        """Bytes that can still be had."""
-        return self.capacity - sum(self.pages.values())
-
-    def make(self, segment: str, size: int = 0) -> None:
-        """Make a segment of which `size` bytes have pages."""
-        assert segment not in self.ever, "rule 6: a name was used twice"
-        self.ever.add(segment)
-        self.named.add(segment)
-        self.fill(segment, size)
-
-    def fill(self, segment: str, size: int) -> None:
-        """Give a segment pages."""
-        self.pages[segment] = size
-        assert self.free >= 0, "rule 1: more was promised than /dev/shm has"
-
-    def refuses(self, segment: str, size: int) -> bool:
-        """Say whether somebody else has taken the pages that a segment is to have."""
-        return OTHERS in self.pages and size - self.pages.get(segment, 0) > self.free
-
-    def mapped(self, segment: str) -> bool:
-        """Say whether anybody maps a segment: the lease test."""
-        return any(name == segment for name, _ in self.mappers)
-
-    def attach(self, segment: str, who: Hashable) -> bool:
-        """Map a segment by its name; False: ENOENT."""
-        if segment in self.named:
-            self.mappers.add((segment, who))
-        return segment in self.named
 
 
 class Shell:
@@ -158,6 +113,8 @@ class Shell:
                 self._look(segment)
             case Unlink(segment, force):
                 self._unlink(segment, force=force)
+            case Recycle(segment, heir):
+                self._unlink(segment, force=False, heir=heir)
             case Rewrite(segment):
                 block, job_of = self.registry.block(segment)
                 assert block is not None, "written anew, but gone"
@@ -171,7 +128,7 @@ class Shell:
                 self.naive.began(effect)
                 self.work[effect.job] = effect
                 if isinstance(effect, Fill):
-                    self.kernel.make(effect.segment)
+                    self._begin(effect.segment)
 
     def _reply(self, reply: Reply) -> None:
         body = reply.body
@@ -196,7 +153,15 @@ class Shell:
             self.naive.seen_unmapped(segment, mapped=mapped)
         self._feed(self.registry.inspected, segment, mapped, self.now)
 
-    def _unlink(self, segment: str, *, force: bool) -> None:
+    def _begin(self, segment: str) -> None:
+        """Make the segment of a load, or let it have the pages of the spare of its name."""
+        if (pages := self.kernel.spares.pop(segment, None)) is None:
+            self.kernel.make(segment)
+        else:
+            self.naive.spares.remove(segment)
+            self.kernel.fill(segment, min(pages, self.naive.sizes[segment]))
+
+    def _unlink(self, segment: str, *, force: bool, heir: str | None = None) -> None:
         for job, task in list(self.work.items()):
             if not isinstance(task, Probe) and task.segment == segment:
                 self._stop(job)
@@ -208,7 +173,14 @@ class Shell:
             self._feed(self.registry.unlink_refused, segment, self.now)
             return
         self._spring("after", segment)
+        if heir is not None and segment in self.kernel.named and not self.kernel.mapped(segment):
+            self.kernel.rename(segment, heir)
+            self.naive.recycled(segment, heir)
+            self.watched.discard(segment)
+            self._feed(self.registry.admission.recycled, segment, self.now)
+            return
         self.kernel.named.discard(segment)
+        self.kernel.spares.pop(segment, None)
         if self.kernel.mapped(segment):
             self.watched.add(segment)
             self._feed(self.registry.still_mapped, segment)
@@ -314,7 +286,7 @@ class Shell:
     def _progress(self, task: Fill) -> list[Reply]:
         size = self.naive.sizes[task.segment]
         done = self.registry.jobs.table[task.job].done
-        filled = size * min(done + 1, ROWS) // ROWS
+        filled = max(self.kernel.pages[task.segment], size * min(done + 1, ROWS) // ROWS)
         if self.kernel.refuses(task.segment, filled):
             return self._refuse(task.job, size)
         self.kernel.fill(task.segment, filled)

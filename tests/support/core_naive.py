@@ -47,8 +47,7 @@ class Naive:
         self.sizes: dict[str, int] = {}  # everything charged
         self.holding: dict[str, Hashable] = {}  # segment -> key of the contents, or its Draft
         self.inside: dict[str, dict[int, Hashable]] = {}  # segment -> offset -> key of a member
-        self.final: set[str] = set()
-        self.unlinked: set[str] = set()
+        self.final, self.unlinked, self.spares = set[str](), set[str](), set[str]()
         self.pinned: dict[str, float] = {}
         self.kept: set[str] = set()
         self.names: dict[str, str] = {}
@@ -232,7 +231,7 @@ class Naive:
         idle = self.idle() - set(shell.closed)
         spare = {s for s in idle if not self.published(s) and not self.is_pinned(s)}
         spare |= {s for s in self._only_lent() if not self.is_pinned(s) and s not in self.kept}
-        room = self._room_without(spare | self._coming())
+        room = self._room_without(spare | self.spares | self._coming())
         assert room < needed, f"refused {needed} bytes though {room} could be had"
 
     def _only_lent(self) -> set[str]:
@@ -279,6 +278,7 @@ class Naive:
         assert segment in self.sizes, "unlinked twice"
         assert segment not in self.unlinked, "unlinked twice"
         self.unlinked.add(segment)
+        self.spares.discard(segment)
         if force or segment not in self.final:
             gone = segment not in self._shell.kernel.named  # somebody removed it
             assert gone or segment not in self.final, "force is for unfinished blocks"
@@ -307,6 +307,12 @@ class Naive:
         """Say whether all references to a segment were sent long ago."""
         times = [when for (held, _), (_, when) in self.lends.items() if held == segment]
         return all(self._shell.now - when >= LEND_SECONDS for when in times)
+
+    def recycled(self, segment: str, heir: str) -> None:
+        """Note that a spare has the pages of a segment."""
+        self.sizes[heir], self.holding[heir] = self.sizes[segment], None
+        self.forget(segment)
+        self.spares.add(heir)
 
     def forget(self, segment: str) -> None:
         """Note that the kernel has the pages of a segment."""

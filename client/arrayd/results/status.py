@@ -196,8 +196,9 @@ class DaemonStatus(Record):
         The daemon.
     leases
         Whether it can ask the kernel if anybody maps a block (``fs.leases-enable``).
-    budget, charged, held, idle
-        Bytes it may have in blocks, has, and of these: in use, and kept as cache.
+    budget, charged, held, idle, spare
+        Bytes it may have in blocks, has, and of these: in use, kept as cache, and pages of blocks
+        that went, kept for the next load.
     shm_used, shm_total
         Of /dev/shm, whoever uses it.
     garbage
@@ -234,6 +235,7 @@ class DaemonStatus(Record):
     jobs: tuple[JobStatus, ...]
     jobs_more: int
     streams: tuple[StreamStatus, ...] = later(())
+    spare: int = later(0)
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain data for `json.dumps`; a dtype is its ``.npy`` description."""

@@ -121,12 +121,13 @@ def _memory(status: DaemonStatus) -> list[str]:
     charged, held, idle = (
         _in_unit(count, unit) for count in (status.charged, status.held, status.idle)
     )
+    spare = f", spare {_in_unit(status.spare, unit)}" if status.spare else ""
     total, shm_unit = format_bytes(status.shm_total).split()
     used = _in_unit(status.shm_used, shm_unit)
     waiting = len(status.jobs) + status.jobs_more
     loads = sum(block.state == "loading" for block in status.blocks) + waiting
     return [
-        f"memory  {charged} of {budget} {unit} budget (held {held}, idle {idle})",
+        f"memory  {charged} of {budget} {unit} budget (held {held}, idle {idle}{spare})",
         f"/dev/shm {used} of {total.removesuffix('.0')} {shm_unit}",
         f"loads {loads}",
     ]

@@ -9,11 +9,12 @@ whole block charged when it starts, so no job stops half-way for want of budget.
 After every event that may have changed something, `start_queued` looks at the queued jobs in
 order of arrival. A job
 
-1. starts, if there is room;
-2. else has idle blocks unlinked, the least recently used first, as many as are missing beside
-   what is being freed already. Those bytes are promised to it: later jobs do not get them. How
-   the unlinks end (`freed`, `unlink_refused`, `still_mapped`) are events that look at the queue
-   again, so the job needs no alarm;
+1. starts, if there is room; the pages of a spare that fits it (see `spares`) are room to it;
+2. else has other spares given back, then idle blocks unlinked, the least recently used first, as
+   many as are missing beside what is being freed already. One that fits leaves its pages. Those
+   bytes are promised to it: later jobs do not get them. How the unlinks end (`freed`,
+   `unlink_refused`, `still_mapped`, `recycled`) are events that look at the queue again, so the
+   job needs no alarm;
 3. else has blocks unlinked that only old references keep (see `lends`);
 4. else is stuck: the kernel is asked about the blocks with old holds (`STALE_AFTER`), and those
    that nobody maps lose them and become idle.
@@ -30,6 +31,7 @@ room: the next tick comes at once.
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 
 from arrayd_server.core import error_texts, lends
 from arrayd_server.core.blocks import BlockTable
@@ -49,6 +51,7 @@ class Admission:
         self._blocks = blocks
         self._holds = holds
         self._jobs = jobs
+        self._spares = holds.spares
 
     def admit(self, job: Job, timeout: float, now: float) -> list[Effect]:
         """Start a queued job as soon as there is room; fail it if there is none in time."""
@@ -74,14 +77,19 @@ class Admission:
             self._jobs.enter(job, Stage.QUEUED)
             return effects + self.admit(job, 0.0, now)
         self._jobs.enter(job, Stage.PROBING)
-        job.done = 0
+        job.done = job.given = 0
         if job.linked:
             self._jobs.forget_aliases(job)  # its key may be another by now
         return [*effects, Probe(job.number, job.identity)]
 
+    def tick(self, now: float) -> list[Effect]:
+        """Give back the spares whose time is over; look at the queue."""
+        return self._spares.expire(now) + self.start_queued(now)
+
     def wake_at(self) -> float:
-        """When `tick` must look at the queue; inf: there is no such time."""
-        return min((job.next_check for job in self._jobs.queue.values()), default=math.inf)
+        """When `tick` has something to do; inf: there is no such time."""
+        checks = [job.next_check for job in self._jobs.queue.values()]
+        return min(*checks, self._spares.wake_at(), math.inf)
 
     def start_queued(self, now: float) -> list[Effect]:
         """Start the queued jobs that fit, and make room for the others where that is possible."""
@@ -91,26 +99,34 @@ class Admission:
         promised = 0  # bytes on their way to jobs that asked earlier
         coming = self._blocks.bytes_being_freed()
         stuck: list[Job] = []
+        wanted: set[str] = set()  # spares that an earlier job waits with
         for job in queued:
-            room = self._blocks.available(self._jobs.unfilled) - promised
+            spare = self._spares.fitting(job, wanted)
+            given = 0 if spare is None else spare.size
+            room = self._blocks.available(self._jobs.unfilled) - promised + given
             shortage = max(0, job.size - room - coming)
+            left = wanted if spare is None else wanted | {spare.segment}
             if room >= job.size:
-                effects += self._start(job, now)
-            elif (victims := self._victims(job, shortage, now)) is not None:
+                effects += self._start(job, spare, now)
+            elif (victims := self._victims(job, shortage, left, now)) is not None:
+                wanted = left
                 coming += sum(block.size for block in victims)
-                promised += job.size
+                promised += max(0, job.size - given)
                 job.next_check = math.inf  # not timed: how the unlinks end is an event
-                effects += self._evict(victims)
+                heir = None if given else self._spares.heir(job, victims)
+                effects += self._evict(victims, heir)
             else:
                 stuck.append(job)
         return effects + self._wait(stuck, now)
 
-    def _victims(self, job: Job, shortage: int, now: float) -> list[Block] | None:
-        """Return blocks to unlink for a job: idle ones, and as the last resort those only lent."""
-        victims = self._blocks.victims(shortage, now)
+    def _victims(
+        self, job: Job, shortage: int, wanted: Container[str], now: float
+    ) -> list[Block] | None:
+        """Return blocks to unlink for a job: spares not `wanted`, idle ones, at last lent ones."""
+        victims = self._blocks.victims(shortage, now, (), wanted)
         if victims is None and _last_resort_due(job, now):
             lent = lends.spare(self._blocks.unevictable(now), now)
-            victims = self._blocks.victims(shortage, now, lent)
+            victims = self._blocks.victims(shortage, now, lent, wanted)
         return victims
 
     def _wait(self, stuck: list[Job], now: float) -> list[Effect]:
@@ -137,20 +153,33 @@ class Admission:
         for job in self._jobs.queued():
             job.next_check = -math.inf
 
-    def _start(self, job: Job, now: float) -> list[Effect]:
+    def recycled(self, segment: str, now: float) -> list[Effect]:
+        """Pages of an unlinked block are a spare's: a load may take them."""
+        block = self._blocks.table.get(segment)
+        if block is None or block.state is not State.UNLINKED or block.heir is None:
+            return []
+        self._blocks.add_spare(block, now)
+        return self.start_queued(now)
+
+    def _start(self, job: Job, spare: Block | None, now: float) -> list[Effect]:
         if job.writer is not None:
             block = self._blocks.reserve(job, State.WRITING, now)
             self._jobs.enter(job, Stage.MAKING)
             return [Make(job.number, block.segment)]
-        block = self._blocks.reserve(job, State.LOADING, now)
+        block = self._blocks.reserve(job, State.LOADING, now, spare)
+        self._holds.count_recycled(spare is not None)
         self._jobs.enter(job, Stage.FILLING)
         return [Fill(job.number, block.segment)]
 
-    def _evict(self, victims: list[Block]) -> list[Effect]:
+    def _evict(self, victims: list[Block], heir: Block | None) -> list[Effect]:
+        """Have blocks unlinked; `heir` leaves its pages."""
         effects: list[Effect] = []
         for block in victims:
+            if block.state is State.SPARE:
+                effects.append(self._spares.unlink(block))
+                continue
             self._holds.count_eviction()
-            effects += self._holds.unlink(block)
+            effects += self._holds.unlink(block, recycle=block is heir)
         return effects
 
     def give_up(self, now: float) -> list[Effect]:

@@ -6,7 +6,7 @@ It decides nothing: the rules are in `registry`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterator, Sequence
 
 from arrayd_server.core import bounds, lifecycle
 from arrayd_server.core.bounds import Bound
@@ -41,6 +41,8 @@ class BlockTable:
         self.idle: dict[str, None] = {}  # least recently used first
         self.idle_bytes = 0
         self.unlinked: dict[str, Block] = {}
+        self.spares: dict[str, Block] = {}  # oldest first
+        self.spare_bytes = 0
         self.aliases: dict[Hashable, tuple[str, BlockMember | None]] = {}  # where each leads
         self._numbers = itertools.count(1)
 
@@ -83,12 +85,19 @@ class BlockTable:
             blocks += [self.table[segment]] if any(part.outdated for part in parts) else []
         return blocks
 
-    def reserve(self, job: Job, state: State, now: float) -> Block:
-        """Make and charge the block of an admitted job."""
+    def name(self, number: int) -> str:
+        """Return the segment's name of the block of a number."""
+        return f"{self.prefix}-{number}"
+
+    def reserve(self, job: Job, state: State, now: float, spare: Block | None = None) -> Block:
+        """Make and charge the block of an admitted job, of the pages of a spare if there is one."""
         assert job.spec is not None
-        number = self.new_number()
+        if spare is not None:
+            self.take_spare(spare)
+            job.given = min(spare.size, job.size)
+        number = self.new_number() if spare is None else spare.number
         block = Block(
-            segment=f"{self.prefix}-{number}",
+            segment=self.name(number),
             number=number,
             spec=job.spec,
             size=job.size,
@@ -115,6 +124,34 @@ class BlockTable:
         self.charged -= block.size
         self._forget_files(block)
 
+    def add_spare(self, old: Block, now: float) -> None:
+        """Let a new block, which nobody can ask for, have the pages of an unlinked one."""
+        number, old.heir = old.heir, None
+        assert number is not None
+        self.remove(old)
+        spare = Block(
+            segment=self.name(number),
+            number=number,
+            spec=old.spec,
+            size=old.size,
+            identity=old.identity,
+            state=State.SPARE,
+            since=now,
+            used=now,
+        )
+        self.add(spare)
+        self.spares[spare.segment] = spare
+        self.spare_bytes += spare.size
+
+    def take_spare(self, spare: Block) -> None:
+        """Take a spare off: its pages, and its name, are to be those of another block."""
+        self._forget_spare(spare)
+        self.remove(spare)
+
+    def _forget_spare(self, spare: Block) -> None:
+        del self.spares[spare.segment]
+        self.spare_bytes -= spare.size
+
     def mark_idle(self, block: Block) -> None:
         """Put a block on the idle list, as the one used last, unless it is there."""
         if block.segment not in self.idle:
@@ -129,12 +166,15 @@ class BlockTable:
 
     def mark_unlinked(self, block: Block) -> None:
         """Count a block among those that the shell was asked to unlink."""
+        if block.state is State.SPARE:
+            self._forget_spare(block)
         lifecycle.set_state(block, State.UNLINKED)
         self.unlinked[block.segment] = block
 
     def restore(self, block: Block, to: State) -> None:
         """Give a block whose unlink was refused the state back that it had before."""
         lifecycle.set_state(block, to)
+        block.heir = None
         del self.unlinked[block.segment]
 
     # These four alone change `aliases`.
@@ -194,19 +234,24 @@ class BlockTable:
         return sum(block.size for block in self.unlinked.values() if not block.mapped)
 
     def victims(
-        self, shortage: int, now: float, others: Sequence[Block] = ()
+        self,
+        shortage: int,
+        now: float,
+        others: Sequence[Block] = (),
+        wanted: Container[str] = (),
     ) -> list[Block] | None:
-        """Return blocks that cover `shortage`: idle ones, least recently used first, then others.
+        """Return blocks that cover `shortage`: spares, idle ones by their last use, then others.
 
-        None: they do not. It looks at no more of the idle ones than it needs: there may be a
-        hundred thousand.
+        None: they do not. `wanted` spares are left out. It looks at no more of the idle ones than
+        it needs: there may be a hundred thousand.
         """
         chosen: list[Block] = []
-        if shortage > self.idle_bytes + sum(block.size for block in others):
+        if shortage > self.idle_bytes + self.spare_bytes + sum(block.size for block in others):
             return None
+        spares = [spare for spare in self.spares.values() if spare.segment not in wanted]
         idle = (self.table[segment] for segment in self.idle)
-        spare = (b for b in idle if not b.published and b.pinned_until <= now)
-        for block in itertools.chain(spare, others):
+        evictable = (b for b in idle if not b.published and b.pinned_until <= now)
+        for block in itertools.chain(spares, evictable, others):
             if shortage <= 0:
                 break
             chosen.append(block)
@@ -216,6 +261,8 @@ class BlockTable:
     def unevictable(self, now: float) -> Iterator[Block]:
         """Yield the blocks that cannot make room: held, lent, mapped, kept or unfinished."""
         for block in self.table.values():
+            if block.state is State.SPARE:
+                continue
             if block.segment not in self.idle or block.published or block.pinned_until > now:
                 yield block
 

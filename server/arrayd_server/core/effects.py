@@ -137,6 +137,17 @@ class Unlink:
 
 
 @dataclass(frozen=True, slots=True)
+class Recycle:
+    """Let the pages of a segment go on under the name `heir`, unless somebody maps it.
+
+    Answer with `recycled`; where that is not possible, as to `Unlink`.
+    """
+
+    segment: str
+    heir: str
+
+
+@dataclass(frozen=True, slots=True)
 class StartReader:
     """Start the reader process of a stream; answer with `reader_ready` or `stream_failed`.
 
@@ -180,4 +191,4 @@ Work = Probe | Describe | Fill | Make | Seal | Cancel
 
 Reading = StartReader | ReadWindow | ChangeRing | StopReader
 
-Effect = Reply | ReportProgress | Work | Reading | Inspect | Trace | Unlink | Rewrite
+Effect = Reply | ReportProgress | Work | Reading | Inspect | Trace | Unlink | Recycle | Rewrite

@@ -11,6 +11,8 @@ from arrayd_server.core.effects import Effect, Reply, Result
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.model import Asker, Block, State
 
+_GOING = (State.UNLINKED, State.SPARE)
+
 
 @dataclass(slots=True)
 class _Eviction:
@@ -36,7 +38,7 @@ class Evictions:
 
     def begin(self, to: Asker, matches: Callable[[Block], bool]) -> list[Effect]:
         """Free the matching blocks, or say who uses one of them."""
-        blocks = [b for b in self._blocks.table.values() if b.state is not State.UNLINKED]
+        blocks = [b for b in self._blocks.table.values() if b.state not in _GOING]
         chosen = [b for b in blocks if matches(b)]
         if not chosen:
             return [Reply(to, error_texts.not_in_memory())]

@@ -25,6 +25,7 @@ from arrayd_server.core.model import (
     Session,
     State,
 )
+from arrayd_server.core.spares import Spares
 
 STALE_AFTER = 5.0
 """Seconds after which a hold whose block nobody maps may be dropped for room (rule 2)."""
@@ -37,6 +38,7 @@ class Holds:
         self.sessions: dict[Nonce, Session] = {}
         self._blocks = blocks
         self._counters = counters
+        self.spares = Spares(blocks)
         self._expiry_heap: list[tuple[float, str]] = []  # when, and of which block
         self._expiry_of: dict[str, float] = {}  # of a block's times on it the one that counts
 
@@ -146,7 +148,7 @@ class Holds:
         changed nobody can ask for: neither is a cache, and goes with its last user.
         """
         if block.transient and block.pinned_until <= now:
-            return self.unlink(block)
+            return self.unlink(block, recycle=self.spares.worth(block))
         self._blocks.mark_idle(block)
         self._schedule(block)
         return []
@@ -171,8 +173,11 @@ class Holds:
         self._blocks.unmark_idle(block)
         return self.retire(block, now)
 
-    def unlink(self, block: Block, *, force: bool = False) -> list[Effect]:
-        """Make a block unfindable, end its holds and lends, and have it unlinked."""
+    def unlink(self, block: Block, *, force: bool = False, recycle: bool = False) -> list[Effect]:
+        """Make a block unfindable, end its holds and lends, and have it unlinked.
+
+        With `recycle` it leaves its pages to a spare.
+        """
         self._blocks.unindex(block)
         for nonce in list(block.holders):
             del self.sessions[nonce].holds[block.segment]
@@ -181,7 +186,7 @@ class Holds:
             self.redeem(block, token)
         self._blocks.mark_unlinked(block)
         block.job, block.mapped = None, False
-        return [Unlink(block.segment, force)]
+        return [self.spares.recycle(block) if recycle else Unlink(block.segment, force)]
 
     def lend(self, session: Session, block: Block, token: bytes, now: float) -> None:
         """Keep a block while a reference to it travels."""
@@ -255,6 +260,10 @@ class Holds:
 
     def _lives_by_pin(self, block: Block) -> bool:
         return block.segment in self._blocks.idle and block.transient
+
+    def count_recycled(self, recycled: bool) -> None:
+        """Count a load that begins, if it begins with the pages of a spare."""
+        self._counters.recycled += recycled
 
     def count_eviction(self) -> None:
         """Count an eviction."""

@@ -55,6 +55,13 @@ def _blocks(registry: Registry) -> None:
     assert blocks.idle_bytes == sum(blocks.table[s].size for s in blocks.idle), "the idle bytes"
     unlinked = {s for s, block in blocks.table.items() if block.state is State.UNLINKED}
     assert set(blocks.unlinked) == unlinked, "the unlinked blocks"
+    spares = {s: block for s, block in blocks.table.items() if block.state is State.SPARE}
+    assert blocks.spares == spares, "the spares"
+    assert blocks.spare_bytes == sum(b.size for b in spares.values()), "the bytes of spares"
+    assert not any(b.claimed or b.mapped or b.aliases for b in spares.values()), "a spare in use"
+    heirs = [b.heir for b in blocks.table.values() if b.heir is not None]
+    assert not {blocks.name(heir) for heir in heirs} & set(blocks.table), "rule 6: an heir's name"
+    assert all(b.heir is None for b in blocks.table.values() if b.state is not State.UNLINKED)
     ends = map(registry.holds.expires_at, blocks.table.values())
     assert registry.holds.wake_at() == min(ends, default=math.inf), "the alarm of lends and pins"
     of_files = {
@@ -106,8 +113,10 @@ def _stages(registry: Registry) -> None:
     assert jobs.all_awaited == waiting.total(), "what all wait for"
     names = [j.draft.name for j in table if j.draft is not None and j.draft.name is not None]
     assert jobs.drafted == Counter(names), "the names to be published"
-    checks = (job.next_check for job in queued)
-    assert registry.admission.wake_at() == min(checks, default=math.inf), "the alarm"
+    checks = [job.next_check for job in queued]
+    spares = registry.blocks.spares.values()
+    ends = [spare.since + registry.holds.spares.seconds for spare in spares]
+    assert registry.admission.wake_at() == min([*checks, *ends], default=math.inf), "the alarm"
 
 
 def _holds(registry: Registry) -> None:

@@ -56,6 +56,7 @@ STATES: Steps = {
         State.LOADING: "a load was given room",
         State.WRITING: "a client's block was given room, or an unfinished one was adopted",
         State.SEALED: "it was adopted",
+        State.SPARE: "a block went, and left its pages",
     },
     State.LOADING: {State.SEALED: "loaded", State.UNLINKED: "its job ended or begins anew"},
     State.WRITING: {State.SEALED: "written", State.UNLINKED: "its job ended or begins anew"},
@@ -63,7 +64,11 @@ STATES: Steps = {
     State.UNLINKED: {
         State.SEALED: "somebody maps it: the unlink was refused",
         State.WRITING: "the same, and it was not finished",
-        None: "the kernel has its pages back",
+        None: "the kernel has its pages back, or a spare has them",
+    },
+    State.SPARE: {
+        State.UNLINKED: "no load came for it in time, or its room is needed",
+        None: "a load has its pages",
     },
 }
 

@@ -77,8 +77,10 @@ class State(Enum):
     LOADING = "loading"  # loader processes fill it; its job is FILLING or SEALING
     WRITING = "writing"  # a client fills it (`arrayd.create`); its job is MAKING to SEALING
     SEALED = "sealed"  # final, may be granted
-    #: its name is removed, or about to be; charged until the kernel has the pages back
+    #: its name is removed, or about to be; charged until the kernel or another has the pages
     UNLINKED = "leaving"
+    #: pages of a block that went, under a new name: kept for a load for a while (see `spares`)
+    SPARE = "spare"
 
 
 @dataclass(slots=True)
@@ -142,6 +144,7 @@ class Block:
     linked: bool = False  # found by its key alone: see `Job`
     #: the arrays in it, where `spec` is that of all their bytes; empty: it is one array
     members: list[BlockMember] = field(default_factory=list)
+    heir: int | None = None  # UNLINKED: the number of the spare that is to have its pages
     #: fields that only a newer arrayd knows, to be written again as they are
     extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
@@ -242,11 +245,13 @@ class Job:
     #: other values, so it is found by its key alone, which a probe finds out
     linked: bool = False
     members: list[BlockMember] = field(default_factory=list)  # as of `Block`
+    given: int = 0  # bytes of its block that it had from the start: those of spare pages
 
     @property
     def unfilled(self) -> int:
         """Bytes of its block that the kernel may not have given yet."""
-        return self.size - (self.size * self.done // self.total if self.total else 0)
+        filled = self.size * self.done // self.total if self.total else 0
+        return max(0, self.size - max(filled, self.given))
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +342,7 @@ class Counters:
     loads: int = 0
     failures: int = 0
     evictions: int = 0
+    recycled: int = 0
     adopted: int = 0
     published: int = 0
     stale_holds: int = 0

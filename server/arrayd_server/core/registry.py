@@ -5,7 +5,7 @@ it changes the state and returns the effects that `service.executor` performs, w
 come back as further events. The rules, asserted by `invariants.check`:
 
 1. Charged bytes never exceed max(budget, bytes adopted at the start): a block is charged
-   before it is made, and credited only when the kernel has its pages back.
+   before it is made, and credited only when the kernel, or another block, has its pages.
 2. A held block has a segment and is never evicted; a hold counts from its decision. The
    kernel overrules holds upwards (nobody holds it, but it is mapped: it stays) and, when
    room is needed, downwards (holds older than `STALE_AFTER` on a block nobody maps go).
@@ -391,7 +391,7 @@ class Registry:
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed: timeouts of the queue, lends and pins may be over."""
-        effects = self.holds.expire(now) + self.admission.start_queued(now)
+        effects = self.holds.expire(now) + self.admission.tick(now)
         # While something may still make room nobody gives up: the next tick is due at once.
         return effects or self.admission.give_up(now)
 

@@ -14,7 +14,7 @@ import os
 import signal
 from collections.abc import Callable
 
-_F_SETLEASE = 1024
+_F_SETLEASE, _F_GETLEASE = 1024, 1025  # linux/fcntl.h
 
 # PyDLL keeps the GIL during the call, so that no other thread runs between taking a lease and
 # giving it back, while an opener waits for it (fcntl.fcntl releases the GIL: up to 10 ms).
@@ -57,6 +57,30 @@ def unlink_if_alone(fd: int, path: str) -> bool:
     return _try_lease(fd, fcntl.F_WRLCK, lambda: _unlink(name))
 
 
+def while_alone(fd: int, steps: Callable[[], object]) -> bool | None:
+    """Do some steps under a write lease on the inode of `fd`; say what that came to.
+
+    Returns
+    -------
+    bool or None
+        False: nothing was done, for `fd` is not `alone`. True: all was done, and nobody has come
+        meanwhile. None: it was done, but somebody has, and waits for the lease or has been told
+        to try again: an opener of the name that the inode had before.
+
+    Raises
+    ------
+    OSError
+        As `alone`, or of a step. The lease has been given back.
+    """
+    if not _granted(fd, fcntl.F_WRLCK):
+        return False
+    try:
+        steps()
+        return True if _fcntl(fd, _F_GETLEASE, 0) == fcntl.F_WRLCK else None
+    finally:
+        _fcntl(fd, _F_SETLEASE, fcntl.F_UNLCK)
+
+
 def no_writer(fd: int) -> bool:
     """Say whether nobody can write to the inode of `fd`, itself opened read-only.
 
@@ -81,10 +105,16 @@ def available(path: str) -> bool:
 
 
 def _try_lease(fd: int, kind: int, meanwhile: Callable[[], object] | None = None) -> bool:
+    if not _granted(fd, kind):
+        return False
+    if meanwhile is not None:
+        meanwhile()
+    _fcntl(fd, _F_SETLEASE, fcntl.F_UNLCK)
+    return True
+
+
+def _granted(fd: int, kind: int) -> bool:
     if _fcntl(fd, _F_SETLEASE, kind) == 0:
-        if meanwhile is not None:
-            meanwhile()
-        _fcntl(fd, _F_SETLEASE, fcntl.F_UNLCK)
         return True
     code = ctypes.get_errno()
     if code == errno.EAGAIN:

@@ -18,6 +18,12 @@ from arrayd.wire import layout
 from arrayd_server.core import bounds
 from arrayd_server.core.bounds import Bound
 
+SHORT = 10
+"""Memory is short when less than this part of it is left."""
+
+STALL = 50_000
+"""Microseconds of waiting for memory, between two looks, that mean that it is short."""
+
 SHM = Path(layout.SHM)
 PROC = Path("/proc")
 
@@ -87,6 +93,32 @@ def capacity(shm: Path = SHM, proc: Path = PROC) -> Capacity:
     """Return the sizes that bound every budget."""
     limits = [limit for _, limit in _limited_groups(proc)]
     return Capacity(_meminfo(proc, "MemTotal"), _shm(shm, proc)[0], min(limits, default=None))
+
+
+class Pressure:
+    """Tells when memory is short for whoever needs some.
+
+    That is: less than a `SHORT` part of RAM is available, or of the tightest cgroup free; or
+    processes have waited for memory since the last look (pressure stall information, PSI).
+    """
+
+    def __init__(self, proc: Path = PROC) -> None:
+        self._proc = proc
+        self._stalled = _stalled(proc)
+
+    def is_high(self) -> bool:
+        """Say whether memory is short now, or was since the last call."""
+        before, self._stalled = self._stalled, _stalled(self._proc)
+        available, total = (_meminfo(self._proc, key) for key in ("MemAvailable", "MemTotal"))
+        groups = _limited_groups(self._proc)
+        short = any(_free(group, limit) < limit // SHORT for group, limit in groups)
+        return short or available < total // SHORT or self._stalled - before > STALL
+
+
+def _stalled(proc: Path) -> int:
+    """Return for how many microseconds, all told, any process has waited for memory."""
+    _, _, total = _read(proc / "pressure" / "memory").partition("total=")
+    return int(total.split()[0]) if total else 0
 
 
 def _shm(shm: Path, proc: Path) -> tuple[int, int]:

@@ -20,7 +20,8 @@ import msgpack
 
 from arrayd.common import failpoints
 from arrayd.wire import layout
-from arrayd_server.segments.store import Segments, inode_of
+from arrayd_server.segments.links import inode_of
+from arrayd_server.segments.store import Segments
 
 log = logging.getLogger(__name__)
 

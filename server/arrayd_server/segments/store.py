@@ -27,6 +27,8 @@ from arrayd.errors import ArraydError, DaemonError
 from arrayd.wire import layout
 from arrayd_server.kernel import leases
 from arrayd_server.kernel.segment_users import SegmentUsers
+from arrayd_server.segments import recycling
+from arrayd_server.segments.links import inode_of, link_over
 from arrayd_server.segments.nospace import no_space_error
 from arrayd_server.segments.scope import Scope
 
@@ -40,6 +42,7 @@ class Outcome(Enum):
     REFUSED = "somebody maps it, so it stays"
     UNLINKED = "unlinked, but somebody maps it"
     GONE = "unlinked, and nobody maps it"
+    RECYCLED = "its pages have another name"
 
 
 class Segments:
@@ -66,6 +69,8 @@ class Segments:
     def make(self, name: str, plan: layout.SegmentPlan, meta: dict[str, Any]) -> None:
         """Make an unsealed segment of the planned size; its pages come as they are written.
 
+        If it is a spare its pages are there already.
+
         Raises
         ------
         NoRoom
@@ -74,6 +79,8 @@ class Segments:
             It cannot be made for another reason.
         """
         self._regain()
+        if name in self._inodes and self._reuse(name, plan, meta):
+            return
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             fd = os.open(self.path(name), flags, 0o600)
@@ -93,6 +100,24 @@ class Segments:
                 os.unlink(self.path(name))
             raise no_space_error("a new segment", plan.size, error) from None
         self._inodes[name] = inode
+
+    def _reuse(self, name: str, plan: layout.SegmentPlan, meta: dict[str, Any]) -> bool:
+        """Make a segment of the spare of its name; False: it is gone, or somebody looks at it."""
+
+        def steps() -> None:
+            recycling.take_over(fd, plan)
+            _write_end(fd, name, plan, meta, sealed=False)
+
+        try:
+            with self._opened(name, os.O_RDWR) as fd:
+                if leases.while_alone(fd, steps):
+                    return True
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise no_space_error("a new segment", plan.size, error) from None
+        recycling.remove(self._inodes.pop(name), (self.public(name), self.path(name)))
+        return False
 
     def reserve(self, name: str, nbytes: int) -> None:
         """Allocate the pages of the first `nbytes` now; slow, 90 ms per GiB.
@@ -209,6 +234,10 @@ class Segments:
                 os.close(fd)
             return Outcome.REFUSED, -1
         self._remove_links(name)
+        return self._unlinked_now(name, fd)
+
+    def _unlinked_now(self, name: str, fd: int) -> tuple[Outcome, int]:
+        """Return what became of a segment whose links are gone."""
         # Test again after the unlink, also if the first test found nobody: an open that our
         # lease had blocked resumes now, and maps the file.
         if self._in_use(name, fd):
@@ -216,6 +245,28 @@ class Segments:
             return Outcome.UNLINKED, -1
         self._inodes.pop(name, None)
         return Outcome.GONE, fd
+
+    def recycle(self, name: str, heir: str) -> tuple[Outcome, int]:
+        """Let the pages of a segment go on under the name `heir`, or else `unlink` it."""
+        inode, fd = self._inodes.get(name), self._open_for_test(name)
+        here, there = (self.public(name), self.path(name)), (self.public(heir), self.path(heir))
+        if fd < 0 or not self.leases or any(inode_of(path) != inode for path in here):
+            if fd >= 0:
+                os.close(fd)
+            return self.unlink(name, force=False)
+        assert inode is not None
+        links = tuple(zip(here, there, strict=True))
+        try:
+            alone = leases.while_alone(fd, lambda: recycling.hand_down(fd, links))
+        except OSError:
+            alone = None  # half done
+        if alone is None:
+            recycling.remove(inode, here + there)
+            return self._unlinked_now(name, fd)
+        os.close(fd)
+        if alone:
+            self._inodes[heir] = self._inodes.pop(name)
+        return (Outcome.RECYCLED if alone else Outcome.REFUSED), -1
 
     def discard(self, name: str) -> None:
         """Remove a segment that is no block, whether or not somebody maps it, and forget it."""
@@ -326,35 +377,12 @@ class Segments:
         left = [path for path in names if inode is not None and inode_of(path) == inode]
         for path in names if left else ():
             if path not in left:
-                _link_over(left[0], path)
+                link_over(left[0], path)
         return bool(left)
 
     def _regain(self) -> None:
         if not self._scope.regain():
             raise DaemonError("Another daemon serves this endpoint now. Ask again.")
-
-
-def inode_of(path: str) -> int | None:
-    """Return the inode that stands under a name, itself no link that is followed."""
-    try:
-        return os.lstat(path).st_ino
-    except OSError:
-        return None
-
-
-def _link_over(left: str, name: str) -> None:
-    """Link a segment under its other name too, where something else may stand.
-
-    Raises
-    ------
-    NoRoom, DaemonError
-    """
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        os.link(left, name, follow_symlinks=False)
-    except OSError as error:
-        raise no_space_error(f"the name {name} again", 0, error) from None
 
 
 def _write_end(

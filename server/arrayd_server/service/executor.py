@@ -29,6 +29,7 @@ from arrayd_server.core.effects import (
     Make,
     Probe,
     ReadWindow,
+    Recycle,
     Reply,
     ReportProgress,
     Rewrite,
@@ -55,7 +56,6 @@ from arrayd_server.streams.readers import ReaderPool
 from arrayd_server.transport import peers
 
 log = logging.getLogger(__name__)
-
 SEAL_TIMEOUT = 2.0
 """Seconds that other processes have to unmap a block that is to be sealed."""
 
@@ -63,7 +63,6 @@ _CHECKED = 1000  # segments whose links one call checks: some 10 ms of the loop
 _RETRY_EVERY = 0.01
 
 P = ParamSpec("P")
-
 Answer = Callable[[Asker, Reply | ReportProgress], None]
 
 
@@ -190,6 +189,8 @@ class EffectExecutor:
                 self.take(self._registry.traced, segment, lives, monotonic())
             case Unlink(segment, force):
                 self._unlink(segment, force=force)
+            case Recycle(segment, heir):
+                self._ended(segment, *self._segments.recycle(segment, heir))
             case Rewrite(segment):
                 self._rewrite(segment)
             case StartReader() | ReadWindow() | ChangeRing() | StopReader():
@@ -228,10 +229,7 @@ class EffectExecutor:
         self._answer(reply.to, reply)
 
     def _ensure_linked(self, segment: str) -> bool:
-        """Make sure that a segment can be opened by its name; False if no link to it is left.
-
-        Its holders can go on reading; the next request loads the file anew.
-        """
+        """Make sure that a segment can be opened by its name; False if no link to it is left."""
         if segment in self._making or self._segments.republish(segment):
             return True
         block, _ = self._registry.block(segment)
@@ -261,8 +259,14 @@ class EffectExecutor:
         if segment in self._making:
             self._making[segment] = True  # as soon as the thread has made it
             return
-        outcome, fd = self._segments.unlink(segment, force=force)
-        if outcome is Outcome.REFUSED:
+        self._ended(segment, *self._segments.unlink(segment, force=force))
+
+    def _ended(self, segment: str, outcome: Outcome, fd: int) -> None:
+        """Tell the core what became of a segment that was to be unlinked or recycled."""
+        if outcome is Outcome.RECYCLED:
+            self._watch.discard(segment)
+            self.take(self._registry.admission.recycled, segment, monotonic())
+        elif outcome is Outcome.REFUSED:
             self._watch.add(segment)
             self.take(self._registry.unlink_refused, segment, monotonic())
         elif outcome is Outcome.UNLINKED:
@@ -303,11 +307,7 @@ class EffectExecutor:
         self._threads.run(work, partial(self._on_made, job, segment))
 
     def _described(self, segment: str) -> tuple[str, layout.SegmentPlan, dict[str, Any]]:
-        """Return name, layout and metadata of a segment.
-
-        The metadata of one that is being made name what its job is to publish: a daemon that
-        adopts it unsealed goes on with the job.
-        """
+        """Return name, layout and metadata of a segment, with what its job is to publish."""
         block, job = self._registry.block(segment)
         assert block is not None
         return segment, placed(block), metadata(block, job)

@@ -70,7 +70,7 @@ def build(registry: Registry, streams: Streams, facts: Facts, now: float) -> dic
             for session in registry.sessions.values()
         ],
         "blocks": [_block(registry, block, now) for block in blocks],
-        "blocks_more": len(registry.blocks.table) - len(blocks),
+        "blocks_more": len(registry.blocks.table) - len(registry.blocks.spares) - len(blocks),
         "jobs": [_job(registry, job, now) for job in bare[:MAX_JOBS]],
         "jobs_more": max(0, len(bare) - MAX_JOBS),
         "streams": [_stream(registry, stream) for stream in streams.describe(now)],
@@ -80,20 +80,24 @@ def build(registry: Registry, streams: Streams, facts: Facts, now: float) -> dic
 def summary(registry: Registry) -> str:
     """Return one line for systemd's status."""
     sums = _sums(registry.blocks)
+    blocks = len(registry.blocks.table) - len(registry.blocks.spares)
     return (
-        f"{len(registry.blocks.table)} blocks, {sums['charged'] >> 20} of "
+        f"{blocks} blocks, {sums['charged'] >> 20} of "
         f"{registry.blocks.budget >> 20} MiB, {len(registry.sessions)} sessions"
     )
 
 
 def _sums(blocks: BlockTable) -> dict[str, int]:
     idle = blocks.idle_bytes
-    return {"charged": blocks.charged, "idle": idle, "held": blocks.charged - idle}
+    spare = blocks.spare_bytes
+    held = blocks.charged - idle - spare
+    return {"charged": blocks.charged, "idle": idle, "held": held, "spare": spare}
 
 
 def _chosen(blocks: BlockTable) -> list[Block]:
     """Return the blocks to report, oldest first; if they are too many, idle ones are left out."""
-    used = (block for block in blocks.table.values() if block.segment not in blocks.idle)
+    away = blocks.idle.keys() | blocks.spares.keys()
+    used = (block for block in blocks.table.values() if block.segment not in away)
     idle = (blocks.table[segment] for segment in reversed(blocks.idle))
     chosen: list[Block] = []
     room = float(MAX_BLOCKS)

@@ -11,7 +11,7 @@ from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Fill, Make, Probe, Unlink
 from arrayd_server.core.model import Asker, State
 from tests.support.core_files import File
-from tests.support.core_model import OTHERS
+from tests.support.core_kernel import OTHERS
 from tests.support.core_script import LARGE, MEDIUM, SMALL, World
 
 

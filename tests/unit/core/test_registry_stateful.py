@@ -17,8 +17,9 @@ from arrayd.wire.grant import Grant
 from arrayd_server.core import effects
 from arrayd_server.core.model import Asker, AwaitedItem, Draft, Peer, Wanted
 from tests.support.core_files import Batch, File, wanted
+from tests.support.core_kernel import OTHERS
 from tests.support.core_kernel_walk import KernelWalk
-from tests.support.core_model import OTHERS, Shell, one
+from tests.support.core_model import Shell, one
 from tests.support.core_naive import STRANGERS
 from tests.support.core_strategies import (
     PIDS,

@@ -134,3 +134,29 @@ def test_this_machine() -> None:
     assert 0 <= room.shm_free <= capacity.shm
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0.5 * pages <= capacity.ram <= pages * 1.01  # lxcfs may show a container less
+
+
+def press(proc: Path, available: int, stalled: int | None) -> None:
+    """Let a machine of 1,000 KiB have so many of them left, and have waited so long."""
+    (proc / "meminfo").write_text(f"MemTotal: 1000 kB\nMemAvailable: {available} kB\n")
+    (proc / "pressure").mkdir(exist_ok=True)
+    if stalled is not None:
+        some = f"some avg10=0.00 avg60=0.00 avg300=0.00 total={stalled}"
+        (proc / "pressure" / "memory").write_text(f"{some}\n{some.replace('some', 'full')}\n")
+
+
+def test_pressure(tmp_path: Path) -> None:
+    """Memory is short when little is available, or processes have waited since the last look."""
+    press(tmp_path, 500, None)
+    pressure = memory_limits.Pressure(tmp_path)
+    assert not pressure.is_high()
+    press(tmp_path, 99, None)
+    assert pressure.is_high()
+    press(tmp_path, 500, 1_000_000)
+    pressure = memory_limits.Pressure(tmp_path)
+    assert not pressure.is_high()
+    press(tmp_path, 500, 1_000_000 + memory_limits.STALL)
+    assert not pressure.is_high()
+    press(tmp_path, 500, 1_000_001 + 2 * memory_limits.STALL)
+    assert pressure.is_high()
+    assert not pressure.is_high()

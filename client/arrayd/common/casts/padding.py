@@ -31,8 +31,9 @@ def clear_padding(array: Array) -> Array:
 
 
 def as_items(array: Array) -> Array:
-    """Return a view of which numpy copies whole items, with whatever lies between the fields."""
-    return array if array.dtype.names is None else array.view(f"V{array.dtype.itemsize}")
+    """Return a view of which numpy copies whole items, with whatever bytes hold no value."""
+    whole = array.dtype.names is None and _gaps(array.dtype) is None
+    return array if whole else array.view(f"V{array.dtype.itemsize}")
 
 
 @functools.lru_cache
