@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from arrayd.array import SharedArray, reduced
+from arrayd.array import SharedArray, cut, reduced
 from arrayd.common import arguments, failpoints
 from arrayd.errors import (
     ArraydError,
@@ -259,11 +259,35 @@ class Client:
                 words = source, options
                 with contextlib.suppress(Vanished):
                     known = self._session.blocks.local(request.source, request.stat, mode, words)
+                    known = known if known is not None else self._indexed(request, mode)
             if known is not None:
                 return known
         except ArraydError as error:
             return bare(error)
         return request
+
+    def _indexed(self, request: FileRequest, mode: str) -> SharedArray | None:
+        """Return the array that the daemon's index leads to; None: ask.
+
+        Raises
+        ------
+        Vanished
+            The index is out of date.
+        SpecMismatch
+            The block has not the rows that are asked for.
+        """
+        index, stat = self._session.index, request.stat
+        if index is None or stat is None:
+            return None
+        entry, window = index.find(request.key()), False
+        if entry is None and request.source.rows is not None:
+            entry, window = index.find(request.whole().key()), True
+        if entry is None:
+            return None
+        failpoints.hit("client.indexed")
+        grant = entry.grant(window=window)
+        whole = self._session.blocks.attach_indexed(grant, mode, (request.source, stat))
+        return cut(whole, grant, request.source)
 
 
 def give_back(shared: SharedArray | LostArray) -> None:

@@ -16,6 +16,7 @@ import secrets
 import signal
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from arrayd.common import failpoints, proc
 from arrayd.errors import AccessDenied, ArraydError, DaemonError
@@ -37,6 +38,7 @@ from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.service import status_report
 from arrayd_server.service.executor import EffectExecutor
 from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION
+from arrayd_server.service.published_index import PublishedIndex
 from arrayd_server.service.relief import Relief
 from arrayd_server.service.service import Service
 from arrayd_server.service.sessions import Sessions
@@ -79,6 +81,7 @@ class Daemon:
         self._executor: EffectExecutor
         self._relief: Relief
         self._service: Service
+        self._index: PublishedIndex
         self._server: Server
         self._forks: ForkServer
         self._pool: Pool
@@ -131,15 +134,18 @@ class Daemon:
 
     def _make_service(self, loop: asyncio.AbstractEventLoop) -> None:
         registry, segments, config = self._registry, self._segments, self._config
-        about_us = {
+        about_us: dict[str, Any] = {
             "pid": os.getpid(),
             "version": protocol.PACKAGE_VERSION,
             "run": self._scope.run,
             "leases": segments.leases,
         }
+        if segments.leases:  # else the registry alone knows who uses a block
+            about_us["index"] = self._scope.index_path
         streams = Streams(registry, secrets.token_bytes(16), os.getpid())
         sessions = Sessions(loop, registry, streams, config.max_clients, about_us, self._on_death)
-        shells = (segments, self._pool, self._readers, sessions.answer)
+        self._index = PublishedIndex(registry.blocks, self._scope.index_path)
+        shells = (segments, self._index, self._pool, self._readers, sessions.answer)
         executor = EffectExecutor(loop, registry, streams, *shells, check=config.check)
         self._sessions, self._executor = sessions, executor
         self._relief = Relief(registry, executor.act)
@@ -251,6 +257,8 @@ class Daemon:
             log.info("adopted %s: %s", found.name, block.identity)
             self._executor.act(self._registry.adopt(block, now))
             failpoints.hit("daemon.adopting")
+        if self._segments.leases:
+            self._index.publish()
 
     async def _keep_house(self) -> None:
         shown = ""
@@ -259,6 +267,7 @@ class Daemon:
             if not self._has_scope():
                 self.stop(signal.SIGUSR1)
                 return
+            self._index.ensure()
             self._executor.recheck()
             self._relief.look()
             line = status_report.summary(self._registry)
@@ -298,6 +307,7 @@ class Daemon:
         self._forks.close()
         failpoints.hit("daemon.ending")
         hand_over = self._signal == signal.SIGUSR1
+        self._index.close(hand_over=hand_over)
         unlinks = shutdown.last_unlinks(self._registry.blocks, hand_over=hand_over)
         await self._remove(unlinks)
         self._server.close()

@@ -15,6 +15,7 @@ from typing import Any
 
 from arrayd.errors import SpecMismatch
 from arrayd.source import Source
+from arrayd.wire import index
 from arrayd.wire.codec import pack
 from arrayd.wire.grant import Spec
 from arrayd.wire.records import Record
@@ -63,17 +64,17 @@ def edition(source: Source, stat: Sequence[int] | None) -> Edition | None:
 def alias(
     source: Source, stat: Sequence[int] | None, wire: Mapping[str, Any] | None = None
 ) -> bytes:
-    """Return the alias of a request; `wire` is its source as it came.
+    """Return the alias of a request: its key in the index. `wire` is its source as it came.
 
     What has come is hashed as it is where it can be spelled in no other way: it is a path, and
     perhaps a member. Whatever else there may be (a default written out, a hint, another order of
     the keys, another description of one dtype) is brought into one form first: equal requests of
     all versions have equal aliases.
     """
-    plain = wire is not None and (
-        list(wire) == ["path"] or (list(wire) == ["path", "member"] and source.member is not None)
-    )
-    return _digest(["alias", wire if plain else source.without_hints(), stat])
+    keys = [] if wire is None else list(wire)
+    plain = keys == ["path"] or (keys == ["path", "member"] and source.member is not None)
+    words = wire if wire is not None and plain else source.without_hints()
+    return index.key(index.key_of_source(words), stat)
 
 
 def of_small(source: Source, file: tuple[Any, ...], spec: Spec, file_dtype: Any) -> bytes:

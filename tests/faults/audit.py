@@ -154,7 +154,8 @@ class Audit:
         """Say in what /dev/shm differs from the books: names, second links, bytes."""
         books = {block.segment: block.size for block in status.blocks}
         names = set(self.daemon.segments)
-        links = {n for n in os.listdir(Scope(self.daemon.endpoint).directory) if "lock" not in n}
+        own = os.listdir(Scope(self.daemon.endpoint).directory)
+        links = set(own) - {"index", "lock"}
         if not names == links == set(books):
             return f"/dev/shm has {sorted(names)}, links {sorted(links)}, books {sorted(books)}"
         pages = {name: os.stat(f"/dev/shm/{name}").st_blocks * 512 for name in names}

@@ -306,7 +306,7 @@ class World:
         return (
             sorted(block.segment for block in status.blocks) == mine
             and self.daemon.segments == mine
-            and sorted(spares) == sorted([*mine, "lock"])
+            and sorted(spares) == sorted([*mine, "index", "lock"])
             and {session.pid for session in status.sessions} == {os.getpid()}
             and not status.jobs
             and status.charged == sum(block.size for block in status.blocks)

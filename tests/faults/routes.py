@@ -131,6 +131,10 @@ ROUTES: list[tuple[str, tuple[str, ...], str, Actions]] = [
     ("daemon.redeeming", ("load",), "send", {"kill": (), "kill:2": (), "stop": (), "term:2": ()}),
     # the end of a hold, and of a block
     ("daemon.releasing", ("load",), "drop", _ALL),
+    # a block that is attached by the index
+    ("client.indexed", ("load",), "hit", _OWN),
+    ("client.claiming", ("load",), "hit", _KILL | {"restart": ()}),
+    ("daemon.claiming", ("load",), "hit", _ALL),
     ("daemon.asking", ("load",), "drop", _KILL | {"EMFILE": ()}),
     ("daemon.evicting", ("load", "drop"), "evict", _ALL),
     ("daemon.unlinking", ("load", "drop"), "evict", {"kill": (), "stop": (), "kill:2": ()}),

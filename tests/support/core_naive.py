@@ -20,7 +20,6 @@ from arrayd_server.core.model import (
     Asker,
     Block,
     Draft,
-    Job,
     Stage,
     State,
     Wanted,
@@ -41,7 +40,8 @@ class Naive:
     def __init__(self, shell: Shell) -> None:
         self._shell = shell
         self.sessions: dict[bytes, int] = {}
-        self.holds: dict[tuple[bytes, str], tuple[int, float]] = {}
+        #: session and segment -> latest grant, latest claim, since when
+        self.holds: dict[tuple[bytes, str], tuple[int, int, float]] = {}
         self.lends: dict[tuple[str, bytes], tuple[bytes, float]] = {}  # by whom, and when
         self.orphans: dict[tuple[str, bytes], tuple[int, float]] = {}  # whose, and until when
         self.sizes: dict[str, int] = {}  # everything charged
@@ -73,8 +73,7 @@ class Naive:
         self.sent[to] += 1
         self.owed.add(to)
         self.since.setdefault(to, self.version)
-        if isinstance(what, Wanted):
-            self.latest = what.alias
+        self.latest = what.alias if isinstance(what, Wanted) else self.latest
         return to
 
     def excuse(self, left: Callable[[Asker], bool]) -> None:
@@ -98,10 +97,17 @@ class Naive:
         self.holds = {k: v for k, v in self.holds.items() if k[0] != nonce}
         self.excuse(lambda to: to.nonce == nonce)
 
-    def release(self, nonce: bytes, segment: str, seq: int) -> None:
-        """Note a release: it counts if it names the latest grant."""
-        if (nonce, segment) in self.holds and seq >= self.holds[nonce, segment][0]:
-            del self.holds[nonce, segment]
+    def release(self, nonce: bytes, segment: str, seq: int, claim: int = 0) -> None:
+        """Note a release: it counts if it names the latest grant and the latest claim."""
+        latest, claimed, since = self.holds.pop((nonce, segment), (0, 0, 0.0))
+        left = (latest * (seq < latest), claimed * (claim < claimed))
+        self.holds |= {(nonce, segment): (*left, since)} if any(left) else {}
+
+    def claim(self, nonce: bytes, segment: str, number: int) -> None:
+        """Note that a session has attached a final block without asking."""
+        if nonce in self.sessions and segment in self.final - self.unlinked:
+            seq, claim, _ = self.holds.get((nonce, segment), (0, 0, 0.0))
+            self.holds[nonce, segment] = (seq, max(claim, number), self._shell.now)
 
     def lend(self, nonce: bytes, segment: str, token: bytes) -> None:
         """Note a reference in flight, if its sender has the block."""
@@ -127,8 +133,7 @@ class Naive:
         """Note a segment that an earlier run left."""
         self.sizes[block.segment] = block.size
         self.floor += block.size
-        if block.keep:
-            self.kept.add(block.segment)
+        self.kept |= {block.segment} if block.keep else set()
         if block.state is State.SEALED:
             self.final.add(block.segment)
             self.learned.update(dict.fromkeys(block.aliases, block.segment))
@@ -184,7 +189,8 @@ class Naive:
         elif isinstance(body, NoRoom) and "budget" in body.details:  # the core's own
             self._no_room(body.details["needed"])
         elif isinstance(body, Welcome):
-            self.holds = {k: v for k, v in self.holds.items() if k[0] != to.nonce}
+            stated = {(to.nonce, segment) for segment in body.holds}
+            self.holds = {k: v for k, v in self.holds.items() if k[0] != to.nonce or k in stated}
             for segment, seq in body.holds.items():
                 self._hold(to.nonce, segment, seq)
 
@@ -193,7 +199,8 @@ class Naive:
         assert segment in self.sizes, "rule 2: a hold without a segment"
         assert segment not in self.unlinked, "rule 2: a hold of what is unlinked"
         self.seqs[nonce] = seq
-        self.holds[nonce, segment] = (seq, self._shell.now)
+        claim = self.holds.get((nonce, segment), (0, 0, 0.0))[1]
+        self.holds[nonce, segment] = (seq, claim, self._shell.now)
 
     def _granted(self, to: Asker, grant: Grant) -> None:
         segment, what = grant.segment, self.asked[to]
@@ -259,8 +266,7 @@ class Naive:
         self.final.add(segment)
         draft = self.holding[segment]
         if isinstance(draft, Draft):
-            if draft.keep:
-                self.kept.add(segment)
+            self.kept |= {segment} if draft.keep else set()
             if draft.name is not None:
                 self.kept.discard(self.names.get(draft.name, ""))
                 self.names[draft.name] = segment
@@ -270,7 +276,7 @@ class Naive:
         if not mapped and self._shell.registry.jobs.queued():
             oldest = self._shell.now - STALE_AFTER
             for nonce in self.holders(segment):
-                if self.holds[nonce, segment][1] <= oldest:
+                if self.holds[nonce, segment][2] <= oldest:
                     del self.holds[nonce, segment]
 
     def unlinking(self, segment: str, *, force: bool) -> None:
@@ -287,7 +293,7 @@ class Naive:
             return
         assert segment in self.final
         assert not self.holders(segment), "rule 2: unlinked though held"
-        lent = self.lent(segment)
+        lent = any(held == segment for held, _ in self.lends)
         assert not lent or self._old(segment), "unlinked though a reference is in flight"
         self._give_up(segment)
         if not self.evicting:
@@ -323,16 +329,9 @@ class Naive:
 
     # ---- what must be so -----------------------------------------------------------------
 
-    def _jobs(self) -> list[Job]:
-        return list(self._shell.registry.jobs.table.values())
-
     def holders(self, segment: str) -> list[bytes]:
         """Return the sessions that hold a segment."""
         return [nonce for nonce, held in self.holds if held == segment]
-
-    def lent(self, segment: str) -> bool:
-        """Say whether a reference to a segment is in flight."""
-        return any(held == segment for held, _ in self.lends)
 
     def published(self, segment: str) -> bool:
         """Say whether a client made it."""
@@ -366,7 +365,7 @@ class Naive:
         registry, blocks = self._shell.registry, self._shell.registry.blocks
         assert {n: s.peer.pid for n, s in registry.sessions.items()} == self.sessions
         holds = {
-            (nonce, segment): (hold.seq, hold.since)
+            (nonce, segment): (hold.seq, hold.claim, hold.since)
             for nonce, session in registry.sessions.items()
             for segment, hold in session.holds.items()
         }
@@ -393,7 +392,8 @@ class Naive:
         # Somebody may map an idle block and the core need not know; but it must hear of the end.
         assert idle - mapped <= self.idle(), "rule 4: idle, but in use"
         assert self.idle() - set(shell.closed) <= idle, "rule 4: forgotten"
-        writing = {s for job in self._jobs() if job.stage is Stage.WRITING for s in [job.segment]}
+        jobs = self._shell.registry.jobs.table.values()
+        writing = {s for job in jobs if job.stage is Stage.WRITING for s in [job.segment]}
         assert not (self.unused() & writing) - set(shell.closed), "rule 3: written by nobody"
         for segment in idle:
             lost = self.published(segment) and segment not in self.kept

@@ -90,7 +90,7 @@ class World(Shell):
         if unmaps:
             self.unmap(grant.segment, nonce)
         self.naive.release(nonce, grant.segment, grant.seq)
-        self.do(self.registry.release, nonce, [(grant.segment, grant.seq)], self.now)
+        self.do(self.registry.release, nonce, [(grant.segment, grant.seq, 0)], self.now)
 
     def cache(self, what: File, pin: float = 0.0) -> str:
         """Have an idle block; return its segment."""

@@ -20,6 +20,7 @@ from arrayd_server.segments.store import Segments
 from arrayd_server.service import status_report
 from arrayd_server.service.executor import EffectExecutor
 from arrayd_server.service.handlers import HANDLERS
+from arrayd_server.service.published_index import PublishedIndex
 from arrayd_server.service.service import Service
 from arrayd_server.service.sessions import Sessions
 from arrayd_server.stream_identity import StreamIdentity
@@ -106,7 +107,8 @@ class Bench:
         self.streams = Streams(self.registry, bytes(range(16)), os.getpid())
         pool = Pool(ForkServer(self.loop, ()), 1, timeout=1.0, memory=1 << 30)
         self._answers: dict[int, asyncio.Future[Any]] = {}
-        shells = (self.segments, pool, readers, self._answer)
+        index = PublishedIndex(self.registry.blocks, scope.index_path)
+        shells = (self.segments, index, pool, readers, self._answer)
         self.executor = EffectExecutor(self.loop, self.registry, self.streams, *shells, check=True)
         self.sessions = Sessions(self.loop, self.registry, self.streams, 9, {}, lambda _: None)
         self._service = Service(

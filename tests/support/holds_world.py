@@ -1,9 +1,10 @@
 """A process with threads, a `HoldTable`, and a daemon that knows nothing but numbers.
 
-The daemon is naive: it numbers grants and believes releases. Messages go both ways in order, one
-step at a time. A thread's call is a chain of steps between which anything else may happen, and
-which a Ctrl-C may cut off: between two steps, or within a method of the table, at each moment at
-which CPython looks for signals (where a function begins, after a call, where a loop goes back).
+The daemon is naive: it numbers grants, and believes releases and claims. Messages go both ways in
+order, one step at a time. A thread's call is a chain of steps between which anything else may
+happen, and which a Ctrl-C may cut off: between two steps, or within a method of the table, at each
+moment at which CPython looks for signals (where a function begins, after a call, where a loop goes
+back).
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class NaiveDaemon:
     blocks: set[str]
     seq: int = 0
     known: bool = False  # the session
-    holds: dict[str, int] = field(default_factory=dict)
+    holds: dict[str, tuple[int, int]] = field(default_factory=dict)  # latest grant and claim
     inbox: deque[tuple[Any, ...]] = field(default_factory=deque)
     outbox: deque[tuple[Any, ...]] = field(default_factory=deque)
 
@@ -69,22 +70,37 @@ class NaiveDaemon:
             said, latest, number = rest
             self.known, self.seq = True, max(self.seq, latest)
             self.holds = {s: self._grant(s) for s in said if s in self.blocks}
-            self.outbox.append(("welcome", said, dict(self.holds), number))
+            seqs = {segment: seq for segment, (seq, _) in self.holds.items()}
+            self.outbox.append(("welcome", said, seqs, number))
         elif not self.known:
             self.outbox.append(("unknown",))
         elif op == "release":
-            for segment, seq in rest[0]:
-                if self.holds.get(segment, seq + 1) <= seq:
+            for segment, seq, *claim in rest[0]:
+                if self._ends(segment, seq, *(claim or [0])):
                     assert segment not in in_use(), f"{segment} is used, and was released"
-                    del self.holds[segment]
+        elif op == "claim":
+            for segment, number in rest[0]:
+                if segment in self.blocks:
+                    seq, claim = self.holds.get(segment, (0, 0))
+                    self.holds[segment] = (seq, max(claim, number))
         elif rest[1] in self.blocks:
             call, segment = rest
             self.holds[segment] = self._grant(segment)
-            self.outbox.append(("grant", call, segment, self.holds[segment]))
+            self.outbox.append(("grant", call, segment, self.seq))
 
-    def _grant(self, _: str) -> int:
+    def _grant(self, segment: str) -> tuple[int, int]:
         self.seq += 1
-        return self.seq
+        return self.seq, self.holds.get(segment, (0, 0))[1]
+
+    def _ends(self, segment: str, seq: int, claim: int) -> bool:
+        """Take a release in; say whether the hold ends."""
+        if segment not in self.holds:
+            return False
+        latest, claimed = self.holds.pop(segment)
+        left = (latest if seq < latest else 0, claimed if claim < claimed else 0)
+        if left != (0, 0):
+            self.holds[segment] = left
+        return left == (0, 0)
 
     def restart(self, lost: str) -> None:
         """Die, and start again without a block."""
@@ -141,6 +157,7 @@ class Process:
         """Send a request, with what is due ahead of it."""
         guard = self.table.attaching()
         guard.__enter__()
+        self.tell()
         call = FakeCall(segment, guard, self.releases_due())
         if call.releases:
             self.outbox.append(("release", call.releases))
@@ -152,11 +169,7 @@ class Process:
         hold = self.table.held(FakeHold(call.segment, call.seq))
         if cut == 1:
             return
-        known = [one for one in self.mappings if one.hold is hold and one.arrays and shared]
-        mapping = known[0] if known else FakeMapping(hold)
-        mapping.arrays += 1
-        if not known:
-            self.mappings.append(mapping)
+        mapping = self._mapping(hold, shared=shared)
         try:
             self.table.mapped(hold, mapping)
             if cut == 2:
@@ -167,6 +180,32 @@ class Process:
         except KeyboardInterrupt:
             self.drop(mapping)
             raise
+
+    def attach_indexed(self, segment: str, cut: int, *, shared: bool) -> None:
+        """Map what the index leads to, maybe cut off; it may be out of date."""
+        hold = self.table.claimed(FakeHold(segment, 0))
+        if cut == 1:
+            return
+        if segment not in self.daemon.blocks:
+            self.table.unclaimed(hold)
+            return
+        mapping = self._mapping(hold, shared=shared)
+        try:
+            self.table.mapped(hold, mapping)
+            if cut == 2:
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            self.drop(mapping)
+            raise
+
+    def _mapping(self, hold: FakeHold, *, shared: bool) -> FakeMapping:
+        """Return a mapping with an array more."""
+        known = [one for one in self.mappings if one.hold is hold and one.arrays and shared]
+        mapping = known[0] if known else FakeMapping(hold)
+        mapping.arrays += 1
+        if not known:
+            self.mappings.append(mapping)
+        return mapping
 
     def end(self, call: FakeCall) -> None:
         """Leave the call, finished or not; a Ctrl-C here is one amid its end."""
@@ -186,18 +225,31 @@ class Process:
 
     def releases_due(self) -> list[Release]:
         """Take the ended mappings in, and return what is due."""
+        self.take_ended()
+        return self.table.releases_due()
+
+    def take_ended(self) -> None:
+        """Take the ended mappings in."""
         pending = self.table.pending()
         while self.ended:
             self.table.unmapped(self.ended[0].hold, self.ended[0], pending)
             self.ended.popleft()
-        return self.table.releases_due()
 
     def flush(self) -> None:
-        """Send what is due, as the flusher does."""
+        """Send what is due, as the flusher does: claims first."""
+        self.tell()
         releases = self.releases_due()
         if releases:
             self.outbox.append(("release", releases))
             self.table.sent(releases)
+
+    def tell(self) -> None:
+        """Send the claims that are due."""
+        self.take_ended()
+        claims, used = self.table.claims_due()
+        if claims or used:
+            self.outbox.append(("claim", claims))
+            self.table.claims_sent(claims, used)
 
     # ---- the connection ------------------------------------------------------------------
 
@@ -238,7 +290,7 @@ class Process:
         elif step % 3 == 2:
             self.receive()
         elif self.daemon.inbox:
-            self.daemon.work(self.in_use)
+            self.daemon.work(self.known_use)
 
     def fork(self) -> None:
         """Go on as a child: same arrays, no call of other threads, a session of its own."""
@@ -256,6 +308,12 @@ class Process:
         """Return the blocks with an array whose hold nobody has ended."""
         return {one.hold.segment for one in self.mappings if not one.hold.released}
 
+    def known_use(self) -> set[str]:
+        """Return the same without those of which a claim has yet to arrive."""
+        coming = [rest[0] for op, *rest in [*self.outbox, *self.daemon.inbox] if op == "claim"]
+        told = {segment for claims in coming for segment, _ in claims}
+        return self.in_use() - told - self.table.untold()
+
     def settle(self) -> None:
         """End all calls, and let all messages arrive: what is held is what is used."""
         for call in list(self.calls):
@@ -264,8 +322,9 @@ class Process:
             self.flush()
             self.send()
             while self.daemon.inbox:
-                self.daemon.work(self.in_use)
+                self.daemon.work(self.known_use)
             while self.daemon.outbox:
                 self.receive()
         assert set(self.daemon.holds) == self.in_use() & self.daemon.blocks
         assert not self.releases_due()
+        assert not self.table.has_claims

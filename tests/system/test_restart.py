@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import arrayd
+from arrayd.results.status import BlockStatus
 from arrayd.session import connection
 from tests.support.daemons import PATIENCE, Daemon
 from tests.support.processes import (
@@ -67,12 +68,55 @@ def test_blocks_survive(
     other = puppets(daemon)
     assert other(f"a = arrayd.get({str(tmp_path / 'x.npy')!r}); a.block.name") == block
     assert other(f"float(arrayd.get({str(tmp_path / 'idle.npy')!r}).sum())") == 10
-    counters = client.status().counters
-    assert counters | {"loads": 0, "adopted": 2, "hits": 2} == counters
+    expected = {"loads": 0, "adopted": 2, "hits": 2}
+    wait_until(
+        lambda: client.status().counters | expected == client.status().counters,
+        "both hits are told",
+    )
     del mine
     one("del a")
     other.end()
     wait_until(lambda: {b.state for b in client.status().blocks} == {"idle"}, "all is idle")
+
+
+@ENDINGS
+def test_hits_go_on_without_a_daemon(
+    daemon: Daemon, client: arrayd.Client, tmp_path: Path, number: int
+) -> None:
+    """Between two runs of the daemon its index serves; the next run knows who holds what."""
+    values = save(tmp_path / "x.npy", np.arange(1000.0))
+    save(tmp_path / "y.npy", np.ones(1))
+    mine = client.get(tmp_path / "x.npy")
+    with arrayd.Client(daemon.endpoint, start=False) as other:
+        other.get(tmp_path / "y.npy")  # so that it has met the daemon
+        daemon.end(number)
+        theirs = other.get(tmp_path / "x.npy")
+        np.testing.assert_array_equal(theirs, values)
+        daemon.start()
+        wait_until(lambda: len(pids(only_held(other))) == 2, "both holds are stated")
+        assert other.status().counters["loads"] == 0
+        del theirs
+    del mine
+
+
+def only_held(client: arrayd.Client) -> BlockStatus:
+    """Return the one block that is held."""
+    (block,) = (b for b in client.status().blocks if b.state == "held")
+    return block
+
+
+def test_a_stopped_daemon_leaves_no_index(
+    daemon: Daemon, client: arrayd.Client, tmp_path: Path
+) -> None:
+    """`arrayd stop` removes it, with all that nobody uses."""
+    save(tmp_path / "x.npy", np.ones(1000))
+    client.get(tmp_path / "x.npy")
+    assert client._session.index is not None
+    index = client._session.index.path
+    assert os.path.exists(index)
+    client.close()
+    daemon.stop()
+    assert not os.path.exists(index)
 
 
 @ENDINGS
@@ -86,7 +130,7 @@ def test_the_same_client_goes_on(
     for _ in range(2):
         restart(daemon, number)
         assert client.get(tmp_path / "y.npy", rows=slice(0, 10)).sum() == 10
-        assert client._session.daemon["pid"] == daemon.pid
+        wait_until(lambda: client._session.daemon["pid"] == daemon.pid, "it has come back to us")
     assert client.get(tmp_path / "x.npy").block == first.block
     del first
 
@@ -181,17 +225,18 @@ def test_a_call_without_a_daemon_gives_up(
     daemon: Daemon, client: arrayd.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A daemon that does not come back is DaemonLost after a while; its arrays stay readable."""
-    save(tmp_path / "x.npy", np.ones(1000))
+    for name in ("x", "y"):
+        save(tmp_path / f"{name}.npy", np.ones(1000))
     mine = client.get(tmp_path / "x.npy")
     daemon.kill()
     monkeypatch.setattr(connection, "AWAY_TIMEOUT", 0.3)
-    error, seconds = raised(lambda: client.get(tmp_path / "x.npy", rows=slice(3)))
+    error, seconds = raised(lambda: client.get(tmp_path / "y.npy"))
     assert isinstance(error, arrayd.DaemonLost)
     assert daemon.endpoint in str(error)
     assert 0.3 <= seconds < 3
     assert mine.sum() == 1000
     daemon.start()
-    assert client.get(tmp_path / "x.npy", rows=slice(3)).sum() == 3
+    assert client.get(tmp_path / "y.npy", rows=slice(3)).sum() == 3
     del mine
 
 

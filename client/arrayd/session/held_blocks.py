@@ -17,7 +17,7 @@ from typing import Any
 from arrayd import array
 from arrayd.array import Held, HoldOwner, SharedArray, cut
 from arrayd.common import failpoints
-from arrayd.session.holds import Attaching, HoldTable, Release
+from arrayd.session.holds import Attaching, Claim, HoldTable, Release
 from arrayd.session.shortcuts import Shortcuts
 from arrayd.source import Source
 from arrayd.system import mapping, writers
@@ -46,6 +46,17 @@ class HeldBlocks:
         self.shortcuts = Shortcuts(self._table.find)
         self._by_source: dict[Source, tuple[Stat, Grant, Held]] = {}  # the latest of each
         self._ended: deque[MappingFinalizer] = deque()
+        self._will_tell = False  # the flusher is awake, and will tell what is claimed
+
+    @property
+    def has_claims(self) -> bool:
+        """Whether the daemon has not been told of all holds."""
+        return self._table.has_claims
+
+    @property
+    def claims(self) -> int:
+        """How many holds were begun without asking."""
+        return self._table.claims
 
     @property
     def highest_seq(self) -> int:
@@ -96,15 +107,45 @@ class HeldBlocks:
             result = array.wrap(held, self._pages(hold, mode))
             failpoints.hit("client.mapped")
             if request is not None:
-                source, stat = request
-                if not grant.key:
-                    hold.sources[source] = None
-                    self._by_source[source] = (stat, grant, held)
-                # What loads this very block again: a window is a part of a whole one.
-                loaded = source.whole() if grant.window else source
-                held.request = (loaded, stat)
+                self._remember(hold, held, grant, *request)
             self._table.attached(grant.segment, grant.seq)
             return result
+
+    def attach_indexed(self, grant: Grant, mode: str, request: tuple[Source, Stat]) -> SharedArray:
+        """Map what the index leads to, and return the array of the block, or of the member.
+
+        `grant` has no number: the daemon hears of it later.
+
+        Raises
+        ------
+        Vanished
+            The segment is gone, or another one has its name: the index was out of date.
+        """
+        source, stat = request
+        with self.lock:
+            hold = self._table.find(grant.segment)
+            if hold is None or not hold.mappings or not grant.extent:
+                hold = self._table.claimed(Held(self._owner, grant, 0))
+            held = Held(self._owner, grant, 0, hold) if grant.extent else hold
+            try:
+                result = array.wrap(held, self._pages(hold, mode))
+            except Exception:
+                self._table.unclaimed(hold)
+                raise
+            self._remember(hold, held, grant, source, stat)
+        if not self._will_tell:
+            self._will_tell = True
+            self._wake()
+        return result
+
+    def _remember(self, hold: Held, held: Held, grant: Grant, source: Source, stat: Stat) -> None:
+        """Note what a block, or a member of it, was asked as."""
+        if not grant.key:
+            hold.sources[source] = None
+            self._by_source[source] = (stat, grant, held)
+        # What loads this very block again: a window is a part of a whole one.
+        loaded = source.whole() if grant.window else source
+        held.request = (loaded, stat)
 
     def _pages(self, held: Held, mode: str) -> SegmentMapping:
         """Return a mapping of a held block; one read-only mapping serves a whole process."""
@@ -170,6 +211,21 @@ class HeldBlocks:
         """Record that the daemon will read these releases."""
         with self.lock:
             self._table.sent(releases)
+
+    def claims_due(self) -> tuple[list[Claim], list[str]]:
+        """Return the holds to tell of, and the blocks that were used and are not held any more.
+
+        Until `claims_sent` they are returned again; to tell twice changes nothing.
+        """
+        self._will_tell = False
+        with self.lock:
+            self._take_ended(self._table.pending() if self._ended else {})
+            return self._table.claims_due()
+
+    def claims_sent(self, claims: Sequence[Claim], used: Sequence[str]) -> None:
+        """Record that the daemon will read these claims."""
+        with self.lock:
+            self._table.claims_sent(claims, used)
 
     def attaching(self) -> Attaching:
         """Let no grant be released between a request and its attach, in a ``with``."""

@@ -13,6 +13,13 @@ thread that asked sees it. That one maps the segment (`mapped`) and is done (`at
 granted and never attached (a timeout, Ctrl-C, an error) is due for release as soon as no call is
 between its request and its attach (`attaching`); nobody needs to know why it was not.
 
+*Claims.* What the index (`arrayd.wire.index`) leads to is attached without a grant: the hold has no
+number (0) and nobody knows of it (`claimed`). The daemon is told afterwards (`claims_due`), with a
+number that counts claims. A release names both: the latest grant, and the latest claim of all; the
+daemon ends a hold that has neither a later grant nor a later claim. A hold that ends before it is
+told is never told, but for the fact that its block was used. While a claim is being told, until
+`claims_sent`, no release of that block is due: it would overtake the claim.
+
 *The end.* A hold ends with its last mapping (`unmapped`), or at once (`released`). If another
 thread has been granted the same block before, and not attached it yet, the hold is its as well:
 it is listed as granted again, instead of being due, and is settled with the rest of the grants.
@@ -34,7 +41,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 Release = list[Any]
-"""Segment and number: the hold that ends, by the number of its latest grant."""
+"""Segment, number of the latest grant, and of the latest claim where there was any: what ends."""
+
+Claim = tuple[str, int]
+"""Segment and number: a hold that was begun without asking."""
 
 
 class HoldState(Protocol):
@@ -58,7 +68,11 @@ class HoldTable(Generic[H]):
         #: returns the hold of a segment, if there is one that counts
         self.find: Callable[[str], H | None] = self._holds.get
         self._grants: dict[tuple[str, int], None] = {}  # not known to be attached
-        self._due: dict[str, int] = {}  # to be released: segment, number
+        self._due: dict[str, tuple[int, int]] = {}  # to be released: numbers of grant and claim
+        self.claims = 0  # how many there were
+        self._untold: dict[str, int] = {}  # segment, number of the claim
+        self._telling: dict[str, int] = {}  # the same, of those that may have been sent
+        self._used: dict[str, None] = {}  # held, and ended untold
         # The calls between a request and its attach, each a token on its stack. Not a counter:
         # if Ctrl-C ends the call, at whatever point, its token is collected with its frame.
         self._attaching = weakref.WeakSet[Attaching]()
@@ -93,6 +107,25 @@ class HoldTable(Generic[H]):
         hold.seq = max(hold.seq, fresh.seq)
         return hold
 
+    def claimed(self, fresh: H) -> H:
+        """Return the hold of a block of the index, which is `fresh`, and untold, if there was none.
+
+        It is to be `mapped` at once; if that fails, `unclaimed`.
+        """
+        known = self._holds.get(fresh.segment)
+        if known is not None and not known.mappings:  # a Ctrl-C cut off its attach, or its end
+            self._due[fresh.segment] = self._numbers(fresh.segment, known.seq, known)
+            self._forget(known)
+        if fresh.segment not in self._holds:
+            self.claims += 1
+            self._untold[fresh.segment] = self.claims
+        return self._holds.setdefault(fresh.segment, fresh)
+
+    def unclaimed(self, hold: H) -> None:
+        """Forget a hold that was claimed, and could not be mapped."""
+        if not hold.mappings:
+            self._forget(hold)
+
     def mapped(self, hold: H, mapping: object) -> None:
         """Record a new mapping of a block that is held."""
         hold.mappings.add(mapping)
@@ -121,8 +154,11 @@ class HoldTable(Generic[H]):
         """Record the end of a mapping, maybe the last; `pending` is what `pending()` returned."""
         hold.mappings.discard(mapping)
         if not hold.mappings:
-            if not hold.released and not self._keep_for_another(hold, pending):
-                self._add_due(hold.segment, hold.seq)
+            if self._is_untold(hold) and not hold.released:
+                self._used[hold.segment] = None
+                self._untold.pop(hold.segment, None)
+            elif not hold.released and not self._keep_for_another(hold, pending):
+                self._due[hold.segment] = self._numbers(hold.segment, hold.seq, hold)
             # In this order: one that is released and still found would be given a new mapping,
             # whose end releases nothing.
             self._forget(hold)
@@ -132,12 +168,17 @@ class HoldTable(Generic[H]):
         """End a hold now, whatever mappings there are."""
         if hold.released:
             return
-        kept = self._keep_for_another(hold, self.pending())
-        seq = max(hold.seq, self._due.get(hold.segment, 0))
+        untold = self._is_untold(hold)
+        kept = not untold and self._keep_for_another(hold, self.pending())
+        due = self._numbers(hold.segment, hold.seq, hold)
         self._forget(hold)
         hold.released = True
-        if not kept:  # in one step with the line before: no call is in between
-            self._due[hold.segment] = seq
+        # In one step with the line before: no call is in between. An untold one that is not held
+        # any more is not told either.
+        if untold:
+            self._used[hold.segment] = None
+        elif not kept:
+            self._due[hold.segment] = due
 
     def pending(self) -> dict[str, int]:
         """Return the lowest number of each block that was granted and is not attached yet."""
@@ -149,13 +190,45 @@ class HoldTable(Generic[H]):
     def releases_due(self) -> list[Release]:
         """Return the holds to release; they are returned again until they are `sent`."""
         self._settle()
-        return [[segment, seq] for segment, seq in self._due.items()]
+        return [
+            [segment, seq, claim] if claim else [segment, seq]
+            for segment, (seq, claim) in self._due.items()
+            if segment not in self._telling
+        ]
 
     def sent(self, releases: Sequence[Release]) -> None:
         """Record that the daemon will read these releases before all that is sent from now on."""
-        for segment, seq in releases:
-            if self._due.get(segment) == seq:
+        for segment, seq, *claim in releases:
+            if self._due.get(segment) == (seq, *(claim or [0])):
                 del self._due[segment]
+
+    def claims_due(self) -> tuple[list[Claim], list[str]]:
+        """Return the claims to tell, and what was used besides; again until they are sent."""
+        for segment, number in tuple(self._untold.items()):
+            hold = self._holds.get(segment)
+            if hold is not None and hold.mappings:
+                self._telling[segment] = number
+            elif hold is not None and hold.seq == 0:  # an attach that a Ctrl-C cut off
+                self._forget(hold)
+            self._untold.pop(segment, None)
+        return list(self._telling.items()), list(self._used)
+
+    def claims_sent(self, claims: Sequence[Claim], used: Sequence[str]) -> None:
+        """Record that the daemon will read these before all that is sent from now on."""
+        for segment, number in claims:
+            if self._telling.get(segment) == number:
+                del self._telling[segment]
+        for segment in used:
+            self._used.pop(segment, None)
+
+    def untold(self) -> set[str]:
+        """Return the blocks of which a claim is still to be sent."""
+        return self._untold.keys() | self._telling.keys()
+
+    @property
+    def has_claims(self) -> bool:
+        """Whether there is anything to tell."""
+        return bool(self._untold or self._telling or self._used)
 
     def _settle(self) -> None:
         """Have the grants released that were not attached; the others have renewed a hold."""
@@ -166,10 +239,15 @@ class HoldTable(Generic[H]):
             if hold is not None and hold.mappings:
                 hold.seq = max(hold.seq, seq)
             else:
-                self._add_due(segment, seq)
+                self._due[segment] = self._numbers(segment, seq, hold)
                 if hold is not None:  # an attach that a Ctrl-C cut off
                     self._forget(hold)
             self._grants.pop((segment, seq), None)
+
+    def _is_untold(self, hold: H) -> bool:
+        """Say whether the daemon knows nothing of a hold."""
+        known = hold.seq > 0 or hold.segment not in self._untold
+        return not known and self._holds.get(hold.segment) is hold
 
     def _keep_for_another(self, hold: H, pending: Mapping[str, int]) -> bool:
         """Say whether a hold must go on, for another thread is about to attach its block.
@@ -182,8 +260,11 @@ class HoldTable(Generic[H]):
         self._grants[hold.segment, hold.seq] = None
         return True
 
-    def _add_due(self, segment: str, seq: int) -> None:
-        self._due[segment] = max(seq, self._due.get(segment, 0))
+    def _numbers(self, segment: str, seq: int, hold: H | None) -> tuple[int, int]:
+        """Return the numbers that end a hold, or a grant without one, and no hold of later."""
+        before = self._due.get(segment, (0, 0))
+        claim = self.claims if self._holds.get(segment, hold) is hold else 0
+        return max(seq, before[0]), max(claim, before[1])
 
     def _forget(self, hold: H) -> None:
         if self._holds.get(hold.segment) is hold:
@@ -215,8 +296,8 @@ class HoldTable(Generic[H]):
 
     def forked(self) -> None:
         """Begin anew in a forked child, with the parent's holds and nothing that is under way."""
-        self._grants.clear()
-        self._due.clear()
+        for collection in (self._grants, self._due, self._untold, self._telling, self._used):
+            collection.clear()
         self._attaching = weakref.WeakSet()
 
 

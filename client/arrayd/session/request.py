@@ -17,7 +17,7 @@ from arrayd.errors import (
 )
 from arrayd.session.locking import with_locking
 from arrayd.source import Source
-from arrayd.wire import protocol
+from arrayd.wire import bounds, index
 from arrayd.wire.codec import pack
 from arrayd.wire.protocol import Stat
 
@@ -74,6 +74,14 @@ class FileRequest:
             return replace(self, stat=_stat(self.source.path))
         return self
 
+    def key(self) -> bytes:
+        """Return the key of this request in the daemon's index."""
+        return index.key(index.key_of_source(self.source.without_hints()), self.stat)
+
+    def whole(self) -> Self:
+        """Return the request for the same source without ``rows=``."""
+        return replace(self, source=self.source.whole())
+
     def to_wire(self) -> dict[str, Any]:
         """Return the item of a request."""
         return {"source": self.source.to_wire(), "stat": self.stat}
@@ -122,10 +130,10 @@ def _check_words(source: Source) -> None:
         pack(wire)
     except (ValueError, OverflowError) as error:  # a lone surrogate, an integer beyond 64 bits
         raise SpecMismatch(f"{source}: this cannot be sent to another process: {error}.") from None
-    if not protocol.modest(wire):
+    if not bounds.modest(wire):
         raise SpecMismatch(
             f"{str(source)[:200]}: path, member and all options together may have "
-            f"{protocol.MAX_TEXT} characters and {protocol.MAX_NODES} values; these have more."
+            f"{bounds.MAX_TEXT} characters and {bounds.MAX_NODES} values; these have more."
         )
 
 

@@ -16,6 +16,7 @@ from arrayd.common import failpoints, proc
 from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, ProtocolMismatch, from_wire
 from arrayd.results.progress import Reporter
 from arrayd.session import fork_and_exit
+from arrayd.session.block_index import BlockIndex
 from arrayd.session.call import Answer
 from arrayd.session.connection import Connection
 from arrayd.session.flusher import ReleaseFlusher
@@ -43,10 +44,12 @@ class Session:
         self.endpoint = launch.find_endpoint(endpoint, start=start)
         self.daemon: dict[str, Any] = {}  # what it said of itself in its welcome
         self.blocks = HeldBlocks(self, self.wake_flusher)
+        self.index: BlockIndex | None = None  # of the daemon that has welcomed us
         self._start = start
         self._closed = False
         self._opening = threading.RLock()  # a signal handler may ask while we are opening
         self._nonce = b""
+        self._claiming = threading.RLock()  # held while claims are sent: no release overtakes one
         self._said: list[str] = []  # the holds that the latest hello stated
         self._to_tell: deque[tuple[str, dict[str, Any]]] = deque()
         self._dropped: list[bytes] = []  # earlier nonces; see `_drop_foreign_descriptors`
@@ -89,8 +92,20 @@ class Session:
         self._to_tell.append((op, fields))
         self.wake_flusher()
 
+    def send_claims(self) -> None:
+        """Tell the daemon what was attached without asking, before anything that builds on it."""
+        if not self.blocks.has_claims:
+            return
+        with self._claiming:
+            claims, used = self.blocks.claims_due()
+            if claims or used:
+                failpoints.hit("client.claiming")
+                self.tell("claim", holds=claims, used=used, count=self.blocks.claims)
+                self.blocks.claims_sent(claims, used)
+
     def send_releases(self) -> None:
-        """Send what was to be told soon, and the releases due; the flusher calls this."""
+        """Send what was to be told soon, and what is due; the flusher calls this."""
+        self.send_claims()
         while self._to_tell:
             op, fields = self._to_tell.popleft()
             self.tell(op, **fields)
@@ -120,6 +135,7 @@ class Session:
             The daemon has no such block.
         """
         token = secrets.token_bytes(protocol.TOKEN_BYTES)
+        self.send_claims()
         self.tell("lend", segment=segment, token=token)
         failpoints.hit("client.lent")
         self.renew(segment)
@@ -236,6 +252,7 @@ class Session:
     ) -> dict[int, Answer]:
         """Send a request, the releases that are due ahead of it; return what comes in time."""
         connection = self.connect()
+        self.send_claims()
         releases: list[Release] = self.blocks.releases_due()
         ahead = connection.frame("release", holds=releases) if releases else None
         deadline = None if timeout is None else time.monotonic() + timeout + _GRACE
@@ -297,6 +314,9 @@ class Session:
         failpoints.hit("client.welcomed")
         late = self.blocks.welcomed(self._said, answer["holds"])
         self.daemon = {key: answer[key] for key in ("pid", "version", "run", "leases")}
+        path = answer.get("index")  # an older daemon has none
+        if self.index is None or self.index.path != path:
+            self.index = BlockIndex(path) if isinstance(path, str) else None
         return late
 
     def forked(self) -> None:
@@ -309,7 +329,7 @@ class Session:
         if self._canary is not None:
             self._canary.close()
         self._connection = self._flusher = self._canary = None
-        self._opening = threading.RLock()
+        self._opening, self._claiming = threading.RLock(), threading.RLock()
         self._dropped.clear()
         self._to_tell.clear()
         self.blocks.forked()

@@ -260,6 +260,22 @@ def _map(fd: int, size: int, mode: str, at: int) -> None:
     _mmap(at, size, protection, flags | _MAP_FIXED, fd)
 
 
+def map_shared(fd: int, size: int) -> int:
+    """Return the address of a read-only mapping of a file; `unmap` ends it.
+
+    Raises
+    ------
+    NoRoom
+        This process can have no more mappings or address space.
+    """
+    return _mmap(None, size, _PROT_READ, _MAP_SHARED, fd)
+
+
+def unmap(address: int, size: int) -> None:
+    """Give a mapping back."""
+    _libc.munmap(address, size)
+
+
 def _mmap(at: int | None, size: int, protection: int, flags: int, fd: int) -> int:
     address = _libc.mmap(at, size, protection, flags, fd, 0)
     if address == _FAILED or address is None:

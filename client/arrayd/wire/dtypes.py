@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arrayd.errors import MissingDependency, SpecMismatch
-from arrayd.wire import protocol
+from arrayd.wire import bounds
 
 DType = np.dtype[Any]
 
@@ -288,11 +288,11 @@ def shareable(what: str, dtype: DType) -> DType:
             "array.astype('S') and .astype('U') find the length."
         )
     form = descr(dtype)
-    if not protocol.describable(form):
+    if not bounds.describable(form):
         raise SpecMismatch(
             f"{what[:100]}: the description of this type has {_characters(form)} characters in "
             f"names and {_fields(dtype)} fields, more than fit into a request (some "
-            f"{protocol.MAX_DESCR_TEXT} characters, {protocol.MAX_DESCR_NODES // 3} fields). "
+            f"{bounds.MAX_DESCR_TEXT} characters, {bounds.MAX_DESCR_NODES // 3} fields). "
             "Shorten the names, or share several arrays of fewer fields."
         )
     return bare(dtype)

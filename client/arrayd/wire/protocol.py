@@ -18,7 +18,9 @@ get             items: up to `MAX_ITEMS` maps {source, stat}, pin (seconds, -1: 
 prefetch        items
 info            source, stat
 cancel          request (no answer)
-release         holds: [segment, seq] pairs (no answer)
+release         holds: [segment, seq], or [segment, seq, claim] for what was claimed (no answer)
+claim           of what the index led to: holds: [segment, number of the claim]; used: segments
+                given back already; count: claims so far (no answer)
 bye             (no answer) the session ends
 lend            segment, token (no answer)
 redeem          segment, token
@@ -45,7 +47,8 @@ Answers: ``{"v", "id", "i"}`` and one of ``ok`` (the result of item i), ``err``
 (`arrayd.errors`), ``progress`` ([done, total] rows; the answer is still to come) or
 ``hello`` (the daemon does not know the session: the client says hello and asks again) or
 ``again`` (the block to be granted has just been removed: the client asks again).
-The answer to hello carries pid, uid, version, run, leases and the seqs of the holds.
+The answer to hello carries pid, uid, version, run, leases, the seqs of the holds, and the path of
+the index.
 
 The answer to stream.open: stream, consumer (their numbers), segment (of the ring: to be redeemed),
 slots (of that ring: it may be another consumer's), first (the ring's first position), head (the
@@ -59,16 +62,16 @@ A daemon of another protocol version answers with ``err`` in this envelope: it n
 
 from __future__ import annotations
 
-import itertools
 import os
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 
 from arrayd.errors import ProtocolMismatch
+from arrayd.wire.bounds import MAX_TEXT, modest
 from arrayd.wire.codec import pack, unpack
 from arrayd.wire.records import REMEDY, understand
 
@@ -101,19 +104,7 @@ _CONTAINERS = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 
 _MAX_HOLDS = 70_000
 
-_MAX_DEPTH = 24
-"""Levels of nesting of a source or dtype; a structured dtype of structures needs some."""
-
 MAX_DIMENSIONS = 64  # numpy's own limit since 2.0
-
-MAX_NODES = 10_000
-"""Values in a source or dtype."""
-
-MAX_TEXT = 64 << 10
-"""Characters in a source or dtype: a path has at most 4,096 bytes, a field some."""
-
-MAX_DESCR_NODES, MAX_DESCR_TEXT = 9_000, 56 << 10
-"""The same of a dtype that a client asks with: a path and options stand beside it."""
 
 _STRICT_OPS = frozenset(
     {"get", "prefetch", "info", "create", "redeem", "evict", "stream.open", "stream.wait"}
@@ -221,33 +212,6 @@ def parse_request(message: Mapping[str, Any]) -> Request:
     return Request(number, nonce, op, fields)
 
 
-def describable(descr: Any) -> bool:
-    """Return whether a request can hold this description of a dtype."""
-    return modest(descr, MAX_DESCR_NODES, MAX_DESCR_TEXT)
-
-
-def modest(value: Any, max_nodes: int = MAX_NODES, max_text: int = MAX_TEXT) -> bool:
-    """Return whether a free-form value is no larger or deeper than real ones.
-
-    Without recursion, for a peer may send anything.
-    """
-    depth = nodes = text = 0
-    level = [value]
-    while level:
-        depth, nodes = depth + 1, nodes + len(level)
-        text += sum(len(node) for node in level if isinstance(node, (str, bytes)))
-        if depth > _MAX_DEPTH or nodes > max_nodes or text > max_text:
-            return False
-        level = [child for node in level for child in _children(node)]
-    return True
-
-
-def _children(node: Any) -> Iterable[Any]:
-    if isinstance(node, dict):
-        return itertools.chain(node.keys(), node.values())
-    return node if isinstance(node, (list, tuple)) else ()
-
-
 Check = Callable[[Any], bool]
 
 
@@ -264,9 +228,13 @@ def _seconds(value: Any) -> bool:
     return value is None or (type(value) in (int, float) and value == value)
 
 
-def _hold(value: Any) -> bool:
-    return (
-        type(value) is list and len(value) == 2 and type(value[0]) is str and type(value[1]) is int
+def _numbered(*lengths: int) -> Check:
+    """Return the check of a segment with one or two numbers."""
+    return lambda v: (
+        type(v) is list
+        and len(v) in lengths
+        and type(v[0]) is str
+        and all(type(number) is int for number in v[1:])
     )
 
 
@@ -351,7 +319,8 @@ FIELDS: dict[str, dict[str, Check]] = {
     "prefetch": {"items": _items},
     "info": {"source": _source, "stat": _stat},
     "cancel": {"request": _is(int)},
-    "release": {"holds": _holds(_hold)},
+    "release": {"holds": _holds(_numbered(2, 3))},
+    "claim": {"holds": _holds(_numbered(2)), "used": _holds(_is(str)), "count": _at_least(0)},
     "bye": {},
     "lend": {"segment": _is(str), "token": _token},
     "redeem": {"segment": _is(str), "token": _token},

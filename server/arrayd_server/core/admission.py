@@ -195,5 +195,9 @@ class Admission:
 
 
 def _last_resort_due(job: Job, now: float) -> bool:
-    """Return whether a job is to look for the last resorts: at first, then when a check is due."""
-    return job.searched_at == -math.inf or job.searched_at < job.next_check <= now
+    """Return whether a job is to look for the last resorts: at first, then when a check is due.
+
+    A check that comes very late looks as well: there may be more old holds and references.
+    """
+    due = job.searched_at < job.next_check or now - job.searched_at >= STALE_AFTER
+    return job.searched_at == -math.inf or (job.next_check <= now and due)

@@ -44,6 +44,8 @@ class BlockTable:
         self.spares: dict[str, Block] = {}  # oldest first
         self.spare_bytes = 0
         self.aliases: dict[Hashable, tuple[str, BlockMember | None]] = {}  # where each leads
+        #: those that lead elsewhere than before; the shell clears it
+        self.changed_aliases: dict[Hashable, None] = {}
         self._numbers = itertools.count(1)
 
     def new_number(self) -> int:
@@ -183,7 +185,8 @@ class BlockTable:
         """Make a sealed block findable; what another block has taken meanwhile stays taken."""
         for part in block.parts():
             for alias in part.aliases:
-                self.aliases.setdefault(alias, (block.segment, _member(part)))
+                if alias not in self.aliases:
+                    self._lead(alias, (block.segment, _member(part)))
 
     def add_alias(self, place: Place, alias: Hashable) -> None:
         """Remember one more spelling of what is sealed.
@@ -196,7 +199,7 @@ class BlockTable:
         known = place.part.aliases
         if alias not in self.aliases and len(known) < MAX_ALIASES:
             known.append(alias)
-            self.aliases[alias] = (place.block.segment, place.member)
+            self._lead(alias, (place.block.segment, place.member))
 
     def forget_alias(self, alias: Hashable) -> Block | None:
         """Take an alias away from what it leads to; return the block."""
@@ -204,7 +207,7 @@ class BlockTable:
         if place is None:
             return None
         place.part.aliases.remove(alias)
-        del self.aliases[alias]
+        self._lead(alias, None)
         return place.block
 
     def unindex(self, block: Block) -> None:
@@ -213,7 +216,14 @@ class BlockTable:
         for part in block.parts():
             for alias in part.aliases:
                 if self.aliases.get(alias, ("",))[0] == block.segment:
-                    del self.aliases[alias]
+                    self._lead(alias, None)
+
+    def _lead(self, alias: Hashable, to: tuple[str, BlockMember | None] | None) -> None:
+        if to is None:
+            del self.aliases[alias]
+        else:
+            self.aliases[alias] = to
+        self.changed_aliases[alias] = None
 
     def locate(self, alias: Hashable) -> Place | None:
         """Return the sealed block, or the member of one, that an alias leads to."""

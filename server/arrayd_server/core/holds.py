@@ -16,12 +16,14 @@ from arrayd_server.core.model import (
     Asker,
     AwaitedItem,
     Block,
+    Claims,
     Counters,
     Edition,
     Hold,
     Lend,
     Nonce,
     Place,
+    Release,
     Session,
     State,
 )
@@ -70,6 +72,37 @@ class Holds:
         block.used = now
         return session.seq
 
+    def claim(self, session: Session, claims: Claims, now: float) -> None:
+        """Make `session` hold what it has attached by itself, and count that as use.
+
+        What has gone meanwhile it may read on, but not hold.
+        """
+        hits = max(0, claims.count - session.claims)
+        session.claims += hits
+        self._counters.requests += hits
+        self._counters.hits += hits
+        for segment, number in claims.holds:
+            block = self._sealed(segment)
+            if block is not None:
+                hold = session.holds.get(segment)
+                if hold is None:
+                    hold = session.holds[segment] = Hold(0, now, session.peer.own)
+                    block.holders[session.nonce] = hold
+                hold.claim, hold.since = max(hold.claim, number), now
+                self._blocks.unmark_idle(block)
+                block.used = now
+        for segment in claims.used:
+            block = self._sealed(segment)
+            if block is not None:
+                block.used = now
+                if segment in self._blocks.idle:  # as the one used last
+                    self._blocks.unmark_idle(block)
+                    self._blocks.mark_idle(block)
+
+    def _sealed(self, segment: str) -> Block | None:
+        block = self._blocks.table.get(segment)
+        return block if block is not None and block.state is State.SEALED else None
+
     def restate(
         self, session: Session, to: Asker, holds: Iterable[str], latest: int, now: float
     ) -> list[Effect]:
@@ -106,14 +139,18 @@ class Holds:
         block.used = now
         return self.inspect_unclaimed(block)
 
-    def release(
-        self, session: Session, holds: Iterable[tuple[str, int]], now: float
-    ) -> list[Effect]:
-        """End the holds of these segments, but none that was granted after the number given."""
+    def release(self, session: Session, holds: Iterable[Release], now: float) -> list[Effect]:
+        """End the holds of these segments, but none granted or claimed after the numbers given."""
         effects: list[Effect] = []
-        for segment, seq in holds:
+        for segment, seq, claim in holds:
             hold = session.holds.get(segment)
-            if hold is not None and seq >= hold.seq:
+            if hold is None:
+                continue
+            if seq >= hold.seq:
+                hold.seq = 0
+            if claim >= hold.claim:
+                hold.claim = 0
+            if not hold.seq and not hold.claim:
                 effects += self.drop(session, segment, now)
         return effects
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
@@ -33,11 +33,17 @@ class Peer:
 
 @dataclass(slots=True)
 class Hold:
-    """The relation *session holds block*: the latest grant's number, and since when."""
+    """The relation *session holds block*, and since when.
 
-    seq: int
+    It has two parts, each with a number: the latest grant, given by the daemon, and the latest
+    claim, by which a session says that it has attached the block without asking. It ends with
+    both.
+    """
+
+    seq: int  # 0: it has no grant that its session has not given back
     since: float
     own: bool = False  # the daemon's: never stale
+    claim: int = 0  # the number of the session's latest claim of it; 0: as with `seq`
 
 
 @dataclass(slots=True)
@@ -57,10 +63,34 @@ class Session:
     peer: Peer
     since: float
     seq: int = 0  # the number of its latest grant, be it of an earlier run of the daemon
+    claims: int = 0  # how often it has attached without asking, as far as it has said
     #: by segment; the same objects as in the blocks' `holders`
     holds: dict[str, Hold] = field(default_factory=dict)
     #: segment and token of the references that it has sent: those in the blocks' `lends`
     lends: set[tuple[str, bytes]] = field(default_factory=set)
+
+
+Release = tuple[str, int, int]
+"""Segment, and the numbers of the latest grant and claim that end; see `Hold`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a session has attached without asking.
+
+    Parameters
+    ----------
+    holds
+        Segments that it holds, each with the number of its claim.
+    used
+        Segments that it has held for a moment, and given back before it told of them.
+    count
+        How many claims it has made so far.
+    """
+
+    holds: Sequence[tuple[str, int]]
+    used: Sequence[str]
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+from arrayd.errors import ArraydError
 from arrayd_server.core import error_texts
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Effect, Reply, Rewrite, Seal
@@ -15,6 +16,7 @@ from arrayd_server.core.model import (
     Block,
     Draft,
     Job,
+    Nonce,
     Place,
     Stage,
     State,
@@ -65,6 +67,20 @@ class Publishing:
         self._jobs.set_writer(job, to)
         self._jobs.enter(job, Stage.SEALING)
         return [Seal(job.number, segment)]
+
+    def unsealable(self, job: Job, error: ArraydError) -> list[Effect]:
+        """Let the writer of a block that cannot be sealed go on; empty: it has none."""
+        if job.writer is None or job.segment is None:
+            return []
+        self._jobs.enter(job, Stage.WRITING)
+        block = self._blocks.table[job.segment]
+        return [Reply(job.writer, error), *self._holds.inspect_unclaimed(block)]
+
+    def written_by(self, nonce: Nonce, segment: str) -> Job | None:
+        """Return the job of a block that session `nonce` writes."""
+        job = self.of_writer(self._blocks.table.get(segment))
+        writes = job is not None and job.writer is not None and job.writer.nonce == nonce
+        return job if writes else None
 
     def publish(self, job: Job, block: Block, now: float) -> list[Effect]:
         """Give a client's block its name, and the block to those who wait for the name."""

@@ -13,8 +13,9 @@ come back as further events. The rules, asserted by `invariants.check`:
 4. The idle list is exactly the sealed blocks with no holder, no lend and no mapper.
 5. ``session.holds`` and ``block.holders`` are one relation seen from both ends; so are lends.
 6. Segment names are never used twice.
-7. Repeating a request changes nothing: one hold per session and block, numbered grants,
-   and a release that names an older grant than the latest is ignored, be it of another run.
+7. Repeating a request changes nothing: one hold per session and block, numbered grants and
+   claims, and a release that names an older one than the latest does not end it, be it of
+   another run.
 8. An unknown session (see `admit`), block or hold is an answer, never an assertion.
 9. The members of a block (see `members`) share its life. An alias leads to one of them, or to a
    block without any; a member is granted only to a session that understands that.
@@ -45,6 +46,7 @@ from arrayd_server.core.model import (
     Asker,
     AwaitedItem,
     Block,
+    Claims,
     Counters,
     Draft,
     Job,
@@ -53,6 +55,7 @@ from arrayd_server.core.model import (
     Peer,
     Place,
     ProbedFacts,
+    Release,
     Session,
     Stage,
     State,
@@ -119,8 +122,7 @@ class Registry:
 
     def ended(self, nonce: Nonce, now: float) -> list[Effect]:
         """Session `nonce` has ended: it said goodbye, or its process died."""
-        session = self.sessions.get(nonce)
-        if session is None:
+        if (session := self.sessions.get(nonce)) is None:
             return []
         effects = self.jobs.forget(nonce) + self.holds.end(session, now)
         return effects + self.admission.start_queued(now)
@@ -161,20 +163,24 @@ class Registry:
         """Nobody waits for a session's request any more."""
         return self.jobs.forget(nonce, request) + self.admission.start_queued(now)
 
-    def release(self, nonce: Nonce, holds: Iterable[tuple[str, int]], now: float) -> list[Effect]:
-        """Session `nonce` gives holds back, each with the number of the grant that it means.
+    def claim(self, nonce: Nonce, claims: Claims, now: float) -> list[Effect]:
+        """Session `nonce` says what it has attached without asking, as the index allows."""
+        if (session := self.sessions.get(nonce)) is not None:
+            self.holds.claim(session, claims, now)
+        return []
+
+    def release(self, nonce: Nonce, holds: Iterable[Release], now: float) -> list[Effect]:
+        """Session `nonce` gives holds back, each with the grant and the claim that it means.
 
         A block granted again since stays held: the client has yet to see that grant (rule 7).
         """
-        session = self.sessions.get(nonce)
-        if session is None:
+        if (session := self.sessions.get(nonce)) is None:
             return []
         return self.holds.release(session, holds, now) + self.admission.start_queued(now)
 
     def lend(self, nonce: Nonce, segment: str, token: bytes, now: float) -> list[Effect]:
         """Session `nonce` has sent a reference, named `token`, to a block that it holds."""
-        session = self.sessions.get(nonce)
-        if session is not None and segment in session.holds:
+        if (session := self.sessions.get(nonce)) is not None and segment in session.holds:
             self.holds.lend(session, self.blocks.table[segment], token, now)
         return []
 
@@ -221,20 +227,14 @@ class Registry:
     def unsealable(self, number: int, error: ArraydError, now: float) -> list[Effect]:
         """Somebody can still write to a block: its writer gets `error`, and may try again."""
         job = self.jobs.at(number, Stage.SEALING)
-        if job is None or job.segment is None:
+        if job is None:
             return []
-        if job.writer is None:
-            return self.failed(number, error, now)
-        self.jobs.enter(job, Stage.WRITING)
-        block = self.blocks.table[job.segment]
-        return [Reply(job.writer, error), *self.holds.inspect_unclaimed(block)]
+        return self.publishing.unsealable(job, error) or self.failed(number, error, now)
 
     def abort(self, nonce: Nonce, segment: str, now: float) -> list[Effect]:
         """Session `nonce` gives up the block that it writes."""
-        job = self.publishing.of_writer(self.blocks.table.get(segment))
-        if job is None or job.writer is None or job.writer.nonce != nonce:
-            return []
-        return self.jobs.end(job) + self.admission.start_queued(now)
+        job = self.publishing.written_by(nonce, segment)
+        return [] if job is None else self.jobs.end(job) + self.admission.start_queued(now)
 
     # ---- loads ---------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from arrayd.errors import DaemonError
-from arrayd.wire import layout
+from arrayd.wire import index, layout
 from arrayd_server.segments.nospace import no_space_error
 
 
@@ -140,13 +140,20 @@ class Scope:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give the lock back; remove the directory if no segment is left in it."""
+        """Give the lock back; remove the directory, and the index, if no segment is left in it."""
         with contextlib.suppress(OSError):  # somebody else removes it at the same time
-            if self._intact() and os.listdir(self.directory) == ["lock"]:
+            if self._intact() and set(os.listdir(self.directory)) <= {"lock", index.NAME}:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.index_path)
                 os.unlink(self._path)
                 os.rmdir(self.directory)
         os.close(self._lock)
         self._lock = -1
+
+    @property
+    def index_path(self) -> str:
+        """Where clients find the index."""
+        return f"{self.directory}/{index.NAME}"
 
     @property
     def _path(self) -> str:

@@ -51,6 +51,7 @@ from arrayd_server.segments.block_metadata import metadata, placed, planned
 from arrayd_server.segments.member_metadata import describable
 from arrayd_server.segments.store import Outcome, Segments
 from arrayd_server.service.page_threads import PageThreads
+from arrayd_server.service.published_index import PublishedIndex
 from arrayd_server.service.reading import ReaderEffects
 from arrayd_server.streams.readers import ReaderPool
 from arrayd_server.transport import peers
@@ -74,7 +75,7 @@ class EffectExecutor:
 
     Parameters
     ----------
-    registry, streams, segments
+    registry, streams, segments, index
         What to keep in step.
     pool, readers, answer
         The loader processes, those of streams, and what sends a reply or a progress message.
@@ -88,18 +89,16 @@ class EffectExecutor:
         registry: Registry,
         streams: Streams,
         segments: Segments,
+        index: PublishedIndex,
         pool: Pool,
         readers: ReaderPool,
         answer: Answer,
         *,
         check: bool,
     ) -> None:
-        self._loop = loop
-        self._registry = registry
-        self._streams = streams
-        self._segments = segments
-        self._answer = answer
-        self._check = check
+        self._loop, self._registry, self._streams = loop, registry, streams
+        self._segments, self._index = segments, index
+        self._answer, self._check = answer, check
         self._todo: deque[Effect] = deque()
         self._acting = False
         self._unchecked: list[str] = []  # segments whose links are still to be checked
@@ -120,7 +119,9 @@ class EffectExecutor:
         self._acting = True
         try:
             while self._todo:
+                self._index.sync()
                 self._perform(self._todo.popleft())
+            self._index.sync()
         finally:
             self._acting = False
         if self._check:
@@ -223,7 +224,7 @@ class EffectExecutor:
                 if not self._ensure_linked(body.segment):
                     reply = Reply(reply.to, AskAgain())
             except ArraydError as error:  # it is there, but its name cannot be
-                ends = [(body.segment, body.seq)]
+                ends = [(body.segment, body.seq, 0)]
                 self.take(self._registry.release, reply.to.nonce, ends, monotonic())
                 reply = Reply(reply.to, error)
         self._answer(reply.to, reply)
@@ -388,7 +389,6 @@ class EffectExecutor:
     def _set_alarm(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-            self._alarm = None
         at = min(self._registry.wake_at(), self._streams.wake_at())
         if at < float("inf"):
             self._alarm = self._loop.call_at(max(at, self._loop.time()), self._tick)

@@ -21,7 +21,7 @@ from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import Request
 from arrayd_server import identity
 from arrayd_server.core.effects import Effect, Reply, Result
-from arrayd_server.core.model import Asker, AwaitedItem, Block, Draft, Wanted, name_alias
+from arrayd_server.core.model import Asker, AwaitedItem, Block, Claims, Draft, Wanted, name_alias
 from arrayd_server.identity import BlockIdentity
 from arrayd_server.segments.block_metadata import planned
 from arrayd_server.service import status_report, stream_requests
@@ -91,7 +91,16 @@ def cancel(service: Service, request: Request, now: float) -> list[Effect]:
 def release(service: Service, request: Request, now: float) -> list[Effect]:
     """End holds."""
     failpoints.hit("daemon.releasing")
-    return service.registry.release(request.nonce, request.fields["holds"], now)
+    holds = [(segment, seq, *(rest or [0])) for segment, seq, *rest in request.fields["holds"]]
+    return service.registry.release(request.nonce, holds, now)
+
+
+def claim(service: Service, request: Request, now: float) -> list[Effect]:
+    """Note holds that were begun without asking."""
+    failpoints.hit("daemon.claiming")
+    fields = request.fields
+    claims = Claims(fields["holds"], fields["used"], fields["count"])
+    return service.registry.claim(request.nonce, claims, now)
 
 
 def lend(service: Service, request: Request, now: float) -> list[Effect]:
@@ -178,6 +187,7 @@ HANDLERS: dict[str, Callable[[Service, Request, float], list[Effect]]] = {
     "info": info,
     "cancel": cancel,
     "release": release,
+    "claim": claim,
     "lend": lend,
     "redeem": redeem,
     "create": create,
@@ -193,7 +203,7 @@ HANDLERS: dict[str, Callable[[Service, Request, float], list[Effect]]] = {
     "stop": stop,
 }
 
-WITHOUT_ANSWER = frozenset({"cancel", "release", "lend", "abort", "bye", "stream.close"})
+WITHOUT_ANSWER = frozenset({"cancel", "release", "claim", "lend", "abort", "bye", "stream.close"})
 
 WITHOUT_SESSION = frozenset({"status", "stop"})
 

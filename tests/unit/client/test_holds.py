@@ -17,6 +17,7 @@ SEGMENTS = ("a", "a", "b")
 STEPS = {
     "ask": 6,
     "attach": 6,
+    "attach_indexed": 4,
     "drop": 4,
     "talk": 10,
     "flush": 3,
@@ -67,6 +68,11 @@ class Walk:
                 self.process.attach(call, max(0, pick - 6), shared=pick % 2 == 0)
             finally:
                 self.process.end(call)
+
+    def _attach_indexed(self, pick: int) -> None:
+        """Attach what the index leads to, or be cut off."""
+        segment = SEGMENTS[pick % len(SEGMENTS)]
+        self.process.attach_indexed(segment, max(0, pick - 6), shared=pick % 2 == 0)
 
     def _give_up(self, pick: int) -> None:
         if self.process.calls:
@@ -142,6 +148,17 @@ def test_a_ctrl_c_amid_the_end_of_a_mapping() -> None:
     for moment in range(1, 30):
         rest = [("flush", 0, moment), ("talk", 6, 0), ("attach", 0, 0), ("settle", 0, 0)]
         assert not fails([*steps, *rest]), moment
+
+
+def test_a_ctrl_c_amid_a_claim() -> None:
+    """Wherever it comes, what was attached by the index is held, told of, and given back."""
+    before = [("attach_indexed", 0, 0), ("flush", 0, 0), ("talk", 6, 0), ("drop", 0, 0)]
+    again = [("attach_indexed", 0, 0), ("flush", 0, 0), ("talk", 6, 0), ("settle", 0, 0)]
+    for at in range(len(before)):
+        for moment in range(1, 40):
+            cut = [(*step[:2], moment if i == at else 0) for i, step in enumerate(before)]
+            assert not fails([*cut, ("drop", 0, 0), ("settle", 0, 0)]), (at, moment)
+            assert not fails([*cut, *again]), (at, moment)
 
 
 def test_the_walk_can_fail() -> None:

@@ -116,7 +116,7 @@ def test_too_large_for_the_room(registry: Registry) -> None:
 def test_the_block_is_outdated_when_all_its_files_are(registry: Registry) -> None:
     """A file that changes takes nobody else's array with it."""
     load(registry, "ab", "ab")
-    registry.release(NEW, [("run-1", 99)], 4.0)
+    registry.release(NEW, [("run-1", 99, 0)], 4.0)
     registry.inspected("run-1", mapped=False, now=4.0)
     for at, name in enumerate("ab"):
         wanted = Wanted(f"{name} anew", f"/{name}", edition=edition(name, 2))

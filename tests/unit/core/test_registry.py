@@ -53,7 +53,7 @@ def test_an_unknown_session_is_asked_to_say_hello(world: World) -> None:
 def test_what_a_stranger_tells_is_ignored(world: World) -> None:
     """Releases, lends, aborts, cancels and the end of an unknown session change nothing."""
     r, now = world.registry, world.now
-    assert r.release(b"?", [("x", 1)], now) == []
+    assert r.release(b"?", [("x", 1, 0)], now) == []
     assert r.lend(b"?", "x", b"t", now) == []
     assert r.abort(b"?", "x", now) == []
     assert r.cancel(b"?", 1, now) == []
@@ -93,7 +93,7 @@ def test_numbers_go_on_after_a_restart(world: World) -> None:
     world.kernel.attach(left.segment, b"a")
     answer = world.hello(b"a", 1, [left.segment], latest=500)
     assert answer.holds == {left.segment: 501}
-    world.do(world.registry.release, b"a", [(left.segment, 500)], world.now)
+    world.do(world.registry.release, b"a", [(left.segment, 500, 0)], world.now)
     assert left.segment in world.registry.sessions[b"a"].holds
     assert world.load(b"a", MEDIUM).seq == 502
     assert world.load(b"b", MEDIUM).seq == 1

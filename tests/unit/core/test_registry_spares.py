@@ -219,8 +219,9 @@ class SpareWalk(Walk):
         for segment, seq in list(self.granted[nonce].items()):
             self.shell.unmap(segment, nonce)
             self.granted[nonce].pop(segment)
-            self.naive.release(nonce, segment, seq)
-            self.shell.do(self.registry.release, nonce, [(segment, seq)], self.shell.now)
+            ends = (segment, seq, self.claims[nonce])
+            self.naive.release(nonce, *ends)
+            self.shell.do(self.registry.release, nonce, [ends], self.shell.now)
 
     @invariant()
     def spares(self) -> None:

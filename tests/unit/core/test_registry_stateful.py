@@ -15,7 +15,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from arrayd.errors import AccessDenied, NameTaken, NoSuchBlock
 from arrayd.wire.grant import Grant
 from arrayd_server.core import effects
-from arrayd_server.core.model import Asker, AwaitedItem, Draft, Peer, Wanted
+from arrayd_server.core.model import Asker, AwaitedItem, Claims, Draft, Peer, Wanted
 from tests.support.core_files import Batch, File, wanted
 from tests.support.core_kernel import OTHERS
 from tests.support.core_kernel_walk import KernelWalk
@@ -43,6 +43,7 @@ class Walk(KernelWalk):
     def __init__(self) -> None:
         super().__init__()
         self.requests = 0
+        self.claims = dict.fromkeys(PIDS, 0)
         self.past: list[tuple[Asker, Wanted | Draft, AwaitedItem]] = []
 
     @initialize(
@@ -184,16 +185,38 @@ class Walk(KernelWalk):
         self.naive.excuse(lambda asker: asker == to)
         self.shell.do(self.registry.cancel, to.nonce, to.request, self.shell.now)
 
-    @rule(nonce=sessions, pick=picks, age=st.sampled_from([0, 0, 0, 1, 100]), unmaps=st.booleans())
-    def release(self, nonce: bytes, pick: int, age: int, unmaps: bool) -> None:
-        """Let go: of a grant, of an older grant, of what was never held."""
+    @rule(nonce=sessions, pick=picks, maps=st.booleans(), early=st.booleans())
+    def claim(self, nonce: bytes, pick: int, maps: bool, early: bool) -> None:
+        """Attach a block that the index shows, and tell of it later, or of what is not there."""
+        public = sorted({found for found, _ in self.registry.blocks.aliases.values()})
+        segment = one([*public, *public, *self.segments], pick)
+        if maps and segment in public:
+            self.shell.kernel.attach(segment, nonce)
+        self.claims[nonce] += 1
+        number = max(1, self.claims[nonce] - early)
+        self.naive.claim(nonce, segment, number)
+        claims = Claims([(segment, number)], [one(self.segments, pick)], self.claims[nonce])
+        assert not self.shell.do(self.registry.claim, nonce, claims, self.shell.now)
+        if nonce in self.naive.sessions and segment in self.naive.final - self.naive.unlinked:
+            self.granted[nonce].setdefault(segment, 0)
+
+    @rule(
+        nonce=sessions,
+        pick=picks,
+        age=st.sampled_from([0, 0, 0, 1, 100]),
+        unmaps=st.booleans(),
+        late=st.sampled_from([0, 0, 1]),
+    )
+    def release(self, nonce: bytes, pick: int, age: int, unmaps: bool, late: int) -> None:
+        """Let go: of a grant or claim, of an older one, of what was never held."""
         segment = one([*self.granted[nonce], *self.segments], pick)
         seq = self.granted[nonce].get(segment, 0) - age
         if unmaps and not age:
             self.shell.unmap(segment, nonce)
             self.granted[nonce].pop(segment, None)
-        self.naive.release(nonce, segment, seq)
-        self.shell.do(self.registry.release, nonce, [(segment, seq)], self.shell.now)
+        claim = self.claims[nonce] - late
+        self.naive.release(nonce, segment, seq, claim)
+        self.shell.do(self.registry.release, nonce, [(segment, seq, claim)], self.shell.now)
 
     @rule(nonce=sessions, pick=picks, token=st.sampled_from([b"t", b"u"]))
     def lend(self, nonce: bytes, pick: int, token: bytes) -> None:

@@ -88,7 +88,7 @@ def test_a_dead_writers_block_goes(world: World) -> None:
     world.do(world.registry.redeem, to, segment, b"t", world.now)
     world.end(b"a")
     assert world.state(segment) is State.UNLINKED
-    assert world.registry.release(b"b", [(segment, 99)], world.now) == []
+    assert world.registry.release(b"b", [(segment, 99, 99)], world.now) == []
 
 
 def test_a_cancelled_create_leaves_nothing(world: World) -> None:

@@ -1,0 +1,79 @@
+"""`BlockIndex`: the reader of the index; `arrayd.wire.index` has the layout and its theory."""
+
+from __future__ import annotations
+
+import time
+
+from arrayd.system.file_view import FileView
+from arrayd.wire import index
+from arrayd.wire.index import EMPTY, HEADER, KEY_BYTES, SLOT, SLOTS_AT, Entry
+
+_RETRY = 1.0  # seconds between two attempts to open a file that is not there
+
+
+class BlockIndex:
+    """The index of one daemon, as this process sees it; for use by many threads.
+
+    Parameters
+    ----------
+    path
+        Of the file; the daemon's answer to a hello has it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._table: _Table | None = None
+        self._retry_at = 0.0
+
+    def find(self, key: bytes) -> Entry | None:
+        """Return what the index says of a request; None: ask the daemon."""
+        table = self._table
+        if table is None or table.view.data[index.CLOSED_AT]:
+            table = self._open()
+            if table is None:
+                return None
+        packed = table.find(key)
+        return None if packed is None else Entry.unpacked(packed)
+
+    def _open(self) -> _Table | None:
+        """Return the latest file; None: there is none, or one that only a newer arrayd reads."""
+        self._table = None
+        now = time.monotonic()
+        if now < self._retry_at:
+            return None
+        try:
+            table = _Table(FileView(self.path))
+        except (OSError, ValueError):
+            self._retry_at = now + _RETRY
+            return None
+        self._table = table
+        return table
+
+
+class _Table:
+    """The hash table in one file."""
+
+    def __init__(self, view: FileView) -> None:
+        magic, version, closed, slots = HEADER.unpack_from(view.data)
+        sound = magic == index.MAGIC and version == index.VERSION and not closed
+        fits = slots > 0 and slots & (slots - 1) == 0
+        if not (sound and fits and SLOTS_AT + slots * SLOT.size <= len(view.data)):
+            raise ValueError("no index that is in use")
+        self.view = view
+        self._slots = slots
+
+    def find(self, key: bytes) -> bytes | None:
+        data, slots, size = self.view.data, self._slots, SLOT.size
+        number = index.first_slot(key, slots)
+        for _ in range(slots):
+            at = SLOTS_AT + number * size
+            slot = bytes(data[at : at + size])
+            found = slot[:KEY_BYTES]
+            if found == key:
+                _, offset, length, checksum = SLOT.unpack(slot)
+                packed = bytes(data[offset : offset + length])
+                return packed if index.checksum(key, packed) == checksum else None
+            if found == EMPTY:
+                return None
+            number = (number + 1) & (slots - 1)
+        return None

@@ -1,0 +1,122 @@
+"""`PublishedIndex`: keeps the index file in step with the registry.
+
+The core notes which aliases have changed. Before each of its effects is performed, so before a
+block is unlinked and before a grant is sent, the file is brought up to date.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+
+from arrayd.wire.index import Entry
+from arrayd_server.core.blocks import BlockTable
+from arrayd_server.core.holds import grant_of
+from arrayd_server.core.model import Place
+from arrayd_server.segments import index_file
+from arrayd_server.segments.index_file import IndexFile, IndexFull
+
+log = logging.getLogger(__name__)
+
+
+class PublishedIndex:
+    """The file in `path` for the aliases of `blocks`, from `publish` on.
+
+    Until then the file of an earlier run, if there is one, serves clients: what it says is
+    either right or names a segment that has gone.
+    """
+
+    def __init__(self, blocks: BlockTable, path: str) -> None:
+        self.path = path
+        self._blocks = blocks
+        self._file: IndexFile | None = None
+        self._published = False
+        self._failed = False
+
+    def publish(self) -> None:
+        """Publish what there is, now that all that an earlier run has left is adopted."""
+        self._published = True
+        self._rewrite()
+
+    def sync(self) -> None:
+        """Bring the file up to date."""
+        changed = self._blocks.changed_aliases
+        if not changed or not self._published:
+            return
+        try:
+            if self._file is not None:
+                for alias in changed:
+                    if isinstance(alias, bytes):
+                        self._update(self._file, alias)
+                changed.clear()
+        except IndexFull:
+            pass
+        if changed:
+            self._rewrite()
+
+    def _update(self, file: IndexFile, alias: bytes) -> None:
+        file.remove(alias)
+        place = self._blocks.locate(alias)
+        if place is not None and _is_public(place):
+            file.set(alias, _packed(place))
+
+    def ensure(self) -> None:
+        """Make the file anew, if somebody has removed it, or if there was no room for it."""
+        if self._published and (self._file is None or not self._file.in_place):
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        """Write a file with what there is, and send the readers of the old one to it.
+
+        What has gone must be in no file, whether there is room for a new one or not.
+        """
+        old = -1 if self._file is not None else index_file.take_over(self.path)
+        before, self._file = self._file, None
+        self._blocks.changed_aliases.clear()
+        try:
+            self._file = IndexFile(self.path, self._entries())
+            self._failed = False
+        except OSError as error:
+            if not self._failed:
+                log.warning("no room for the index, so clients have to ask: %s", error)
+            self._failed = True
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+        if before is not None:
+            before.close()
+        if old >= 0:
+            index_file.close_old(old)
+            os.close(old)
+
+    def _entries(self) -> dict[bytes, bytes]:
+        entries: dict[bytes, bytes] = {}
+        for alias in self._blocks.aliases:
+            place = self._blocks.locate(alias)
+            if place is not None and isinstance(alias, bytes) and _is_public(place):
+                entries[alias] = _packed(place)
+        return entries
+
+    def close(self, *, hand_over: bool) -> None:
+        """Publish nothing more; after a hand-over the file serves clients until the next run."""
+        self._published = False
+        if self._file is None:
+            return
+        if hand_over:
+            self._file.abandon()
+        else:
+            self._file.close(remove=True)
+        self._file = None
+
+
+def _is_public(place: Place) -> bool:
+    """Say whether a client can know by itself that a block is what it wants.
+
+    It cannot where the source is made of several files, and a published name may have another
+    block at any time.
+    """
+    return not place.block.linked and not place.block.published
+
+
+def _packed(place: Place) -> bytes:
+    return Entry.of(grant_of(place, 0)).packed()
