@@ -1,8 +1,9 @@
 """The load of small files into one block: from its members to tasks of the workers, and back.
 
-A task that fails, whatever the reason, is no error: its files are among those that are loaded one
-by one. So a file that crashes or hangs its reader costs the others a retry, and has an error of
-its own.
+A task that fails, whatever the reason, is no error: all files of the block are loaded one by one
+then. So a file that crashes or hangs its reader costs the others a retry, and has an error of its
+own. The block is given up: where that task was to write it has no pages, and no segment may have
+holes.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class _MembersLoad:
     members: Sequence[BlockMember]
     tasks_left: int
     found: dict[int, LoadedMember] = field(default_factory=dict)
+    failed: bool = False
 
 
 class MemberLoads:
@@ -94,12 +96,13 @@ class MemberLoads:
         load = self._loads.get(job)
         if load is None:
             return
-        if not isinstance(result, ArraydError):
-            load.found.update(_read(result, first, load.members[first:][:MAX_FILES]))
+        found = _read(result, first, load.members[first:][:MAX_FILES])
+        load.failed = load.failed or found is None
+        load.found.update(found or {})
         load.tasks_left -= 1
         if not load.tasks_left:
             del self._loads[job]
-            self._on_loaded(job, load.found)
+            self._on_loaded(job, {} if load.failed else load.found)
 
 
 def _file(member: BlockMember) -> tuple[str, tuple[int, ...], int, int]:
@@ -108,13 +111,15 @@ def _file(member: BlockMember) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def _read(
-    result: Mapping[str, Any], first: int, members: Sequence[BlockMember]
-) -> dict[int, LoadedMember]:
-    """Return what a worker says it has loaded; nothing of it if it makes no sense."""
+    result: Mapping[str, Any] | ArraydError, first: int, members: Sequence[BlockMember]
+) -> dict[int, LoadedMember] | None:
+    """Return what a worker says it has loaded; None: it failed, or what it says makes no sense."""
     try:
+        if isinstance(result, ArraydError):
+            return None
         return dict(_loaded(LoadedFiles.from_wire(result), first, members))
     except (TypeError, ValueError, IndexError):
-        return {}
+        return None
 
 
 def _loaded(
