@@ -26,7 +26,6 @@ import errno
 import os
 from collections.abc import Iterable
 
-from arrayd.common import failpoints
 from arrayd.wire import layout
 
 _ACL = "system.posix_acl_access"
@@ -41,7 +40,6 @@ def hand_down(fd: int, links: Iterable[tuple[str, str]]) -> None:
         They are not done, or not all of them.
     """
     os.pwrite(fd, bytes(layout.FOOTER_BYTES), os.fstat(fd).st_size - layout.FOOTER_BYTES)
-    failpoints.hit("daemon.disowned")
     try:
         os.removexattr(fd, _ACL)
     except OSError as error:
@@ -50,7 +48,6 @@ def hand_down(fd: int, links: Iterable[tuple[str, str]]) -> None:
     os.fchmod(fd, 0o600)
     for old, new in links:
         os.rename(old, new)
-        failpoints.hit("daemon.renamed")
 
 
 def take_over(fd: int, plan: layout.SegmentPlan) -> None:
