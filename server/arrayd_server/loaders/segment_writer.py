@@ -104,7 +104,7 @@ def write_part(
                 raise _other_rows(source, part, "more")
             values, count = _cast(source, plan, chunk, position, target.dtype)
             sink.put(position, values)
-            failpoints.hit("worker.chunk")
+            _pass_written()
             position += chunk.size
             changed += count
             on_rows(position // per_row - part.start)
@@ -130,13 +130,23 @@ def _copied(
         closing(straight_copy.copy(source, plan, part, begin, fd)) as steps,
     ):
         while not cancelled():
-            failpoints.hit("worker.reading")
+            _pass_read()
             if (now := next(steps, None)) is None:
                 return bool(done)
             done = now
-            failpoints.hit("worker.chunk")
+            _pass_written()
             on_rows(done // base.row_bytes(plan))
     raise Cancelled
+
+
+def _pass_read() -> None:
+    """Pass the point before a chunk is read."""
+    failpoints.hit("worker.reading")
+
+
+def _pass_written() -> None:
+    """Pass the point after a chunk is written."""
+    failpoints.hit("worker.chunk")
 
 
 def _other_rows(source: Source, part: Part, found: str) -> BadFile:
@@ -153,7 +163,7 @@ def _chunks(source: Source, plan: LoadPlan, part: Part, dtype: np.dtype[Any]) ->
     with os_errors(source), closing(fill(source, plan, part)) as chunks:
         for chunk in chunks:
             assert chunk.dtype == plan.dtype
-            failpoints.hit("worker.reading")
+            _pass_read()
             values = as_items(chunk).reshape(-1).view(chunk.dtype)
             for start in range(0, values.size, size):
                 yield values[start : start + size]

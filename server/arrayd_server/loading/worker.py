@@ -228,7 +228,6 @@ def fill(fill: FillTask, task: RunningTask) -> FilledPart:
     )
     task.report()
     _check_unchanged(source, found)
-    failpoints.hit("worker.answering")
     return FilledPart(lost)
 
 
@@ -257,7 +256,7 @@ def small_files(task: SmallFilesTask, running: RunningTask) -> LoadedFiles:
     for position, (path, stat, offset, room) in enumerate(task.files):
         if running.cancelled():
             raise segment_writer.Cancelled
-        failpoints.hit("worker.probing")
+        _begin_looking()
         source = Source.from_wire({**task.source, "path": path})
         out = buffer[offset - task.start : offset - task.start + room]
         one = small.read(source, stat, out)
@@ -275,7 +274,6 @@ def small_files(task: SmallFilesTask, running: RunningTask) -> LoadedFiles:
         )
         running.rows(1)
     segment_writer.write_bytes(task.path, task.start, buffer)
-    failpoints.hit("worker.answering")
     return LoadedFiles(tuple(spec for _, spec in specs.values()), tuple(found))
 
 
@@ -323,11 +321,15 @@ def _answer(wire: Mapping[str, Any], task: RunningTask) -> None:
 def _done(wire: Mapping[str, Any], task: RunningTask) -> dict[str, Any]:
     """Do what a message asks for; return the result."""
     op, fields = wire["op"], {key: value for key, value in wire.items() if key not in _ENVELOPE}
-    if op == "fill":
-        return fill(FillTask.from_wire(fields).understand(), task).to_wire()
-    if op == "small":
-        return small_files(SmallFilesTask.from_wire(fields).understand(), task).to_wire()
-    failpoints.hit("worker.probing")
+    if op in ("fill", "small"):
+        loaded = (
+            fill(FillTask.from_wire(fields).understand(), task)
+            if op == "fill"
+            else small_files(SmallFilesTask.from_wire(fields).understand(), task)
+        )
+        failpoints.hit("worker.answering")
+        return loaded.to_wire()
+    _begin_looking()
     if op == "probe":
         return probe(ProbeTask.from_wire(fields).understand()).to_wire()
     return info(InfoTask.from_wire(fields).understand())
@@ -336,6 +338,11 @@ def _done(wire: Mapping[str, Any], task: RunningTask) -> dict[str, Any]:
 def _label(wire: Mapping[str, Any]) -> str:
     """Return which file a task is about, or where the small ones of one go."""
     return str(wire["source"].get("path") or wire.get("path"))
+
+
+def _begin_looking() -> None:
+    """Pass the point before a file is looked at."""
+    failpoints.hit("worker.probing")
 
 
 def _out_of_memory(wire: Mapping[str, Any], error: MemoryError) -> LoadError:
