@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+ROOT = Path(__file__).resolve().parents[2]
+
 TICKS = os.sysconf("SC_CLK_TCK")
 
 PATIENCE = 120.0
@@ -34,15 +36,19 @@ class Consumer:
         What it does; see `tests.benchmarks.consumer`.
     patience
         Seconds for one piece of its work, after which it is killed.
+    module, python
+        What does it, and the interpreter: another one for libraries that are not installed here.
     """
 
     spec: dict[str, Any]
     patience: float = PATIENCE
+    module: str = "tests.benchmarks.consumer"
+    python: str = sys.executable
 
     def __post_init__(self) -> None:
-        command = [sys.executable, "-m", "tests.benchmarks.consumer", json.dumps(self.spec)]
+        command = [self.python, "-m", self.module, json.dumps(self.spec)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
         )
         self.answer()  # it is ready
 
