@@ -10,7 +10,6 @@ By hand, for a million attaches: ``python -m tests.faults.index_hunt 120 4`` (se
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import random
@@ -28,7 +27,7 @@ import numpy.typing as npt
 
 import arrayd
 from arrayd.errors import InUse, NoSuchBlock
-from arrayd.session import request
+from arrayd.session.request import FileRequest
 from tests.support.daemons import Daemon
 
 FILES = 40
@@ -51,7 +50,7 @@ ROUND = 200
 """Attaches of a reader between two looks at the clock."""
 
 HONEST, NAIVE = "honest", "naive"
-"""How a reader asks; a naive one looks at a file once, and takes it for unchanged from then on."""
+"""How a reader asks; a naive one looks the index up by what a file was when it asked first."""
 
 Editions = npt.NDArray[np.int64]
 
@@ -84,7 +83,11 @@ class Files:
 def read(endpoint: str, directory: str, seconds: float, seed: int, how: str) -> dict[str, Any]:
     """Attach and look until the time is over; return what was seen."""
     if how == NAIVE:
-        request._stat = functools.cache(request._stat)
+        keys: dict[str, bytes] = {}
+        fresh = FileRequest.key
+        FileRequest.key = lambda self: keys.setdefault(  # type: ignore[method-assign]
+            self.source.path, fresh(self)
+        )
     files, chance = Files(Path(directory)), random.Random(seed)
     held: list[tuple[arrayd.SharedArray, int]] = []
     seen = {"attaches": 0, "wrong": 0}

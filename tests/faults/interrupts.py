@@ -139,7 +139,8 @@ def left(other: arrayd.Client, before: tuple[int, int], spare: int) -> str:
         gc.collect()  # a client that was dropped, unclosed
         held = [block.source for block in other.status().blocks if block.holders]
         with open("/proc/self/maps") as maps:
-            mapped = [line.split()[-1] for line in maps if "/arrayd-" in line]
+            names = [line.split()[-1] for line in maps if "/arrayd-" in line]
+        mapped = [name for name in names if not name.endswith("/index")]  # one for a session
         now = _descriptors_and_threads()
         if not held and not mapped and 0 <= now[0] - before[0] <= spare and now[1] == before[1]:
             return ""

@@ -247,7 +247,7 @@ last = {{value: False for value in range(8)}}  # whether the last try for it was
 while late + right < 400 or not all(last.values()):
     value = chance.choice([v for v in last if late + right < 400 or not last[v]])
     try:
-        array = arrayd.get(f"{{value}}.npy", timeout=chance.random() ** 2 * 0.004)
+        array = arrayd.get(f"{{value}}.npy", timeout=chance.random() ** 2 * 0.004, pin=0.01)
     except arrayd.LoadTimeout:
         late, last[value] = late + 1, True
     else:

@@ -28,7 +28,7 @@ def test_a_late_grant_is_given_back(
     one("arrayd.status()")
     os.kill(daemon.pid, signal.SIGSTOP)
     with pytest.raises(arrayd.LoadTimeout):
-        one(f"arrayd.get({str(tmp_path / 'x.npy')!r}, timeout=0.1)")
+        one(f"arrayd.get({str(tmp_path / 'x.npy')!r}, timeout=0.1, pin=0.01)")
     os.kill(daemon.pid, signal.SIGCONT)
     wait_until(lambda: client.status().counters["requests"] == 2, "the late request is handled")
     wait_until(lambda: pids(only_block(client)) == [os.getpid()], "the late grant is given back")

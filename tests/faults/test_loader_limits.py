@@ -192,7 +192,7 @@ def test_questions_of_those_who_are_gone() -> None:
 
     async def run() -> None:
         async with pool() as one:
-            loads = Loads(one, Callbacks(*5 * [lambda *_: None]))
+            loads = Loads(one, Callbacks(*6 * [lambda *_: None]))
             source = identity.of_source(Source.of("/x.npy"), None)
             with program("silent"):
                 for job in (1, 2, 3, 4):
