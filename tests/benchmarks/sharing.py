@@ -3,9 +3,10 @@
 One Markdown table. Each line is measured in one run with what it is held against, in turn, and
 says median, least and most of five rounds or more, the ratio within the rounds, and whether a goal
 is reached: on a shared machine only ratios mean anything. ``attach`` is about arrays that lie in
-memory already. Peers are looked for in this Python and in the virtual environments of ``--peers
-FOLDER`` (or ``ARRAYD_PEERS``), each with what it takes: ``pyarrow==11.0.0 numpy==1.26.4
-SharedArray`` on Python ≤ 3.11 has Plasma.
+memory already, ``load`` about files. Peers are looked for in this Python and in the virtual
+environments of ``--peers FOLDER`` (or ``ARRAYD_PEERS``), each with what it takes:
+``pyarrow==11.0.0 numpy==1.26.4 SharedArray`` on Python 3.10 or 3.11 has Plasma, ``pyarrow polars``
+read text.
 
 It takes some minutes, a few times the largest array in memory and on the disk, and removes what it
 made.
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import sharing_attach
+from tests.benchmarks import sharing_attach, sharing_load
 from tests.benchmarks.elsewhere import Pythons
 from tests.benchmarks.markdown import Markdown
 from tests.benchmarks.table import machine, say
@@ -55,6 +56,26 @@ class Sizes:
     def summed(self) -> int:
         """Bytes of the block that several processes sum: 1 GiB."""
         return self._whole(1 << 30)
+
+    @property
+    def files(self) -> int:
+        """Number of small files: 10,000."""
+        return max(20, round(10_000 * self.factor))
+
+    @property
+    def packed(self) -> int:
+        """Bytes of a dataset of compressed chunks: 512 MiB."""
+        return self._whole(512 << 20)
+
+    @property
+    def rows(self) -> int:
+        """Lines of text: 4 million."""
+        return max(1000, round(4e6 * self.factor))
+
+    @property
+    def freed(self) -> int:
+        """Bytes of a block that is freed: 8 GiB."""
+        return self._whole(8 << 30)
 
     def _whole(self, size: int) -> int:
         mib = 1 << 20
@@ -86,7 +107,7 @@ class Bench:
     sizes: Sizes
 
 
-PARTS: dict[str, Callable[[Bench], None]] = {"attach": sharing_attach.run}
+PARTS: dict[str, Callable[[Bench], None]] = {"attach": sharing_attach.run, "load": sharing_load.run}
 """The parts of the table, by name."""
 
 
@@ -124,8 +145,13 @@ def main() -> None:
 def _run(bench: Bench, parts: list[str]) -> None:
     began = time.monotonic()
     say(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC; {machine(bench.folder)}")
-    mib = bench.sizes.array >> 20
-    say(f"sizes × {bench.sizes.factor:g}: arrays of {mib:,} MiB where 2 GiB are meant\n")
+    sizes = bench.sizes
+    say(
+        f"Sizes × {sizes.factor:g} of what is meant: arrays of {sizes.array >> 20:,} MiB instead "
+        f"of 2,048, {sizes.files:,} small files instead of 10,000, {sizes.rows:,} lines of text "
+        f"instead of 4,000,000, {sizes.packed >> 20:,} MiB of compressed chunks instead of 512, "
+        f"{sizes.freed >> 20:,} MiB to free instead of 8,192\n"
+    )
     bench.table.begin()
     for name in parts:
         PARTS[name](bench)

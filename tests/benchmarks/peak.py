@@ -1,0 +1,65 @@
+"""The most memory that a load takes, looked at again and again while it runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from tests.benchmarks.files import segment_bytes
+from tests.benchmarks.processes import Daemon
+
+EVERY = 0.004
+"""Seconds between two looks."""
+
+
+class Peak:
+    """Memory of a daemon, its loaders and its segments inside a ``with``.
+
+    Parameters
+    ----------
+    daemon
+        Of which.
+    others
+        Processes besides its own.
+
+    Attributes
+    ----------
+    most : int
+        Bytes of anonymous memory more than at the beginning, and of segments, at the worst moment.
+    """
+
+    def __init__(self, daemon: Daemon, others: list[int]) -> None:
+        self._daemon = daemon
+        self._pids: Callable[[], list[int]] = lambda: [*daemon.pids, *others]
+        self._ended = threading.Event()
+        self.most = 0
+
+    def __enter__(self) -> Self:
+        self._before = anonymous_bytes(self._pids())
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(EVERY):
+            more = anonymous_bytes(self._pids()) - self._before
+            self.most = max(self.most, more + segment_bytes(self._daemon.endpoint))
+
+
+def anonymous_bytes(pids: list[int]) -> int:
+    """Return the private memory of these processes; what they share is divided among them."""
+    total = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+        total += sizes["Pss_Anon"] << 10
+    return total
