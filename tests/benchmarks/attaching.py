@@ -241,6 +241,18 @@ class OfSharedArray:
         return timed(lambda: attach(next(each))[7], task)
 
 
+class OfCopies:
+    """A process that has a copy of its own, as `np.load` makes it."""
+
+    def __init__(self, _: Found) -> None:
+        self._kept: Any = None
+
+    def __call__(self, task: Found) -> Found:
+        """Load ``file``, sum it, and keep it."""
+        self._kept = np.load(task["file"])
+        return {"sum": float(self._kept.sum())}
+
+
 def small_files(folder: Path, count: int) -> list[str]:
     """Make .npy files of one small array each."""
     folder.mkdir()
@@ -259,5 +271,6 @@ if __name__ == "__main__":
             "echo server": echo,
             "plasma": OfPlasma,
             "sharedarray": OfSharedArray,
+            "copies": OfCopies,
         }
     )

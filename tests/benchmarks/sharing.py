@@ -3,10 +3,10 @@
 One Markdown table. Each line is measured in one run with what it is held against, in turn, and
 says median, least and most of five rounds or more, the ratio within the rounds, and whether a goal
 is reached: on a shared machine only ratios mean anything. ``attach`` is about arrays that lie in
-memory already, ``load`` about files. Peers are looked for in this Python and in the virtual
-environments of ``--peers FOLDER`` (or ``ARRAYD_PEERS``), each with what it takes:
-``pyarrow==11.0.0 numpy==1.26.4 SharedArray`` on Python 3.10 or 3.11 has Plasma, ``pyarrow polars``
-read text.
+memory already, ``load`` about files; ``pictures FOLDER`` draws some of it as SVG instead. Peers are
+looked for in this Python and in the virtual environments of ``--peers FOLDER`` (or
+``ARRAYD_PEERS``), each with what it takes: ``pyarrow==11.0.0 numpy==1.26.4 SharedArray`` on Python
+3.10 or 3.11 has Plasma, ``pyarrow polars`` read text.
 
 It takes some minutes, a few times the largest array in memory and on the disk, and removes what it
 made.
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.benchmarks import sharing_attach, sharing_load
+from tests.benchmarks import sharing_attach, sharing_load, sharing_pictures
 from tests.benchmarks.elsewhere import Pythons
 from tests.benchmarks.markdown import Markdown
 from tests.benchmarks.table import machine, say
@@ -114,9 +114,8 @@ PARTS: dict[str, Callable[[Bench], None]] = {"attach": sharing_attach.run, "load
 def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sharing")
-    parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; none: all"
-    )
+    choice = f"of {', '.join(PARTS)}; none: all. Or: pictures FOLDER"
+    parser.add_argument("parts", nargs="*", metavar="PART", help=choice)
     parser.add_argument("--size", type=float, default=SIZE, help=f"of the full sizes ({SIZE})")
     peers = os.environ.get("ARRAYD_PEERS")
     parser.add_argument("--peers", type=Path, default=peers and Path(peers), help="environments")
@@ -124,7 +123,10 @@ def main() -> None:
         "--folder", type=Path, default=Path("/var/tmp"), help="for files; on a disk"
     )
     given = parser.parse_args()
-    if unknown := set(given.parts) - set(PARTS):
+    pictures = Path(given.parts[1]) if given.parts[:1] == ["pictures"] and given.parts[1:] else None
+    if pictures is not None and len(given.parts) > 2:
+        parser.error("pictures takes one folder, and no part beside it")
+    if pictures is None and (unknown := set(given.parts) - set(PARTS)):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if not 0.001 <= given.size <= 4:
         parser.error("--size: from 0.001 to 4")
@@ -136,7 +138,10 @@ def main() -> None:
     os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "pycache")
     bench = Bench(Markdown(), folder, memory, Pythons(given.peers), Sizes(given.size))
     try:
-        _run(bench, given.parts or list(PARTS))
+        if pictures is not None:
+            sharing_pictures.draw(bench, pictures)
+        else:
+            _run(bench, given.parts or list(PARTS))
     finally:
         shutil.rmtree(folder)
         shutil.rmtree(memory)
