@@ -75,8 +75,8 @@ class Held:
     base: weakref.ref[SharedArray] | None = None
     #: the request that a reference's receiver can repeat; None for published blocks
     request: tuple[Source | dict[str, Any], Stat] | None = None
-    #: the sources, and the words of calls, that the session finds it by
-    sources: dict[Source, None] = field(default_factory=dict)
+    #: the keys of requests, and the words of calls, that the session finds it by
+    keys: dict[bytes, None] = field(default_factory=dict)
     wordings: list[Any] = field(default_factory=list)
     segment: str = field(init=False)
     block: Block = field(init=False)

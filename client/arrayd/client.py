@@ -255,18 +255,20 @@ class Client:
             if known is not None:
                 return known
             request = FileRequest.of(source, options)
-            if not ask:
-                words = source, options
-                with contextlib.suppress(Vanished):
-                    known = self._session.blocks.local(request.source, request.stat, mode, words)
-                    known = known if known is not None else self._indexed(request, mode)
+            if not ask and request.stat is not None:
+                key, words = request.key(), (source, options)
+                try:
+                    known = self._session.blocks.local(request, key, mode, words)
+                    known = known if known is not None else self._indexed(request, key, mode)
+                except Vanished:
+                    pass  # ask
             if known is not None:
                 return known
         except ArraydError as error:
             return bare(error)
         return request
 
-    def _indexed(self, request: FileRequest, mode: str) -> SharedArray | None:
+    def _indexed(self, request: FileRequest, key: bytes, mode: str) -> SharedArray | None:
         """Return the array that the daemon's index leads to; None: ask.
 
         Raises
@@ -276,17 +278,17 @@ class Client:
         SpecMismatch
             The block has not the rows that are asked for.
         """
-        index, stat = self._session.index, request.stat
-        if index is None or stat is None:
+        index = self._session.index
+        if index is None:
             return None
-        entry, window = index.find(request.key()), False
+        entry, window = index.find(key), False
         if entry is None and request.source.rows is not None:
             entry, window = index.find(request.whole().key()), True
         if entry is None:
             return None
         failpoints.hit("client.indexed")
         grant = entry.grant(window=window)
-        whole = self._session.blocks.attach_indexed(grant, mode, (request.source, stat))
+        whole = self._session.blocks.attach_indexed(grant, mode, request, key)
         return cut(whole, grant, request.source)
 
 

@@ -6,7 +6,9 @@ import time
 
 from arrayd.system.file_view import FileView
 from arrayd.wire import index
-from arrayd.wire.index import EMPTY, HEADER, KEY_BYTES, SLOT, SLOTS_AT, Entry
+from arrayd.wire.index import EMPTY, HEADER, SLOT, SLOTS_AT, Entry
+
+_UNPACK, _SIZE = SLOT.unpack_from, SLOT.size
 
 _RETRY = 1.0  # seconds between two attempts to open a file that is not there
 
@@ -63,14 +65,11 @@ class _Table:
         self._slots = slots
 
     def find(self, key: bytes) -> bytes | None:
-        data, slots, size = self.view.data, self._slots, SLOT.size
+        data, slots = self.view.data, self._slots
         number = index.first_slot(key, slots)
         for _ in range(slots):
-            at = SLOTS_AT + number * size
-            slot = bytes(data[at : at + size])
-            found = slot[:KEY_BYTES]
+            found, offset, length, checksum = _UNPACK(data, SLOTS_AT + number * _SIZE)
             if found == key:
-                _, offset, length, checksum = SLOT.unpack(slot)
                 packed = bytes(data[offset : offset + length])
                 return packed if index.checksum(key, packed) == checksum else None
             if found == EMPTY:

@@ -102,7 +102,7 @@ class Fetching:
             grant = unwrap_as(Grant, answer)
         except ArraydError as error:
             return bare(error)
-        known = None if request.stat is None else (request.source, request.stat)
+        known = None if request.stat is None else request
         failpoints.hit("client.granted")
         whole = self._session.blocks.attach(grant, self._terms.mode, known)
         try:

@@ -18,13 +18,12 @@ from arrayd import array
 from arrayd.array import Held, HoldOwner, SharedArray, cut
 from arrayd.common import failpoints
 from arrayd.session.holds import Attaching, Claim, HoldTable, Release
+from arrayd.session.request import FileRequest
 from arrayd.session.shortcuts import Shortcuts
-from arrayd.source import Source
 from arrayd.system import mapping, writers
 from arrayd.system.mapping import MappingFinalizer, SegmentMapping
 from arrayd.system.signal_safe import drain
 from arrayd.wire.grant import Grant
-from arrayd.wire.protocol import Stat
 
 
 class HeldBlocks:
@@ -44,7 +43,7 @@ class HeldBlocks:
         self._wake = wake
         self._table = HoldTable[Held]()
         self.shortcuts = Shortcuts(self._table.find)
-        self._by_source: dict[Source, tuple[Stat, Grant, Held]] = {}  # the latest of each
+        self._by_key: dict[bytes, tuple[Grant, Held]] = {}  # of requests
         self._ended: deque[MappingFinalizer] = deque()
         self._will_tell = False  # the flusher is awake, and will tell what is claimed
 
@@ -66,11 +65,12 @@ class HeldBlocks:
     # ---- arrays --------------------------------------------------------------------------
 
     def local(
-        self, source: Source, stat: Stat | None, mode: str, words: tuple[object, Mapping[str, Any]]
+        self, request: FileRequest, key: bytes, mode: str, words: tuple[object, Mapping[str, Any]]
     ) -> SharedArray | None:
         """Return the array that a request means, if this process holds its block.
 
-        `words` are the arguments that it was made of: they find the block sooner the next time.
+        `key` is the request's. `words` are the arguments that it was made of: they find the block
+        sooner the next time.
 
         Raises
         ------
@@ -78,19 +78,17 @@ class HeldBlocks:
             Its name is gone.
         """
         with self.lock:
-            known, grant, held = self._by_source.get(source, (None, None, None))
-            if grant is None or held is None or stat is None or known != stat:
+            grant, held = self._by_key.get(key, (None, None))
+            if grant is None or held is None:
                 return None
             if held.hold.released or self._table.find(held.segment) is not held.hold:
                 return None
-            result = cut(array.wrap(held, self._pages(held.hold, mode)), grant, source)
-            if mode == "r":
-                self.shortcuts.add(words, source, stat, grant, held)
+            result = cut(array.wrap(held, self._pages(held.hold, mode)), grant, request.source)
+            if mode == "r" and request.stat is not None:
+                self.shortcuts.add(words, request.source, request.stat, grant, held)
             return result
 
-    def attach(
-        self, grant: Grant, mode: str, request: tuple[Source, Stat] | None = None
-    ) -> SharedArray:
+    def attach(self, grant: Grant, mode: str, request: FileRequest | None = None) -> SharedArray:
         """Map what was granted and return the array of the whole block, or of the member.
 
         Raises
@@ -107,11 +105,13 @@ class HeldBlocks:
             result = array.wrap(held, self._pages(hold, mode))
             failpoints.hit("client.mapped")
             if request is not None:
-                self._remember(hold, held, grant, *request)
+                self._remember(hold, held, grant, request, request.key())
             self._table.attached(grant.segment, grant.seq)
             return result
 
-    def attach_indexed(self, grant: Grant, mode: str, request: tuple[Source, Stat]) -> SharedArray:
+    def attach_indexed(
+        self, grant: Grant, mode: str, request: FileRequest, key: bytes
+    ) -> SharedArray:
         """Map what the index leads to, and return the array of the block, or of the member.
 
         `grant` has no number: the daemon hears of it later.
@@ -121,7 +121,6 @@ class HeldBlocks:
         Vanished
             The segment is gone, or another one has its name: the index was out of date.
         """
-        source, stat = request
         with self.lock:
             hold = self._table.find(grant.segment)
             if hold is None or not hold.mappings or not grant.extent:
@@ -132,20 +131,24 @@ class HeldBlocks:
             except Exception:
                 self._table.unclaimed(hold)
                 raise
-            self._remember(hold, held, grant, source, stat)
+            self._remember(hold, held, grant, request, key)
         if not self._will_tell:
             self._will_tell = True
             self._wake()
         return result
 
-    def _remember(self, hold: Held, held: Held, grant: Grant, source: Source, stat: Stat) -> None:
+    def _remember(
+        self, hold: Held, held: Held, grant: Grant, request: FileRequest, key: bytes
+    ) -> None:
         """Note what a block, or a member of it, was asked as."""
+        if request.stat is None:
+            return
         if not grant.key:
-            hold.sources[source] = None
-            self._by_source[source] = (stat, grant, held)
+            hold.keys[key] = None
+            self._by_key[key] = (grant, held)
         # What loads this very block again: a window is a part of a whole one.
-        loaded = source.whole() if grant.window else source
-        held.request = (loaded, stat)
+        loaded = request.source.whole() if grant.window else request.source
+        held.request = (loaded, request.stat)
 
     def _pages(self, held: Held, mode: str) -> SegmentMapping:
         """Return a mapping of a held block; one read-only mapping serves a whole process."""
@@ -253,10 +256,10 @@ class HeldBlocks:
 
     def _forget_sources(self, held: Held) -> None:
         self.shortcuts.forget(held)
-        for source in held.sources:
-            known = self._by_source.get(source)
-            if known is not None and known[2].hold is held:
-                self._by_source.pop(source, None)
+        for key in held.keys:
+            known = self._by_key.get(key)
+            if known is not None and known[1].hold is held:
+                self._by_key.pop(key, None)
 
     # ---- sessions ------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from arrayd.errors import (
@@ -26,8 +26,10 @@ _SHORT = 4096  # characters of a path, by itself less than any limit
 _SPELLINGS = 4096
 """Spellings of sources that are remembered."""
 
-_known: dict[Any, Source] = {}
-"""The source that is meant by arguments which mean the same at all times."""
+_known: dict[Any, tuple[Source, bytes]] = {}
+"""The source that is meant by arguments which mean the same at all times, and its part of a key."""
+
+_NEW: tuple[Source | None, bytes] = (None, b"")
 
 SourceLike = str | os.PathLike[str] | Source
 """What names a source: a path, ``file.h5:/x``, ``name:N``, or a `Source`."""
@@ -42,6 +44,7 @@ class FileRequest:
 
     source: Source
     stat: Stat | None
+    _part: bytes = field(default=b"", compare=False, repr=False)  # of `key`, if it is known
 
     @classmethod
     def of(cls, source: SourceLike, options: Mapping[str, Any]) -> Self:
@@ -55,16 +58,18 @@ class FileRequest:
             An option is wrong.
         """
         spelling = _spelling(source, options)
-        canonical = None if spelling is None else _known.get(spelling)
+        canonical, part = _known.get(spelling, _NEW)
         if canonical is None:
             canonical = Source.of(source, **options)
             _check_words(canonical)
             if canonical.name is not None:
                 _check_name(canonical)
                 return cls(canonical, None)
+            part = index.key_of_source(canonical.without_hints())
             if spelling is not None:
-                _remember(spelling, canonical)
-        return cls(with_locking(canonical), _stat(canonical.path))
+                _remember(spelling, canonical, part)
+        meant = with_locking(canonical)
+        return cls(meant, _stat(meant.path), part if meant is canonical else b"")
 
     def anew(self) -> Self:
         """Return the request for what the file is now; the same if there is none any more."""
@@ -75,12 +80,13 @@ class FileRequest:
         return self
 
     def key(self) -> bytes:
-        """Return the key of this request in the daemon's index."""
-        return index.key(index.key_of_source(self.source.without_hints()), self.stat)
+        """Return what stands for this request: its key in the daemon's index."""
+        part = self._part or index.key_of_source(self.source.without_hints())
+        return index.key(part, self.stat)
 
     def whole(self) -> Self:
         """Return the request for the same source without ``rows=``."""
-        return replace(self, source=self.source.whole())
+        return replace(self, source=self.source.whole(), _part=b"")
 
     def to_wire(self) -> dict[str, Any]:
         """Return the item of a request."""
@@ -103,10 +109,10 @@ def _spelling(source: SourceLike, options: Mapping[str, Any]) -> Any:
     return spelling
 
 
-def _remember(spelling: Any, source: Source) -> None:
+def _remember(spelling: Any, source: Source, part: bytes) -> None:
     if len(_known) >= _SPELLINGS:
         _known.clear()
-    _known[spelling] = source
+    _known[spelling] = source, part
 
 
 def _stat(path: str) -> Stat:
