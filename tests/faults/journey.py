@@ -28,7 +28,7 @@ from arrayd.gather.hdf5 import collect
 FILES = {"a.npy": 1, "b.npy": 2, "c.npy": 3}
 """The files and the value that each is full of."""
 
-ITEMS = 100_000
+ITEMS = 300_000
 """Of each file, 8 bytes each: several chunks."""
 
 NAME = "table"

@@ -130,7 +130,8 @@ def _copied(
         closing(straight_copy.copy(source, plan, part, begin, fd)) as steps,
     ):
         while not cancelled():
-            _pass_read()
+            with os_errors(source):
+                _pass_read()
             if (now := next(steps, None)) is None:
                 return bool(done)
             done = now
