@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -75,7 +76,8 @@ def segment_bytes(endpoint: str) -> int:
     total = 0
     for entry in os.scandir("/dev/shm"):
         if entry.name.startswith(family) and entry.is_file():
-            total += entry.stat().st_blocks * 512
+            with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile
+                total += entry.stat().st_blocks * 512
     return total
 
 

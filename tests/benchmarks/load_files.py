@@ -1,8 +1,12 @@
-"""Files that ``tests.benchmarks.sharing`` loads: made piece by piece, with bounded memory."""
+"""Files that ``tests.benchmarks.sharing`` loads: made piece by piece, with bounded memory.
+
+They are on the disk before anything is measured, or the kernel would write them meanwhile.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ def small(folder: Path, count: int) -> list[str]:
     values = np.random.default_rng(1).random(SMALL // 8)
     for path in paths:
         np.save(path, values)
+    os.sync()
     return paths
 
 
@@ -39,7 +44,7 @@ def doubles(path: Path, size: int) -> Path:
     for first in range(0, len(array), step):
         array[first : first + step] = rng.random(len(array[first : first + step]))
     array.flush()
-    return path
+    return written(path)
 
 
 def hdf5(path: Path, size: int, codec: str | None) -> Path:
@@ -63,7 +68,7 @@ def hdf5(path: Path, size: int, codec: str | None) -> Path:
         for first in range(0, rows, step):
             count = min(step, rows - first)
             dataset[first : first + count] = rng.normal(size=(count, COLUMNS)).round(2)
-    return path
+    return written(path)
 
 
 def _filters(codec: str) -> dict[str, Any]:
@@ -89,4 +94,11 @@ def text(path: Path, rows: int) -> Path:
             columns = (one.tolist() for one in (names, places, shares, hits, misses))
             lines = zip(*columns, strict=True)
             file.writelines(f"chr{a}\t{b}\t{c}\t{d}\t{e}\n" for a, b, c, d, e in lines)
+    return written(path)
+
+
+def written(path: Path) -> Path:
+    """Wait until a file is on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
     return path

@@ -69,12 +69,10 @@ def rounds(works: dict[str, Callable[[], float]], times: int = ROUNDS) -> dict[s
 
 def shown(values: Sequence[float], unit: str = "") -> str:
     """Return a median with the least and the most of what it is the median of."""
-    middle, few, many = (_short(one) for one in (statistics.median(values), *_ends(values)))
-    return f"{middle}{f' {unit}' if unit else ''} ({few}..{many})"
-
-
-def _ends(values: Sequence[float]) -> tuple[float, float]:
-    return min(values), max(values)
+    middle = f"{_short(statistics.median(values))} {unit}".rstrip()
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({_short(min(values))}..{_short(max(values))})"
 
 
 def _short(value: float) -> str:
@@ -111,7 +109,11 @@ class Markdown:
     def absolute(self, work: str, values: Sequence[float], unit: str, goal: Goal | None) -> None:
         """Print a figure by itself."""
         middle = statistics.median(values)
-        end = ("", "") if goal is None else (f"{goal} {unit}", self._verdict(work, middle, goal))
+        end = (
+            ("", "")
+            if goal is None
+            else (f"{goal} {unit}".rstrip(), self._verdict(work, middle, goal))
+        )
         self._print(work, shown(values, unit), "–", "–", *end)
 
     def beside(
@@ -150,7 +152,7 @@ class Markdown:
         """Print a figure beside another's; the goal is of the difference."""
         more = [a - b for a, b in zip(mine, other, strict=True)]
         verdict = self._verdict(work, statistics.median(more), goal, name)
-        cells = (shown(mine, unit), f"{name}: {shown(other, unit)}", f"+ {shown(more, unit)}")
+        cells = (shown(mine, unit), f"{name}: {shown(other, unit)}", shown(more, f"{unit} more"))
         self._print(work, *cells, f"{goal} {unit} more", verdict)
 
     def end(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
@@ -23,28 +24,30 @@ class Peak:
         Of which.
     others
         Processes besides its own.
+    before
+        Bytes of anonymous memory that count as nothing: of loaders that wait, say.
 
     Attributes
     ----------
     most : int
-        Bytes of anonymous memory more than at the beginning, and of segments, at the worst moment.
+        Bytes of anonymous memory more than that, and of segments, at the worst moment.
     """
 
-    def __init__(self, daemon: Daemon, others: list[int]) -> None:
-        self._daemon = daemon
+    def __init__(self, daemon: Daemon, others: list[int], before: int) -> None:
+        self._daemon, self._before = daemon, before
         self._pids: Callable[[], list[int]] = lambda: [*daemon.pids, *others]
         self._ended = threading.Event()
         self.most = 0
 
     def __enter__(self) -> Self:
-        self._before = anonymous_bytes(self._pids())
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
+        self._pool = ThreadPoolExecutor(1)
+        self._watching = self._pool.submit(self._watch)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join()
+        self._pool.shutdown()
+        self._watching.result()  # raises what went wrong there
 
     def _watch(self) -> None:
         while not self._ended.wait(EVERY):

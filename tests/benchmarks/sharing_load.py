@@ -19,7 +19,7 @@ from tests.benchmarks import load_files
 from tests.benchmarks.elsewhere import plasma_store, version
 from tests.benchmarks.files import MIB
 from tests.benchmarks.markdown import Goal, Markdown, least, most, rounds
-from tests.benchmarks.peak import Peak
+from tests.benchmarks.peak import Peak, anonymous_bytes
 from tests.benchmarks.processes import Consumer, Daemon, together
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ WATCHED = 2.0
 
 LINGER = 0.1
 """Seconds for which a loaded array is kept where memory is looked at: all of it is seen."""
+
+LITTLE = 4 * MIB
+"""Bytes of the files that loaders are started with."""
 
 BEYOND = 64.0
 """MiB of memory besides the block that a load may take."""
@@ -52,12 +55,15 @@ class Loads:
         Of it.
     machine
         Does the same without arrayd.
+    before
+        Bytes of memory of a daemon, its loaders and a client when each has loaded little.
     """
 
     table: Markdown
     daemon: Daemon
     client: Consumer
     machine: Consumer
+    before: int
 
     def get(self, files: list[str], **task: Any) -> Callable[[], float]:
         """Return what measures the seconds of a load."""
@@ -83,11 +89,11 @@ class Loads:
 
     def memory(self, work: str, files: list[str], size: int, **task: Any) -> None:
         """Measure the memory of a load: in a run of its own, which is not timed."""
-        with Peak(self.daemon, [self.client.pid]) as peak:
+        with Peak(self.daemon, [self.client.pid], self.before) as peak:
             together([self.client], files=files, linger=LINGER, **task)
         beyond = (peak.most - size) / MIB
         self.table.absolute(
-            f"{work}: peak memory besides {size / MIB:,.0f} MiB (one run)",
+            f"{work}: peak memory besides its {size / MIB:,.0f} MiB (one run)",
             [beyond],
             "MiB",
             most(BEYOND),
@@ -104,7 +110,10 @@ def loads(bench: Bench, name: str, budget: int, *flags: str) -> Iterator[Loads]:
         spec = {"kind": "arrayd", "endpoint": daemon.endpoint}
         bare = {"kind": "machine", "memory": str(bench.memory)}
         with Consumer(spec, module=MODULE) as client, Consumer(bare, module=MODULE) as machine:
-            yield Loads(bench.table, daemon, client, machine)
+            little = [str(load_files.doubles(place / f"{one}.npy", LITTLE)) for one in range(4)]
+            together([client], files=little)
+            before = anonymous_bytes([*daemon.pids, client.pid])
+            yield Loads(bench.table, daemon, client, machine, before)
     finally:
         daemon.stop()
 
