@@ -128,8 +128,8 @@ def main() -> None:
         parser.error("pictures takes one folder, and no part beside it")
     if pictures is None and (unknown := set(given.parts) - set(PARTS)):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
-    if not 0.001 <= given.size <= 4:
-        parser.error("--size: from 0.001 to 4")
+    if not 0.01 <= given.size <= 4:
+        parser.error("--size: from 0.01 to 4")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(tempfile.mkdtemp(prefix="arrayd-bench-", dir=given.folder))
     memory = Path(tempfile.mkdtemp(prefix="arrayd-bench-", dir="/dev/shm"))

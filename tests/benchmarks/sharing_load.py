@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import arrayd
+from arrayd_server.loaders.text.plain_rows import library
 from tests.benchmarks import load_files
 from tests.benchmarks.elsewhere import plasma_store, version
 from tests.benchmarks.files import MIB
 from tests.benchmarks.markdown import Goal, Markdown, least, most, rounds
 from tests.benchmarks.peak import Peak, anonymous_bytes
+from tests.benchmarks.peers import installed
 from tests.benchmarks.processes import Consumer, Daemon, together
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ WATCHED = 2.0
 LINGER = 0.1
 """Seconds for which a loaded array is kept where memory is looked at: all of it is seen."""
 
-LITTLE = 4 * MIB
+LITTLE = 2 * MIB
 """Bytes of the files that loaders are started with."""
 
 BEYOND = 64.0
@@ -120,6 +122,9 @@ def loads(bench: Bench, name: str, budget: int, *flags: str) -> Iterator[Loads]:
 
 def run(bench: Bench) -> None:
     """Measure all lines of the part."""
+    bench.table.notes += [
+        f"{what}: {'there' if there else 'missing'}" for what, there in optional()
+    ]
     budget = 2 * bench.sizes.array + bench.sizes.freed + 256 * MIB
     with loads(bench, "fresh", budget, "--keep-pages", "0") as made:
         small(bench, made)
@@ -134,6 +139,15 @@ def run(bench: Bench) -> None:
     with loads(bench, "recycled", bench.sizes.array * 3 // 2) as made:
         recycled(bench, made, large)
     Path(large).unlink()
+
+
+def optional() -> list[tuple[str, bool]]:
+    """Return what loads are faster with, and whether it is installed."""
+    return [
+        ("compiled text parser", library() is not None),
+        ("deflate (libdeflate for HDF5)", installed("deflate")),
+        ("hdf5plugin", installed("hdf5plugin")),
+    ]
 
 
 def small(bench: Bench, made: Loads) -> None:
