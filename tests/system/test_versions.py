@@ -189,8 +189,8 @@ def test_a_newer_version_is_left_alone(start_daemon: Callable[..., Daemon], kind
 
 
 ASKED = (
-    "arrayd.get(PATH)",
-    "arrayd.get_many([PATH])",
+    "arrayd.get(PATH, pin=1)",  # which asks, whatever the index says
+    "arrayd.get_many([PATH], pin=1)",
     "arrayd.prefetch(PATH)",
     "arrayd.info(PATH)",
     "arrayd.evict(PATH)",
