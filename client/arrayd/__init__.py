@@ -63,15 +63,15 @@ if _TYPE_CHECKING or "arrayd_server" not in _sys.modules:
     )
     from arrayd.array import Block, SharedArray
     from arrayd.client import Client
-    from arrayd.results.info import Info
     from arrayd.results.progress import Progress
-    from arrayd.results.status_table import Status
     from arrayd.source import Source
 
 if _TYPE_CHECKING:
     from arrayd.datasets.dataset import Dataset
     from arrayd.datasets.opening import dataset
     from arrayd.datasets.writer import RowWriter, writer
+    from arrayd.results.info import Info
+    from arrayd.results.status_table import Status
 
 __version__ = PACKAGE_VERSION
 
@@ -87,8 +87,9 @@ _HOMES = {
     "arrayd.results.status_table": "Status",
     "arrayd.source": "Source",
 }
-"""What is imported when it is used: datasets, a fifth of the time of `import arrayd`; all of these
-where the server was imported first, as in a plug-in that asks for an array."""
+"""What is imported when it is used: datasets, and what is told of files and of the daemon, each a
+fifth of the time of `import arrayd`; all of these where the server was imported first, as in a
+plug-in that asks for an array."""
 
 _LATER = {name: home for home, names in _HOMES.items() for name in names.split()}
 

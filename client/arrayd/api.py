@@ -6,18 +6,20 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from arrayd.array import SharedArray
 from arrayd.client import Client, give_back
-from arrayd.results.info import Info
 from arrayd.results.progress import ShowProgress
-from arrayd.results.status_table import Status
 from arrayd.session.request import SourceLike
 from arrayd.system import launch
+
+if TYPE_CHECKING:
+    from arrayd.results.info import Info
+    from arrayd.results.status_table import Status
 
 _lock = threading.RLock()  # a signal handler may ask while the first client is made
 _clients: dict[str | None, Client] = {}  # endpoint -> client; None: the default one

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,8 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.integrations.picklers import register
-from arrayd.results.info import Info, InfoAnswer
 from arrayd.results.lost import LostArray
 from arrayd.results.progress import Progress, reporter
-from arrayd.results.status_table import Status
 from arrayd.session import sealing
 from arrayd.session.fetch import Fetching, Terms, bare
 from arrayd.session.request import FileRequest, SourceLike
@@ -29,6 +27,10 @@ from arrayd.session.session import Session, unwrap, unwrap_as
 from arrayd.source import Source
 from arrayd.system.mapping import Vanished
 from arrayd.wire import dtypes
+
+if TYPE_CHECKING:
+    from arrayd.results.info import Info
+    from arrayd.results.status_table import Status
 
 _PLAIN = Terms()
 """Of a call that gives nothing but the source."""
@@ -150,6 +152,8 @@ class Client:
 
     def info(self, source: SourceLike, *, timeout: float | None = None, **options: Any) -> Info:
         """Return what a source holds, without loading it; see `arrayd.results.info`."""
+        from arrayd.results.info import Info, InfoAnswer  # here: importing arrayd must stay cheap
+
         timeout = arguments.seconds("timeout", timeout)
         began, request = time.monotonic(), FileRequest.of(source, options)
         label = f"what {request.source} holds"
@@ -236,6 +240,8 @@ class Client:
 
     def status(self) -> Status:
         """Return who holds what; see `arrayd.results.status`."""
+        from arrayd.results.status_table import Status  # here: as in `info`
+
         return unwrap_as(Status, self._session.ask("status", None)[0])
 
     def stop(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 _PREFIXES = "KMGTPE"
 _SIZE = re.compile(rf"([0-9]+(?:\.[0-9]+)?)\s*(?:([{_PREFIXES}])(?:iB)?|B)?", re.IGNORECASE)
@@ -24,7 +23,10 @@ def parse_bytes(text: str) -> int:
         raise ValueError("not a size; write bytes or 16M, 4G, 1.5T (binary units)")
     number, prefix = match.groups()
     power = _PREFIXES.index(prefix.upper()) + 1 if prefix else 0
-    return int(Fraction(number) * 1024**power)
+    whole, _, fraction = number.partition(".")
+    digits = int(f"{whole or 0}{fraction}")  # exact, as a float of 1.1T would not be
+    size: int = digits * 1024**power // 10 ** len(fraction)
+    return size
 
 
 def format_bytes(count: int) -> str:
