@@ -180,7 +180,8 @@ def _unrest(status: DaemonStatus, reborn: set[int]) -> str:
 
 
 def _published(status: DaemonStatus, reborn: set[int]) -> str:
-    left = [b for b in status.blocks if not b.path and b.state != "lent"]
+    loaded = [b.segment for b in status.blocks if b.path or b.members]
+    left = [b for b in status.blocks if b.segment not in loaded and b.state != "lent"]
     return ", ".join(b.segment for b in left if not _is_stale(b, reborn))
 
 

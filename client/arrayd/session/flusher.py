@@ -58,6 +58,7 @@ class ReleaseFlusher:
         self._closing = False
         self._ending = OneShotEvent()
         self._may_be_late = False
+        self._woken = False  # `collect` is still to come
         self._running = threading.RLock()  # held by the thread, which may close us itself
 
     def start(self) -> None:
@@ -73,8 +74,12 @@ class ReleaseFlusher:
 
     def wake(self) -> None:
         """Have `collect` called soon; allowed anywhere, also inside a garbage collection."""
+        if self._woken:
+            return
         if self._intact():
             with contextlib.suppress(OSError):  # the counter is full, so it will wake
+                # No call is in between: no Ctrl-C comes there.
+                self._woken = True
                 os.eventfd_write(self._wakefd, 1)
 
     def drain_late_answers(self) -> None:
@@ -84,7 +89,7 @@ class ReleaseFlusher:
 
     def close(self) -> None:
         """End the thread."""
-        self._closing = True
+        self._closing, self._woken = True, False
         self._ending.set()
         self.wake()
         # With a timeout: in a signal handler we may hold the lock that it waits for.
@@ -116,6 +121,7 @@ class ReleaseFlusher:
             self._flush()
 
     def _flush(self) -> None:
+        self._woken = False  # what ends from now on wakes it again
         collect = self._collect()
         if collect is None:
             self._closing = True

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd.errors import LoadError
+from arrayd.errors import BadFile, LoadError
 from arrayd_server.loading.own_process import OwnProcess
 from arrayd_server.loading.tasks import Task
 from arrayd_server.loading.worker_pool import Pool
@@ -221,5 +221,8 @@ def test_a_chunk_cut_short_shows_no_other_file(
                     file.create_virtual_dataset("x", layout)
             for name in (f"secret.h5:x{n}", f"secret.h5:y{n}", "secret.npy"):
                 client.get(f"{tmp_path}/{name}")
-            shown += MARKER[1:8] in client.get(path, dataset="x").tobytes()
+            try:
+                shown += MARKER[1:8] in client.get(path, dataset="x").tobytes()
+            except BadFile as error:  # where arrayd itself has inflated it
+                assert "compression" in filters, error
     assert shown == 0
