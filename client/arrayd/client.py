@@ -152,8 +152,6 @@ class Client:
 
     def info(self, source: SourceLike, *, timeout: float | None = None, **options: Any) -> Info:
         """Return what a source holds, without loading it; see `arrayd.results.info`."""
-        from arrayd.results.info import Info, InfoAnswer  # here: importing arrayd must stay cheap
-
         timeout = arguments.seconds("timeout", timeout)
         began, request = time.monotonic(), FileRequest.of(source, options)
         label = f"what {request.source} holds"
@@ -161,6 +159,10 @@ class Client:
         if "err" in answer and (current := request.anew()) != request:  # the file changed meanwhile
             left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
             answer = self._session.ask("info", left, label=label, **current.to_wire())[0]
+        # Imported here, for importing arrayd must stay cheap; after the daemon has answered, for at
+        # the end of the interpreter that fails first, with an error of arrayd's.
+        from arrayd.results.info import Info, InfoAnswer
+
         return Info.of(str(request.source), unwrap_as(InfoAnswer, answer))
 
     # ---- writing -------------------------------------------------------------------------
@@ -240,9 +242,10 @@ class Client:
 
     def status(self) -> Status:
         """Return who holds what; see `arrayd.results.status`."""
+        answer = self._session.ask("status", None)[0]
         from arrayd.results.status_table import Status  # here: as in `info`
 
-        return unwrap_as(Status, self._session.ask("status", None)[0])
+        return unwrap_as(Status, answer)
 
     def stop(self) -> int:
         """Stop the daemon, as SIGTERM does; return its pid."""
