@@ -14,8 +14,8 @@ from arrayd.wire import index
 from arrayd.wire.index import EMPTY, HEADER, KEY_BYTES, REMOVED, SLOT, SLOTS_AT
 
 FEWEST_SLOTS = 512
-ENTRY_ROOM = 256
-"""Bytes reserved for an entry, for each two slots: a quarter of a KiB is a long path."""
+LEAST_ROOM = 32 << 10
+"""Bytes for more entries in a new file, besides as many as there are: each takes some 200."""
 
 
 class IndexFull(Exception):
@@ -41,9 +41,9 @@ class IndexFile:
     def __init__(self, path: str, entries: Mapping[bytes, bytes]) -> None:
         self.path = path
         self.slots = FEWEST_SLOTS
-        while self.slots < 4 * len(entries):
+        while self.slots < 2 * len(entries):
             self.slots *= 2
-        heap = 2 * sum(map(len, set(entries.values()))) + self.slots // 2 * ENTRY_ROOM
+        heap = 2 * sum(map(len, set(entries.values()))) + LEAST_ROOM
         self._used = 0  # slots that are not empty; a removed key uses its slot
         self._latest: tuple[bytes, int] = (b"", 0)  # an entry and its place
         self._end = SLOTS_AT + self.slots * SLOT.size

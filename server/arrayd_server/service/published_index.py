@@ -19,6 +19,9 @@ from arrayd_server.segments.index_file import IndexFile, IndexFull
 
 log = logging.getLogger(__name__)
 
+_ROOM = 512
+"""Bytes for each entry of a new file, roughly."""
+
 
 class PublishedIndex:
     """The file in `path` for the aliases of `blocks`, from `publish` on.
@@ -44,15 +47,15 @@ class PublishedIndex:
         changed = self._blocks.changed_aliases
         if not changed or not self._published:
             return
+        if self._file is None:  # there was no room: `ensure` tries again, not each event
+            changed.clear()
+            return
         try:
-            if self._file is not None:
-                for alias in changed:
-                    if isinstance(alias, bytes):
-                        self._update(self._file, alias)
-                changed.clear()
+            for alias in changed:
+                if isinstance(alias, bytes):
+                    self._update(self._file, alias)
+            changed.clear()
         except IndexFull:
-            pass
-        if changed:
             self._rewrite()
 
     def _update(self, file: IndexFile, alias: bytes) -> None:
@@ -63,8 +66,17 @@ class PublishedIndex:
 
     def ensure(self) -> None:
         """Make the file anew, if somebody has removed it, or if there was no room for it."""
-        if self._published and (self._file is None or not self._file.in_place):
+        lacks = self._has_room() if self._file is None else not self._file.in_place
+        if self._published and lacks:
             self._rewrite()
+
+    def _has_room(self) -> bool:
+        """Say whether /dev/shm has room for a file, before all that it would hold is collected."""
+        try:
+            found = os.statvfs(os.path.dirname(self.path))
+        except OSError:  # somebody has removed the folder: the scope makes it anew
+            return False
+        return found.f_bavail * found.f_frsize > _ROOM * (len(self._blocks.aliases) + 256)
 
     def _rewrite(self) -> None:
         """Write a file with what there is, and send the readers of the old one to it.
