@@ -24,7 +24,7 @@ def parse_bytes(text: str) -> int:
     number, prefix = match.groups()
     power = _PREFIXES.index(prefix.upper()) + 1 if prefix else 0
     whole, _, fraction = number.partition(".")
-    digits = int(f"{whole or 0}{fraction}")  # exact, as a float of 1.1T would not be
+    digits = int(whole + fraction)  # exact, as a float of 1.1T would not be
     size: int = digits * 1024**power // 10 ** len(fraction)
     return size
 
