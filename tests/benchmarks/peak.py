@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Self
 
 from tests.benchmarks.files import segment_bytes
-from tests.benchmarks.processes import Daemon
+from tests.benchmarks.processes import Daemon, memory_of
 
 EVERY = 0.004
 """Seconds between two looks."""
@@ -57,12 +56,4 @@ class Peak:
 
 def anonymous_bytes(pids: list[int]) -> int:
     """Return the private memory of these processes; what they share is divided among them."""
-    total = 0
-    for pid in pids:
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-        total += sizes["Pss_Anon"] << 10
-    return total
+    return sum(sizes["Pss_Anon"] for sizes in memory_of(pids)) << 10

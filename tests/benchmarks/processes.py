@@ -187,17 +187,23 @@ def device_reads(pids: Sequence[int]) -> int:
     return total
 
 
-def pss_bytes(pids: Sequence[int]) -> tuple[int, int]:
-    """Return the proportional set size of these processes, and what of it is shared memory."""
-    total = shared = 0
+def memory_of(pids: Sequence[int]) -> list[dict[str, int]]:
+    """Return what the kernel says of the memory of each process that lives: KiB by kind."""
+    found = []
     for pid in pids:
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-        total += sizes["Pss"] << 10
-        shared += sizes["Pss_Shmem"] << 10
+        found.append({line.split(":")[0]: int(line.split()[1]) for line in lines})
+    return found
+
+
+def pss_bytes(pids: Sequence[int]) -> tuple[int, int]:
+    """Return the proportional set size of these processes, and what of it is shared memory."""
+    every = memory_of(pids)
+    total = sum(sizes["Pss"] for sizes in every) << 10
+    shared = sum(sizes["Pss_Shmem"] for sizes in every) << 10
     return total, shared
 
 
