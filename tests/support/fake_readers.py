@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from arrayd.wire import protocol
@@ -125,10 +125,11 @@ class Bench:
             now = time.monotonic()
             self.executor.take(self.registry.hello, Asker(nonce, 0), peer, [], 0, now)
 
-    def _answer(self, to: Asker, effect: Reply | ReportProgress) -> None:
-        assert isinstance(effect, Reply)
-        if to.request in self._answers:
-            self._answers[to.request].set_result(effect.body)
+    def _answer(self, effects: Sequence[Reply | ReportProgress]) -> None:
+        for effect in effects:
+            assert isinstance(effect, Reply)
+            if effect.to.request in self._answers:
+                self._answers[effect.to.request].set_result(effect.body)
 
     def ask(self, op: str, nonce: bytes = ME, **fields: Any) -> int:
         """Send a request; return its number."""

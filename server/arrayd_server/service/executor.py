@@ -40,7 +40,7 @@ from arrayd_server.core.effects import (
     Unlink,
     Work,
 )
-from arrayd_server.core.model import Asker, LoadedMember, ProbedFacts
+from arrayd_server.core.model import LoadedMember, ProbedFacts
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
 from arrayd_server.kernel import memory_limits
@@ -50,6 +50,7 @@ from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments.block_metadata import metadata, placed, planned
 from arrayd_server.segments.member_metadata import describable
 from arrayd_server.segments.store import Outcome, Segments
+from arrayd_server.service.link_check import LinkCheck
 from arrayd_server.service.page_threads import PageThreads
 from arrayd_server.service.published_index import PublishedIndex
 from arrayd_server.service.reading import ReaderEffects
@@ -60,11 +61,10 @@ log = logging.getLogger(__name__)
 SEAL_TIMEOUT = 2.0
 """Seconds that other processes have to unmap a block that is to be sealed."""
 
-_CHECKED = 1000  # segments whose links one call checks: some 10 ms of the loop
 _RETRY_EVERY = 0.01
 
 P = ParamSpec("P")
-Answer = Callable[[Asker, Reply | ReportProgress], None]
+Answer = Callable[[Sequence[Reply | ReportProgress]], None]
 
 
 class EffectExecutor:
@@ -78,7 +78,7 @@ class EffectExecutor:
     registry, streams, segments, index
         What to keep in step.
     pool, readers, answer
-        The loader processes, those of streams, and what sends a reply or a progress message.
+        The loader processes, those of streams, and what sends replies and progress messages.
     check
         Assert the core's rules after every event.
     """
@@ -100,8 +100,9 @@ class EffectExecutor:
         self._segments, self._index = segments, index
         self._answer, self._check = answer, check
         self._todo: deque[Effect] = deque()
+        self._answers: list[Reply | ReportProgress] = []  # of this event, not sent yet
         self._acting = False
-        self._unchecked: list[str] = []  # segments whose links are still to be checked
+        self._links = LinkCheck(registry, segments, self.take)
         self._making: dict[str, bool] = {}  # segment -> it was given up meanwhile
         self._alarm: asyncio.TimerHandle | None = None
         self._threads = PageThreads(loop)
@@ -112,11 +113,12 @@ class EffectExecutor:
         self._reading = ReaderEffects(readers, streams, self.take, segments.path)
 
     def act(self, effects: Sequence[Effect]) -> None:
-        """Perform effects, and the effects of their results."""
+        """Perform effects, and the effects of their results; then send all their answers."""
         self._todo.extend(effects)
         if self._acting:
             return
         self._acting = True
+        self._links.begin()
         try:
             while self._todo:
                 self._index.sync()
@@ -124,6 +126,9 @@ class EffectExecutor:
             self._index.sync()
         finally:
             self._acting = False
+            answers, self._answers = self._answers, []
+            if answers:
+                self._answer(answers)
         if self._check:
             invariants.check(self._registry)
             stream_invariants.check(self._streams)
@@ -145,24 +150,10 @@ class EffectExecutor:
         self._registry.headroom(headroom.free, headroom.tightest)
 
     def recheck(self) -> None:
-        """Inspect what is mapped by others again, and check that all links are there.
-
-        A call checks the links of `_CHECKED` segments, for the loop stands still meanwhile.
-        """
+        """Inspect what is mapped by others again, and check that links are there."""
         for segment in list(self._watch.names):
             self._inspect(segment)
-        if not self._unchecked and self._segments.names_changed():
-            self._unchecked = self._segments.names()
-        for segment in self._unchecked[-_CHECKED:]:
-            self._relink(segment)
-        del self._unchecked[-_CHECKED:]
-
-    def _relink(self, segment: str) -> None:
-        """Link a segment back under the name that somebody removed."""
-        block, _ = self._registry.block(segment)
-        if block is not None and block.usable:
-            with contextlib.suppress(ArraydError):  # a request for it gets the error
-                self._ensure_linked(segment)
+        self._links.look()
 
     def close(self) -> None:
         """Stop; the threads finish what they have begun, which nobody will use."""
@@ -182,7 +173,7 @@ class EffectExecutor:
             case Reply():
                 self._reply(effect)
             case ReportProgress():
-                self._answer(effect.to, effect)
+                self._answers.append(effect)
             case Inspect(segment):
                 self._inspect(segment)
             case Trace(segment, groups):
@@ -221,23 +212,13 @@ class EffectExecutor:
             return
         if isinstance(body, Grant):
             try:
-                if not self._ensure_linked(body.segment):
+                if body.segment not in self._making and not self._links.ensure(body.segment):
                     reply = Reply(reply.to, AskAgain())
             except ArraydError as error:  # it is there, but its name cannot be
                 ends = [(body.segment, body.seq, 0)]
                 self.take(self._registry.release, reply.to.nonce, ends, monotonic())
                 reply = Reply(reply.to, error)
-        self._answer(reply.to, reply)
-
-    def _ensure_linked(self, segment: str) -> bool:
-        """Make sure that a segment can be opened by its name; False if no link to it is left."""
-        if segment in self._making or self._segments.republish(segment):
-            return True
-        block, _ = self._registry.block(segment)
-        assert block is not None
-        log.warning("%s: somebody removed the segment %s", block.identity, segment)
-        self.take(self._registry.segment_removed, segment, monotonic())
-        return False
+        self._answers.append(reply)
 
     def _inspect(self, segment: str) -> None:
         """Ask the kernel whether a segment is mapped, and go on asking while nobody holds it."""
@@ -382,7 +363,7 @@ class EffectExecutor:
         for segment in heard.closed:
             self._inspect(segment)
         for segment in heard.gone:
-            self._relink(segment)
+            self._links.relink(segment)
 
     # ---- the loop ------------------------------------------------------------------------
 

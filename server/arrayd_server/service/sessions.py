@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from arrayd.common import failpoints
@@ -19,7 +19,6 @@ from arrayd_server.core.effects import (
     Result,
     Welcome,
 )
-from arrayd_server.core.model import Asker
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
 from arrayd_server.transport import peers
@@ -112,25 +111,33 @@ class Sessions:
 
     # ---- answers -------------------------------------------------------------------------
 
-    def answer(self, to: Asker, effect: Reply | ReportProgress) -> None:
-        """Send an answer, or how far a load is, unless nobody is there to read it."""
-        route = self._routes.get(to.nonce)
-        if route is None:
-            return
+    def answer(self, effects: Sequence[Reply | ReportProgress]) -> None:
+        """Send answers, and how far loads are, to all who are there to read them."""
+        granted = 0
+        for effect in effects:
+            route = self._routes.get(effect.to.nonce)
+            if route is not None:
+                granted += self._post(route, effect)
+        self.server.flush()
+        for _ in range(granted):
+            failpoints.hit("daemon.granted")
+
+    def _post(self, route: PeerConnection, effect: Reply | ReportProgress) -> bool:
+        """Let an answer be sent with the next flush; say whether it is a grant."""
+        to = effect.to
         if isinstance(effect, ReportProgress):
-            done = [effect.done, effect.total]
-            self.server.send(route, to.request, to.index, progress=done)
-            return
+            self.server.post(route, to.request, to.index, progress=[effect.done, effect.total])
+            return False
         granted = isinstance(effect.body, Grant)
         if granted:
             failpoints.hit("daemon.granting")
-        self.send(route, to.request, effect.body, to.index)
-        if granted:
-            failpoints.hit("daemon.granted")
+        body = message(effect.body, self._about_us)
+        self.server.post(route, to.request, to.index, **body)
+        return granted
 
-    def send(self, route: PeerConnection, number: int, answer: Answer, index: int = 0) -> None:
-        """Send an answer by a connection."""
-        self.server.send(route, number, index, **message(answer, self._about_us))
+    def send(self, route: PeerConnection, number: int, answer: Answer) -> None:
+        """Send an answer by a connection, at once."""
+        self.server.send(route, number, **message(answer, self._about_us))
 
 
 def message(answer: Answer, about_us: Mapping[str, Any]) -> dict[str, Any]:

@@ -119,16 +119,32 @@ class Server:
         self._timer: asyncio.Handle | None = None
         self._connections: dict[int, PeerConnection] = {}
         self._queue: FairQueue[PeerConnection] = FairQueue(MAX_BUFFERED)
+        self._posted: dict[PeerConnection, list[bytes]] = {}  # until `flush`
         self._chunk = bytearray(RECEIVE_BYTES)
         self._epoll = select.epoll()
         self._listener = Listener(endpoint.removeprefix("ipc://"), loop, self._on_accept)
         loop.add_reader(self._epoll.fileno(), self._turn)
         self._sweeper = loop.call_later(HANDSHAKE_TIMEOUT, self._sweep)
 
+    def post(self, to: PeerConnection, number: int, index: int = 0, **body: Any) -> None:
+        """Answer a request, with the next `flush`; if the asker is gone, nothing happens."""
+        frame = zmtp.frame(protocol.answer(number, index, **body))
+        self._posted.setdefault(to, []).append(frame)
+
+    def flush(self) -> None:
+        """Send what was posted: all for one connection by one call of the kernel.
+
+        Each call that finds its reader asleep wakes it, which costs more than the answer itself.
+        """
+        posted, self._posted = self._posted, {}
+        for to, frames in posted.items():
+            if not to.closed:
+                self._put(to, b"".join(frames))
+
     def send(self, to: PeerConnection, number: int, index: int = 0, **body: Any) -> None:
-        """Answer a request; if the asker is gone, nothing happens."""
-        if not to.closed:
-            self._put(to, zmtp.frame(protocol.answer(number, index, **body)))
+        """Answer a request at once, after what was posted; if the asker is gone, do nothing."""
+        self.post(to, number, index, **body)
+        self.flush()
 
     def send_error(
         self, to: PeerConnection, number: int, error: ArraydError, index: int = 0
