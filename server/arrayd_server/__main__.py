@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import os
+import socket
 import sys
 
 from arrayd.errors import ArraydError
-from arrayd_server import logs
+from arrayd_server import logs, systemd
 from arrayd_server.config import Config, ConfigError
 from arrayd_server.daemon import Daemon
 from arrayd_server.segments.scope import Scope, ScopeTaken
@@ -20,9 +22,14 @@ def main() -> int:
     try:
         config = Config.load(sys.argv[1:])
         logs.configure(config)
-        _make_directory(config.endpoint)
+        if systemd.watchdog_interval() is not None:
+            faulthandler.enable()  # the watchdog's SIGABRT shall tell where the loop hangs
+        path = config.endpoint.removeprefix("ipc://")
+        passed = systemd.passed_socket(path)
+        if passed is None:  # the socket's directory is made for this user alone
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with Scope(config.endpoint) as scope:
-            asyncio.run(_serve(config, scope))
+            asyncio.run(_serve(config, scope, passed))
     except ConfigError as error:
         return _complain(error, 2)
     except ScopeTaken as error:
@@ -37,14 +44,8 @@ def _complain(error: object, status: int) -> int:
     return status
 
 
-async def _serve(config: Config, scope: Scope) -> None:
-    await Daemon(config, scope).run()
-
-
-def _make_directory(endpoint: str) -> None:
-    """Make the socket's directory, for this user alone."""
-    directory = os.path.dirname(endpoint.removeprefix("ipc://"))
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+async def _serve(config: Config, scope: Scope, passed: socket.socket | None) -> None:
+    await Daemon(config, scope, passed).run()
 
 
 if __name__ == "__main__":

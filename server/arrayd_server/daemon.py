@@ -14,6 +14,7 @@ import os
 import resource
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -68,10 +69,13 @@ class Daemon:
         The options.
     scope
         Entered: its lock is ours.
+    passed
+        The socket, if a socket unit has made it.
     """
 
-    def __init__(self, config: Config, scope: Scope) -> None:
+    def __init__(self, config: Config, scope: Scope, passed: socket.socket | None = None) -> None:
         self._config = config
+        self._passed = passed
         self._scope = scope
         self._started = time.monotonic()
         self._segments = Segments(scope)
@@ -112,7 +116,7 @@ class Daemon:
         self._make_service(loop)
         self._adopt()
         gone = self._sessions.disconnected
-        self._server = Server(loop, self._config.endpoint, self._on_request, gone)
+        self._server = Server(loop, self._config.endpoint, self._on_request, gone, self._passed)
         self._sessions.server = self._server
         self._socket_stat = os.stat(self._socket_path)
         # Whoever started a private one is about to ask it for something.
@@ -121,11 +125,13 @@ class Daemon:
         log.info("arrayd %s serves %s", protocol.PACKAGE_VERSION, self._config.endpoint)
         systemd.notify(systemd.READY, systemd.status(status_report.summary(self._registry)))
         keeper = loop.create_task(self._keep_house())
+        watched = loop.create_task(_feed_watchdog())
         try:
             await self._stopping.wait()
         finally:
             keeper.cancel()
             await self._end()
+            watched.cancel()
 
     def stop(self, number: int) -> None:
         """Stop: SIGUSR1 hands over to the next run, anything else frees what it can."""
@@ -313,7 +319,7 @@ class Daemon:
         self._server.close()
         self._sessions.close()
         self._executor.close()
-        if self._socket_is_ours():
+        if self._passed is None and self._socket_is_ours():
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._socket_path)
         log.info("ended")
@@ -342,6 +348,14 @@ class Daemon:
             if fd >= 0:
                 os.close(fd)
             log.info("%s: %s", block.identity, outcome.value)
+
+
+async def _feed_watchdog() -> None:
+    """Tell the service manager again and again that the loop turns, if it wants to know."""
+    interval = systemd.watchdog_interval()
+    while interval is not None:
+        systemd.notify(systemd.WATCHDOG)
+        await asyncio.sleep(interval)
 
 
 def _raise_descriptor_limit() -> None:

@@ -1,16 +1,24 @@
-"""The little of systemd's protocol that a service needs: sd_notify(3), one datagram each.
+"""The little of systemd's protocols that a service needs: sd_notify(3) and sd_listen_fds(3).
 
-Every function does nothing, and never raises, where systemd did not start us.
+Every function does nothing where systemd did not start us.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import stat
+
+from arrayd.errors import DaemonError
 
 READY = "READY=1"
 STOPPING = "STOPPING=1"
 WATCHDOG = "WATCHDOG=1"
+
+SOCKET_NAME = "arrayd"
+"""``FileDescriptorName=`` of the socket that clients connect to; others are left alone."""
+
+_FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 
 
 def status(text: str) -> str:
@@ -56,6 +64,65 @@ def watchdog_interval() -> float | None:
     except ValueError:
         return None
     return period if watched == os.getpid() and period > 0 else None
+
+
+def passed_socket(path: str) -> socket.socket | None:
+    """Return the listening socket that a socket unit has for us; None: there is none.
+
+    It is the manager's: who may connect, its mode and its group are settings of the unit, and it
+    is there when we are not. The variables that tell of it are removed, for they are not meant
+    for the processes that we start.
+
+    Parameters
+    ----------
+    path
+        Where we are to listen.
+
+    Raises
+    ------
+    DaemonError
+        It is no such socket, or one at another path.
+    """
+    told = [os.environ.pop(f"LISTEN_{what}", "") for what in ("PID", "FDS", "FDNAMES")]
+    if told[0] != str(os.getpid()) or not told[1].isdecimal():
+        return None
+    passed = range(_FIRST_PASSED, _FIRST_PASSED + int(told[1]))
+    for fd in passed:
+        os.set_inheritable(fd, False)
+    # systemd-socket-activate, for trying things out, names nothing unless it is told to.
+    names = told[2].split(":") if told[2] else [SOCKET_NAME]
+    ours = [fd for fd, name in zip(passed, names, strict=False) if name == SOCKET_NAME]
+    if not ours:
+        return None
+    if len(ours) > 1 or not _listens(ours[0]):
+        raise DaemonError(
+            f"The socket unit must have one line ListenStream={path}, Accept=no, and "
+            f"FileDescriptorName={SOCKET_NAME} for nothing else: systemctl cat arrayd.socket."
+        )
+    listening = socket.socket(fileno=ours[0])
+    if _resolved(os.fsdecode(listening.getsockname())) != _resolved(path):
+        with listening:
+            raise DaemonError(
+                f"The socket unit listens at {listening.getsockname()}, and the daemon's "
+                f"endpoint is ipc://{path}: make ListenStream= and --endpoint the same."
+            )
+    return listening
+
+
+def _listens(fd: int) -> bool:
+    """Say whether it is a stream socket of the file system that takes connections."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return False
+    with socket.socket(fileno=os.dup(fd)) as one:
+        kind = (one.family, one.type)
+        takes = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    return kind == (socket.AF_UNIX, socket.SOCK_STREAM) and bool(takes)
+
+
+def _resolved(path: str) -> str:
+    """Return a socket's path with the links in its directory resolved, as /var/run is one."""
+    directory, name = os.path.split(path)
+    return os.path.join(os.path.realpath(directory), name)
 
 
 def logs_to_journal(fd: int = 2) -> bool:

@@ -43,10 +43,13 @@ def test_type_checkers_see_the_types(package: str, installed: metadata.Distribut
     assert (resources.files(package) / "py.typed").is_file()
 
 
-def test_the_unit_is_installed(installed: metadata.Distribution) -> None:
-    """The user unit lies where its ExecStart expects itself: share/arrayd of the environment."""
-    unit = Path(sys.prefix, "share", "arrayd", "arrayd.service")
-    assert unit.read_text() == (ROOT / "deploy" / "arrayd.service").read_text(), "install again"
+def test_the_units_are_installed(installed: metadata.Distribution) -> None:
+    """All of deploy/ is in share/arrayd of the environment, where the user unit expects itself."""
+    share, deploy = Path(sys.prefix, "share", "arrayd"), ROOT / "deploy"
+    for path in deploy.rglob("*.*"):
+        if path.is_file():
+            copy = share / path.relative_to(deploy)
+            assert copy.read_text() == path.read_text(), "install again"
 
 
 def test_every_extra_is_known(installed: metadata.Distribution) -> None:

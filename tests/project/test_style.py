@@ -63,7 +63,7 @@ SERVER_ROOMS = {
     "segments": "core identity kernel",
     "service": "core identity kernel loading segments stream_identity streams transport",
     "daemon": "config core kernel loading segments service streams systemd transport",
-    "__main__": "config daemon logs segments",
+    "__main__": "config daemon logs segments systemd",
 }
 """The same of the server. A loader process (`loading.worker`) has nothing above `loading`."""
 

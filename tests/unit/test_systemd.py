@@ -1,14 +1,10 @@
-"""sd_notify over a real datagram socket, and the unit before a real systemd-analyze."""
+"""sd_notify over a real datagram socket, and which journal is ours."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
-import subprocess
-import sys
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +12,6 @@ from pathlib import Path
 import pytest
 
 from arrayd_server import systemd
-
-UNIT = Path(__file__).resolve().parents[2] / "deploy" / "arrayd.service"
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -112,57 +106,3 @@ def test_the_journal_is_known_by_its_stream(
         assert systemd.logs_to_journal(a.fileno()) is True
         assert systemd.logs_to_journal(b.fileno()) is False
     assert systemd.logs_to_journal(-1) is False
-
-
-def analyze() -> str:
-    """Return the path of a systemd-analyze that knows all that the unit uses."""
-    program = shutil.which("systemd-analyze")
-    if program is None:
-        pytest.skip("systemd-analyze is not installed")
-    version = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
-    if int(version.split()[1]) < 251:
-        pytest.skip(f"{version.splitlines()[0]} does not know the specifier %Y")
-    return program
-
-
-def verify(unit: Path) -> list[str]:
-    """Return what systemd-analyze, as the user's manager, says about `unit`."""
-    # A short path, for the machine's own user units put sockets below it; and what there
-    # is to say about those is not our concern.
-    with tempfile.TemporaryDirectory(dir="/tmp") as runtime:
-        done = subprocess.run(
-            [analyze(), "--user", "verify", "--recursive-errors=no", unit],
-            env=os.environ | {"XDG_RUNTIME_DIR": runtime},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-    lines = done.stderr.splitlines()
-    return lines if done.returncode else [line for line in lines if "arrayd.service" in line]
-
-
-@pytest.fixture
-def installed_unit(tmp_path: Path) -> Path:
-    """Return the unit where a venv has it, with an arrayd for it to find."""
-    unit = tmp_path / "venv/share/arrayd/arrayd.service"
-    unit.parent.mkdir(parents=True)
-    shutil.copy(UNIT, unit)
-    program = tmp_path / "venv/bin/arrayd"
-    program.parent.mkdir()
-    program.symlink_to(sys.executable)
-    return unit
-
-
-def test_systemd_accepts_the_unit(installed_unit: Path) -> None:
-    """``systemd-analyze --user verify`` has nothing to say, and finds arrayd beside the unit."""
-    assert verify(installed_unit) == []
-
-
-def test_systemd_would_complain(installed_unit: Path) -> None:
-    """The check above can fail: a program that is not there, or an unknown key, is reported."""
-    (installed_unit.parents[2] / "bin/arrayd").unlink()
-    text = installed_unit.read_text()
-    installed_unit.write_text(text.replace("Type=notify", "Type=notify\nTpye=notify"))
-    report = "\n".join(verify(installed_unit))
-    assert "Unknown key 'Tpye'" in report or "Unknown key name 'Tpye'" in report
-    assert "bin/arrayd is not executable" in report

@@ -34,6 +34,8 @@ class Listener:
         Of the socket; a stale one there is replaced.
     on_accept
         Called with the socket of each new connection.
+    passed
+        The socket, if it listens already: it is a socket unit's, and stays as it is.
 
     Raises
     ------
@@ -46,19 +48,14 @@ class Listener:
         path: str,
         loop: asyncio.AbstractEventLoop,
         on_accept: Callable[[socket.socket], None],
+        passed: socket.socket | None = None,
     ) -> None:
-        _clear(path)
         self._loop = loop
         self._on_accept = on_accept
         self._retry: asyncio.TimerHandle | None = None
         self._warned = False
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        umask = os.umask(0o077)
-        try:
-            self._socket.bind(path)
-        finally:
-            os.umask(umask)
-        self._socket.listen(_BACKLOG)
+        self._socket = passed or _bound(path)
+        self._socket.setblocking(False)
         loop.add_reader(self._socket, self._accept)
 
     def close(self) -> None:
@@ -114,6 +111,19 @@ def spare() -> int:
 def reserve() -> int:
     """Return how many descriptors are kept for the daemon's own work."""
     return min(RESERVE, limit() // 4)
+
+
+def _bound(path: str) -> socket.socket:
+    """Return a socket of our own that listens at `path`, for this user alone."""
+    _clear(path)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o077)
+    try:
+        made.bind(path)
+    finally:
+        os.umask(umask)
+    made.listen(_BACKLOG)
+    return made
 
 
 def _clear(path: str) -> None:

@@ -99,6 +99,8 @@ class Server:
         Called with each good request, the way back and the peer.
     on_close
         Called with each connection that has ended, whoever ended it.
+    passed
+        The socket there, if a socket unit has made it.
 
     Raises
     ------
@@ -112,6 +114,7 @@ class Server:
         endpoint: str,
         handle: Handler,
         on_close: Callable[[PeerConnection], None],
+        passed: socket.socket | None = None,
     ) -> None:
         self.garbage = 0
         self._loop = loop
@@ -122,7 +125,7 @@ class Server:
         self._posted: dict[PeerConnection, list[bytes]] = {}  # until `flush`
         self._chunk = bytearray(RECEIVE_BYTES)
         self._epoll = select.epoll()
-        self._listener = Listener(endpoint.removeprefix("ipc://"), loop, self._on_accept)
+        self._listener = Listener(endpoint.removeprefix("ipc://"), loop, self._on_accept, passed)
         loop.add_reader(self._epoll.fileno(), self._turn)
         self._sweeper = loop.call_later(HANDSHAKE_TIMEOUT, self._sweep)
 
