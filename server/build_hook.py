@@ -1,7 +1,8 @@
-"""Compile the text parser while pip builds arrayd, where that is possible.
+"""Compile the C files of arrayd while pip builds it, where that is possible.
 
 Hatchling runs this (``[tool.hatch.build.hooks.custom]`` in pyproject.toml). Without a C compiler
-the wheel is as pure as it would be without this file, and text is read by numpy alone.
+the wheel is as pure as it would be without this file: text is read by numpy alone, and segments
+are mapped step by step.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = Path("server", "arrayd_server", "loaders", "text")
+COMPILING = Path("client", "arrayd", "common", "compiling.py")
+
+ROOTS = ("client", "server")
 
 
-class CompileTheParser(BuildHookInterface):
-    """Put the compiled parser into a wheel, or, for ``pip install -e``, next to its source."""
+class CompileWhatIsC(BuildHookInterface):
+    """Put the libraries into a wheel, or, for ``pip install -e``, next to their sources."""
 
     _folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -34,21 +37,25 @@ class CompileTheParser(BuildHookInterface):
         """
         if self.target_name != "wheel":
             return
-        build = runpy.run_path(str(Path(self.root, FOLDER, "build_plain_rows.py")))
-        made: Path = build["LIBRARY"]
+        compiling = runpy.run_path(str(Path(self.root, COMPILING)))
         if version != "editable":
             self._folder = tempfile.TemporaryDirectory()
-            made = Path(self._folder.name, made.name)
-        problem = build["compile_library"](made)
-        if problem:
-            self.app.display_warning(f"The text parser is not compiled: {problem}.")
-            return
-        if version != "editable":
-            inside = FOLDER.relative_to("server") / made.name
-            build_data["force_include"][str(made)] = str(inside)
-            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-            build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-{platform}"
+        for root in ROOTS:
+            for source in compiling["sources"](Path(self.root, root)):
+                beside: Path = compiling["library"](source)
+                made = Path(self._folder.name, beside.name) if self._folder else beside
+                problem = compiling["compile_library"](source, made)
+                if problem:
+                    self.app.display_warning(f"{source.name} is not compiled: {problem}.")
+                elif version != "editable":
+                    self._put(made, beside.relative_to(Path(self.root, root)), build_data)
+
+    def _put(self, made: Path, inside: Path, build_data: dict[str, Any]) -> None:
+        """Have a library in the wheel, which is for machines like this one then."""
+        build_data["force_include"][str(made)] = str(inside)
+        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{platform}"
 
     def finalize(
         self,

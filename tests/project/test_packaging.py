@@ -15,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
+C_FILES = ("client/arrayd/system/attach.c", "server/arrayd_server/loaders/text/plain_rows.c")
+
 
 @pytest.fixture
 def installed() -> metadata.Distribution:
@@ -68,10 +70,10 @@ def test_the_plugin_of_images(installed: metadata.Distribution) -> None:
 
 @pytest.mark.parametrize("version", ["standard", "editable"])
 @pytest.mark.parametrize("compiler", ["", "no-such-compiler"])
-def test_the_parser_is_compiled_if_possible(
+def test_what_is_c_is_compiled_if_possible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, compiler: str
 ) -> None:
-    """Pip puts the parser of text into the wheel, or next to its source; or says why it did not."""
+    """Pip puts the libraries into the wheel, or next to their sources; or says why it did not."""
     if not compiler and not any(map(shutil.which, ("cc", "gcc", "clang"))):
         pytest.skip("there is no C compiler")
     monkeypatch.setenv("CC", compiler)
@@ -79,9 +81,10 @@ def test_the_parser_is_compiled_if_possible(
     interface = types.ModuleType("hatchling.builders.hooks.plugin.interface")
     monkeypatch.setattr(interface, "BuildHookInterface", object, raising=False)
     monkeypatch.setitem(sys.modules, interface.__name__, interface)
-    hook = runpy.run_path(str(ROOT / "server" / "build_hook.py"))["CompileTheParser"]()
-    text = Path("server", "arrayd_server", "loaders", "text")
-    shutil.copytree(ROOT / text, tmp_path / text, ignore=shutil.ignore_patterns("*.so.*"))
+    hook = runpy.run_path(str(ROOT / "server" / "build_hook.py"))["CompileWhatIsC"]()
+    for path in (*C_FILES, "client/arrayd/common/compiling.py"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        shutil.copy(ROOT / path, tmp_path / path)
     said: list[str] = []
     hook.root, hook.target_name = str(tmp_path), "wheel"
     hook.app = types.SimpleNamespace(display_warning=said.append)
@@ -90,13 +93,21 @@ def test_the_parser_is_compiled_if_possible(
     assert all(Path(made).exists() for made in data["force_include"])
     hook.finalize(version, data, "")
     assert not any(Path(made).exists() for made in data["force_include"])
-    assert len(said) == bool(compiler)
-    beside = list((tmp_path / text).glob("*.so.*"))
-    assert len(beside) == (version == "editable" and not compiler)
+    assert len(said) == (len(C_FILES) if compiler else 0)
+    beside = list(tmp_path.rglob("*.so.*"))
+    assert len(beside) == (len(C_FILES) if version == "editable" and not compiler else 0)
     if version == "editable" or compiler:
         assert data == {"force_include": {}}
     else:
-        (inside,) = data["force_include"].values()
-        assert inside.startswith("arrayd_server/loaders/text/plain_rows.so")
+        assert set(data["force_include"].values()) == {
+            "arrayd/system/attach.so.1",
+            "arrayd_server/loaders/text/plain_rows.so.1",
+        }
         assert data["tag"].startswith("py3-none-linux")
         assert not data["pure_python"]
+
+
+def test_the_c_files() -> None:
+    """Those that are looked at above are all there are."""
+    found = [path for root in ("client", "server") for path in (ROOT / root).rglob("*.c")]
+    assert {str(path.relative_to(ROOT)) for path in found} == set(C_FILES)

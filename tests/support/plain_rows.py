@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from arrayd_server.loaders.text import build_plain_rows, plain_rows
+from arrayd.common import compiling
+from arrayd_server.loaders.text import plain_rows
 from tests.support.text_files import Array
 
 MANY = settings(
@@ -18,8 +20,9 @@ MANY = settings(
 @pytest.fixture(scope="module")
 def functions(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """Return the parser, compiled from today's source."""
-    made = tmp_path_factory.mktemp("compiled") / build_plain_rows.LIBRARY.name
-    problem = build_plain_rows.compile_library(made)
+    source = Path(plain_rows.__file__).with_name("plain_rows.c")
+    made = tmp_path_factory.mktemp("compiled") / plain_rows.LIBRARY.name
+    problem = compiling.compile_library(source, made)
     if problem.startswith("there is no C compiler"):
         pytest.skip(problem)
     assert problem == ""

@@ -20,6 +20,7 @@ from typing import Any
 from arrayd.common import failpoints
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import AccessDenied, DaemonError, NoRoom
+from arrayd.system import attach
 from arrayd.system.libzmq_guard import no_descriptors
 from arrayd.system.signal_safe import descriptors, open_atomically
 from arrayd.wire import layout
@@ -119,31 +120,65 @@ class SegmentMapping:
         self.segment = segment
         self.nbytes = nbytes
         self.mode = mode
+        _passed(segment)
+        compiled = attach.functions
+        if compiled is None or not self._attached(compiled, owner, ended, ring):
+            self._mapped(owner, ended, ring)
+
+    def _attached(
+        self,
+        compiled: ctypes.CDLL,
+        owner: Any,
+        ended: Callable[[MappingFinalizer], None],
+        ring: Callable[[object], None],
+    ) -> bool:
+        """Map the segment in one step; say whether that was possible."""
+        record, name = attach.Record(), self.segment.encode(errors="surrogateescape")
+        # First who gives it back, then pages: a Ctrl-C can come in between.
+        unmap = functools.partial(compiled.arrayd_detach, record)
+        end = self._watched(owner, ended, ring, unmap)
+        compiled.arrayd_attach(name, len(name), ord(self.mode), record)
+        self.address, self.size, self.inode = record[:]
+        if self.address and self.size - layout.FOOTER_BYTES >= self.nbytes:
+            self.end = end
+            return True
+        compiled.arrayd_detach(record)
+        discard(end)  # its callbacks go with it
+        return False
+
+    def _mapped(
+        self, owner: Any, ended: Callable[[MappingFinalizer], None], ring: Callable[[object], None]
+    ) -> None:
+        """Map the segment step by step."""
         opened: list[int] = []
         closing = map(os.close, opened)  # as `descriptors` does, which costs three calls more
         try:
-            fd = _open(segment, os.O_RDWR if mode == "w" else os.O_RDONLY, opened)
-            self.size, self.inode = _checked(fd, segment, nbytes)
+            fd = _open(self.segment, os.O_RDWR if self.mode == "w" else os.O_RDONLY, opened)
+            self.size, self.inode = _checked(fd, self.segment, self.nbytes)
             # First only addresses, and who gives them back; then pages. A Ctrl-C can come in
             # between, and nothing that counts is lost.
             self.address = _reserve(self.size)
-            self.end = self._watched(owner, ended, ring)
-            _map(fd, self.size, mode, self.address)
+            unmap = functools.partial(_libc.munmap, self.address, self.size)
+            self.end = self._watched(owner, ended, ring, unmap)
+            _map(fd, self.size, self.mode, self.address)
         finally:
             deque(closing, 0)
         _libc.madvise(self.address, self.size, _MADV_DONTDUMP)
 
     def _watched(
-        self, owner: Any, ended: Callable[[MappingFinalizer], None], ring: Callable[[object], None]
+        self,
+        owner: Any,
+        ended: Callable[[MappingFinalizer], None],
+        ring: Callable[[object], None],
+        unmap: Callable[[MappingFinalizer], None],
     ) -> MappingFinalizer:
         """Register three callbacks for the end; CPython runs them newest first.
 
-        That is: `munmap`, then `ended`, then `ring`.
+        That is: `unmap`, then `ended`, then `ring`.
         """
         ringing = MappingFinalizer(self, ring)
         end = MappingFinalizer(self, ended)
-        unmapping = MappingFinalizer(self, functools.partial(_libc.munmap, self.address, self.size))
-        end.owner, end.others = owner, (unmapping, ringing)
+        end.owner, end.others = owner, (ringing, MappingFinalizer(self, unmap))
         _ends.add(end)
         return end
 
@@ -172,6 +207,7 @@ class SegmentMapping:
         Vanished
             Somebody removed the segment's name, or put another file there.
         """
+        _passed(self.segment)
         with descriptors() as opened:
             fd = _open(self.segment, os.O_RDONLY, opened)
             if os.fstat(fd).st_ino != self.inode:
@@ -187,6 +223,7 @@ class SegmentMapping:
         Vanished
             It is gone.
         """
+        _passed(other.segment)
         with descriptors() as opened:
             fd = _open(other.segment, os.O_RDONLY, opened)
             if os.fstat(fd).st_ino != other.inode or other.size != self.size:
@@ -204,16 +241,23 @@ class SegmentMapping:
         _libc.madvise(self.address, self.size, _MADV_RANDOM)
 
 
+def _passed(segment: str) -> None:
+    """Pass the failpoint, whose errors are those of an open."""
+    try:
+        failpoints.hit("client.opening_segment")
+    except OSError as error:
+        raise _refused(segment, error) from None
+
+
 def _open(segment: str, flags: int, opened: list[int]) -> int:
     """Open a segment; wait while the daemon has a lease on it, which it tests for users."""
+    if "/" in segment:
+        raise Vanished(f"{segment} is no name of a segment")
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     deadline = time.monotonic() + _LEASE_WAIT
     while True:
         try:
-            failpoints.hit("client.opening_segment")
             return open_atomically(opened, os.open, f"{layout.SHM}/{segment}", flags)
-        except FileNotFoundError:
-            raise Vanished(f"{segment} is not in {layout.SHM}") from None
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise DaemonError(
@@ -226,6 +270,8 @@ def _open(segment: str, flags: int, opened: list[int]) -> int:
 
 
 def _refused(segment: str, error: OSError) -> Exception:
+    if isinstance(error, FileNotFoundError):
+        return Vanished(f"{segment} is not in {layout.SHM}")
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return NoRoom(f"{segment} cannot be opened: {no_descriptors(error)}")
     if isinstance(error, PermissionError):

@@ -9,15 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arrayd.common.compiling import compile_library
 from arrayd.errors import ArraydError
 from arrayd.source import Source
-from arrayd_server.loaders.text import build_plain_rows, plain_rows, row_scan
 from arrayd_server.loaders.text import loader as text
+from arrayd_server.loaders.text import plain_rows, row_scan
 from arrayd_server.loaders.text.parser import RowParser
 from tests.support.plain_rows import MANY, compiled, equal, functions
 from tests.support.text_files import METHYLATION, RECORD, Array, expected, load, written
 
 __all__ = ["compiled", "functions"]
+
+SOURCE = Path(plain_rows.__file__).with_name("plain_rows.c")
 
 TABLE = "".join(f"chr{i % 22} {i} {i / 7:.2f} {i % 9} {i % 11}\n" for i in range(400))
 
@@ -112,9 +115,9 @@ def test_a_library_that_does_not_load_is_none(tmp_path: Path) -> None:
 def test_no_compiler_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a compiler, or with one that fails, nothing is made, and the reason is returned."""
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert "no C compiler" in build_plain_rows.compile_library(tmp_path / "made")
+    assert "no C compiler" in compile_library(SOURCE, tmp_path / "made")
     monkeypatch.setenv("CC", "false")
-    assert "said" in build_plain_rows.compile_library(tmp_path / "made")
+    assert "said" in compile_library(SOURCE, tmp_path / "made")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from arrayd_server.loaders.text.build_plain_rows import LIBRARY
+from arrayd.common.compiling import library as compiled
 from arrayd_server.loaders.text.exact import columns_of
 
 Array = np.ndarray[Any, Any]
@@ -32,6 +32,9 @@ _KINDS = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (4, 8)}
 _MOST_COLUMNS = 10_000
 _SKIPPED = (0, 0, 0)
 _COLUMN = np.dtype([("offset", np.int64), ("kind", np.int32), ("size", np.int32)])
+
+
+LIBRARY = compiled(Path(__file__).with_name("plain_rows.c"))
 
 
 @cache
