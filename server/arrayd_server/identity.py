@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from arrayd.wire import index
 from arrayd.wire.codec import pack
 from arrayd.wire.grant import Spec
 from arrayd.wire.records import Record
-from arrayd_server.core.model import Edition
+from arrayd_server.core.model import ContentKey, Edition
 from arrayd_server.loading.messages import FoundFile
 
 
@@ -77,14 +77,14 @@ def alias(
     return index.key(index.key_of_source(words), stat)
 
 
-def of_small(source: Source, file: tuple[Any, ...], spec: Spec, file_dtype: Any) -> bytes:
+def of_small(source: Source, file: tuple[Any, ...], spec: Spec, file_dtype: Any) -> ContentKey:
     """Return the key that a small file has, too, when it is loaded like any other."""
     cast = spec.descr if spec.descr != file_dtype else None
     clips = None if cast is None else source.overflow
     return _digest(["key", file, "npy", None, file_dtype, cast, clips, None, spec.order, []])
 
 
-def key(source: Source, probed: FoundFile) -> bytes:
+def key(source: Source, probed: FoundFile) -> ContentKey:
     """Return the key of the block that `probed` describes."""
     cast = probed.descr if probed.descr != probed.file_dtype else None
     format_ = probed.format
@@ -139,5 +139,15 @@ def matches(origin: Any, pattern: Source) -> bool:
     return all(wire.get(field) == value for field, value in wanted.items())
 
 
-def _digest(value: Any) -> bytes:
-    return hashlib.blake2b(pack(value), digest_size=16).digest()
+def kept(aliases: Sequence[bytes], *, linked: bool = False) -> list[Hashable]:
+    """Return the aliases that metadata have kept: of them the second is the key, or the only one.
+
+    For a load has the alias of the request that began it, then its key, then those of others; but
+    a `linked` block is found by its key alone.
+    """
+    at = 0 if linked else 1
+    return [ContentKey(one) if i == at else one for i, one in enumerate(aliases)]
+
+
+def _digest(value: Any) -> ContentKey:
+    return ContentKey(hashlib.blake2b(pack(value), digest_size=16).digest())

@@ -18,6 +18,16 @@ Nonce = bytes
 """A session's 128-bit name for itself."""
 
 
+class ContentKey(bytes):
+    """The alias by which loads, not requests, find a block: the key of what was found in a file.
+
+    Whatever words it is asked for in, an array has one key. No client knows it, so it is in no
+    index.
+    """
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """A process as the kernel names it, and what it calls itself."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from arrayd.errors import ArraydError
 from arrayd.source import Source
-from arrayd_server.core.model import BlockMember, LoadedMember
+from arrayd_server.core.model import BlockMember, ContentKey, LoadedMember
 from arrayd_server.loading.messages import LoadedFiles, SmallFilesTask
 from arrayd_server.loading.tasks import Task
 from arrayd_server.loading.worker_pool import Pool
@@ -129,4 +129,4 @@ def _loaded(
         spec = found.specs[number]
         if position < 0 or number < 0 or spec.nbytes > members[position].room:
             raise ValueError(f"file {position} is not where it should be")
-        yield first + position, LoadedMember(key, spec, lost)
+        yield first + position, LoadedMember(ContentKey(key), spec, lost)

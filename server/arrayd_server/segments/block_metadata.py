@@ -20,7 +20,7 @@ from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import MAX_DIMENSIONS
 from arrayd.wire.records import Record, later
 from arrayd_server.core.model import Block, Edition, Job, State, name_alias
-from arrayd_server.identity import BlockIdentity, edition, may_refer
+from arrayd_server.identity import BlockIdentity, edition, kept, may_refer
 from arrayd_server.segments.adoption import LeftoverSegment
 from arrayd_server.segments.member_metadata import MembersMetadata, block_of_members, of_members
 
@@ -142,7 +142,7 @@ def _block(meta: Metadata, found: LeftoverSegment, number: int, now: float) -> B
         state=State.SEALED if found.sealed else State.WRITING,
         since=now,
         used=now,
-        aliases=[] if _is_doubtful(meta) else list(meta.aliases),
+        aliases=[] if _is_doubtful(meta) else kept(meta.aliases, linked=bool(meta.linked)),
         name=meta.name,
         published=meta.published,
         keep=meta.keep,

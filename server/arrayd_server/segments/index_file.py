@@ -1,7 +1,8 @@
 """`IndexFile`: the writer's side of the index; `arrayd.wire.index` has the layout and its theory.
 
 The file is written with ``pwrite`` into pages that were reserved before: a full /dev/shm costs the
-index an entry, never the daemon its life.
+index an entry, never the daemon its life. What stands in the slots the writer remembers, for to
+look takes a call of the kernel each time.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class IndexFile:
         while self.slots < 2 * len(entries):
             self.slots *= 2
         heap = 2 * sum(map(len, set(entries.values()))) + LEAST_ROOM
+        self._keys = bytearray(self.slots * KEY_BYTES)  # as the file has them
         self._used = 0  # slots that are not empty; a removed key uses its slot
         self._latest: tuple[bytes, int] = (b"", 0)  # an entry and its place
         self._end = SLOTS_AT + self.slots * SLOT.size
@@ -54,14 +56,28 @@ class IndexFile:
         try:
             os.posix_fallocate(self._fd, 0, self.size)
             os.pwrite(self._fd, HEADER.pack(index.MAGIC, index.VERSION, 0, self.slots), 0)
-            for key, packed in sorted(entries.items(), key=lambda item: item[1]):
-                self.set(key, packed)
+            self._fill(entries)
             os.rename(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             os.close(self._fd)
             raise
+
+    def _fill(self, entries: Mapping[bytes, bytes]) -> None:
+        """Write the first entries, equal ones once: for there may be a hundred thousand."""
+        table, places = bytearray(self.slots * SLOT.size), dict[bytes, int]()
+        for key, packed in entries.items():
+            offset = places.get(packed)
+            if offset is None:
+                offset = places[packed] = self._end
+                self._end += len(packed)
+            number, _ = self._free_slot(key)
+            self._note(number, key)
+            SLOT.pack_into(table, number * SLOT.size, *_slot(key, packed, offset))
+        os.pwrite(self._fd, b"".join(places), SLOTS_AT + len(table))
+        os.pwrite(self._fd, table, SLOTS_AT)
+        self._used = len(entries)
 
     @property
     def in_place(self) -> bool:
@@ -82,24 +98,32 @@ class IndexFile:
         if 4 * self._used >= 3 * self.slots:
             raise IndexFull
         offset = self._placed(packed)
-        slot = SLOT.pack(key, offset, len(packed), index.checksum(key, packed))
-        at, found = self._free_slot(key)
-        os.pwrite(self._fd, slot, at)
-        self._used += found == EMPTY
+        number, was_empty = self._free_slot(key)
+        os.pwrite(self._fd, SLOT.pack(*_slot(key, packed, offset)), SLOTS_AT + number * SLOT.size)
+        self._note(number, key)
+        self._used += was_empty
 
     def remove(self, key: bytes) -> None:
         """Let a key have no entry."""
-        at = self._slot_of(key)
-        if at:
-            os.pwrite(self._fd, REMOVED, at)
+        number = self._slot_of(key)
+        if number >= 0:
+            os.pwrite(self._fd, REMOVED, SLOTS_AT + number * SLOT.size)
+            self._note(number, REMOVED)
 
-    def get(self, key: bytes) -> bytes | None:
-        """Return the packed entry of a key."""
-        at = self._slot_of(key)
-        if not at:
-            return None
-        _, offset, length, _ = SLOT.unpack(os.pread(self._fd, SLOT.size, at))
-        return os.pread(self._fd, length, offset)
+    def entries(self) -> dict[bytes, bytes]:
+        """Return the packed entries of all keys that have one, but for what a stranger damaged."""
+        data, found = os.pread(self._fd, self._end, 0), {}
+        for slot in SLOT.iter_unpack(data[SLOTS_AT : SLOTS_AT + self.slots * SLOT.size]):
+            key, offset, length, _ = slot
+            packed = data[offset : offset + length]
+            if key not in (EMPTY, REMOVED) and slot == _slot(key, packed, offset):
+                found[key] = packed
+        return found
+
+    def _note(self, number: int, key: bytes) -> None:
+        """Remember what stands in a slot."""
+        at = number * KEY_BYTES
+        self._keys[at : at + KEY_BYTES] = key
 
     def close(self, *, remove: bool = False) -> None:
         """Send the readers away: to a newer file, or, if this one is removed, to the daemon."""
@@ -125,28 +149,35 @@ class IndexFile:
         self._latest = (packed, offset)
         return offset
 
+    def _key(self, number: int) -> bytearray:
+        """Return what stands in a slot."""
+        at = number * KEY_BYTES
+        return self._keys[at : at + KEY_BYTES]
+
     def _slot_of(self, key: bytes) -> int:
-        """Return the offset of the slot of a key; 0: it has none."""
+        """Return the number of the slot of a key; -1: it has none."""
         number = index.first_slot(key, self.slots)
         for _ in range(self.slots):
-            at = SLOTS_AT + number * SLOT.size
-            found = os.pread(self._fd, KEY_BYTES, at)
+            found = self._key(number)
             if found == key:
-                return at
+                return number
             if found == EMPTY:
                 break
             number = (number + 1) & (self.slots - 1)
-        return 0
+        return -1
 
-    def _free_slot(self, key: bytes) -> tuple[int, bytes]:
-        """Return the offset of the first slot for a key, and what stands there instead of one."""
+    def _free_slot(self, key: bytes) -> tuple[int, bool]:
+        """Return the number of the first slot for a key, and whether none was ever there."""
         number = index.first_slot(key, self.slots)
         while True:
-            at = SLOTS_AT + number * SLOT.size
-            found = os.pread(self._fd, KEY_BYTES, at)
+            found = self._key(number)
             if found in (EMPTY, REMOVED):
-                return at, found
+                return number, found == EMPTY
             number = (number + 1) & (self.slots - 1)
+
+
+def _slot(key: bytes, packed: bytes, offset: int) -> tuple[bytes, int, int, int]:
+    return key, offset, len(packed), index.checksum(key, packed)
 
 
 def close_old(fd: int) -> None:

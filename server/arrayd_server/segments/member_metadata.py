@@ -139,7 +139,7 @@ def _member(meta: MembersMetadata, row: Row) -> BlockMember:
     source = Source.from_wire({**meta.source, "path": path})
     origin, edition = identity.of_source(source, stat), identity.edition(source, stat)
     return BlockMember(
-        aliases[0], origin, edition, offset, room, meta.specs[spec], list(aliases), lost
+        aliases[0], origin, edition, offset, room, meta.specs[spec], identity.kept(aliases), lost
     )
 
 

@@ -1,7 +1,9 @@
 """`PublishedIndex`: keeps the index file in step with the registry.
 
 The core notes which aliases have changed. Before each of its effects is performed, so before a
-block is unlinked and before a grant is sent, the file is brought up to date.
+block is unlinked and before a grant is sent, the file is brought up to date. It has an entry for
+each alias that a request may have: not for the key of the contents, by which loads alone find a
+block.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Mapping
 
 from arrayd.wire.index import Entry
 from arrayd_server.core.blocks import BlockTable
@@ -40,7 +43,7 @@ class PublishedIndex:
     def publish(self) -> None:
         """Publish what there is, now that all that an earlier run has left is adopted."""
         self._published = True
-        self._rewrite()
+        self._rewrite(self._entries())
 
     def sync(self) -> None:
         """Bring the file up to date."""
@@ -50,25 +53,27 @@ class PublishedIndex:
         if self._file is None:  # there was no room: `ensure` tries again, not each event
             changed.clear()
             return
+        news = {alias: self._entry(alias) for alias in changed if type(alias) is bytes}
+        changed.clear()
         try:
-            for alias in changed:
-                if isinstance(alias, bytes):
-                    self._update(self._file, alias)
-            changed.clear()
+            for key, packed in news.items():
+                self._file.remove(key)
+                if packed is not None:
+                    self._file.set(key, packed)
         except IndexFull:
-            self._rewrite()
+            now = (self._file.entries() | news).items()
+            self._rewrite({key: packed for key, packed in now if packed is not None})
 
-    def _update(self, file: IndexFile, alias: bytes) -> None:
-        file.remove(alias)
+    def _entry(self, alias: bytes) -> bytes | None:
+        """Return what the file is to say of an alias; None: nothing."""
         place = self._blocks.locate(alias)
-        if place is not None and _is_public(place):
-            file.set(alias, _packed(place))
+        return _packed(place) if place is not None and _is_public(place) else None
 
     def ensure(self) -> None:
         """Make the file anew, if somebody has removed it, or if there was no room for it."""
         lacks = self._has_room() if self._file is None else not self._file.in_place
         if self._published and lacks:
-            self._rewrite()
+            self._rewrite(self._entries())
 
     def _has_room(self) -> bool:
         """Say whether /dev/shm has room for a file, before all that it would hold is collected."""
@@ -78,8 +83,8 @@ class PublishedIndex:
             return False
         return found.f_bavail * found.f_frsize > _ROOM * (len(self._blocks.aliases) + 256)
 
-    def _rewrite(self) -> None:
-        """Write a file with what there is, and send the readers of the old one to it.
+    def _rewrite(self, entries: Mapping[bytes, bytes]) -> None:
+        """Write a file with these entries, and send the readers of the old one to it.
 
         What has gone must be in no file, whether there is room for a new one or not.
         """
@@ -87,7 +92,7 @@ class PublishedIndex:
         before, self._file = self._file, None
         self._blocks.changed_aliases.clear()
         try:
-            self._file = IndexFile(self.path, self._entries())
+            self._file = IndexFile(self.path, entries)
             self._failed = False
         except OSError as error:
             if not self._failed:
@@ -102,12 +107,10 @@ class PublishedIndex:
             os.close(old)
 
     def _entries(self) -> dict[bytes, bytes]:
-        entries: dict[bytes, bytes] = {}
-        for alias in self._blocks.aliases:
-            place = self._blocks.locate(alias)
-            if place is not None and isinstance(alias, bytes) and _is_public(place):
-                entries[alias] = _packed(place)
-        return entries
+        """Return all that the file is to say."""
+        aliases = [alias for alias in self._blocks.aliases if type(alias) is bytes]
+        found = ((alias, self._entry(alias)) for alias in aliases)
+        return {alias: packed for alias, packed in found if packed is not None}
 
     def close(self, *, hand_over: bool) -> None:
         """Publish nothing more; after a hand-over the file serves clients until the next run."""

@@ -77,7 +77,11 @@ class Walk(RuleBasedStateMachine):
         for key in keys:
             known = self.known.get(key)
             assert self.reader.find(key) == known
-            assert self.file.get(key) == (None if known is None else known.packed())
+
+    @rule()
+    def all(self) -> None:
+        """Look at all of them, as for a larger file."""
+        assert self.file.entries() == {key: one.packed() for key, one in self.known.items()}
 
     def teardown(self) -> None:
         """Close and remove it: the readers hear of that."""
@@ -110,6 +114,8 @@ def test_damage_is_seen(tmp_path_factory: pytest.TempPathFactory, data: st.DataO
             os.pwrite(fd, data.draw(st.binary(min_size=1, max_size=40)), at)
         for key, one in known.items():
             assert reader.find(key) in (one, None)
+        for key, packed in file.entries().items():
+            assert known[key].packed() == packed
     finally:
         os.close(fd)
         file.close(remove=True)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from arrayd.source import Source
 from arrayd.wire.codec import pack, unpack
 from arrayd_server import identity
+from arrayd_server.core.model import ContentKey
 
 STAT = (1, 2, 3, 4, 5)
 
@@ -55,3 +56,13 @@ def test_other_requests_have_other_aliases(one: Source, other: Source) -> None:
     assert (aliases[0] == aliases[1]) == (one == other)
     newer = wires[0] | {"missing": 0}
     assert identity.alias(Source.from_wire(newer), STAT, newer) != aliases[0]
+
+
+def test_what_metadata_keep_is_told_apart() -> None:
+    """The second alias is the key of the contents; a block of several files has that alone."""
+    aliases = (b"asked", b"key", b"other words")
+    assert identity.kept(aliases) == list(aliases)
+    kinds = [type(one) for one in identity.kept(aliases)]
+    assert kinds == [bytes, ContentKey, bytes]
+    assert [type(one) for one in identity.kept([b"key"], linked=True)] == [ContentKey]
+    assert identity.kept(()) == []
