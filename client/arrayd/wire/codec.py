@@ -6,12 +6,13 @@ from typing import Any
 
 import msgpack
 
-_ESCAPE = "surrogateescape"  # as os.fsdecode: a path may have any bytes
+ESCAPE = "surrogateescape"
+"""How strings become bytes, as with os.fsdecode: a path may have any bytes."""
 
 
 def pack(value: Any) -> bytes:
     """Return `value` as msgpack."""
-    packed: bytes = msgpack.packb(value, unicode_errors=_ESCAPE)
+    packed: bytes = msgpack.packb(value, unicode_errors=ESCAPE)
     return packed
 
 
@@ -23,9 +24,9 @@ def unpack(data: bytes | memoryview) -> Any:
     ValueError, TypeError, msgpack.UnpackException
         It is no msgpack.
     """
-    return msgpack.unpackb(data, strict_map_key=False, unicode_errors=_ESCAPE)
+    return msgpack.unpackb(data, strict_map_key=False, unicode_errors=ESCAPE)
 
 
 def stream(limit: int = 100 << 20) -> msgpack.Unpacker:
     """Return an unpacker to feed with a stream of values of at most `limit` bytes each."""
-    return msgpack.Unpacker(strict_map_key=False, unicode_errors=_ESCAPE, max_buffer_size=limit)
+    return msgpack.Unpacker(strict_map_key=False, unicode_errors=ESCAPE, max_buffer_size=limit)

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from arrayd.wire.codec import pack, unpack
+from arrayd.wire.codec import ESCAPE, pack, unpack
 from arrayd.wire.grant import Grant, Spec
 from arrayd.wire.layout import PAGE
 
@@ -55,7 +55,8 @@ CLOSED_AT = 12
 SLOT = struct.Struct("<16sQII")
 SLOTS_AT = PAGE
 
-_packer = msgpack.Packer()  # made once, which is half of the time: for plain numbers alone
+_packer = msgpack.Packer(unicode_errors=ESCAPE)
+"""Made once, which is half of the time: for what is small, and of plain types alone."""
 
 _PREFIX = b"\x93" + pack("alias")  # of a list of three
 
@@ -88,7 +89,8 @@ class Entry(NamedTuple):
 
     def packed(self) -> bytes:
         """Return the entry as bytes."""
-        return pack(list(self))
+        packed: bytes = _packer.pack(list(self))
+        return packed
 
     def grant(self, *, window: bool) -> Grant:
         """Return the grant that the daemon would give; it has no number."""
@@ -104,7 +106,7 @@ def key_of_source(wire: Mapping[str, Any]) -> bytes:
 
 def key(source_part: bytes, stat: Any) -> bytes:
     """Return the key of a request for a source of a file with this ``stat``; 16 bytes."""
-    words = _packer.pack(stat) if type(stat) is tuple else pack(stat)
+    words = _packer.pack(stat) if type(stat) in (tuple, list) else pack(stat)
     return hashlib.blake2b(source_part + words, digest_size=KEY_BYTES).digest()
 
 

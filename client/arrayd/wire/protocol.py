@@ -244,7 +244,7 @@ def _pair(value: Any) -> bool:
 
 def _stat(value: Any) -> bool:
     return value is None or (
-        type(value) is list and len(value) == 5 and all(type(v) is int for v in value)
+        type(value) is list and len(value) == 5 and set(map(type, value)) == {int}
     )
 
 
@@ -263,7 +263,7 @@ def _source(value: Any) -> bool:
 def _is_short(source: dict[Any, Any]) -> bool:
     """Say at a glance that a source is modest: a path, and perhaps a member."""
     words: list[Any] = [*source, *source.values()] if len(source) <= 2 else [0]
-    return all(type(word) is str for word in words) and sum(map(len, words)) <= MAX_TEXT
+    return set(map(type, words)) == {str} and sum(map(len, words)) <= MAX_TEXT
 
 
 def _descr(value: Any) -> bool:

@@ -123,7 +123,8 @@ class Record:
         ProtocolMismatch
             A newer version asks for something unknown here.
         """
-        understand(self.extra, type(self).__name__)
+        if self.extra:
+            understand(self.extra, type(self).__name__)
         return self
 
 
@@ -311,9 +312,12 @@ def _tuple_reader(arguments: tuple[Any, ...]) -> Read:
         each, count = [_reader(one) for one in arguments], len(arguments)
 
     kind = _kind(arguments[0]) if count is None else None
+    kinds = None if count is None else [_kind(one) for one in arguments]
 
     def read(value: Any) -> Any:
         if kind is not None and type(value) is list and set(map(type, value)) <= {kind}:
+            return tuple(value)
+        if kinds is not None and type(value) is list and [*map(type, value)] == kinds:
             return tuple(value)
         if not isinstance(value, (list, tuple)) or count not in (None, len(value)):
             raise TypeError(f"{_short(value)} is no list of {'any' if count is None else count}")

@@ -58,13 +58,15 @@ class Small:
     lost: int = 0
 
 
-def read(source: Source, seen: tuple[int, ...], out: memoryview) -> Small | None:
+def read(path: str, source: Source, seen: tuple[int, ...], out: memoryview) -> Small | None:
     """Read an array into the beginning of `out`, which has room for the whole file.
 
     Parameters
     ----------
+    path
+        Of a ``.npy`` file.
     source
-        A whole ``.npy`` file, as it is or with a cast.
+        What is asked of it, whatever its path: the whole, as it is or with a cast.
     seen
         The file's ``stat`` as its asker saw it.
 
@@ -74,19 +76,22 @@ def read(source: Source, seen: tuple[int, ...], out: memoryview) -> Small | None
         None: it is to be read the long way; `out` may hold anything then.
     """
     try:
-        fd = os.open(source.path, _FLAGS)
+        fd = os.open(path, _FLAGS)
     except (OSError, ValueError):
         return None
     try:
-        return _read(source, fd, seen, out)
+        return _read(path, source, fd, seen, out)
     except Exception:  # numpy's parser meets a stranger's bytes; the long way says what is wrong
         return None
     finally:
         os.close(fd)
 
 
-def _read(source: Source, fd: int, seen: tuple[int, ...], out: memoryview) -> Small | None:
-    if _state(fd) != seen or not stat.S_ISREG(os.fstat(fd).st_mode):
+def _read(
+    path: str, source: Source, fd: int, seen: tuple[int, ...], out: memoryview
+) -> Small | None:
+    info = os.fstat(fd)
+    if _state(info) != seen or not stat.S_ISREG(info.st_mode):
         return None
     file_identity.wait_past(max(seen[3:]))
     size, head = seen[2], bytearray(_HEAD)
@@ -99,23 +104,24 @@ def _read(source: Source, fd: int, seen: tuple[int, ...], out: memoryview) -> Sm
         return None
     header = bytes(head[:begin]) if begin <= _HEAD else os.pread(fd, begin, 0)
     meaning = _meaning(header[10:], source.cast, source.overflow)
-    if meaning is None or meaning.spec.nbytes > size - begin or _state(fd) != seen:
+    if meaning is None or meaning.spec.nbytes > size - begin or _state(os.fstat(fd)) != seen:
         return None
     device, inode, _, modified, changed = seen
-    identity = (file_identity.real_path(source.path, fd), device, inode, size, modified, changed)
-    spec, lost = (meaning.spec, 0) if meaning.target is None else _cast(meaning, source, out)
-    if spec.nbytes > len(out):
+    identity = (file_identity.real_path(path, fd), device, inode, size, modified, changed)
+    lost = 0 if meaning.target is None else _cast(meaning, source, out)
+    end = meaning.wanted.nbytes
+    if end > len(out):
         return None
-    out[spec.nbytes :] = bytes(len(out) - spec.nbytes)
-    return Small(identity, spec, meaning.file_dtype, lost)
+    out[end:] = bytes(len(out) - end)
+    return Small(identity, meaning.wanted, meaning.spec.descr, lost)
 
 
 @dataclass(frozen=True, slots=True)
 class _Meaning:
-    """What a header says: the array in the file, and the dtype that it is cast to (or None)."""
+    """What a header says: the array in the file, the one wanted, and the cast (or None)."""
 
     spec: Spec
-    file_dtype: Any
+    wanted: Spec
     target: np.dtype[Any] | None
 
 
@@ -131,21 +137,26 @@ def _meaning(header: bytes, cast: np.dtype[Any] | None, overflow: str) -> _Meani
     if not least or len(pack(descr(target))) > MAX_DESCR:
         return None
     spec = Spec(shape, descr(dtype), order if len(shape) > 1 else "C", dtype.itemsize)
-    return _Meaning(spec, spec.descr, None if target == dtype else target)
+    wanted = Spec(shape, descr(target), spec.order, target.itemsize)
+    return _Meaning(spec, spec, None) if target == dtype else _Meaning(spec, wanted, target)
 
 
-def _cast(meaning: _Meaning, source: Source, out: memoryview) -> tuple[Spec, int]:
-    """Cast the values at the beginning of `out` in place, if there is room for what they become."""
+def _cast(meaning: _Meaning, source: Source, out: memoryview) -> int:
+    """Cast the values at the beginning of `out` in place, if there is room for what they become.
+
+    Returns
+    -------
+    int
+        How many were changed.
+    """
     spec, target = meaning.spec, meaning.target
     assert target is not None
     values = np.frombuffer(out, from_descr(spec.descr), math.prod(spec.shape))
     cast, lost = cast_chunk(values, target, source.overflow)
-    spec = Spec(spec.shape, descr(target), spec.order, target.itemsize)
-    if spec.nbytes <= len(out):
-        out[: spec.nbytes] = np.ascontiguousarray(as_items(cast)).view(np.uint8).data
-    return spec, lost
+    if meaning.wanted.nbytes <= len(out):
+        out[: meaning.wanted.nbytes] = np.ascontiguousarray(as_items(cast)).view(np.uint8).data
+    return lost
 
 
-def _state(fd: int) -> tuple[int, ...]:
-    info = os.fstat(fd)
+def _state(info: os.stat_result) -> tuple[int, ...]:
     return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)

@@ -250,31 +250,39 @@ def _grows(source: Source) -> bool:
 
 def small_files(task: SmallFilesTask, running: RunningTask) -> LoadedFiles:
     """Load small files into a segment by one write."""
-    buffer = memoryview(bytearray(task.stop - task.start))
-    specs: dict[str, tuple[int, Spec]] = {}
+    buffer = _scratch(task.stop - task.start)
+    source = Source.from_wire({**task.source, "path": "/"})  # each file has a path of its own
+    specs: dict[int, tuple[int, Spec]] = {}  # those of equal files are one object, as a rule
     found: list[tuple[int, int, int, bytes]] = []
     for position, (path, stat, offset, room) in enumerate(task.files):
         if running.cancelled():
             raise segment_writer.Cancelled
         _begin_looking()
-        source = Source.from_wire({**task.source, "path": path})
         out = buffer[offset - task.start : offset - task.start + room]
-        one = small.read(source, stat, out)
+        one = small.read(path, source, stat, out)
         if one is None:
             out[:] = bytes(room)
             continue
-        number, _ = specs.setdefault(repr(one.spec), (len(specs), one.spec))
-        found.append(
-            (
-                position,
-                number,
-                one.lost,
-                identity.of_small(source, one.identity, one.spec, one.file_dtype),
-            )
-        )
+        number, _ = specs.setdefault(id(one.spec), (len(specs), one.spec))
+        key = identity.of_small(source, one.identity, one.spec, one.file_dtype)
+        found.append((position, number, one.lost, key))
         running.rows(1)
     segment_writer.write_bytes(task.path, task.start, buffer)
     return LoadedFiles(tuple(spec for _, spec in specs.values()), tuple(found))
+
+
+_kept = bytearray()
+
+
+def _scratch(size: int) -> memoryview:
+    """Return memory for a moment, with whatever a task before has left in it.
+
+    Kept from task to task: to be given new pages takes as long as to read as many bytes.
+    """
+    global _kept  # noqa: PLW0603 - of this process, which does one task at a time
+    if len(_kept) < size:
+        _kept = bytearray(size)
+    return memoryview(_kept)[:size]
 
 
 def run(sock: socket.socket) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,13 +44,13 @@ SHARE = 4
 def get(service: Service, request: Request, now: float) -> list[Effect]:
     """Grant, join or load each item."""
     effects: list[Effect] = []
-    small = SmallFiles(service, request.nonce)
+    small, terms = SmallFiles(service, request.nonce), _Terms.of(request)
     for index, item in enumerate(request.fields["items"]):
         to = Asker(request.nonce, request.id, index)
         wanted = _wanted(service, to, item)
         if isinstance(wanted, ArraydError):
             effects.append(Reply(to, wanted))
-        elif not small.take(to, wanted, waiter := _waiter(request, wanted)):
+        elif not small.take(to, wanted, waiter := terms.waiter(wanted)):
             effects += service.registry.get(to, wanted, waiter, now)
     return effects + small.load(now)
 
@@ -209,6 +209,9 @@ WITHOUT_SESSION = frozenset({"status", "stop"})
 
 
 def _source(wire: Mapping[str, Any]) -> Source | ArraydError:
+    path = wire.get("path") if len(wire) == 1 else None
+    if type(path) is str and path:  # as of most requests: there is nothing else to be read
+        return Source(path=path)
     try:
         return Source.from_wire(wire).understand()
     except ArraydError as error:
@@ -248,20 +251,34 @@ def _meant(item: Mapping[str, Any]) -> Wanted | ArraydError:
     if source.name is not None:
         alias = name_alias(source.name)
         return Wanted(alias, BlockIdentity(None, str(source)), name=source.name)
-    stat: Sequence[int] | None = item.get("stat")
+    seen = item.get("stat")
+    stat = None if seen is None else tuple(seen)
     whole = identity.alias(source.whole(), stat) if source.rows is not None else None
     alias = identity.alias(source, stat, item["source"])
     asked = identity.of_source(source, stat)
     return Wanted(alias, asked, whole, edition=identity.edition(source, stat))
 
 
-def _waiter(request: Request, wanted: Wanted) -> AwaitedItem:
-    pin = request.fields["pin"] or 0.0
-    wait = request.fields["wait"]
-    # A name is waited for only if a timeout says so.
-    timeout = 0.0 if wanted.name is not None and wait is None else _timeout(wait)
-    pinned = float("inf") if pin < 0 else float(pin)
-    return AwaitedItem(pin=pinned, timeout=timeout, progress=bool(request.fields["progress"]))
+class _Terms(NamedTuple):
+    """What a request says of all its items: see `AwaitedItem`."""
+
+    pin: float
+    timeout: float
+    progress: bool
+    waits: bool  # for a name, for it says how long
+
+    @classmethod
+    def of(cls, request: Request) -> _Terms:
+        """Return those of a `get`."""
+        pin, wait = request.fields["pin"] or 0.0, request.fields["wait"]
+        pinned = float("inf") if pin < 0 else float(pin)
+        return cls(pinned, _timeout(wait), bool(request.fields["progress"]), wait is not None)
+
+    def waiter(self, wanted: Wanted) -> AwaitedItem:
+        """Return what the asker of an item waits for."""
+        # A name is waited for only if a timeout says so.
+        timeout = self.timeout if wanted.name is None or self.waits else 0.0
+        return AwaitedItem(pin=self.pin, timeout=timeout, progress=self.progress)
 
 
 def _timeout(wait: float | None) -> float:
