@@ -11,7 +11,8 @@ import sys
 
 from arrayd.errors import ArraydError
 from arrayd_server import logs, systemd
-from arrayd_server.config import Config, ConfigError
+from arrayd_server.config import Config
+from arrayd_server.config_file import ConfigError
 from arrayd_server.daemon import Daemon
 from arrayd_server.segments.scope import Scope, ScopeTaken
 
@@ -45,7 +46,7 @@ def _complain(error: object, status: int) -> int:
 
 
 async def _serve(config: Config, scope: Scope, passed: socket.socket | None) -> None:
-    await Daemon(config, scope, passed).run()
+    await Daemon(config, scope, lambda: Config.load(sys.argv[1:]), passed).run()
 
 
 if __name__ == "__main__":

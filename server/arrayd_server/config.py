@@ -2,36 +2,30 @@
 
 An option is taken from its flag, else from ``ARRAYD_<OPTION>``, else from the TOML
 file, else it is its default. A default is a text like any other: what the table
-shows can be written. ``python -m arrayd_server.config`` prints the README's table.
+shows can be written. `option_text` makes the README's table and arrayd.toml of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 import os
 import resource
-import sys
-import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from arrayd.common import endpoints
 from arrayd.common.bytesize import format_bytes, parse_bytes
+from arrayd_server import config_file
+from arrayd_server.config_file import ConfigError, Given, text_of
 from arrayd_server.core import bounds
 from arrayd_server.core.bounds import Bound
 from arrayd_server.kernel import memory_limits
 
 LEAST_LOADER_MEMORY = 128 << 20
 """Bytes with which a loader can do anything at all: Python, numpy and h5py take 60 MiB."""
-
-
-class ConfigError(ValueError):
-    """An option cannot be used: one line that names it, its origin and the allowed form."""
-
 
 # How the text of an option becomes its value. A ValueError says what may be written.
 
@@ -165,17 +159,28 @@ def _file(text: str) -> Path | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Option:
-    """One row of the table: how its text is read, and how it is described."""
+class Option:
+    """One row of the table: how its text is read, how it is described, and whether it is `live`.
+
+    A live option can change while the daemon runs: a reload is enough.
+    """
 
     parse: Callable[[str], Any]
     default: str
     metavar: str
     help: str
+    live: bool
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether its flag takes no value."""
+        return self.parse is _switch
 
 
-def _option(parse: Callable[[str], Any], default: str, metavar: str, help: str) -> Any:
-    return field(metadata={"option": _Option(parse, default, metavar, help)})
+def _option(
+    parse: Callable[[str], Any], default: str, metavar: str, help: str, *, live: bool = False
+) -> Any:
+    return field(metadata={"option": Option(parse, default, metavar, help, live)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,9 +203,14 @@ class Config:
         "SIZE",
         "bytes to keep in shared memory: `16M`, `4G`, `1.5T` (binary units), or a percentage "
         "of the smallest of RAM, /dev/shm and the tightest memory cgroup",
+        live=True,
     )
     workers: int = _option(
-        _count(_auto_workers), "auto", "N", "loader processes; `auto`: one per CPU, at most 8"
+        _count(_auto_workers),
+        "auto",
+        "N",
+        "loader processes; `auto`: one per CPU, at most 8",
+        live=True,
     )
     load_timeout: float = _option(
         _seconds(0.001, "above 0"),
@@ -208,6 +218,7 @@ class Config:
         "SECONDS",
         "a look at a file, or the reading of it or of one part of a large one, that takes longer "
         "fails",
+        live=True,
     )
     loader_memory: int = _option(
         _memory,
@@ -215,6 +226,7 @@ class Config:
         "SIZE",
         "memory of a loader process besides the block: a file that needs more fails; `auto`: an "
         "eighth of RAM or of the tightest memory cgroup, from 256M to 2G",
+        live=True,
     )
     keep_pages: float = _option(
         _seconds(0, "0 for never"),
@@ -222,12 +234,14 @@ class Config:
         "SECONDS",
         "keep the pages of a block that has gone so long for the next load, which is then faster, "
         "unless memory runs short; `0`: never",
+        live=True,
     )
     idle_exit: float = _option(
         _seconds(0, "0 for never"),
         "0",
         "SECONDS",
         "exit after so long without a session or a mapped block; `0`: never",
+        live=True,
     )
     private: bool = _option(
         _switch, "false", "", "one user's daemon, started by a client; `arrayd status` says so"
@@ -237,14 +251,25 @@ class Config:
         "auto",
         "N",
         "sessions at a time; `auto`: what the limit of open files allows, at most 4096",
+        live=True,
     )
-    log_level: str = _option(_level, "info", "LEVEL", "`debug`, `info`, `warning` or `error`")
+    log_level: str = _option(
+        _level, "info", "LEVEL", "`debug`, `info`, `warning` or `error`", live=True
+    )
     log_file: Path | None = _option(  # noqa: RUF009  it is a dataclasses.field
-        _file, "-", "FILE", "log here, in two files of at most 1 MiB; `-`: standard error"
+        _file,
+        "-",
+        "FILE",
+        "log here, in two files of at most 1 MiB; `-`: standard error",
+        live=True,
     )
     check: bool = _option(
         _switch, "false", "", "verify the registry's rules after every event (for tests)"
     )
+
+    def differing(self, other: Config) -> list[str]:
+        """Return the names of the options that are not the same in `other`."""
+        return [name for name in TABLE if getattr(self, name) != getattr(other, name)]
 
     @classmethod
     def load(cls, argv: Sequence[str] = ()) -> Self:
@@ -255,85 +280,72 @@ class Config:
         ConfigError
             An option is unknown or has a value that it cannot have.
         """
-        flags = {name: _text(v) for name, v in vars(_parser().parse_args(argv)).items()}
-        chosen = {
-            name: _Given.flag(name, flags[name])
-            or _Given.variable(name, os.environ.get(_variable(name)))
-            for name in _TABLE
-        }
+        flags = {name: text_of(v) for name, v in vars(_parser().parse_args(argv)).items()}
+        chosen = {name: _from_flag(name, flags[name]) or _from_variable(name) for name in TABLE}
         filed = _from_file(_value("config", chosen["config"]))
         return cls(
             **{name: _value(name, given or filed.get(name)) for name, given in chosen.items()}
         )
 
 
-_TABLE: dict[str, _Option] = {f.name: f.metadata["option"] for f in fields(Config)}
+TABLE: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(Config)}
+
+_IN_FILES = [name for name in TABLE if name != "config"]  # a file names no other file
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """The text of an option, and how its owner would recognise it."""
-
-    text: str
-    origin: str
-
-    @classmethod
-    def flag(cls, name: str, text: str | None) -> Self | None:
-        return None if text is None else cls(text, f"{_flag(name)} {text}")
-
-    @classmethod
-    def variable(cls, name: str, text: str | None) -> Self | None:
-        # Empty is unset, as shells have it.
-        return cls(text, f"{_variable(name)}={text}") if text else None
-
-
-def _value(name: str, given: _Given | None) -> Any:
-    option = _TABLE[name]
-    given = given or _Given(option.default, f"default of {_flag(name)}: {option.default}")
+def _value(name: str, given: Given | None) -> Any:
+    option = TABLE[name]
+    given = given or Given(option.default, f"default of {flag(name)}: {option.default}")
     try:
         return option.parse(given.text)
     except ValueError as error:
         raise ConfigError(f"{given.origin}: {error}.") from None
 
 
-def _from_file(path: Path | None) -> dict[str, _Given]:
-    """Return what the TOML file at `path` sets."""
-    if path is None:
-        return {}
+def problems(path: Path) -> list[str]:
+    """Return what is wrong with a file of options, a line for each; none: it can be used."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config {path}: {error.strerror}.") from None
-    except ValueError as error:  # TOML's and UTF-8's alike
-        raise ConfigError(f"config {path}: not a TOML file: {error}.") from None
-    return {key: _Given(*_read(path, key, value)) for key, value in content.items()}
+        filed = config_file.read(path, _IN_FILES)
+    except ConfigError as error:
+        return [str(error)]
+    found = []
+    for name, given in filed.items():
+        try:
+            _value(name, _usable(given))
+        except ConfigError as error:
+            found.append(str(error))
+    return found
 
 
-def _read(path: Path, key: str, value: Any) -> tuple[str, str]:
-    """Return text and origin of one ``key = value`` of the file."""
-    known = [name for name in _TABLE if name != "config"]  # a file names no other file
-    if key not in known:
-        near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"options are {', '.join(known)}."
-        raise ConfigError(f"config {path}: unknown option {key}; {hint}")
-    text = _text(value)
-    if text is None:
-        raise ConfigError(f"config {path}: {key}: write a string, a number, true or false.")
-    return text, f"config {path}: {key} = {text}"
+def _from_file(path: Path | None) -> dict[str, Given]:
+    """Return what the TOML file at `path` sets."""
+    filed = {} if path is None else config_file.read(path, _IN_FILES)
+    return {name: _usable(given) for name, given in filed.items()}
 
 
-def _text(value: Any) -> str | None:
-    """Return what would be typed for a value of argparse or TOML; None: nothing could."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if isinstance(value, (str, int, float)) else None
+def _usable(given: Given | ConfigError) -> Given:
+    if isinstance(given, ConfigError):
+        raise given
+    return given
 
 
-def _flag(name: str) -> str:
+def _from_flag(name: str, text: str | None) -> Given | None:
+    return None if text is None else Given(text, f"{flag(name)} {text}")
+
+
+def _from_variable(name: str) -> Given | None:
+    # Empty is unset, as shells have it.
+    text = os.environ.get(variable(name))
+    return Given(text, f"{variable(name)}={text}") if text else None
+
+
+def flag(name: str) -> str:
+    """Return the flag of an option."""
     return "--" + name.replace("_", "-")
 
 
-def _variable(name: str) -> str:
+def variable(name: str) -> str:
+    """Return the environment variable of an option."""
     return f"ARRAYD_{name.upper()}"
 
 
@@ -344,27 +356,10 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="arrayd serve", description="Run the arrayd daemon.", allow_abbrev=False)
-    for name, option in _TABLE.items():
+    for name, option in TABLE.items():
         shown = f"{option.help} (default: {option.default})".replace("%", "%%").replace("`", "")
-        if option.parse is _switch:
-            parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=shown)
+        if option.is_switch:
+            parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=shown)
         else:
-            parser.add_argument(_flag(name), metavar=option.metavar, help=shown)
+            parser.add_argument(flag(name), metavar=option.metavar, help=shown)
     return parser
-
-
-def markdown_table() -> str:
-    """Return the options as the README shows them."""
-    return "\n".join(_rows()) + "\n"
-
-
-def _rows() -> Iterator[str]:
-    yield "| flag | environment | default | meaning |"
-    yield "|---|---|---|---|"
-    for name, option in _TABLE.items():
-        usage = f"{_flag(name)} {option.metavar}".rstrip()
-        yield f"| `{usage}` | `{_variable(name)}` | `{option.default}` | {option.help} |"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(markdown_table())

@@ -16,7 +16,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from arrayd.common import failpoints, proc
@@ -33,6 +33,7 @@ from arrayd_server.kernel import leases
 from arrayd_server.loading import worker_pool
 from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.loading.worker_pool import Pool
+from arrayd_server.reloading import Reloading, has_terminal
 from arrayd_server.segments import adoption, block_metadata
 from arrayd_server.segments.scope import Scope
 from arrayd_server.segments.store import Outcome, Segments
@@ -69,12 +70,22 @@ class Daemon:
         The options.
     scope
         Entered: its lock is ours.
+    read
+        Returns the options as they are now, for a reload.
     passed
         The socket, if a socket unit has made it.
     """
 
-    def __init__(self, config: Config, scope: Scope, passed: socket.socket | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        scope: Scope,
+        read: Callable[[], Config],
+        passed: socket.socket | None = None,
+    ) -> None:
         self._config = config
+        self._read_options = read
+        self._reloading: Reloading
         self._passed = passed
         self._scope = scope
         self._started = time.monotonic()
@@ -103,6 +114,9 @@ class Daemon:
         _raise_descriptor_limit()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             loop.add_signal_handler(number, self.stop, number)
+        # The hang-up of one's own terminal is no request.
+        hung_up = (self.stop, signal.SIGTERM) if has_terminal() else (self._reload,)
+        loop.add_signal_handler(signal.SIGHUP, *hung_up)
         self._forks = ForkServer(loop, (worker_pool.MODULE, readers.MODULE))
         self._pool = Pool(
             self._forks,
@@ -125,7 +139,7 @@ class Daemon:
         log.info("arrayd %s serves %s", protocol.PACKAGE_VERSION, self._config.endpoint)
         systemd.notify(systemd.READY, systemd.status(status_report.summary(self._registry)))
         keeper = loop.create_task(self._keep_house())
-        watched = loop.create_task(_feed_watchdog())
+        watched = loop.create_task(systemd.feed_watchdog())
         try:
             await self._stopping.wait()
         finally:
@@ -137,6 +151,10 @@ class Daemon:
         """Stop: SIGUSR1 hands over to the next run, anything else frees what it can."""
         self._signal = number
         self._stopping.set()
+
+    def _reload(self) -> None:
+        """Read the options again; what cannot change while we run waits for a restart."""
+        self._config = self._reloading.reload(self._config)
 
     def _make_service(self, loop: asyncio.AbstractEventLoop) -> None:
         registry, segments, config = self._registry, self._segments, self._config
@@ -155,6 +173,8 @@ class Daemon:
         executor = EffectExecutor(loop, registry, streams, *shells, check=config.check)
         self._sessions, self._executor = sessions, executor
         self._relief = Relief(registry, executor.act)
+        processes = (self._pool, self._readers)
+        self._reloading = Reloading(self._read_options, registry, executor, sessions, *processes)
         self._service = Service(
             registry, streams, sessions, executor.update_headroom, self.stop, self._facts
         )
@@ -348,14 +368,6 @@ class Daemon:
             if fd >= 0:
                 os.close(fd)
             log.info("%s: %s", block.identity, outcome.value)
-
-
-async def _feed_watchdog() -> None:
-    """Tell the service manager again and again that the loop turns, if it wants to know."""
-    interval = systemd.watchdog_interval()
-    while interval is not None:
-        systemd.notify(systemd.WATCHDOG)
-        await asyncio.sleep(interval)
 
 
 def _raise_descriptor_limit() -> None:

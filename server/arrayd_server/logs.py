@@ -7,7 +7,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from arrayd_server import systemd
-from arrayd_server.config import Config, ConfigError
+from arrayd_server.config import Config
+from arrayd_server.config_file import ConfigError
 
 FILE_BYTES = 1 << 20
 """A log file is renamed to ``FILE.1`` at this size; the one before it goes."""
@@ -34,10 +35,11 @@ def configure(config: Config) -> None:
         The log file cannot be opened.
     """
     logger = logging.getLogger("arrayd_server")
+    new = _handler(config.log_file)  # if it cannot be had, all stays as it was
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
         handler.close()
-    logger.addHandler(_handler(config.log_file))
+    logger.addHandler(new)
     logger.setLevel(config.log_level)
     logger.propagate = False
 

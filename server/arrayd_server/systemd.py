@@ -5,9 +5,11 @@ Every function does nothing where systemd did not start us.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
+import time
 
 from arrayd.errors import DaemonError
 
@@ -24,6 +26,11 @@ _FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 def status(text: str) -> str:
     """Return the assignment that shows `text` in ``systemctl status``."""
     return "STATUS=" + " ".join(text.split())  # a line break would begin another assignment
+
+
+def reloading() -> str:
+    """Return the assignments that say: until the next `READY`, options are being read again."""
+    return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
 
 
 def under_systemd() -> bool:
@@ -64,6 +71,14 @@ def watchdog_interval() -> float | None:
     except ValueError:
         return None
     return period if watched == os.getpid() and period > 0 else None
+
+
+async def feed_watchdog() -> None:
+    """Tell the service manager again and again that the loop turns, if it wants to know."""
+    interval = watchdog_interval()
+    while interval is not None:
+        notify(WATCHDOG)
+        await asyncio.sleep(interval)
 
 
 def passed_socket(path: str) -> socket.socket | None:

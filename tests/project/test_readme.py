@@ -16,7 +16,7 @@ import pytest
 
 import arrayd
 from arrayd import cli
-from arrayd_server import config
+from arrayd_server import option_text
 from tests.support import fake_packages
 from tests.support.daemons import Daemon
 
@@ -123,7 +123,7 @@ def test_the_options_are_the_daemons() -> None:
     """The table of options is the one that the daemon prints."""
     table = re.search(r"<!-- options -->\n(.*?)<!-- /options -->", README, re.DOTALL)
     assert table is not None
-    assert table[1].strip() == config.markdown_table().strip()
+    assert table[1].strip() == option_text.markdown_table().strip()
 
 
 def test_all_marked_blocks_are_run() -> None:

@@ -57,13 +57,17 @@ SERVER_ROOMS = {
     "loading": "core identity kernel loaders",
     "stream_identity": "",
     "streams": "kernel loaders loading stream_identity",
-    "config": "core kernel",
+    "config_file": "",
+    "config": "config_file core kernel",
+    "config_check": "config",
+    "option_text": "config",
     "systemd": "",
-    "logs": "config systemd",
+    "logs": "config config_file systemd",
     "segments": "core identity kernel",
     "service": "core identity kernel loading segments stream_identity streams transport",
-    "daemon": "config core kernel loading segments service streams systemd transport",
-    "__main__": "config daemon logs segments systemd",
+    "reloading": "config config_file core loading logs service streams systemd",
+    "daemon": "config core kernel loading reloading segments service streams systemd transport",
+    "__main__": "config config_file daemon logs segments systemd",
 }
 """The same of the server. A loader process (`loading.worker`) has nothing above `loading`."""
 

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from arrayd.wire.grant import Grant
-from arrayd_server.core import effects
+from arrayd_server.core import bounds, effects
 from arrayd_server.core.registry import Registry
 from tests.support.core_model import Shell, one
 from tests.support.core_naive import Naive
@@ -106,6 +106,19 @@ class KernelWalk(RuleBasedStateMachine):
         self.shell.read_closed()
         self.shell.do(lambda segment: [effects.Inspect(segment)], one(self.segments, pick))
         self._read()
+
+    @rule(budget=st.sampled_from([100, 100, 60, 200]))
+    def budget(self, budget: int) -> None:
+        """Let the administrator change the budget; what is there may stay."""
+        self.naive.floor = sum(self.naive.sizes.values())
+        event = self.registry.admission.change_budget
+        self.shell.do(event, budget, bounds.GIVEN, self.shell.now)
+        self._read()
+        beyond = self.registry.blocks.charged - self.registry.blocks.bytes_being_freed() - budget
+        idle = {s for s in self.naive.idle() if not self.naive.published(s)}
+        unused = {s for s in idle - set(self.shell.closed) if not self.naive.is_pinned(s)}
+        spares = self.naive.spares - self.naive.unlinked
+        assert beyond <= 0 or not unused | spares, "beyond it for nobody"
 
     @rule(seconds=st.sampled_from([0.05, 1.0, 5.0, 25.0, 61.0]))
     def sleep(self, seconds: float) -> None:

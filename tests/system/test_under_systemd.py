@@ -172,10 +172,15 @@ def watched(short_directory: Path) -> Iterator[tuple[subprocess.Popen[str], sock
 def test_the_loop_feeds_the_watchdog(
     watched: tuple[subprocess.Popen[str], socket.socket],
 ) -> None:
-    """Again and again, until it is told to end, which it says."""
+    """Again and again, until it is told to end, which it says; a reload is told as well."""
     process, manager = watched
     heard = [manager.recv(4096) for _ in range(4)]
     assert heard.count(b"WATCHDOG=1") >= 3
+    process.send_signal(signal.SIGHUP)
+    while (said := manager.recv(4096)) == b"WATCHDOG=1":
+        pass
+    assert said.startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+    assert manager.recv(4096).startswith(b"READY=1\nSTATUS=")
     process.send_signal(signal.SIGTERM)
     while (last := manager.recv(4096)) == b"WATCHDOG=1":
         pass

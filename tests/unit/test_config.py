@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import pytest
 
 from arrayd.system.launch import private_endpoint
 from arrayd_server import logs, systemd
-from arrayd_server.config import Config, ConfigError, markdown_table
+from arrayd_server.config import Config, problems
+from arrayd_server.config_file import ConfigError
 from arrayd_server.kernel import memory_limits
+from arrayd_server.option_text import markdown_table, toml_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -230,7 +233,7 @@ def test_a_bad_value_is_named_with_its_origin_and_form(
     file = tmp_path / "arrayd.toml"
     file.write_text(f'{name} = "{value}"\n')
     message = refusal("--config", str(file))
-    assert message.startswith(f"config {file}: {name} = {value}: ")
+    assert message.startswith(f"config {file}, line 1: {name} = {value}: ")
     assert form in message
     monkeypatch.setenv(f"ARRAYD_{name.upper()}", value)
     assert refusal().startswith(f"ARRAYD_{name.upper()}={value}: ")
@@ -247,22 +250,38 @@ def test_a_switch_knows_yes_and_no(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
+    ("content", "place", "reason"),
     [
-        ("wokers = 3", "unknown option wokers; did you mean workers?"),
-        ("idle-exit = 3", "unknown option idle-exit; did you mean idle_exit?"),
-        ("zzz = 3", "unknown option zzz; options are endpoint, budget,"),
-        ('config = "b.toml"', "unknown option config; "),
-        ("workers = [3]", "workers: write a string, a number, true or false."),
-        ("[workers]", "workers: write a string, a number, true or false."),
-        ("workers = ", "not a TOML file: "),
+        ("wokers = 3", ", line 1", "unknown option wokers; did you mean workers?"),
+        ("idle-exit = 3", ", line 1", "unknown option idle-exit; did you mean idle_exit?"),
+        ("# a\n\n  zzz = 3", ", line 3", "unknown option zzz; options are endpoint, budget,"),
+        ('config = "b.toml"', ", line 1", "unknown option config; "),
+        ("workers = [3]", ", line 1", "workers: write a string, a number, true or false."),
+        (
+            "#workers = 1\n[workers]",
+            ", line 2",
+            "workers: write a string, a number, true or false.",
+        ),
+        ('"workers" = 0', ", line 1", "workers = 0: write a whole number above 0"),
+        ('"work\\u0065rs" = 0', "", "workers = 0: write a whole number above 0"),
+        ("workers = ", "", "not a TOML file: "),
     ],
 )
-def test_a_bad_file_is_an_error(content: str, reason: str, tmp_path: Path) -> None:
+def test_a_bad_file_is_an_error(content: str, place: str, reason: str, tmp_path: Path) -> None:
     """A key that would be ignored silently, or a file that cannot be read as TOML, is refused."""
     file = tmp_path / "arrayd.toml"
     file.write_text(content)
-    assert refusal("--config", str(file)).startswith(f"config {file}: {reason}")
+    message = refusal("--config", str(file))
+    assert message.startswith(f"config {file}{place}: {reason}")
+    assert problems(file) == [message]
+
+
+def test_all_that_is_wrong_is_told(tmp_path: Path) -> None:
+    """``arrayd config check`` lists the errors of a file; the daemon stops at the first."""
+    file = tmp_path / "arrayd.toml"
+    file.write_text('workers = 2\nbudget = "x"\n\nidle_exit = -1\nzzz = 1\n')
+    lines = [message.partition(": ")[0] for message in problems(file)]
+    assert lines == [f"config {file}, line {number}" for number in (2, 4, 5)]
 
 
 def test_a_missing_or_binary_file_is_an_error(tmp_path: Path) -> None:
@@ -286,12 +305,28 @@ def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_readme_shows_this_table() -> None:
-    """The README's table is the one that ``python -m arrayd_server.config`` prints."""
+    """The README's table is the one that ``python -m arrayd_server.option_text`` prints."""
     run = subprocess.run(
-        [sys.executable, "-m", "arrayd_server.config"], capture_output=True, text=True
+        [sys.executable, "-m", "arrayd_server.option_text"], capture_output=True, text=True
     )
     assert (run.stdout, run.stderr) == (markdown_table(), "")
     assert markdown_table() in (ROOT / "README.md").read_text()
+
+
+def test_the_file_shows_every_option(tmp_path: Path) -> None:
+    """It is what ``option_text toml`` prints; with all its lines in force, it changes nothing."""
+    text = (ROOT / "deploy" / "arrayd.toml").read_text()
+    assert text == toml_file(), "python -m arrayd_server.option_text toml >deploy/arrayd.toml"
+    assert all(len(line) <= 100 for line in text.splitlines())
+    file = tmp_path / "arrayd.toml"
+    file.write_text(re.sub(r"(?m)^#(\w+ = )", r"\1", text))
+    assert file.read_text().count("\n") - text.count("\n") == 0
+    assert problems(file) == []
+    shown = Config.load(["--config", str(file)])
+    assert shown.differing(Config.load()) == ["config"]
+    assert set(re.findall(r"(?m)^(\w+) = ", file.read_text())) == {
+        f.name for f in fields(Config)
+    } - {"config"}
 
 
 def test_every_option_is_in_table_and_help(capsys: pytest.CaptureFixture[str]) -> None:

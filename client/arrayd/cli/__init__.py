@@ -22,7 +22,7 @@ from arrayd.errors import ArraydError
 from arrayd.wire.protocol import PACKAGE_VERSION
 
 COMMANDS = (
-    *("serve", "status", "get", "info", "evict", "stop", "clean"),
+    *("serve", "status", "get", "info", "evict", "stop", "clean", "config"),
     *("collect", "pack", "report", "list", "plan", "receipt", "demo"),
 )
 

@@ -35,6 +35,7 @@ from collections.abc import Container
 
 from arrayd_server.core import error_texts, lends
 from arrayd_server.core.blocks import BlockTable
+from arrayd_server.core.bounds import Bound
 from arrayd_server.core.effects import Effect, Fill, Inspect, Make, Probe
 from arrayd_server.core.holds import STALE_AFTER, Holds, may_be_stale
 from arrayd_server.core.jobs import JobTable
@@ -52,6 +53,7 @@ class Admission:
         self._holds = holds
         self._jobs = jobs
         self._spares = holds.spares
+        self._shrinks = False  # to a budget that was made smaller
 
     def admit(self, job: Job, timeout: float, now: float) -> list[Effect]:
         """Start a queued job as soon as there is room; fail it if there is none in time."""
@@ -63,6 +65,21 @@ class Admission:
         if stuck and len(self._jobs.queue) > MAX_QUEUE:
             effects += self._fail_for_room(job, now)
         return effects
+
+    def change_budget(self, budget: int, bound: Bound, now: float) -> list[Effect]:
+        """Let the budget be another from now on.
+
+        What is beyond a smaller one goes as soon as nobody uses it: spares, then idle blocks by
+        their last use. Until then it may stay, and nothing new comes.
+        """
+        blocks = self._blocks
+        blocks.budget, blocks.bound, blocks.excused_bytes = budget, bound, blocks.charged
+        self._shrinks = True
+        effects = self._spares.give_back() if blocks.spare_bytes > budget // 2 else []
+        for job in self._jobs.queued():
+            if job.size > budget:
+                effects += self._fail_for_room(job, now)
+        return effects + self.start_queued(now)
 
     def retry(self, job: Job, now: float) -> list[Effect]:
         """Let a job begin anew: there was room, but the kernel had no pages for its block.
@@ -93,9 +110,9 @@ class Admission:
 
     def start_queued(self, now: float) -> list[Effect]:
         """Start the queued jobs that fit, and make room for the others where that is possible."""
+        effects = self._shrink(now) if self._shrinks else []
         if not (queued := self._jobs.queued()):
-            return []
-        effects: list[Effect] = []
+            return effects
         promised = 0  # bytes on their way to jobs that asked earlier
         coming = self._blocks.bytes_being_freed()
         stuck: list[Job] = []
@@ -118,6 +135,12 @@ class Admission:
             else:
                 stuck.append(job)
         return effects + self._wait(stuck, now)
+
+    def _shrink(self, now: float) -> list[Effect]:
+        """Have what is beyond a budget that was made smaller unlinked, as far as nobody uses it."""
+        surplus = self._blocks.charged - self._blocks.bytes_being_freed() - self._blocks.budget
+        self._shrinks = surplus > 0
+        return self._evict(list(self._blocks.evictable(surplus, now)), None)
 
     def _victims(
         self, job: Job, shortage: int, wanted: Container[str], now: float

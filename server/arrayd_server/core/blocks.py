@@ -34,7 +34,7 @@ class BlockTable:
         self.headroom = budget  # what /dev/shm and the cgroup still give, as last measured
         self.tightest = bounds.SHM  # which of them gives no more
         self.charged = 0
-        self.adopted_bytes = 0  # bytes adopted at the start: they may exceed the budget
+        self.excused_bytes = 0  # adopted, or there when the budget was set: they may exceed it
         self.table: dict[str, Block] = {}
         #: of each its blocks, and what in them was loaded from it
         self.files: dict[Hashable, dict[str, list[Block | BlockMember]]] = {}
@@ -258,15 +258,27 @@ class BlockTable:
         chosen: list[Block] = []
         if shortage > self.idle_bytes + self.spare_bytes + sum(block.size for block in others):
             return None
-        spares = [spare for spare in self.spares.values() if spare.segment not in wanted]
-        idle = (self.table[segment] for segment in self.idle)
-        evictable = (b for b in idle if not b.published and b.pinned_until <= now)
-        for block in itertools.chain(spares, evictable, others):
-            if shortage <= 0:
-                break
+        for block in self.evictable(shortage, now, others, wanted):
             chosen.append(block)
             shortage -= block.size
         return chosen if shortage <= 0 else None
+
+    def evictable(
+        self,
+        shortage: int,
+        now: float,
+        others: Sequence[Block] = (),
+        wanted: Container[str] = (),
+    ) -> Iterator[Block]:
+        """Yield blocks as `victims` returns them, as many as are needed, or all if they are few."""
+        spares = [spare for spare in self.spares.values() if spare.segment not in wanted]
+        idle = (self.table[segment] for segment in self.idle)
+        unused = (b for b in idle if not b.published and b.pinned_until <= now)
+        for block in itertools.chain(spares, unused, others):
+            if shortage <= 0:
+                break
+            yield block
+            shortage -= block.size
 
     def unevictable(self, now: float) -> Iterator[Block]:
         """Yield the blocks that cannot make room: held, lent, mapped, kept or unfinished."""

@@ -31,7 +31,7 @@ def check(registry: Registry) -> None:
 def _budget(registry: Registry) -> None:
     blocks = registry.blocks
     assert blocks.charged == sum(b.size for b in blocks.table.values()), "rule 1: charge book"
-    assert blocks.charged <= max(blocks.budget, blocks.adopted_bytes), "rule 1: over budget"
+    assert blocks.charged <= max(blocks.budget, blocks.excused_bytes), "rule 1: over budget"
 
 
 def _blocks(registry: Registry) -> None:

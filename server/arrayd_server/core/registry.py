@@ -4,7 +4,7 @@ No socket, file, clock, thread or lock is known here. Each public method is an e
 it changes the state and returns the effects that `service.executor` performs, whose results
 come back as further events. The rules, asserted by `invariants.check`:
 
-1. Charged bytes never exceed max(budget, bytes adopted at the start): a block is charged
+1. Charged bytes never exceed max(budget, bytes there when it was set): a block is charged
    before it is made, and credited only when the kernel, or another block, has its pages.
 2. A held block has a segment and is never evicted; a hold counts from its decision. The
    kernel overrules holds upwards (nobody holds it, but it is mapped: it stays) and, when
@@ -382,7 +382,7 @@ class Registry:
         `block` is as its metadata say: SEALED or WRITING. Whether anybody maps it is asked.
         """
         self.blocks.add(block)
-        self.blocks.adopted_bytes += block.size
+        self.blocks.excused_bytes += block.size
         self.counters.adopted += 1
         block.mapped = True
         return [*self.publishing.adopt(block, now), Inspect(block.segment)]

@@ -56,11 +56,11 @@ class OwnProcess:
     ) -> None:
         failpoints.hit("daemon.spawning")
         self.pid = 0  # it is not there yet
+        self.memory = memory
         self._pidfd = -1
         self._loop = forks.loop
         self._forks = forks
         self._program = program
-        self._memory = memory
         self._on_readable = on_readable
         self._on_exit = on_exit
         self._unsent = bytearray()  # one that is stopped must not block the daemon
@@ -146,7 +146,7 @@ class OwnProcess:
             self._on_exit(self, -signal.SIGKILL)
 
     def _execute(self) -> None:
-        process, self.sock = execute(self._program, self._memory)
+        process, self.sock = execute(self._program, self.memory)
         process.returncode = 0  # we reap it, not `subprocess`
         self._begin(process.pid)
 

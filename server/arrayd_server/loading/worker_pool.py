@@ -118,6 +118,14 @@ class Pool:
         self._numbers = iter(range(1, sys.maxsize))
         self._progress_at = -math.inf  # when any worker last answered, or reported progress
 
+    def adjust(self, limit: int, *, timeout: float, memory: int) -> None:
+        """Let the parameters be others from now on; a task that has been given keeps its own."""
+        self._limit, self._most = limit, limit + _EXTRA_FOR_PROBES
+        self._timeout, self._memory = timeout, memory
+        for worker in [w for w in self.workers if w.task is None and w.memory != memory]:
+            self._end(worker)
+        self._dispatch()
+
     def submit(self, task: Task) -> None:
         """Do a task as soon as a worker is free; reading a header goes first."""
         task.wire["id"] = next(self._numbers)
@@ -283,7 +291,8 @@ class Pool:
         worker.task = None
         worker.stop_timer()
         result = messages.result(message, task.label)
-        if message.get("spent") or isinstance(result, ProtocolMismatch):
+        spent = message.get("spent") or worker.memory != self._memory
+        if spent or isinstance(result, ProtocolMismatch):
             self._end(worker)
         else:
             self._schedule_retire(worker)

@@ -62,6 +62,10 @@ class Sessions:
         self._peers = peers.Peers(loop, limit, on_death)
         self._routes: dict[bytes, PeerConnection] = {}  # session -> the latest way to it
 
+    def limit(self, sessions: int) -> None:
+        """Let there be so many at a time from now on; those that there are may stay."""
+        self._peers.limit = sessions
+
     def open(self, nonce: bytes, route: PeerConnection, start: int) -> None:
         """Watch the process of a session that says hello; `start` is when it began, in ticks.
 

@@ -121,6 +121,10 @@ class ReaderPool:
         self._readers: dict[int, ReaderProcess] = {}
         self._ending: set[ReaderProcess] = set()
 
+    def adjust(self, *, timeout: float, memory: int) -> None:
+        """Let the parameters be others; memory, of the readers that are started from now on."""
+        self._timeout, self._memory = timeout, memory
+
     def start(
         self,
         stream: int,
@@ -298,7 +302,7 @@ class ReaderPool:
         return LoaderCrashed(
             f"The process that read {reader.words} died ({why}). A file may be corrupt in a way "
             "that crashes its library, or memory ran out: a reader may use "
-            f"{format_bytes(self._memory)} besides its ring (the daemon's --loader-memory). Open "
+            f"{format_bytes(reader.memory)} besides its ring (the daemon's --loader-memory). Open "
             "the stream again at the position where it stopped.",
             signal=-code if code is not None and code < 0 else None,
         )

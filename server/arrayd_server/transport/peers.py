@@ -86,7 +86,7 @@ class Peers:
         self, loop: asyncio.AbstractEventLoop, limit: int, on_death: Callable[[bytes], None]
     ) -> None:
         self._loop = loop
-        self._limit = limit
+        self.limit = limit
         self._on_death = on_death
         self._processes: dict[int, _Process] = {}
 
@@ -132,18 +132,18 @@ class Peers:
 
     def _check_room(self, pid: int, known: _Process | None) -> None:
         own = len(known.nonces) if known is not None else 0
-        most = max(1, min(self._limit // 4, _MAX_PER_PROCESS))
+        most = max(1, min(self.limit // 4, _MAX_PER_PROCESS))
         if own >= most:
             raise DaemonError(
                 f"Process {pid} has {own} sessions, as many as one process may have. Close some "
                 "(arrayd.connect returns one each time), or raise --max-clients."
             )
         total = sum(len(process.nonces) for process in self._processes.values())
-        if total >= self._limit or listener.spare() < listener.reserve() // 2:
+        if total >= self.limit or listener.spare() < listener.reserve() // 2:
             raise DaemonError(
                 f"The daemon has {total} sessions and {listener.spare()} descriptors left: it "
                 "takes no more. Raise its limit of descriptors (LimitNOFILE=, ulimit -n) or "
-                f"--max-clients ({self._limit})."
+                f"--max-clients ({self.limit})."
             )
 
     def _watched(self, pid: int, start: int, sock: socket.socket) -> int:
