@@ -79,18 +79,16 @@ class Held:
     keys: dict[bytes, None] = field(default_factory=dict)
     wordings: list[Any] = field(default_factory=list)
     segment: str = field(init=False)
-    block: Block = field(init=False)
 
     def __post_init__(self) -> None:
-        spec, self.segment = self.grant.spec, self.grant.segment
-        self.block = Block(
-            self.grant.segment,
-            self.grant.source,
-            spec.shape,
-            from_descr(spec.descr),
-            spec.order,
-            self.grant.offset,
-        )
+        self.segment = self.grant.segment
+
+    @property
+    def block(self) -> Block:
+        """What it is, for users."""
+        grant, spec = self.grant, self.grant.spec
+        dtype = from_descr(spec.descr)
+        return Block(grant.segment, grant.source, spec.shape, dtype, spec.order, grant.offset)
 
     @property
     def hold(self) -> Held:
@@ -217,8 +215,8 @@ def view_at(
     dtype: np.dtype[Any],
 ) -> SharedArray:
     """Return a view of a block: `offset` and `strides` in bytes from the start of its data."""
-    base, offset = _base(held, mapping), offset - held.block.offset
-    buffer = base.T if held.block.order == "F" else base  # numpy wants it in C order
+    base, offset = _base(held, mapping), offset - held.grant.offset
+    buffer = base.T if held.grant.spec.order == "F" else base  # numpy wants it in C order
     array = np.ndarray.__new__(SharedArray, shape, dtype, buffer, offset, strides)
     return adorn(array, held, mapping)
 
@@ -235,10 +233,9 @@ def _base(held: Held, mapping: SegmentMapping) -> SharedArray:
     known = held.base() if shared and held.base is not None else None
     if known is not None:
         return known
-    block, pages = held.block, np.asarray(cast(npt.ArrayLike, mapping))
-    order: Any = "F" if block.order == "F" else "C"
-    at = block.offset
-    base = np.ndarray(block.shape, block.dtype, pages, at, order=order).view(SharedArray)
+    spec, at, order = held.grant.spec, held.grant.offset, cast(Any, held.grant.spec.order)
+    pages, dtype = np.asarray(cast(Any, mapping)), from_descr(spec.descr)
+    base = np.ndarray.__new__(SharedArray, spec.shape, dtype, pages, at, None, order)
     if shared:
         held.base = weakref.ref(base)
     return base

@@ -98,7 +98,7 @@ class Client:
             known = self._session.blocks.shortcuts.follow(source, options)
             if known is not None:
                 return known
-            found = self._local(source, options, mode, ask=False)
+            found = self._local(source, options, mode)
             if isinstance(found, FileRequest):
                 found = Fetching(self._session, _PLAIN).current([found])[0]
             if isinstance(found, ArraydError):
@@ -126,7 +126,8 @@ class Client:
         return_errors = arguments.flag("return_errors", return_errors)
         wanted = arguments.sources(sources)
         self._session.connect()
-        results = [self._local(source, options, mode, ask=seconds != 0) for source in wanted]
+        find = self._asking if seconds else self._known
+        results = [find(source, options, mode) for source in wanted]
         missing = {i: result for i, result in enumerate(results) if isinstance(result, FileRequest)}
         if missing:
             requests = list(missing.values())
@@ -253,29 +254,45 @@ class Client:
 
     # ---- getting -------------------------------------------------------------------------
 
-    def _local(
-        self, source: SourceLike, options: Mapping[str, Any], mode: str, *, ask: bool
-    ) -> SharedArray | FileRequest | ArraydError:
-        """Return what this process holds already, without a round trip; else the request."""
+    def _asking(
+        self,
+        source: SourceLike,
+        options: Mapping[str, Any],
+        mode: str,  # noqa: ARG002
+    ) -> FileRequest | ArraydError:
+        """Return the request for a source, which is to be asked for."""
         try:
-            known = None
-            if mode == "r" and not ask:
-                known = self._session.blocks.shortcuts.follow(source, options)
-            if known is not None:
-                return known
-            request = FileRequest.of(source, options)
-            if not ask and request.stat is not None:
-                key, words = request.key(), (source, options)
-                try:
-                    known = self._session.blocks.local(request, key, mode, words)
-                    known = known if known is not None else self._indexed(request, key, mode)
-                except Vanished:
-                    pass  # ask
-            if known is not None:
-                return known
+            return FileRequest.of(source, options)
         except ArraydError as error:
             return bare(error)
-        return request
+
+    def _known(
+        self, source: SourceLike, options: Mapping[str, Any], mode: str
+    ) -> SharedArray | FileRequest | ArraydError:
+        """Return what this process has, or finds without a round trip; else the request."""
+        known = None
+        if mode == "r":
+            known = self._session.blocks.shortcuts.follow(source, options)
+        return known if known is not None else self._local(source, options, mode)
+
+    def _local(
+        self, source: SourceLike, options: Mapping[str, Any], mode: str
+    ) -> SharedArray | FileRequest | ArraydError:
+        """Return the same, where there is no shortcut."""
+        try:
+            request = FileRequest.of(source, options)
+            if request.stat is None:
+                return request
+            key, blocks = request.key(), self._session.blocks
+            try:
+                known = blocks.local(request, key, mode, (source, options))
+                if known is None:
+                    known = self._indexed(request, key, mode)
+            except Vanished:  # ask
+                return request
+        except ArraydError as error:
+            return bare(error)
+        return request if known is None else known
 
     def _indexed(self, request: FileRequest, key: bytes, mode: str) -> SharedArray | None:
         """Return the array that the daemon's index leads to; None: ask.
@@ -290,13 +307,12 @@ class Client:
         index = self._session.index
         if index is None:
             return None
-        entry, window = index.find(key), False
-        if entry is None and request.source.rows is not None:
-            entry, window = index.find(request.whole().key()), True
-        if entry is None:
+        grant = index.find(key)
+        if grant is None and request.source.rows is not None:
+            grant = index.find(request.whole().key(), window=True)
+        if grant is None:
             return None
         failpoints.hit("client.indexed")
-        grant = entry.grant(window=window)
         whole = self._session.blocks.attach_indexed(grant, mode, request, key)
         return cut(whole, grant, request.source)
 

@@ -6,7 +6,8 @@ import time
 
 from arrayd.system.file_view import FileView
 from arrayd.wire import index
-from arrayd.wire.index import EMPTY, HEADER, SLOT, SLOTS_AT, Entry
+from arrayd.wire.grant import Grant
+from arrayd.wire.index import EMPTY, HEADER, SLOT, SLOTS_AT
 
 _UNPACK, _SIZE = SLOT.unpack_from, SLOT.size
 
@@ -27,15 +28,15 @@ class BlockIndex:
         self._table: _Table | None = None
         self._retry_at = 0.0
 
-    def find(self, key: bytes) -> Entry | None:
-        """Return what the index says of a request; None: ask the daemon."""
+    def find(self, key: bytes, *, window: bool = False) -> Grant | None:
+        """Return what the index grants a request, maybe a `window` of; None: ask the daemon."""
         table = self._table
         if table is None or table.view.data[index.CLOSED_AT]:
             table = self._open()
             if table is None:
                 return None
         packed = table.find(key)
-        return None if packed is None else Entry.unpacked(packed)
+        return None if packed is None else index.unpacked_grant(packed, window)
 
     def _open(self) -> _Table | None:
         """Return the latest file; None: there is none, or one that only a newer arrayd reads."""

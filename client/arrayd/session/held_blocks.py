@@ -77,6 +77,8 @@ class HeldBlocks:
         Vanished
             Its name is gone.
         """
+        if key not in self._by_key:
+            return None
         with self.lock:
             grant, held = self._by_key.get(key, (None, None))
             if grant is None or held is None:
@@ -172,7 +174,7 @@ class HeldBlocks:
         with self.lock:
             for end in new.mappings:
                 end.owner = held
-            held.grant, held.block = new.grant, new.block
+            held.grant = new.grant
             self._table.moved(held, new)
 
     def renewed(self, grant: Grant) -> None:

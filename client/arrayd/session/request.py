@@ -101,6 +101,8 @@ def _spelling(source: SourceLike, options: Mapping[str, Any]) -> Any:
     """
     if type(source) is not str or source[:1] != "/" or ":" in source:
         return None
+    if not options:
+        return source
     spelling = (source, *((key, value.__class__, value) for key, value in options.items()))
     try:
         hash(spelling)

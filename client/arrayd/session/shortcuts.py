@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from arrayd.array import Held, SharedArray
 from arrayd.common.locate import cuts
-from arrayd.session.locking import VARIABLE, depends_on_variable
+from arrayd.session.locking import depends_on_variable, said
 from arrayd.source import Source
 from arrayd.system.mapping import SegmentMapping
 from arrayd.wire.grant import Grant
@@ -97,7 +97,7 @@ class Shortcuts:
             return None
         if longer and any(os.access(way, os.F_OK, effective_ids=True) for way in longer):
             return None
-        if locking is not ... and locking != os.environ.get(VARIABLE):
+        if locking is not ... and locking != said():
             return None
         array = base.view()
         array._held, array._mapping = held, pages
@@ -134,7 +134,7 @@ class Shortcuts:
         assert held.base is not None
         assert held.hold.pages is not None
         longer = tuple(ways[: meant[0]])
-        locking = os.environ.get(VARIABLE) if depends_on_variable(source) else ...
+        locking = said() if depends_on_variable(source) else ...
         path, weak = ways[meant[0]], (held.base, held.hold.pages)
         self._known[wording] = _Shortcut(path, stat, longer, locking, held, *weak)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from arrayd.common.compiling import library
 
@@ -14,17 +16,21 @@ Record = ctypes.c_uint64 * 3
 """What was mapped: address, size and inode; all zero: nothing."""
 
 
-def loaded(path: Path) -> ctypes.CDLL | None:
-    """Return the compiled functions; None: they are not there, or not for this machine."""
+Function = Callable[..., Any]
+"""Called with bytes, small ints, a `Record`; without `argtypes`, which cost more than the call."""
+
+
+def loaded(path: Path) -> tuple[Function, Function] | None:
+    """Return the compiled functions, to attach and to detach; None: there are none for us."""
     if sys.byteorder != "little":
         return None
     try:
-        functions = ctypes.CDLL(str(path))
-        functions.arrayd_attach.restype = functions.arrayd_detach.restype = None
+        compiled = ctypes.CDLL(str(path))
+        attach, detach = compiled.arrayd_attach, compiled.arrayd_detach
     except (OSError, AttributeError):
         return None
-    return functions
+    attach.restype = detach.restype = None
+    return attach, detach
 
 
 functions = loaded(LIBRARY)
-"""Called with bytes, small ints, a `Record`; without `argtypes`, which cost more than the call."""

@@ -57,9 +57,9 @@ class MappingFinalizer(weakref.ref["SegmentMapping"]):
     it. So what must not be lost is done by callbacks in C: ``munmap`` itself, and ``append``.
     """
 
-    __slots__ = ("others", "owner")
-    _as_parameter_ = 0  # ctypes passes this for the weakref, munmap's third argument: ignored
+    __slots__ = ("_as_parameter_", "others", "owner")
 
+    _as_parameter_: Any  # what ctypes passes for the weakref, if its callback is a C library's
     others: tuple[MappingFinalizer, ...]
     owner: Any
 
@@ -120,14 +120,15 @@ class SegmentMapping:
         self.segment = segment
         self.nbytes = nbytes
         self.mode = mode
-        _passed(segment)
-        compiled = attach.functions
-        if compiled is None or not self._attached(compiled, owner, ended, ring):
+        _pass(segment)
+        functions = attach.functions
+        if functions is None or not self._attached(*functions, owner, ended, ring):
             self._mapped(owner, ended, ring)
 
     def _attached(
         self,
-        compiled: ctypes.CDLL,
+        do: attach.Function,
+        undo: attach.Function,
         owner: Any,
         ended: Callable[[MappingFinalizer], None],
         ring: Callable[[object], None],
@@ -135,14 +136,13 @@ class SegmentMapping:
         """Map the segment in one step; say whether that was possible."""
         record, name = attach.Record(), self.segment.encode(errors="surrogateescape")
         # First who gives it back, then pages: a Ctrl-C can come in between.
-        unmap = functools.partial(compiled.arrayd_detach, record)
-        end = self._watched(owner, ended, ring, unmap)
-        compiled.arrayd_attach(name, len(name), ord(self.mode), record)
+        end = self._watched(owner, ended, ring, undo, record)
+        do(name, len(name), ord(self.mode), record)
         self.address, self.size, self.inode = record[:]
         if self.address and self.size - layout.FOOTER_BYTES >= self.nbytes:
             self.end = end
             return True
-        compiled.arrayd_detach(record)
+        undo(record)
         discard(end)  # its callbacks go with it
         return False
 
@@ -159,7 +159,7 @@ class SegmentMapping:
             # between, and nothing that counts is lost.
             self.address = _reserve(self.size)
             unmap = functools.partial(_libc.munmap, self.address, self.size)
-            self.end = self._watched(owner, ended, ring, unmap)
+            self.end = self._watched(owner, ended, ring, unmap, 0)  # munmap ignores a third word
             _map(fd, self.size, self.mode, self.address)
         finally:
             deque(closing, 0)
@@ -170,15 +170,18 @@ class SegmentMapping:
         owner: Any,
         ended: Callable[[MappingFinalizer], None],
         ring: Callable[[object], None],
-        unmap: Callable[[MappingFinalizer], None],
+        unmap: attach.Function,
+        what: Any,
     ) -> MappingFinalizer:
         """Register three callbacks for the end; CPython runs them newest first.
 
-        That is: `unmap`, then `ended`, then `ring`.
+        That is: `unmap`, of C, with `what`; then `ended`, then `ring`.
         """
         ringing = MappingFinalizer(self, ring)
         end = MappingFinalizer(self, ended)
-        end.owner, end.others = owner, (ringing, MappingFinalizer(self, unmap))
+        unmapping = MappingFinalizer(self, unmap)
+        unmapping._as_parameter_ = what
+        end.owner, end.others = owner, (ringing, unmapping)
         _ends.add(end)
         return end
 
@@ -207,7 +210,7 @@ class SegmentMapping:
         Vanished
             Somebody removed the segment's name, or put another file there.
         """
-        _passed(self.segment)
+        _pass(self.segment)
         with descriptors() as opened:
             fd = _open(self.segment, os.O_RDONLY, opened)
             if os.fstat(fd).st_ino != self.inode:
@@ -223,7 +226,7 @@ class SegmentMapping:
         Vanished
             It is gone.
         """
-        _passed(other.segment)
+        _pass(other.segment)
         with descriptors() as opened:
             fd = _open(other.segment, os.O_RDONLY, opened)
             if os.fstat(fd).st_ino != other.inode or other.size != self.size:
@@ -241,7 +244,7 @@ class SegmentMapping:
         _libc.madvise(self.address, self.size, _MADV_RANDOM)
 
 
-def _passed(segment: str) -> None:
+def _pass(segment: str) -> None:
     """Pass the failpoint, whose errors are those of an open."""
     try:
         failpoints.hit("client.opening_segment")

@@ -5,7 +5,7 @@ Theory of operation
 *What it says.* The reference count that guards a block is the kernel's (a mapping bars the lease
 without which nothing is unlinked), so a client need not ask before it maps. What it must know is
 which segment holds what it wants. The daemon publishes that: from the key of a request (`key`: a
-digest of the source and of the file's ``stat``) to an `Entry`, what a grant says. Clients of the
+digest of the source and of the file's ``stat``) to an entry, what a grant says. Clients of the
 daemon's user map the file read-only.
 
 *The layout.* A header page; then slots of 32 bytes, a hash table with linear probing (Knuth, The
@@ -27,11 +27,12 @@ look at the mark each time.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgpack
 
@@ -61,42 +62,20 @@ _packer = msgpack.Packer(unicode_errors=ESCAPE)
 _PREFIX = b"\x93" + pack("alias")  # of a list of three
 
 
-class Entry(NamedTuple):
-    """What the index says of an array; the fields are those of a `Grant`."""
+def packed_grant(grant: Grant) -> bytes:
+    """Return the entry of what a grant, of whatever number, is of."""
+    spec = grant.spec
+    what = (grant.segment, spec.shape, spec.descr, spec.order, spec.itemsize)
+    packed: bytes = _packer.pack([*what, grant.source, grant.lost, grant.offset, grant.extent])
+    return packed
 
-    segment: str
-    shape: tuple[int, ...]
-    descr: Any
-    order: str
-    itemsize: int
-    source: str
-    lost: int
-    offset: int
-    extent: int
 
-    @classmethod
-    def of(cls, grant: Grant) -> Entry:
-        """Return the entry of what a grant, of whatever number, is of."""
-        spec = grant.spec
-        what = (grant.segment, spec.shape, spec.descr, spec.order, spec.itemsize)
-        return cls(*what, grant.source, grant.lost, grant.offset, grant.extent)
-
-    @classmethod
-    def unpacked(cls, packed: bytes) -> Entry:
-        """Return the entry in what `packed` returned."""
-        segment, shape, *rest = unpack(packed)
-        return cls(segment, tuple(shape), *rest)
-
-    def packed(self) -> bytes:
-        """Return the entry as bytes."""
-        packed: bytes = _packer.pack(list(self))
-        return packed
-
-    def grant(self, *, window: bool) -> Grant:
-        """Return the grant that the daemon would give; it has no number."""
-        spec = Spec(self.shape, self.descr, self.order, self.itemsize)
-        where = (self.offset, self.extent)
-        return Grant(self.segment, spec, 0, self.source, True, window, self.lost, b"", *where)
+@functools.lru_cache(4096)
+def unpacked_grant(packed: bytes, window: bool) -> Grant:
+    """Return the grant that the daemon would give; it has no number."""
+    segment, shape, descr, order, itemsize, source, lost, offset, extent = unpack(packed)
+    spec = Spec(tuple(shape), descr, order, itemsize)
+    return Grant(segment, spec, 0, source, True, window, lost, b"", offset, extent)
 
 
 def key_of_source(wire: Mapping[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Mapping
 
-from arrayd.wire.index import Entry
+from arrayd.wire import index
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.holds import grant_of
 from arrayd_server.core.model import Place
@@ -134,4 +134,4 @@ def _is_public(place: Place) -> bool:
 
 
 def _packed(place: Place) -> bytes:
-    return Entry.of(grant_of(place, 0)).packed()
+    return index.packed_grant(grant_of(place, 0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dis
 import errno
 import fcntl
@@ -30,12 +29,14 @@ from arrayd.system import attach, mapping
 from arrayd.system.mapping import MappingFinalizer, SegmentMapping, Vanished
 from arrayd.wire import layout
 
+Compiled = tuple[attach.Function, attach.Function]
+
 DATA = np.arange(1000)
 SIZE = 8192 + layout.FOOTER_BYTES
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     """Return `attach.c`, compiled from today's source."""
     made = tmp_path_factory.mktemp("compiled") / attach.LIBRARY.name
     problem = compiling.compile_library(Path(attach.__file__).with_name("attach.c"), made)
@@ -357,7 +358,7 @@ def test_ctrl_c_at_any_moment(way: str, name: str) -> None:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.integers(0, 200), st.integers(0, 255), max_size=3), st.booleans())
-def test_any_footer(compiled: ctypes.CDLL, name: str, changes: dict[int, int], sound: bool) -> None:
+def test_any_footer(compiled: Compiled, name: str, changes: dict[int, int], sound: bool) -> None:
     """`attach.c` takes exactly the footers that `layout.unpack_name` finds the name in."""
     made = bytearray(footer(name))
     for at, new in changes.items():
@@ -370,8 +371,8 @@ def test_any_footer(compiled: ctypes.CDLL, name: str, changes: dict[int, int], s
     except layout.NotASegment:
         right = False
     record = attach.Record()
-    compiled.arrayd_attach(name.encode(), len(name), ord("r"), record)
+    compiled[0](name.encode(), len(name), ord("r"), record)
     assert (record[0] != 0) == right
-    compiled.arrayd_detach(record)
+    compiled[1](record)
     assert record[0] == 0
     assert maps(name) == []

@@ -14,7 +14,6 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from arrayd.session.block_index import BlockIndex
 from arrayd.wire import index
 from arrayd.wire.grant import Grant, Spec
-from arrayd.wire.index import Entry
 from arrayd_server.segments import index_file
 from arrayd_server.segments.index_file import IndexFile, IndexFull
 
@@ -23,16 +22,21 @@ SPEC = Spec((3, 4), [["a", "<i4"], ["b", "|S10"]], "C", 14)
 some_keys = st.integers(0, 300).map(lambda n: index.key(b"source", [n]))
 
 
-def entry(name: str) -> Entry:
-    """Return the entry of a block of that name."""
-    return Entry.of(Grant(name, SPEC, 0, f"/data/{name}.npy"))
+def entry(name: str) -> Grant:
+    """Return what is granted of a block of that name."""
+    return Grant(name, SPEC, 0, f"/data/{name}.npy")
+
+
+def packed(known: dict[bytes, Grant]) -> dict[bytes, bytes]:
+    """Return what the file has of them."""
+    return {key: index.packed_grant(one) for key, one in known.items()}
 
 
 @pytest.mark.parametrize("window", [True, False])
 def test_an_entry_says_what_a_grant_says(window: bool) -> None:
     """Shape, dtype, order, source, lost values and the place in the block come back."""
     grant = Grant("arrayd-x-1", SPEC, 0, "/a\udcff.npy", True, window, 7, b"", 4096, 8192)
-    assert Entry.unpacked(Entry.of(grant).packed()).grant(window=window) == grant
+    assert index.unpacked_grant(index.packed_grant(grant), window) == grant
 
 
 class Walk(RuleBasedStateMachine):
@@ -44,7 +48,7 @@ class Walk(RuleBasedStateMachine):
         self.path = str(self.directory / f"{os.getpid()}-{id(self)}")
         self.file = IndexFile(self.path, {})
         self.reader = BlockIndex(self.path)
-        self.known: dict[bytes, Entry] = {}
+        self.known: dict[bytes, Grant] = {}
 
     @rule(keys=st.lists(some_keys, min_size=1, max_size=40), name=st.text("abc", min_size=1))
     def put(self, keys: list[bytes], name: str) -> None:
@@ -53,7 +57,7 @@ class Walk(RuleBasedStateMachine):
             self.known[key] = entry(name)
             try:
                 self.file.remove(key)
-                self.file.set(key, entry(name).packed())
+                self.file.set(key, index.packed_grant(entry(name)))
             except IndexFull:
                 self._rewrite()
 
@@ -68,7 +72,9 @@ class Walk(RuleBasedStateMachine):
     def _rewrite(self) -> None:
         """Write a file anew, as a daemon that starts does."""
         before = self.file
-        self.file = IndexFile(self.path, {k: one.packed() for k, one in self.known.items()})
+        self.file = IndexFile(
+            self.path, {k: index.packed_grant(one) for k, one in self.known.items()}
+        )
         before.close()
 
     @rule(keys=st.lists(some_keys, min_size=1, max_size=40))
@@ -81,7 +87,9 @@ class Walk(RuleBasedStateMachine):
     @rule()
     def all(self) -> None:
         """Look at all of them, as for a larger file."""
-        assert self.file.entries() == {key: one.packed() for key, one in self.known.items()}
+        assert self.file.entries() == {
+            key: index.packed_grant(one) for key, one in self.known.items()
+        }
 
     def teardown(self) -> None:
         """Close and remove it: the readers hear of that."""
@@ -105,7 +113,7 @@ def test_damage_is_seen(tmp_path_factory: pytest.TempPathFactory, data: st.DataO
     """Whatever bytes a slot or an entry has: the reader finds what was written, or nothing."""
     path = str(tmp_path_factory.mktemp("index") / "index")
     known = {index.key(b"s", [n]): entry(f"block-{n}") for n in range(20)}
-    file = IndexFile(path, {key: one.packed() for key, one in known.items()})
+    file = IndexFile(path, {key: index.packed_grant(one) for key, one in known.items()})
     reader = BlockIndex(path)
     fd = os.open(path, os.O_RDWR)
     try:
@@ -115,7 +123,7 @@ def test_damage_is_seen(tmp_path_factory: pytest.TempPathFactory, data: st.DataO
         for key, one in known.items():
             assert reader.find(key) in (one, None)
         for key, packed in file.entries().items():
-            assert known[key].packed() == packed
+            assert index.packed_grant(known[key]) == packed
     finally:
         os.close(fd)
         file.close(remove=True)
@@ -154,7 +162,7 @@ def test_without_room_there_is_no_file(tmp_path: Path, monkeypatch: pytest.Monke
 
     path = str(tmp_path / "index")
     key = index.key(b"s", [1])
-    file = IndexFile(path, {key: entry("a").packed()})
+    file = IndexFile(path, {key: index.packed_grant(entry("a"))})
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space"):
         IndexFile(path, {})
