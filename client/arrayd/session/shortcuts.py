@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import PosixPath
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from arrayd.array import Held, SharedArray
 from arrayd.common.locate import cuts
 from arrayd.session.locking import depends_on_variable, said
 from arrayd.source import Source
+from arrayd.system.file_state import unchanged
 from arrayd.system.mapping import SegmentMapping
 from arrayd.wire.grant import Grant
 from arrayd.wire.protocol import Stat
@@ -41,25 +43,17 @@ class _Shortcut(NamedTuple):
 
     Parameters
     ----------
-    path
-        Of the file, as the caller wrote it.
-    stat
-        Of it, when it was looked at.
-    longer
-        Paths that, were they there, would be meant instead.
-    locking
-        What the environment said of file locks; ``...`` if it does not matter.
-    held
-        The block.
+    still
+        Says whether the file is as it was, and what is said of it still means it.
+    held, hold
+        The block's, or the member's; and the block's.
     base, pages
         The array at the base of its arrays, and their mapping.
     """
 
-    path: str
-    stat: Stat
-    longer: tuple[str, ...]
-    locking: Any
+    still: Callable[[], object]
     held: Held
+    hold: Held
     base: weakref.ref[SharedArray]
     pages: weakref.ref[SegmentMapping]
 
@@ -85,19 +79,11 @@ class Shortcuts:
             return None
         if known is None:
             return None
-        path, stat, longer, locking, held, weak_base, weak_pages = known
+        still, held, hold, weak_base, weak_pages = known
         base, pages = weak_base(), weak_pages()
-        if base is None or pages is None or self._find(held.segment) is not held.hold:
+        if base is None or pages is None or self._find(hold.segment) is not hold:
             return None
-        try:
-            now = os.stat(path)
-        except (OSError, ValueError):
-            return None
-        if stat != (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns):
-            return None
-        if longer and any(os.access(way, os.F_OK, effective_ids=True) for way in longer):
-            return None
-        if locking is not ... and locking != said():
+        if not still():
             return None
         array = base.view()
         array._held, array._mapping = held, pages
@@ -134,16 +120,29 @@ class Shortcuts:
         assert held.base is not None
         assert held.hold.pages is not None
         longer = tuple(ways[: meant[0]])
-        locking = said() if depends_on_variable(source) else ...
-        path, weak = ways[meant[0]], (held.base, held.hold.pages)
-        self._known[wording] = _Shortcut(path, stat, longer, locking, held, *weak)
+        still = unchanged(ways[meant[0]], stat)
+        if longer:
+            still = partial(_none_longer, still, longer)
+        if depends_on_variable(source):
+            still = partial(_same_variable, still, said())
+        self._known[wording] = _Shortcut(still, held, held.hold, held.base, held.hold.pages)
 
     def forget(self, held: Held) -> None:
         """Forget the ways to a block that is held no longer."""
         for wording in held.wordings:
             known = self._known.get(wording)
-            if known is not None and known.held.hold is held:
+            if known is not None and known.hold is held:
                 self._known.pop(wording, None)
+
+
+def _none_longer(still: Callable[[], object], longer: tuple[str, ...]) -> bool:
+    """Say whether a file is as it was, and none is there that would be meant instead."""
+    return bool(still()) and not any(os.access(way, os.F_OK, effective_ids=True) for way in longer)
+
+
+def _same_variable(still: Callable[[], object], locking: bytes | None) -> bool:
+    """Say whether a file is as it was, and so is what the environment says of file locks."""
+    return bool(still()) and locking == said()
 
 
 def _wording(source: object, options: Mapping[str, Any]) -> Any:

@@ -1,4 +1,5 @@
-/* To map a segment, and to unmap it, in one call each: what `mapping.py` does in Python as well.
+/* To map a segment, to unmap it, and to look whether a file is as it was, in one call each: what
+   `mapping.py` and `file_state.py` do in Python as well.
 
    An attach is eight system calls, which take some 10 microseconds together, and as many lines of
    Python around them, which take five times that. And what one call in C has done no Ctrl-C can cut
@@ -105,4 +106,14 @@ void arrayd_detach(struct mapped *it) {
     if (it->address != NULL)
         munmap(it->address, it->size);
     it->address = NULL;
+}
+
+/* Say whether a file has this device, inode, size, and times in nanoseconds, modulo 2^64. */
+int32_t arrayd_unchanged(const char *path, const uint64_t *known) {
+    const uint64_t second = 1000000000;
+    struct stat now;
+    return stat(path, &now) == 0 && now.st_dev == known[0] && now.st_ino == known[1] &&
+           (uint64_t)now.st_size == known[2] &&
+           (uint64_t)now.st_mtim.tv_sec * second + (uint64_t)now.st_mtim.tv_nsec == known[3] &&
+           (uint64_t)now.st_ctim.tv_sec * second + (uint64_t)now.st_ctim.tv_nsec == known[4];
 }

@@ -6,7 +6,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from arrayd.common.compiling import library
 
@@ -20,17 +20,25 @@ Function = Callable[..., Any]
 """Called with bytes, small ints, a `Record`; without `argtypes`, which cost more than the call."""
 
 
-def loaded(path: Path) -> tuple[Function, Function] | None:
-    """Return the compiled functions, to attach and to detach; None: there are none for us."""
+class Functions(NamedTuple):
+    """Those of the library."""
+
+    attach: Function
+    detach: Function
+    unchanged: Function
+
+
+def loaded(path: Path) -> Functions | None:
+    """Return the compiled functions; None: they are not there, or not for this machine."""
     if sys.byteorder != "little":
         return None
     try:
         compiled = ctypes.CDLL(str(path))
-        attach, detach = compiled.arrayd_attach, compiled.arrayd_detach
+        found = Functions(compiled.arrayd_attach, compiled.arrayd_detach, compiled.arrayd_unchanged)
     except (OSError, AttributeError):
         return None
-    attach.restype = detach.restype = None
-    return attach, detach
+    compiled.arrayd_attach.restype = compiled.arrayd_detach.restype = None
+    return found
 
 
 functions = loaded(LIBRARY)

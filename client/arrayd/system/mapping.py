@@ -122,13 +122,12 @@ class SegmentMapping:
         self.mode = mode
         _pass(segment)
         functions = attach.functions
-        if functions is None or not self._attached(*functions, owner, ended, ring):
+        if functions is None or not self._attached(functions, owner, ended, ring):
             self._mapped(owner, ended, ring)
 
     def _attached(
         self,
-        do: attach.Function,
-        undo: attach.Function,
+        functions: attach.Functions,
         owner: Any,
         ended: Callable[[MappingFinalizer], None],
         ring: Callable[[object], None],
@@ -136,13 +135,13 @@ class SegmentMapping:
         """Map the segment in one step; say whether that was possible."""
         record, name = attach.Record(), self.segment.encode(errors="surrogateescape")
         # First who gives it back, then pages: a Ctrl-C can come in between.
-        end = self._watched(owner, ended, ring, undo, record)
-        do(name, len(name), ord(self.mode), record)
+        end = self._watched(owner, ended, ring, functions.detach, record)
+        functions.attach(name, len(name), ord(self.mode), record)
         self.address, self.size, self.inode = record[:]
         if self.address and self.size - layout.FOOTER_BYTES >= self.nbytes:
             self.end = end
             return True
-        undo(record)
+        functions.detach(record)
         discard(end)  # its callbacks go with it
         return False
 

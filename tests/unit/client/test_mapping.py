@@ -24,36 +24,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import arrayd
-from arrayd.common import compiling, failpoints
+from arrayd.common import failpoints
 from arrayd.system import attach, mapping
 from arrayd.system.mapping import MappingFinalizer, SegmentMapping, Vanished
 from arrayd.wire import layout
+from tests.support.compiled import compiled, way
 
-Compiled = tuple[attach.Function, attach.Function]
+__all__ = ["compiled", "way"]
 
 DATA = np.arange(1000)
 SIZE = 8192 + layout.FOOTER_BYTES
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    """Return `attach.c`, compiled from today's source."""
-    made = tmp_path_factory.mktemp("compiled") / attach.LIBRARY.name
-    problem = compiling.compile_library(Path(attach.__file__).with_name("attach.c"), made)
-    if problem.startswith("there is no C compiler"):
-        pytest.skip(problem)
-    assert problem == ""
-    found = attach.loaded(made)
-    assert found is not None
-    return found
-
-
-@pytest.fixture(params=["compiled", "step by step"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Map in each of the two ways."""
-    by_c = request.param == "compiled"
-    monkeypatch.setattr(attach, "functions", request.getfixturevalue("compiled") if by_c else None)
-    return str(request.param)
 
 
 @pytest.fixture
@@ -358,7 +338,9 @@ def test_ctrl_c_at_any_moment(way: str, name: str) -> None:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.integers(0, 200), st.integers(0, 255), max_size=3), st.booleans())
-def test_any_footer(compiled: Compiled, name: str, changes: dict[int, int], sound: bool) -> None:
+def test_any_footer(
+    compiled: attach.Functions, name: str, changes: dict[int, int], sound: bool
+) -> None:
     """`attach.c` takes exactly the footers that `layout.unpack_name` finds the name in."""
     made = bytearray(footer(name))
     for at, new in changes.items():
@@ -371,8 +353,8 @@ def test_any_footer(compiled: Compiled, name: str, changes: dict[int, int], soun
     except layout.NotASegment:
         right = False
     record = attach.Record()
-    compiled[0](name.encode(), len(name), ord("r"), record)
+    compiled.attach(name.encode(), len(name), ord("r"), record)
     assert (record[0] != 0) == right
-    compiled[1](record)
+    compiled.detach(record)
     assert record[0] == 0
     assert maps(name) == []
