@@ -1,0 +1,214 @@
+"""The service for the machine under a real systemd: started, reloaded, restarted, hung, stopped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.support.processes import save, wait_until
+from tests.support.real_systemd import SHARED, RealSystemd, booted, skip_unless_possible
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "system"
+UNIT = Path("/run/systemd/system/arrayd.service")
+OPTIONS = Path("/etc/arrayd/arrayd.toml")
+PROGRAM = f"{sys.prefix}/bin/arrayd"
+
+FOR_TESTS = """
+[Service]
+WatchdogSec=3s
+StandardError=append:/mnt/daemon.log
+"""
+
+READER = """
+import json, sys, arrayd
+space = {"arrayd": arrayd}
+for line in sys.stdin:
+    code, kind = json.loads(line)
+    value = eval(code, space) if kind == "eval" else exec(code, space)
+    print(json.dumps(value), flush=True)
+"""
+
+CAN_SHIELD = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16) >> 24
+"""Whether systemd may lower an OOM score here (CAP_SYS_RESOURCE, bit 24)."""
+
+
+class Reader:
+    """A client process inside, of a user, that does as it is told."""
+
+    def __init__(self, machine: RealSystemd, user: str) -> None:
+        self._process = subprocess.Popen(
+            [*machine.enter(user), sys.executable, "-c", READER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd="/",
+        )
+
+    def __call__(self, code: str) -> Any:
+        """Return the value of an expression."""
+        return self._ask(code, "eval")
+
+    def do(self, code: str) -> None:
+        """Run a statement."""
+        self._ask(code, "exec")
+
+    def _ask(self, code: str, kind: str) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([code, kind]) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def end(self) -> None:
+        """Let it come to its end."""
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[RealSystemd]:
+    """Give a systemd that has the service's socket, and files to read."""
+    skip_unless_possible()
+    with tempfile.TemporaryDirectory(dir="/tmp") as place, booted(Path(place)) as one:
+        install(one)
+        save(one.shared / "a.npy", np.arange(1000))
+        save(one.shared / "b.npy", np.arange(2000))
+        with h5py.File(one.shared / "c.h5", "w") as file:
+            file.create_dataset("x", data=np.arange(3000), chunks=(100,), compression="gzip")
+        yield one
+
+
+def install(machine: RealSystemd) -> None:
+    """Put the units, the user and the options where they belong, and start the socket."""
+    for path in DEPLOY.iterdir():
+        text = path.read_text().replace("/opt/arrayd/bin/arrayd", PROGRAM)
+        (machine.shared / path.name).write_text(text)
+    (machine.shared / "stranger.conf").write_text('u stranger - "in no group"\n')
+    (machine.shared / "tests.conf").write_text(FOR_TESTS)
+    (machine.shared / "arrayd.toml").write_text('budget = "64M"\nworkers = 1\n')
+    machine.run(
+        "sh",
+        "-ec",
+        f"""cd {SHARED}; systemd-sysusers {SHARED}/arrayd.sysusers.conf {SHARED}/stranger.conf
+        mkdir -p /etc/arrayd {UNIT}.d; cp arrayd.toml {OPTIONS}
+        cp arrayd.service arrayd.socket {UNIT.parent}; cp tests.conf {UNIT}.d
+        systemctl daemon-reload; systemctl start arrayd.socket""",
+    )
+
+
+@pytest.fixture
+def reader(machine: RealSystemd) -> Iterator[Reader]:
+    """Give a client of the daemon's own user that holds ``a.npy``."""
+    one = Reader(machine, "arrayd")
+    one.do(f"a = arrayd.get('{SHARED}/a.npy')")
+    yield one
+    one.end()
+
+
+def main_pid(machine: RealSystemd) -> int:
+    """Return the daemon's process, as it is known inside; 0: there is none."""
+    return int(machine.show("arrayd", "MainPID"))
+
+
+def segments(machine: RealSystemd) -> list[str]:
+    """Return what arrayd has in the /dev/shm inside."""
+    return [n for n in machine.run("ls", "/dev/shm").split() if n.startswith("arrayd")]
+
+
+def still_reads(reader: Reader, block: str) -> None:
+    """Assert that the array is as it was, and that to ask again gives the block of before."""
+    assert reader("int(a.sum())") == sum(range(1000))
+    assert reader(f"arrayd.get('{SHARED}/a.npy').block.name") == block
+    assert reader("arrayd.status().counters['loads']") == 0
+
+
+def test_the_first_request_starts_it(machine: RealSystemd) -> None:
+    """The socket is there before the service; its mode and group decide who may connect."""
+    assert machine.show("arrayd", "ActiveState") == "inactive"
+    refused = "import socket; socket.socket(socket.AF_UNIX).connect('/run/arrayd/arrayd.sock')"
+    assert "PermissionError" in machine.run(
+        sys.executable, "-c", refused, user="stranger", ok=False
+    )
+    assert main_pid(machine) == 0
+    reader = Reader(machine, "arrayd")
+    assert reader(f"int(arrayd.get('{SHARED}/a.npy').sum())") == sum(range(1000))
+    assert reader(f"int(arrayd.get('{SHARED}/c.h5:/x').sum())") == sum(range(3000))
+    reader.end()
+    assert machine.show("arrayd", "ActiveState") == "active"
+    assert "of 64 MiB" in machine.show("arrayd", "StatusText")
+    facts = machine.run("stat", "-c", "%U %G %a", "/run/arrayd", "/run/arrayd/arrayd.sock")
+    assert facts.splitlines() == ["root root 755", "root arrayd 660"]
+
+
+def test_what_it_may_and_when_it_goes(machine: RealSystemd, reader: Reader) -> None:
+    """A user of its own without capabilities; of its processes the loaders go first for memory."""
+    pid = main_pid(machine)
+    status = machine.run("cat", f"/proc/{pid}/status")
+    user = machine.run("id", "-u", "arrayd").strip()
+    assert f"Uid:\t{user}\t{user}\t{user}\t{user}\n" in status
+    assert "CapEff:\t0000000000000000\n" in status
+    assert "NoNewPrivs:\t1\n" in status
+    assert "Seccomp:\t2\n" in status
+    daemon, *loaders = machine.run(
+        "sh", "-c", f"for p in {pid} $(pgrep -x arrayd-loader); do cat /proc/$p/oom_score_adj; done"
+    ).split()
+    assert (daemon, set(loaders)) == ("-500" if CAN_SHIELD & 1 else "0", {"800"})
+
+
+def test_a_reload_drops_nothing(machine: RealSystemd, reader: Reader) -> None:
+    """Another budget holds at once; a bad file is refused where it was asked for."""
+    block, pid = reader("a.block.name"), main_pid(machine)
+    machine.run("sh", "-c", f"sed -i s/64M/48M/ {OPTIONS}; systemctl reload arrayd")
+    wait_until(lambda: "of 48 MiB" in machine.show("arrayd", "StatusText"), "it is reloaded")
+    machine.run("sh", "-c", f"echo 'wrokers = 3' >> {OPTIONS}")
+    assert not machine.succeeds("systemctl", "reload", "arrayd")
+    assert f"config {OPTIONS}, line 3: unknown option wrokers" in machine.log()
+    machine.run("sh", "-c", f"sed -i /wrokers/d {OPTIONS}; systemctl reload arrayd")
+    assert reader("arrayd.status().budget") == 48 << 20
+    assert (reader("a.block.name"), main_pid(machine)) == (block, pid)
+    assert reader("int(a.sum())") == sum(range(1000))
+
+
+def test_a_restart_hands_over(machine: RealSystemd, reader: Reader) -> None:
+    """Another process has the same blocks; a client that reads, and asks again, notices nothing."""
+    block, pid = reader("a.block.name"), main_pid(machine)
+    machine.run("systemctl", "restart", "arrayd")
+    assert main_pid(machine) not in (0, pid)
+    still_reads(reader, block)
+    assert machine.show("arrayd", "NRestarts") == "0"
+
+
+def test_one_that_hangs_is_replaced(machine: RealSystemd, reader: Reader) -> None:
+    """The watchdog ends it, the log tells where it hung; the next run has its blocks."""
+    block, pid = reader("a.block.name"), main_pid(machine)
+    machine.run("kill", "-STOP", str(pid))
+    wait_until(lambda: main_pid(machine) not in (0, pid), "the next one is there")
+    wait_until(lambda: machine.show("arrayd", "ActiveState") == "active", "it serves")
+    assert machine.show("arrayd", "NRestarts") == "1"
+    assert "Fatal Python error: Aborted" in machine.log()
+    still_reads(reader, block)
+
+
+def test_a_stop_leaves_what_is_read_and_nothing_else(machine: RealSystemd, reader: Reader) -> None:
+    """What somebody maps stays, for the next run; without readers nothing is left."""
+    block = reader("a.block.name")
+    reader(f"arrayd.get('{SHARED}/b.npy').nbytes")
+    machine.run("systemctl", "stop", "arrayd.socket")
+    assert machine.show("arrayd", "ActiveState") == "inactive"
+    assert [name for name in segments(machine) if name.count("-") == 3] == [block]
+    assert not machine.succeeds("test", "-e", "/run/arrayd/arrayd.sock")
+    assert reader("int(a.sum())") == sum(range(1000))
+    machine.run("systemctl", "start", "arrayd.socket", "arrayd.service")
+    wait_until(lambda: reader("len(arrayd.status().sessions)") == 1, "the reader is back")
+    still_reads(reader, block)
+    reader.end()
+    machine.run("systemctl", "stop", "arrayd.socket")
+    assert segments(machine) == []
