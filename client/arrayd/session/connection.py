@@ -329,13 +329,11 @@ class Connection:
             self._start_recovery()
 
     def _receive(self) -> None:
-        while True:
-            # In one step: what a Ctrl-C cut off between two would be lost.
-            self._inbox.extend(map(self._socket.recv, _AT_ONCE))
-            self._last_heard = time.monotonic()
-            drain(self._inbox, self._dispatch)
-            if not int(self._socket.getsockopt(_EVENTS)) & _POLLIN:
-                return
+        # In one step: what a Ctrl-C cut off between two would be lost.
+        with contextlib.suppress(zmq.Again):  # that was all
+            self._inbox.extend(map(self._socket.recv, itertools.repeat(*_AT_ONCE)))
+        self._last_heard = time.monotonic()
+        drain(self._inbox, self._dispatch)
 
     def _dispatch(self, frame: bytes) -> None:
         with contextlib.suppress(protocol.Garbage):

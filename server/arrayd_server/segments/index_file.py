@@ -47,7 +47,6 @@ class IndexFile:
         heap = 2 * sum(map(len, set(entries.values()))) + LEAST_ROOM
         self._keys = bytearray(self.slots * KEY_BYTES)  # as the file has them
         self._used = 0  # slots that are not empty; a removed key uses its slot
-        self._latest: tuple[bytes, int] = (b"", 0)  # an entry and its place
         self._end = SLOTS_AT + self.slots * SLOT.size
         self.size = self._end + heap
         temporary = f"{path}.new"
@@ -87,28 +86,34 @@ class IndexFile:
         except OSError:
             return False
 
-    def set(self, key: bytes, packed: bytes) -> None:
-        """Let a key, which is in no slot, have an entry.
+    def update(self, news: Mapping[bytes, bytes | None]) -> None:
+        """Let keys have these packed entries, instead of what they had; None: none.
 
         Raises
         ------
         IndexFull
-            There is no room.
+            There is no room for all. Nothing was changed.
         """
-        if 4 * self._used >= 3 * self.slots:
+        places, end = dict[bytes, int](), self._end
+        for packed in news.values():
+            if packed is not None and packed not in places:
+                places[packed] = end
+                end += len(packed)
+        coming = sum(packed is not None for packed in news.values())
+        if end > self.size or 4 * (self._used + coming) > 3 * self.slots:
             raise IndexFull
-        offset = self._placed(packed)
-        number, was_empty = self._free_slot(key)
-        os.pwrite(self._fd, SLOT.pack(*_slot(key, packed, offset)), SLOTS_AT + number * SLOT.size)
-        self._note(number, key)
-        self._used += was_empty
-
-    def remove(self, key: bytes) -> None:
-        """Let a key have no entry."""
-        number = self._slot_of(key)
-        if number >= 0:
-            os.pwrite(self._fd, REMOVED, SLOTS_AT + number * SLOT.size)
-            self._note(number, REMOVED)
+        for key in news:
+            number = self._slot_of(key)
+            if number >= 0:
+                self._write(number, REMOVED)
+        if places:
+            os.pwrite(self._fd, b"".join(places), self._end)
+            self._end = end
+        for key, packed in news.items():
+            if packed is not None:
+                number, was_empty = self._free_slot(key)
+                self._write(number, SLOT.pack(*_slot(key, packed, places[packed])))
+                self._used += was_empty
 
     def entries(self) -> dict[bytes, bytes]:
         """Return the packed entries of all keys that have one, but for what a stranger damaged."""
@@ -119,6 +124,11 @@ class IndexFile:
             if key not in (EMPTY, REMOVED) and slot == _slot(key, packed, offset):
                 found[key] = packed
         return found
+
+    def _write(self, number: int, slot: bytes) -> None:
+        """Write a slot, or the key in it, and remember what stands there."""
+        os.pwrite(self._fd, slot, SLOTS_AT + number * SLOT.size)
+        self._note(number, slot[:KEY_BYTES])
 
     def _note(self, number: int, key: bytes) -> None:
         """Remember what stands in a slot."""
@@ -135,19 +145,6 @@ class IndexFile:
     def abandon(self) -> None:
         """Leave the file to readers and to the next run of the daemon."""
         os.close(self._fd)
-
-    def _placed(self, packed: bytes) -> int:
-        """Return the offset of an entry; the one written last is not written again."""
-        latest, offset = self._latest
-        if latest == packed:
-            return offset
-        offset = self._end
-        if offset + len(packed) > self.size:
-            raise IndexFull
-        os.pwrite(self._fd, packed, offset)
-        self._end += len(packed)
-        self._latest = (packed, offset)
-        return offset
 
     def _key(self, number: int) -> bytearray:
         """Return what stands in a slot."""

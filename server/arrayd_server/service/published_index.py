@@ -56,10 +56,7 @@ class PublishedIndex:
         news = {alias: self._entry(alias) for alias in changed if type(alias) is bytes}
         changed.clear()
         try:
-            for key, packed in news.items():
-                self._file.remove(key)
-                if packed is not None:
-                    self._file.set(key, packed)
+            self._file.update(news)
         except IndexFull:
             now = (self._file.entries() | news).items()
             self._rewrite({key: packed for key, packed in now if packed is not None})

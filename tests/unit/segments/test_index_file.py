@@ -53,20 +53,19 @@ class Walk(RuleBasedStateMachine):
     @rule(keys=st.lists(some_keys, min_size=1, max_size=40), name=st.text("abc", min_size=1))
     def put(self, keys: list[bytes], name: str) -> None:
         """Publish a block under some keys; a full file makes way for a larger one."""
-        for key in keys:
-            self.known[key] = entry(name)
-            try:
-                self.file.remove(key)
-                self.file.set(key, index.packed_grant(entry(name)))
-            except IndexFull:
-                self._rewrite()
+        news = dict.fromkeys(keys, entry(name))
+        self.known |= news
+        try:
+            self.file.update({key: index.packed_grant(one) for key, one in news.items()})
+        except IndexFull:
+            self._rewrite()
 
     @rule(keys=st.lists(some_keys, min_size=1, max_size=40))
     def remove(self, keys: list[bytes]) -> None:
         """Take some keys away, whether they are there or not."""
         for key in keys:
             self.known.pop(key, None)
-            self.file.remove(key)
+        self.file.update(dict.fromkeys(keys))  # there is always room for that
 
     @rule()
     def _rewrite(self) -> None:
