@@ -169,7 +169,7 @@ def test_what_is_no_segment(way: str, name: str, tmp_path: Path) -> None:
         with pytest.raises(Vanished, match="too few"):
             mapped(name, nbytes=nbytes)
     write(name, footer(f"{name}\0"))
-    with pytest.raises(ValueError, match="null byte"):
+    with pytest.raises(ValueError, match="embedded null"):
         mapped(f"{name}\0")
     around = f"../shm/{name}"
     write(name, footer(around))
@@ -300,10 +300,10 @@ def interrupting(after: int) -> Callable[[FrameType, str, Any], Any]:
         nonlocal left
         if frame.f_code.co_filename != mapping.__file__:
             return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        code, at = frame.f_code.co_code, frame.f_lasti
-        before = last.get(frame, "")
-        last[frame] = dis.opname[code[at]] if event == "opcode" else ""
+        frame.f_trace_opcodes, before = True, ""
+        if event == "opcode":
+            before = last.get(frame, "")
+            last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
         if event == "call" or before.startswith(("CALL", "JUMP_BACKWARD")):
             left -= 1
             if left < 0:
