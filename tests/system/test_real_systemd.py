@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,10 +16,9 @@ import numpy as np
 import pytest
 
 from tests.support.processes import save, wait_until
-from tests.support.real_systemd import SHARED, RealSystemd, booted, skip_unless_possible
+from tests.support.real_systemd import ROOT, SHARED, RealSystemd, booted, skip_unless_possible
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy" / "system"
-UNIT = Path("/run/systemd/system/arrayd.service")
+UNIT = Path("/etc/systemd/system/arrayd.service")
 OPTIONS = Path("/etc/arrayd/arrayd.toml")
 PROGRAM = f"{sys.prefix}/bin/arrayd"
 
@@ -87,20 +87,16 @@ def machine() -> Iterator[RealSystemd]:
 
 
 def install(machine: RealSystemd) -> None:
-    """Put the units, the user and the options where they belong, and start the socket."""
-    for path in DEPLOY.iterdir():
-        text = path.read_text().replace("/opt/arrayd/bin/arrayd", PROGRAM)
-        (machine.shared / path.name).write_text(text)
-    (machine.shared / "stranger.conf").write_text('u stranger - "in no group"\n')
+    """Install the service as an administrator does."""
+    (machine.shared / "stranger.conf").write_text('u stranger - "in no group" /run/stranger\n')
     (machine.shared / "tests.conf").write_text(FOR_TESTS)
     (machine.shared / "arrayd.toml").write_text('budget = "64M"\nworkers = 1\n')
     machine.run(
         "sh",
         "-ec",
-        f"""cd {SHARED}; systemd-sysusers {SHARED}/arrayd.sysusers.conf {SHARED}/stranger.conf
-        mkdir -p /etc/arrayd {UNIT}.d; cp arrayd.toml {OPTIONS}
-        cp arrayd.service arrayd.socket {UNIT.parent}; cp tests.conf {UNIT}.d
-        systemctl daemon-reload; systemctl start arrayd.socket""",
+        f"""systemd-sysusers {SHARED}/stranger.conf
+        mkdir -p /etc/arrayd {UNIT}.d; cp {SHARED}/arrayd.toml /etc/arrayd
+        cp {SHARED}/tests.conf {UNIT}.d; {PROGRAM} install-service""",
     )
 
 
@@ -212,3 +208,45 @@ def test_a_stop_leaves_what_is_read_and_nothing_else(machine: RealSystemd, reade
     reader.end()
     machine.run("systemctl", "stop", "arrayd.socket")
     assert segments(machine) == []
+
+
+def test_a_users_own_service(machine: RealSystemd) -> None:
+    """It takes over from the user's private daemon, with its blocks, and runs under his systemd."""
+    user = "stranger"
+    home = f"/run/{user}"
+    machine.run(
+        *("systemd-run", "--unit=manager", f"--uid={user}", "--property=Delegate=yes"),
+        *(f"--property=RuntimeDirectory={user}", f"--setenv=HOME={home}"),
+        *(f"--setenv=XDG_RUNTIME_DIR={home}", "--property=Type=notify"),
+        *("/lib/systemd/systemd", "--user", "--unit=basic.target"),
+    )
+
+    def his(*command: str) -> str:
+        places = (f"HOME={home}", f"XDG_RUNTIME_DIR={home}")
+        return machine.run("env", "-C", home, *places, *command, user=user)
+
+    put = "import arrayd, numpy; print(arrayd.put(numpy.arange(9), name='x', keep=True).block.name)"
+    block = his(sys.executable, "-c", put).strip()
+    assert block in segments(machine)
+    his(PROGRAM, "install-service", "--user")
+    assert his("systemctl", "--user", "is-active", "arrayd").strip() == "active"
+    get = "import arrayd; a = arrayd.get('name:x'); print(a.block.name, arrayd.status().private)"
+    assert his(sys.executable, "-c", get).split() == [block, "False"]
+    his(PROGRAM, "evict", "name:x")
+    machine.run("systemctl", "stop", "manager")
+    assert segments(machine) == []
+
+
+def test_it_goes_without_a_trace(machine: RealSystemd) -> None:
+    """What the manual says removes all, also of a service that runs."""
+    machine.run("systemctl", "start", "arrayd.socket")
+    machine.run(PROGRAM, "get", f"{SHARED}/a.npy", user="arrayd")
+    assert segments(machine)
+    manual = (ROOT / "deploy" / "README.md").read_text()
+    commands = re.findall(r"<!-- test: uninstall -->\n```\n(.*?)```", manual, re.DOTALL)
+    machine.run("sh", "-ec", *commands)
+    places = ("/etc", "/run", "/var/cache", "/dev/shm", "/tmp", "/var/lib")
+    assert machine.run("find", *places, "-xdev", "-name", "*arrayd*").split() == []
+    assert not machine.succeeds("id", "arrayd")
+    assert not machine.succeeds("getent", "group", "arrayd")
+    assert machine.show("arrayd.socket", "LoadState") == "not-found"

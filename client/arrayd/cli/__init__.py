@@ -1,6 +1,6 @@
 """The command line: ``arrayd COMMAND …``.
 
-Each command is a module of its name with ``add_parser(subparsers)`` and
+Each command is a module of its name (``-`` as ``_``) with ``add_parser(subparsers)`` and
 ``run(args) -> int``; only the one that is asked for is imported.
 
 Exit codes: 0 ok · 1 a request failed · 2 usage · 3 no daemon · 4 no room · 130 Ctrl-C ·
@@ -22,7 +22,7 @@ from arrayd.errors import ArraydError
 from arrayd.wire.protocol import PACKAGE_VERSION
 
 COMMANDS = (
-    *("serve", "status", "get", "info", "evict", "stop", "clean", "config"),
+    *("serve", "status", "get", "info", "evict", "stop", "clean", "config", "install-service"),
     *("collect", "pack", "report", "list", "plan", "receipt", "demo"),
 )
 
@@ -79,7 +79,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _module(name: str) -> Any:
-    return importlib.import_module(f"arrayd.cli.{name}")
+    return importlib.import_module(f"arrayd.cli.{name.replace('-', '_')}")
 
 
 def _give_up_output() -> None:
