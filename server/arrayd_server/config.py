@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Self
 from arrayd.common import endpoints
 from arrayd.common.bytesize import format_bytes, parse_bytes
 from arrayd_server import config_file
+from arrayd_server.access.callers import Callers, Users, parse_roots, parse_users
 from arrayd_server.config_file import ConfigError, Given, text_of
 from arrayd_server.core import bounds
 from arrayd_server.core.bounds import Bound
@@ -246,6 +247,35 @@ class Config:
     private: bool = _option(
         _switch, "false", "", "one user's daemon, started by a client; `arrayd status` says so"
     )
+    allow: Users = _option(  # noqa: RUF009  it is a dataclasses.field
+        parse_users,
+        "none",
+        "USERS",
+        "users besides the daemon's own who may use it: `none`, `all`, or `alice,1001,@lab` (`@` "
+        "begins a group); each gets what it could read itself",
+        live=True,
+    )
+    admins: Users = _option(  # noqa: RUF009  it is a dataclasses.field
+        parse_users,
+        "none",
+        "USERS",
+        "users who may also see what others hold, free it, and stop the daemon, as root may",
+        live=True,
+    )
+    roots: tuple[str, ...] = _option(
+        parse_roots,
+        "/",
+        "DIRS",
+        "directories outside which nothing is read for other users: `/data:/home`",
+        live=True,
+    )
+    user_budget: Budget = _option(  # noqa: RUF009  it is a dataclasses.field
+        _budget,
+        "25%",
+        "SIZE",
+        "bytes that may be in memory for one other user, as in `--budget`",
+        live=True,
+    )
     max_clients: int = _option(
         _count(_auto_clients),
         "auto",
@@ -266,6 +296,11 @@ class Config:
     check: bool = _option(
         _switch, "false", "", "verify the registry's rules after every event (for tests)"
     )
+
+    @property
+    def callers(self) -> Callers:
+        """Who may use the daemon."""
+        return Callers(os.geteuid(), self.allow, self.admins)
 
     def differing(self, other: Config) -> list[str]:
         """Return the names of the options that are not the same in `other`."""

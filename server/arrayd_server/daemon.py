@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import resource
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from arrayd.common import failpoints, proc
-from arrayd.errors import AccessDenied, ArraydError, DaemonError
+from arrayd.errors import ArraydError, DaemonError
 from arrayd.wire import layout, protocol
 from arrayd_server import systemd
 from arrayd_server.config import Config
@@ -35,12 +36,15 @@ from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.reloading import Reloading, has_terminal
 from arrayd_server.segments import adoption, block_metadata
+from arrayd_server.segments.outcome import Outcome
 from arrayd_server.segments.scope import Scope
-from arrayd_server.segments.store import Outcome, Segments
+from arrayd_server.segments.store import Segments
 from arrayd_server.service import status_report
 from arrayd_server.service.executor import EffectExecutor
+from arrayd_server.service.gate import Gate
 from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION
 from arrayd_server.service.published_index import PublishedIndex
+from arrayd_server.service.reception import Reception
 from arrayd_server.service.relief import Relief
 from arrayd_server.service.service import Service
 from arrayd_server.service.sessions import Sessions
@@ -92,11 +96,13 @@ class Daemon:
         self._segments = Segments(scope)
         self._registry = Registry(scope.prefix, config.budget, config.budget.bound)
         self._registry.holds.spares.seconds = config.keep_pages
+        self._registry.blocks.quota = config.user_budget
         self._sessions: Sessions
         self._executor: EffectExecutor
         self._relief: Relief
         self._service: Service
         self._index: PublishedIndex
+        self._reception: Reception
         self._server: Server
         self._forks: ForkServer
         self._pool: Pool
@@ -130,7 +136,9 @@ class Daemon:
         self._make_service(loop)
         self._adopt()
         gone = self._sessions.disconnected
-        self._server = Server(loop, self._config.endpoint, self._on_request, gone, self._passed)
+        listening = (self._config.endpoint, self._on_request, gone)
+        mode = self._config.callers.socket_mode
+        self._server = Server(loop, *listening, self._passed, mode=mode)
         self._sessions.server = self._server
         self._socket_stat = os.stat(self._socket_path)
         # Whoever started a private one is about to ask it for something.
@@ -155,6 +163,8 @@ class Daemon:
     def _reload(self) -> None:
         """Read the options again; what cannot change while we run waits for a restart."""
         self._config = self._reloading.reload(self._config)
+        if self._passed is None and self._socket_is_ours():
+            os.chmod(self._socket_path, self._config.callers.socket_mode)
 
     def _make_service(self, loop: asyncio.AbstractEventLoop) -> None:
         registry, segments, config = self._registry, self._segments, self._config
@@ -173,11 +183,11 @@ class Daemon:
         executor = EffectExecutor(loop, registry, streams, *shells, check=config.check)
         self._sessions, self._executor = sessions, executor
         self._relief = Relief(registry, executor.act)
-        processes = (self._pool, self._readers)
-        self._reloading = Reloading(self._read_options, registry, executor, sessions, *processes)
-        self._service = Service(
-            registry, streams, sessions, executor.update_headroom, self.stop, self._facts
-        )
+        self._reception = Reception(config.callers, Gate(loop, config.roots), self._on_vetted)
+        who = (executor, sessions, self._reception, self._pool, self._readers)
+        self._reloading = Reloading(self._read_options, registry, *who)
+        means = (executor.update_headroom, self.stop, self._facts, self._caller)
+        self._service = Service(registry, streams, sessions, *means)
 
     def _facts(self) -> status_report.Facts:
         return status_report.Facts(
@@ -199,38 +209,38 @@ class Daemon:
         now = time.monotonic()
         try:
             failpoints.hit("daemon.request")
-            self._check_user(peer)
-            refused = self._registry.admit(request.nonce, peer.pid)
+            self._reception.check(route.credentials, peer.pid)
+            refused = self._registry.admit(request.nonce, peer.pid, peer.uid)
             if isinstance(refused, ArraydError):
                 raise refused
             if request.op == "hello":
-                self._hello(request, route, peer, now)
+                self._hello(request, route, now)
             elif refused is None or request.op in WITHOUT_SESSION:
                 self._sessions.heard(request.nonce, route)
-                self._handle(request, now)
+                self._handle(request, route, now)
             elif request.op not in WITHOUT_ANSWER:
                 self._sessions.send(route, request.id, refused)
-        except ArraydError as error:
-            self._sessions.send(route, request.id, error)
-        except Exception:
-            log.exception("request %s from pid %d: a bug in arrayd", request.op, peer.pid)
-            bug = DaemonError(f"The daemon failed at {request.op}: a bug in arrayd; see its log.")
-            self._sessions.send(route, request.id, bug)
+        except Exception as error:
+            self._fail(request, route, error)
         self._sessions.drop_unknown(request.nonce)
 
-    def _check_user(self, peer: peers.Address) -> None:
-        """Refuse other users."""
-        if peer.uid != os.geteuid():
-            raise AccessDenied(
-                f"This daemon serves user {os.geteuid()} only, and you are user {peer.uid}. "
-                "Start one of your own: unset ARRAYD_ENDPOINT, or ARRAYD_ENDPOINT=private."
-            )
+    def _fail(self, request: protocol.Request, route: PeerConnection, error: Exception) -> None:
+        """Answer a request that cannot be served."""
+        if not isinstance(error, ArraydError):
+            pid = route.address.pid
+            log.error("request %s from pid %d: a bug in arrayd", request.op, pid, exc_info=error)
+            error = DaemonError(f"The daemon failed at {request.op}: a bug in arrayd; see its log.")
+        self._sessions.send(route, request.id, error)
+
+    def _caller(self, nonce: bytes) -> Peer:
+        """Return who asks by a session, open or not."""
+        session = self._registry.sessions.get(nonce)
+        return session.peer if session else self._reception.peer(self._sessions.route(nonce))
 
     def _hello(
         self,
         request: protocol.Request,
         route: PeerConnection,
-        peer: peers.Address,
         now: float,
     ) -> None:
         fields = request.fields
@@ -240,24 +250,32 @@ class Daemon:
                 "cannot be shared. Mount the host's /dev/shm, or run a daemon inside."
             )
         self._sessions.open(request.nonce, route, fields["start"])
-        group, version = peers.group_of(peer.pid), (fields["version"] or "")[:40]
-        who = Peer(
-            peer.uid,
-            peer.pid,
-            fields["program"][:80],
-            group,
-            version,
-            members=bool(fields["members"]),
+        known = self._reception.peer(route)
+        who = dataclasses.replace(
+            known,
+            program=fields["program"][:80],
+            version=(fields["version"] or "")[:40],
+            members=bool(fields["members"]) and not known.foreign,
         )
         to = Asker(request.nonce, request.id)
         self._busy_at = now
         self._executor.take(self._registry.hello, to, who, fields["holds"], fields["latest"], now)
         failpoints.hit("daemon.welcomed")
 
-    def _handle(self, request: protocol.Request, now: float) -> None:
+    def _handle(self, request: protocol.Request, route: PeerConnection, now: float) -> None:
         if request.nonce in self._registry.sessions:
             self._busy_at = now  # its goodbye as well: idle time counts from there
-        self._executor.take(HANDLERS[request.op], self._service, request, now)
+        if self._reception.lets_in(request, route, self._caller(request.nonce)):
+            self._executor.take(HANDLERS[request.op], self._service, request, now)
+
+    def _on_vetted(self, request: protocol.Request, route: PeerConnection) -> None:
+        """Serve a request of another user, now that it is known what that user may read."""
+        if self._stopping.is_set() or request.nonce not in self._registry.sessions:
+            return
+        try:
+            self._executor.take(HANDLERS[request.op], self._service, request, time.monotonic())
+        except Exception as error:
+            self._fail(request, route, error)
 
     def _on_death(self, nonce: bytes) -> None:
         log.debug("session of pid %d ended with its process", self._sessions.pid_of(nonce))
@@ -337,6 +355,7 @@ class Daemon:
         unlinks = shutdown.last_unlinks(self._registry.blocks, hand_over=hand_over)
         await self._remove(unlinks)
         self._server.close()
+        self._reception.close()
         self._sessions.close()
         self._executor.close()
         if self._passed is None and self._socket_is_ours():

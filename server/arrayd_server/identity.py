@@ -18,7 +18,7 @@ from arrayd.source import Source
 from arrayd.wire import index
 from arrayd.wire.codec import pack
 from arrayd.wire.grant import Spec
-from arrayd.wire.records import Record
+from arrayd.wire.records import Record, later
 from arrayd_server.core.model import ContentKey, Edition
 from arrayd_server.loading.messages import FoundFile
 
@@ -35,19 +35,24 @@ class BlockIdentity(Record):
         For people.
     stat
         The file as its asker saw it; None for published blocks.
+    confined
+        It is read for another user than the daemon's, by a process that can open no other file.
     """
 
     source: Source | None
     words: str
     stat: tuple[int, ...] | None = None
+    confined: bool = later(False)
 
     def __str__(self) -> str:
         return self.words
 
 
-def of_source(source: Source, stat: Sequence[int] | None) -> BlockIdentity:
+def of_source(
+    source: Source, stat: Sequence[int] | None, *, confined: bool = False
+) -> BlockIdentity:
     """Return the origin of a block that is loaded from a source."""
-    return BlockIdentity(source, source.words, None if stat is None else tuple(stat))
+    return BlockIdentity(source, source.words, None if stat is None else tuple(stat), confined)
 
 
 def of_members(origins: Sequence[BlockIdentity]) -> BlockIdentity:

@@ -15,6 +15,7 @@ from arrayd_server.core.registry import Registry
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.service import status_report
 from arrayd_server.service.executor import EffectExecutor
+from arrayd_server.service.reception import Reception
 from arrayd_server.service.sessions import Sessions
 from arrayd_server.streams.readers import ReaderPool
 
@@ -28,7 +29,7 @@ class Reloading:
     ----------
     read
         Returns the options as they are written now, or raises a ConfigError.
-    registry, executor, sessions, pool, readers
+    registry, executor, sessions, reception, pool, readers
         Who has options.
     """
 
@@ -38,12 +39,13 @@ class Reloading:
         registry: Registry,
         executor: EffectExecutor,
         sessions: Sessions,
+        reception: Reception,
         pool: Pool,
         readers: ReaderPool,
     ) -> None:
         self._read = read
         self._registry, self._executor, self._sessions = registry, executor, sessions
-        self._pool, self._readers = pool, readers
+        self._reception, self._pool, self._readers = reception, pool, readers
 
     def reload(self, old: Config) -> Config:
         """Return the options that hold from now on. Those of before are `old`.
@@ -73,6 +75,8 @@ class Reloading:
         self._pool.adjust(new.workers, timeout=new.load_timeout, memory=new.loader_memory)
         self._readers.adjust(timeout=new.load_timeout, memory=new.loader_memory)
         self._sessions.limit(new.max_clients)
+        self._reception.adjust(new.callers, new.roots)
+        self._registry.blocks.quota = new.user_budget
         self._change_room(old, new)
         log.info("reload done: %d options have changed", len(old.differing(new)))
         return new

@@ -31,8 +31,9 @@ from arrayd.system import mapping
 from arrayd.system.mapping import MappingFinalizer, SegmentMapping, Vanished
 from arrayd.wire import layout
 from arrayd_server.kernel import leases
+from arrayd_server.segments.outcome import Outcome
 from arrayd_server.segments.scope import Scope
-from arrayd_server.segments.store import Outcome, Segments
+from arrayd_server.segments.store import Segments
 
 SLOTS = 4
 """Segments that there are at a time."""

@@ -97,11 +97,13 @@ class Shell:
     def _refusal(self, *args: object) -> Reply | None:
         """Return the answer to a request (to whom, perhaps who that is) that is not let in."""
         match args:
-            case (Asker() as to, Peer(pid=pid), *_):
-                refused = self.registry.admit(to.nonce, pid)
+            case (Asker() as to, Peer(pid=pid, uid=uid), *_):
+                refused = self.registry.admit(to.nonce, pid, uid)
                 return Reply(to, refused) if isinstance(refused, AccessDenied) else None
             case (Asker() as to, *_):
-                refused = self.registry.admit(to.nonce, self.naive.sessions.get(to.nonce, 0))
+                pid = self.naive.sessions.get(to.nonce, 0)
+                known = self.registry.sessions.get(to.nonce)
+                refused = self.registry.admit(to.nonce, pid, 0 if known is None else known.peer.uid)
                 return None if refused is None else Reply(to, refused)
         return None
 

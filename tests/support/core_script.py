@@ -40,11 +40,19 @@ class World(Shell):
         self._asked += 1
         return self.naive.ask(Asker(nonce, self._asked), what, pin)
 
-    def hello(self, nonce: bytes, pid: int, holds: Iterable[str] = (), latest: int = 0) -> Any:
+    def hello(
+        self,
+        nonce: bytes,
+        pid: int,
+        holds: Iterable[str] = (),
+        latest: int = 0,
+        *,
+        peer: Peer | None = None,
+    ) -> Any:
         """Open a session, or restate its holds; return the answer."""
-        to = self.asker(nonce)
+        to, peer = self.asker(nonce), peer or Peer(7, pid, "py", pid)
         self.naive.sessions.setdefault(nonce, pid)
-        self.do(self.registry.hello, to, Peer(7, pid, "py", pid), holds, latest, self.now)
+        self.do(self.registry.hello, to, peer, holds, latest, self.now)
         return self.answer(to)
 
     def answer(self, to: Asker) -> Any:

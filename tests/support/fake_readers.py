@@ -118,6 +118,7 @@ class Bench:
             self.executor.update_headroom,
             lambda _: None,
             cast(Callable[[], status_report.Facts], None),  # nobody asks for the status here
+            lambda nonce: self.registry.sessions[nonce].peer,
         )
         self._requests = 0
         for nonce in (ME, YOU):
@@ -169,7 +170,8 @@ class Bench:
     def status(self) -> dict[str, Any]:
         """Return what a status says."""
         facts = status_report.Facts(False, 0.0, "ipc:///sock", "0" * 10, True, 0)
-        return status_report.build(self.registry, self.streams, facts, time.monotonic())
+        peer = self.registry.sessions[ME].peer
+        return status_report.build(self.registry, self.streams, facts, peer, time.monotonic())
 
     def close(self) -> None:
         """Let all end, and the loop with it."""

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,11 @@ class Puppet:
         self._close()
         os.close(self._pidfd)
 
+    def dismiss(self) -> None:
+        """End it before its stage is closed."""
+        self._stage.cast.remove(self)
+        self.discard()
+
     def _wait(self) -> None:
         assert select.select([self._pidfd], [], [], PATIENCE)[0], f"{self.pid} does not end"
         if self._process is not None:
@@ -153,9 +158,15 @@ class Stage:
         self, daemon: Daemon, prelude: str = PRELUDE, wrapper: Sequence[str] = ()
     ) -> Puppet:
         """Start a process; `wrapper` is a command that becomes it by exec."""
+        return self.start({"ARRAYD_ENDPOINT": daemon.endpoint}, prelude, wrapper)
+
+    def start(
+        self, variables: Mapping[str, str], prelude: str, wrapper: Sequence[str] = ()
+    ) -> Puppet:
+        """Start a process with more variables in its environment."""
         process = subprocess.Popen(
             [*wrapper, sys.executable, puppet.__file__, self.path],
-            env={**os.environ, "ARRAYD_ENDPOINT": daemon.endpoint},
+            env={**os.environ, **variables},
             stdin=subprocess.DEVNULL,
         )
         self.cast.append(Puppet(self, process))

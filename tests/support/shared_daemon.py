@@ -4,7 +4,8 @@ A daemon takes half a second of a CPU to start, and each of its loaders half as 
 only ask one for arrays, each can be given the same, as empty as a new one: no session, block, job,
 stream or segment is left of the test before. What a test leaves fails that test, as it would with
 a daemon of its own. A test that stops the daemon starts it again; one that looks at what the
-daemon has counted asks `counters`. A module is not marked if its tests leave what only time or the
+daemon has counted asks `counters`. Arguments of the marker are more
+options of the daemon. A module is not marked if its tests leave what only time or the
 daemon's end removes, such as a block that is lent.
 
 `conftest.py` imports its fixtures.
@@ -43,12 +44,13 @@ def module_daemon(
     request: pytest.FixtureRequest, session_leaves_nothing: None
 ) -> Iterator[Daemon | None]:
     """Give the daemon of a module that is marked ``one_daemon``; None for others."""
-    if request.node.get_closest_marker("one_daemon") is None:
+    marker = request.node.get_closest_marker("one_daemon")
+    if marker is None:
         yield None
         return
     before = leaks.Snapshot.take()
     with tempfile.TemporaryDirectory(prefix="ad", dir="/tmp") as name, running(Path(name)) as start:
-        one = start(*FLAGS)
+        one = start(*FLAGS, *marker.args)
         leaks.kept = {one.pid}
         yield one
         leaks.kept = set()

@@ -33,7 +33,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container
 
-from arrayd_server.core import error_texts, lends
+from arrayd_server.core import error_texts, lends, users
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.bounds import Bound
 from arrayd_server.core.effects import Effect, Fill, Inspect, Make, Probe
@@ -58,9 +58,13 @@ class Admission:
     def admit(self, job: Job, timeout: float, now: float) -> list[Effect]:
         """Start a queued job as soon as there is room; fail it if there is none in time."""
         job.deadline = max(job.deadline, now + timeout)
+        own = users.to_evict(self._blocks, self._jobs.queued(), job, now)
+        if own is None:
+            return self._jobs.fail(job, error_texts.over_quota(job, self._blocks))
+        effects = self._evict(own, None)
         if job.size > self._blocks.budget:
-            return self._fail_for_room(job, now)  # no release can help
-        effects = self.start_queued(now)
+            return effects + self._fail_for_room(job, now)  # no release can help
+        effects += self.start_queued(now)
         stuck = job.stage is Stage.QUEUED and job.next_check < math.inf
         if stuck and len(self._jobs.queue) > MAX_QUEUE:
             effects += self._fail_for_room(job, now)

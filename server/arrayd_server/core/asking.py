@@ -41,7 +41,7 @@ class Asking:
             self._jobs.join(job, to, waiter, now)
             return []
         waiter.member, waiter.whole_source = None, False
-        job, effects = self._begin(wanted, now)
+        job, effects = self._begin(to, wanted, now)
         self._jobs.join(job, to, waiter, now)
         return effects
 
@@ -53,13 +53,14 @@ class Asking:
             return [Reply(to, error_texts.no_such_name(wanted.name))]
         job, effects = wanted.served_by(self._jobs.find)[0], list[Effect]()
         if job is None:
-            job, effects = self._begin(wanted, now)
+            job, effects = self._begin(to, wanted, now)
         job.detached = True
         return [Reply(to, Result({"resident": False})), *effects]
 
-    def _begin(self, wanted: Wanted, now: float) -> tuple[Job, list[Effect]]:
+    def _begin(self, to: Asker, wanted: Wanted, now: float) -> tuple[Job, list[Effect]]:
         """Have a source looked at, or its name waited for, by a job of its own."""
         stage = Stage.PROBING if wanted.name is None else Stage.AWAITING
         job = self._jobs.new(stage, wanted.identity, now, [wanted.alias])
         job.edition = wanted.edition
+        job.user = self._holds.sessions[to.nonce].peer.user
         return job, [Probe(job.number, wanted.identity)] if stage is Stage.PROBING else []

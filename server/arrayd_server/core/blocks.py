@@ -33,6 +33,7 @@ class BlockTable:
         self.bound = bound  # what sets the budget
         self.headroom = budget  # what /dev/shm and the cgroup still give, as last measured
         self.tightest = bounds.SHM  # which of them gives no more
+        self.quota = budget  # bytes of the blocks of each other user than the daemon's
         self.charged = 0
         self.excused_bytes = 0  # adopted, or there when the budget was set: they may exceed it
         self.table: dict[str, Block] = {}
@@ -113,6 +114,7 @@ class BlockTable:
             edition=job.edition,
             linked=job.linked,
             members=job.members,
+            user=job.user,
         )
         self.add(block)
         job.segment = block.segment

@@ -117,6 +117,13 @@ class Inspect:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """Let exactly the `Block.readers` open a segment; no event comes of it."""
+
+    segment: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """Ask the kernel whether anybody of these process groups lives; answer with `traced`."""
 
@@ -191,4 +198,6 @@ Work = Probe | Describe | Fill | Make | Seal | Cancel
 
 Reading = StartReader | ReadWindow | ChangeRing | StopReader
 
-Effect = Reply | ReportProgress | Work | Reading | Inspect | Trace | Unlink | Recycle | Rewrite
+Effect = (
+    Reply | ReportProgress | Work | Reading | Inspect | Share | Trace | Unlink | Recycle | Rewrite
+)

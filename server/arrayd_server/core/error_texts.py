@@ -18,6 +18,7 @@ from arrayd.errors import (
     NotSealed,
     SpecMismatch,
 )
+from arrayd_server.core import users
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.model import Block, Job, Nonce, Session, State
 
@@ -26,6 +27,7 @@ _SHOWN = 5
 
 def no_such_name(name: str) -> NoSuchBlock:
     """Nothing is published under a name."""
+    name = users.shown_name(name)
     return NoSuchBlock(
         f"No block is published as {name!r}. Publish it with arrayd.put(array, name={name!r}), "
         "or wait for it with timeout=."
@@ -34,6 +36,7 @@ def no_such_name(name: str) -> NoSuchBlock:
 
 def name_taken(name: str) -> NameTaken:
     """Another block is published under the name."""
+    name = users.shown_name(name)
     return NameTaken(
         f"A block is already published as {name!r}. Choose another name, evict it, or pass "
         "replace=True (holders of the old block keep it)."
@@ -80,6 +83,22 @@ def bad_cursor(number: int, cursor: int, low: int, head: int) -> SpecMismatch:
 def not_your_session(session: Session, pid: int) -> AccessDenied:
     """Explain that a session has one process."""
     return AccessDenied(f"This session is process {session.peer.pid}'s, not {pid}'s.")
+
+
+def over_quota(job: Job, blocks: BlockTable) -> NoRoom:
+    """Explain that a user has as much as one may have."""
+    mine = [b for b in blocks.table.values() if b.user == job.user and b.state is not State.SPARE]
+    held = sum(block.size for block in mine)
+    shown = _shorten([f"{b.identity} {format_bytes(b.size)}" for b in mine if b.claimed])
+    return NoRoom(
+        f"{job.identity} needs {format_bytes(job.size)}; user {job.user} has "
+        f"{format_bytes(held)} in memory and may have {format_bytes(blocks.quota)}"
+        f"{': ' + shown if shown else ''}. Release arrays, or have the daemon's administrator "
+        "raise its option user_budget.",
+        needed=job.size,
+        quota=blocks.quota,
+        held=held,
+    )
 
 
 def removed(block: Block) -> ArraydError:

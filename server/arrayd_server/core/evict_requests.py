@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from arrayd_server.core import error_texts
+from arrayd_server.core import error_texts, users
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Effect, Reply, Result
 from arrayd_server.core.holds import Holds
@@ -38,8 +38,9 @@ class Evictions:
 
     def begin(self, to: Asker, matches: Callable[[Block], bool]) -> list[Effect]:
         """Free the matching blocks, or say who uses one of them."""
+        peer = self._holds.sessions[to.nonce].peer
         blocks = [b for b in self._blocks.table.values() if b.state not in _GOING]
-        chosen = [b for b in blocks if matches(b)]
+        chosen = [b for b in blocks if users.owns(b, peer) and matches(b)]
         if not chosen:
             return [Reply(to, error_texts.not_in_memory())]
         busy = [b for b in chosen if b.claimed or b.state is not State.SEALED]

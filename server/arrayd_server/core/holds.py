@@ -9,7 +9,7 @@ from typing import cast
 
 from arrayd.errors import ArraydError
 from arrayd.wire.grant import Grant
-from arrayd_server.core import error_texts, lends
+from arrayd_server.core import error_texts, lends, users
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Effect, Inspect, IntroduceYourself, Reply, Unlink, Welcome
 from arrayd_server.core.model import (
@@ -44,12 +44,13 @@ class Holds:
         self._expiry_heap: list[tuple[float, str]] = []  # when, and of which block
         self._expiry_of: dict[str, float] = {}  # of a block's times on it the one that counts
 
-    def admit(self, nonce: Nonce, pid: int) -> IntroduceYourself | ArraydError | None:
-        """Return why a session's request from the process `pid` goes no further; None: it does."""
+    def admit(self, nonce: Nonce, pid: int, uid: int) -> IntroduceYourself | ArraydError | None:
+        """Return why a session's request from a process goes no further; None: it does."""
         session = self.sessions.get(nonce)
         if session is None:
             return IntroduceYourself()
-        return None if session.peer.pid == pid else error_texts.not_your_session(session, pid)
+        same = (session.peer.pid, session.peer.uid) == (pid, uid)
+        return None if same else error_texts.not_your_session(session, pid)
 
     def holdable(self, segment: str) -> bool:
         """Say whether a block of this name can be held: sealed, or being written."""
@@ -68,6 +69,7 @@ class Holds:
             hold = session.holds[block.segment] = Hold(session.seq, now, session.peer.own)
             block.holders[session.nonce] = hold
         hold.seq, hold.since = session.seq, now
+        users.let_in(block, session.peer)
         self._blocks.unmark_idle(block)
         block.used = now
         return session.seq
@@ -75,8 +77,11 @@ class Holds:
     def claim(self, session: Session, claims: Claims, now: float) -> None:
         """Make `session` hold what it has attached by itself, and count that as use.
 
-        What has gone meanwhile it may read on, but not hold.
+        What has gone meanwhile it may read on, but not hold. Another user than the daemon's sees no
+        index, so it has nothing to claim.
         """
+        if session.peer.foreign:
+            return
         hits = max(0, claims.count - session.claims)
         session.claims += hits
         self._counters.requests += hits
@@ -113,12 +118,16 @@ class Holds:
         ends no hold of now (rule 7).
         """
         session.seq = max(session.seq, latest)
-        stated = {segment for segment in holds if self.holdable(segment)}
+        stated = {segment for segment in holds if self._statable(session, segment)}
         effects: list[Effect] = []
         for segment in sorted(session.holds.keys() - stated):
             effects += self.drop(session, segment, now)
         seqs = {s: self.hold(session, self._blocks.table[s], now) for s in sorted(stated)}
         return [Reply(to, Welcome(seqs)), *effects]
+
+    def _statable(self, session: Session, segment: str) -> bool:
+        """Say whether a session may hold what it says it holds."""
+        return self.holdable(segment) and users.is_in(self._blocks.table[segment], session.peer)
 
     def grant(self, block: Block, to: Asker, waiter: AwaitedItem, now: float) -> Effect:
         """Let the session of `to` hold a block, and tell it so."""
@@ -137,7 +146,8 @@ class Holds:
         del session.holds[segment]
         del block.holders[session.nonce]
         block.used = now
-        return self.inspect_unclaimed(block)
+        left = (self.sessions[nonce].peer for nonce in block.holders)
+        return users.let_out(block, session.peer, left) + self.inspect_unclaimed(block)
 
     def release(self, session: Session, holds: Iterable[Release], now: float) -> list[Effect]:
         """End the holds of these segments, but none granted or claimed after the numbers given."""
@@ -188,7 +198,7 @@ class Holds:
             return self.unlink(block, recycle=self.spares.worth(block))
         self._blocks.mark_idle(block)
         self._schedule(block)
-        return []
+        return users.let_all_out(block)
 
     def outdate(self, latest: Edition | None, now: float) -> list[Effect]:
         """Let the blocks of a file in other states than the latest be no cache any more.

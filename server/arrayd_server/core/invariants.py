@@ -1,4 +1,4 @@
-"""The nine rules of `registry.py`, as assertions over a whole registry."""
+"""The ten rules of `registry.py`, as assertions over a whole registry."""
 
 from __future__ import annotations
 
@@ -130,6 +130,10 @@ def _holds(registry: Registry) -> None:
             assert nonce in registry.sessions, "rule 5: a holder without a session"
             held = registry.sessions[nonce].holds.get(block.segment)
             assert held is hold, "rule 5: holder known at one end"
+        peers = (registry.sessions[nonce].peer for nonce in block.holders)
+        assert {p.uid for p in peers if p.foreign} <= block.readers, "rule 10: a holder is left out"
+        assert not (block.readers and block.segment in registry.blocks.idle), "rule 10: idle"
+        assert not (block.readers and block.members), "rule 10: members are the daemon's user's"
 
 
 def _lends(registry: Registry) -> None:

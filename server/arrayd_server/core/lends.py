@@ -38,7 +38,7 @@ def lend(session: Session, block: Block, token: bytes, now: float) -> list[tuple
     for _, other in ended:
         del block.lends[other]
         block.orphans.pop(other, None)
-    block.lends[token] = Lend(session.nonce, session.peer.group, now)
+    block.lends[token] = Lend(session.nonce, session.peer.group, now, session.peer.user)
     return ended
 
 

@@ -39,6 +39,13 @@ class Peer:
     version: str = ""  # of its arrayd
     own: bool = False  # the daemon itself: see `rings`
     members: bool = False  # it understands grants of them
+    foreign: bool = False  # it is of another user than the daemon: see `users`
+    admin: bool = False  # it may see and end what is other users'
+
+    @property
+    def user(self) -> int | None:
+        """The uid where that matters: None for the daemon's own user."""
+        return self.uid if self.foreign else None
 
 
 @dataclass(slots=True)
@@ -63,6 +70,7 @@ class Lend:
     sender: Nonce
     group: int  # the sender's process group: who may redeem it when the sender is gone
     since: float
+    user: int | None = None  # the sender's `Peer.user`
 
 
 @dataclass(slots=True)
@@ -74,8 +82,7 @@ class Session:
     since: float
     seq: int = 0  # the number of its latest grant, be it of an earlier run of the daemon
     claims: int = 0  # how often it has attached without asking, as far as it has said
-    #: by segment; the same objects as in the blocks' `holders`
-    holds: dict[str, Hold] = field(default_factory=dict)
+    holds: dict[str, Hold] = field(default_factory=dict)  # by segment; as in blocks' `holders`
     #: segment and token of the references that it has sent: those in the blocks' `lends`
     lends: set[tuple[str, bytes]] = field(default_factory=set)
 
@@ -164,27 +171,26 @@ class Block:
     used: float
     job: int | None = None
     holders: dict[Nonce, Hold] = field(default_factory=dict)
-    #: token of a reference in flight -> who sent it; in the order of sending
-    lends: dict[bytes, Lend] = field(default_factory=dict)
+    lends: dict[bytes, Lend] = field(default_factory=dict)  # by token; in the order of sending
     #: token of one whose sender is gone -> when to ask who is left; in the order of these times
     orphans: dict[bytes, float] = field(default_factory=dict)
     asking: bool = False  # a `Trace` of it has no answer yet
-    #: whether anybody maps it, as the kernel said last; without meaning while it has holders
-    mapped: bool = False
+    mapped: bool = False  # as the kernel said last; without meaning while it has holders
     aliases: list[Hashable] = field(default_factory=list)
     name: str | None = None  # published under this name
     published: bool = False  # made by a client: cannot be loaded again
     keep: bool = False
     pinned_until: float = -math.inf
     lost: int = 0  # values that the cast changed
-    #: set while the unlink of an unfinished block may be refused: what its writing goes on with
-    draft: Draft | None = None
+    draft: Draft | None = None  # set while the unlink of an unfinished block may be refused
     edition: Edition | None = None  # of the file that it was loaded from
     outdated: bool = False  # the file has changed since: no request finds this block
     linked: bool = False  # found by its key alone: see `Job`
     #: the arrays in it, where `spec` is that of all their bytes; empty: it is one array
     members: list[BlockMember] = field(default_factory=list)
     heir: int | None = None  # UNLINKED: the number of the spare that is to have its pages
+    user: int | None = None  # for whom it was made, by `Peer.user`: whose quota it counts in
+    readers: set[int] = field(default_factory=set)  # other users who may open its segment
     #: fields that only a newer arrayd knows, to be written again as they are
     extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
@@ -285,6 +291,7 @@ class Job:
     #: other values, so it is found by its key alone, which a probe finds out
     linked: bool = False
     members: list[BlockMember] = field(default_factory=list)  # as of `Block`
+    user: int | None = None  # as of `Block`
     given: int = 0  # bytes of its block that it had from the start: those of spare pages
 
     @property

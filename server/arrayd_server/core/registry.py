@@ -19,11 +19,11 @@ come back as further events. The rules, asserted by `invariants.check`:
 8. An unknown session (see `admit`), block or hold is an answer, never an assertion.
 9. The members of a block (see `members`) share its life. An alias leads to one of them, or to a
    block without any; a member is granted only to a session that understands that.
+10. A user other than the daemon's may open the segments that it holds, and no others (`users`).
 
 Of the arguments, `now` is in seconds of a clock that never goes back, `number` is a job's, `to` is
-whom to answer, sizes are bytes of whole segments, and rows are those of storage. An event of a job,
-block or session that is unknown, or past the stage that the event is about, comes too late: it
-changes nothing and has no effects.
+whom to answer, sizes are bytes of whole segments. An event of a job, block or session that is
+unknown, or past the stage that the event is about, comes too late and changes nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from arrayd.errors import ArraydError, NoRoom
-from arrayd_server.core import bounds, error_texts, lifecycle
+from arrayd_server.core import bounds, error_texts, lifecycle, users
 from arrayd_server.core.admission import Admission
 from arrayd_server.core.asking import Asking
 from arrayd_server.core.blocks import BlockTable
@@ -105,9 +105,9 @@ class Registry:
 
     # ---- sessions ------------------------------------------------------------------------
 
-    def admit(self, nonce: Nonce, pid: int) -> Answer | None:
+    def admit(self, nonce: Nonce, pid: int, uid: int) -> Answer | None:
         """Return why a request (but an unknown session's hello) goes no further; None: it does."""
-        return self.holds.admit(nonce, pid)
+        return self.holds.admit(nonce, pid, uid)
 
     def hello(
         self, to: Asker, peer: Peer, holds: Iterable[str], latest: int, now: float
@@ -165,8 +165,8 @@ class Registry:
 
     def claim(self, nonce: Nonce, claims: Claims, now: float) -> list[Effect]:
         """Session `nonce` says what it has attached without asking, as the index allows."""
-        if (session := self.sessions.get(nonce)) is not None:
-            self.holds.claim(session, claims, now)
+        if nonce in self.sessions:
+            self.holds.claim(self.sessions[nonce], claims, now)
         return []
 
     def release(self, nonce: Nonce, holds: Iterable[Release], now: float) -> list[Effect]:
@@ -189,14 +189,14 @@ class Registry:
 
         The answer to an unknown segment is NoSuchBlock. An unknown token does no harm.
         """
-        if not self.holds.holdable(segment):
+        block, peer = self.blocks.table.get(segment), self.sessions[to.nonce].peer
+        if block is None or not block.usable or not users.may_redeem(block, peer, token):
             return [Reply(to, error_texts.no_block(segment))]
-        block = self.blocks.table[segment]
         self.holds.redeem(block, token)
         return [self.holds.grant(block, to, AwaitedItem(), now)]
 
     def evict(self, to: Asker, matches: Callable[[Block], bool]) -> list[Effect]:
-        """Free the matching blocks, kept and pinned ones too, unless somebody uses one."""
+        """Free the matching blocks of the asker, kept and pinned ones too, unless one is in use."""
         return self.evictions.begin(to, matches)
 
     # ---- blocks that clients write -------------------------------------------------------
@@ -209,6 +209,7 @@ class Registry:
         if draft.name is not None and not draft.replace and self.publishing.name_taken(draft.name):
             return [Reply(to, error_texts.name_taken(draft.name))]
         job = self.jobs.new(Stage.QUEUED, draft.identity, now, [])
+        job.user = self.sessions[to.nonce].peer.user
         self.jobs.set_draft(job, draft)
         self.jobs.set_writer(job, to)
         return self.admission.admit(job, timeout, now)
@@ -234,7 +235,7 @@ class Registry:
     def abort(self, nonce: Nonce, segment: str, now: float) -> list[Effect]:
         """Session `nonce` gives up the block that it writes."""
         job = self.publishing.written_by(nonce, segment)
-        return [] if job is None else self.jobs.end(job) + self.admission.start_queued(now)
+        return self.jobs.end(job) + self.admission.start_queued(now) if job else []
 
     # ---- loads ---------------------------------------------------------------------------
 
@@ -248,12 +249,11 @@ class Registry:
     def described(self, number: int, fields: Mapping[str, Any]) -> list[Effect]:
         """Job `number` was to find out what a file holds, and has: these `fields`."""
         job = self.jobs.at(number, Stage.PROBING)
-        return [] if job is None else self.probing.described(job, fields)
+        return self.probing.described(job, fields) if job else []
 
     def progress(self, number: int, rows: int, now: float) -> list[Effect]:
         """Job `number` has loaded so many rows more."""
-        job = self.jobs.table.get(number)
-        return [] if job is None else self.jobs.advance(job, rows, now)
+        return self.jobs.advance(job, rows, now) if (job := self.jobs.table.get(number)) else []
 
     def filled(self, number: int, lost: int) -> list[Effect]:
         """Job `number` has written all rows; the cast has changed `lost` of the values."""
@@ -330,7 +330,7 @@ class Registry:
     def traced(self, segment: str, groups: Mapping[int, bool], now: float) -> list[Effect]:
         """Process groups were looked for: whether each has any process left."""
         block = self.blocks.table.get(segment)
-        return [] if block is None else self.holds.traced(block, groups, now)
+        return self.holds.traced(block, groups, now) if block else []
 
     def unlink_refused(self, segment: str, now: float) -> list[Effect]:
         """Somebody maps a block, so it was not unlinked: it stays."""

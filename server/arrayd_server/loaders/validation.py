@@ -72,7 +72,11 @@ def _translated(path: object, error: OSError) -> ArraydError:
     if error.errno == errno.EISDIR:
         return BadFile(f"{path} is a directory: name a file in it.")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return AccessDenied(f"{path}: the loader (uid {os.geteuid()}) may not read this file.")
+        return AccessDenied(
+            f"{path}: the daemon's loaders (user {os.geteuid()}) may not read this file. Its owner "
+            "can allow that user (chmod, setfacl). For other users than the daemon's no file but "
+            "the one that is asked for is read: none that it refers to."
+        )
     # libhdf5's own failures carry no errno, only a text.
     return BadFile(f"{path} cannot be read: {error.strerror or error}.")
 

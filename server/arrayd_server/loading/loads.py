@@ -95,7 +95,8 @@ class Loads:
         source = load.origin.source
         assert source is not None
         load.parts_left = len(load.found.parts)
-        load.task = FillTask.of(source, (0, 0, ()), path, load.found).to_wire()
+        confined = load.origin.confined
+        load.task = FillTask.of(source, (0, 0, ()), path, load.found, confined=confined).to_wire()
         if load.parts_left:
             self._submit(job, load, PARTS_WAITING)
         else:
@@ -119,7 +120,7 @@ class Loads:
             {"op": "fill", **load.task, "part": part},
             lambda result: self._on_part(job, load.origin, result),
             lambda rows: self._on.progress(job, rows),
-            apart=load.found.apart,
+            apart=load.found.apart or load.origin.confined,
         )
 
     def _on_described(self, job: int, result: Mapping[str, Any] | ArraydError) -> None:
@@ -177,8 +178,9 @@ def _task(
     on_result: Callable[[Mapping[str, Any] | ArraydError], None],
 ) -> Task:
     assert origin.source is not None
-    wire = {"op": op, **kind(origin.source, origin.stat).to_wire()}
-    return Task(job, str(origin), wire, on_result, _no_rows, urgent=True)
+    wire = {"op": op, **kind(origin.source, origin.stat, origin.confined).to_wire()}
+    confined = origin.confined
+    return Task(job, str(origin), wire, on_result, _no_rows, urgent=True, apart=confined)
 
 
 def _nonsense(origin: BlockIdentity, error: Exception) -> LoaderCrashed:

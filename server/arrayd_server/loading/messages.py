@@ -47,19 +47,22 @@ def _tuples(value: Any) -> Any:
 class ProbeTask(Record):
     """Asks how big a source is, how its rows divide, and which file it is.
 
-    `stat` is that of the file as the asker sees it; None: whichever it is.
+    `stat` is that of the file as the asker sees it; None: whichever it is. With `confined` that
+    file is all that may be opened.
     """
 
     source: Source
     stat: tuple[int, ...] | None = None
+    confined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class InfoTask(Record):
-    """Asks what a file holds."""
+    """Asks what a file holds; `stat` and `confined` as of a `ProbeTask`."""
 
     source: Source
     stat: tuple[int, ...] | None = None
+    confined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +123,14 @@ class FillTask(Record):
     part: Rows
     path: str
     found: FoundFile
+    confined: bool = False
 
     @classmethod
-    def of(cls, source: Source, part: Rows, path: str, found: FoundFile) -> FillTask:
+    def of(
+        cls, source: Source, part: Rows, path: str, found: FoundFile, *, confined: bool = False
+    ) -> FillTask:
         """Return the task for a part, which need not know the others."""
-        return cls(source, part, path, replace(found, parts=()))
+        return cls(source, part, path, replace(found, parts=()), confined)
 
 
 @dataclass(frozen=True, slots=True)

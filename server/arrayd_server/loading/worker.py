@@ -38,6 +38,7 @@ from arrayd_server.loaders import file_identity, formats, segment_writer, small,
 from arrayd_server.loaders.base import FoundMember, LoadPlan, Part
 from arrayd_server.loaders.dataset import file_rows
 from arrayd_server.loaders.file_identity import FileIdentity, NamedIdentity
+from arrayd_server.loading import confinement
 from arrayd_server.loading.apart import apart
 from arrayd_server.loading.messages import (
     FilledPart,
@@ -106,10 +107,12 @@ class RunningTask:
 
         libhdf5 leaks where it meets corrupt data, and a heap that has grown need not shrink.
         """
+        if self.apart:
+            return False
         limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
         with open("/proc/self/statm", encoding="ascii") as statm:
             data = int(statm.read().split()[5]) * resource.getpagesize()  # with the stack, proc(5)
-        return not self.apart and data > limit // 2
+        return data > limit // 2
 
     def rows(self, done: int) -> None:
         """Count rows that are done; report them now and then, not for every chunk."""
@@ -139,6 +142,7 @@ class RunningTask:
 def probe(task: ProbeTask) -> FoundFile:
     """Return what a source holds, how its rows divide, and which file it is now."""
     source = task.source.understand()
+    confinement.for_look(task)
     now = file_identity.settled_identity(source.path)
     if task.stat is not None:
         _same_file(source, now, task.stat)
@@ -185,6 +189,7 @@ def _planned(source: Source) -> tuple[LoadPlan, list[NamedIdentity]]:
 
 def info(task: InfoTask) -> dict[str, Any]:
     """Return what a file holds: its members, and the array asked for if that is clear."""
+    confinement.for_look(task)
     source = formats.recognised(task.source.understand())
     members = formats.members(source)
     result: dict[str, Any] = {
@@ -217,6 +222,7 @@ def _is_loadable(source: Source, members: list[FoundMember]) -> bool:
 def fill(fill: FillTask, task: RunningTask) -> FilledPart:
     """Load one part into the segment; return how many values the cast changed."""
     found = fill.found.understand()
+    confinement.for_fill(fill)
     source = replace(fill.source.understand(), format=found.format)
     lost = segment_writer.write_part(
         source,

@@ -20,6 +20,7 @@ import msgpack
 
 from arrayd.common import failpoints
 from arrayd.wire import layout
+from arrayd_server.kernel import segment_acl
 from arrayd_server.segments.links import inode_of
 from arrayd_server.segments.store import Segments
 
@@ -40,6 +41,7 @@ class LeftoverSegment:
     sealed: bool
     meta: dict[str, Any]
     meta_bytes: int = MAX_META  # that `meta` was read from
+    readers: frozenset[int] = frozenset()  # other users who may open it
 
 
 def scan(segments: Segments) -> Iterator[LeftoverSegment]:
@@ -56,7 +58,7 @@ def scan(segments: Segments) -> Iterator[LeftoverSegment]:
     for name in sorted(sorted(names), key=partial(_inode, segments)):
         one = _examine(segments, name)
         if one is not None:
-            segments.adopt(one.name, one.inode)
+            segments.adopt(one.name, one.inode, one.readers)
             yield one
 
 
@@ -95,9 +97,9 @@ def read(path: str, name: str) -> LeftoverSegment:
         It cannot be read.
     """
     info = os.lstat(path)
-    ours = info.st_uid == os.geteuid() and stat.S_IMODE(info.st_mode) == 0o600
-    if not (ours and stat.S_ISREG(info.st_mode)):
-        raise layout.NotASegment("it is not a regular file of ours with mode 0600")
+    if info.st_uid != os.geteuid() or not stat.S_ISREG(info.st_mode):
+        raise layout.NotASegment("it is not a regular file of ours")
+    readers = _readers(path, stat.S_IMODE(info.st_mode))
     if info.st_blocks * 512 < info.st_size:
         raise layout.NotASegment("it has holes: its pages were never reserved")
     failpoints.hit("daemon.examining")
@@ -111,7 +113,20 @@ def read(path: str, name: str) -> LeftoverSegment:
         os.close(fd)
     meta = _unpacked(footer, raw)
     facts = (name, info.st_ino, info.st_size, footer.data_bytes, footer.sealed)
-    return LeftoverSegment(*facts, meta, footer.meta_bytes)
+    return LeftoverSegment(*facts, meta, footer.meta_bytes, readers)
+
+
+def _readers(path: str, mode: int) -> frozenset[int]:
+    """Return the other users who may open a segment, as `kernel.segment_acl` has let them in.
+
+    Where there is a list, the bits of the group are its mask.
+    """
+    if mode == 0o600:
+        return frozenset()
+    readers = segment_acl.read(path) if mode & ~0o060 == 0o600 else None
+    if readers is None:
+        raise layout.NotASegment(f"it has mode {mode:04o}, and others have access")
+    return readers
 
 
 def _unpacked(footer: layout.Footer, raw: bytes) -> dict[str, Any]:

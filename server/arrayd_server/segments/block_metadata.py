@@ -43,7 +43,7 @@ class Metadata(Record):
         The array in it, and where that came from.
     aliases
         Requests that it answers.
-    name, published, keep, lost, linked
+    name, published, keep, lost, linked, user
         As in `Block`.
     """
 
@@ -55,6 +55,7 @@ class Metadata(Record):
     keep: bool = False
     lost: int = 0
     linked: bool | None = later(None)  # the first version looked at no linked files
+    user: int | None = later(None)  # the first version served one user
 
 
 def planned(spec: Spec, origin: BlockIdentity) -> layout.SegmentPlan:
@@ -83,6 +84,7 @@ def metadata(block: Block, job: Job | None = None) -> dict[str, Any]:
         keep=block.keep,
         lost=block.lost,
         linked=block.linked or (False if _may_refer(block.identity) else None),
+        user=block.user,
         extra=block.extra,
     ).to_wire()
 
@@ -148,6 +150,8 @@ def _block(meta: Metadata, found: LeftoverSegment, number: int, now: float) -> B
         keep=meta.keep,
         lost=meta.lost,
         linked=bool(meta.linked),
+        user=meta.user,
+        readers=set(found.readers),
         extra=meta.extra,
         edition=_edition(meta.origin),
     )

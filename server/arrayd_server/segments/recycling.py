@@ -22,13 +22,11 @@ removes that.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterable
 
 from arrayd.wire import layout
-
-_ACL = "system.posix_acl_access"
+from arrayd_server.kernel import segment_acl
 
 
 def hand_down(fd: int, links: Iterable[tuple[str, str]]) -> None:
@@ -40,12 +38,7 @@ def hand_down(fd: int, links: Iterable[tuple[str, str]]) -> None:
         They are not done, or not all of them.
     """
     os.pwrite(fd, bytes(layout.FOOTER_BYTES), os.fstat(fd).st_size - layout.FOOTER_BYTES)
-    try:
-        os.removexattr(fd, _ACL)
-    except OSError as error:
-        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
-            raise
-    os.fchmod(fd, 0o600)
+    segment_acl.clear(fd)
     for old, new in links:
         os.rename(old, new)
 

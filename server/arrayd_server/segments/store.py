@@ -17,9 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import zlib
-from collections.abc import Iterator
-from enum import Enum
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from arrayd.common import failpoints
@@ -27,22 +25,15 @@ from arrayd.errors import ArraydError, DaemonError
 from arrayd.wire import layout
 from arrayd_server.kernel import leases
 from arrayd_server.kernel.segment_users import SegmentUsers
-from arrayd_server.segments import recycling
+from arrayd_server.segments import recycling, segment_end
 from arrayd_server.segments.links import inode_of, link_over
 from arrayd_server.segments.nospace import no_space_error
+from arrayd_server.segments.outcome import Outcome
 from arrayd_server.segments.scope import Scope
+from arrayd_server.segments.sharing import Sharing
 
 RESERVE_STEP = 64 << 20
 """Bytes reserved in one call: where there is no room, it is noticed before all is tried."""
-
-
-class Outcome(Enum):
-    """What became of an unlink."""
-
-    REFUSED = "somebody maps it, so it stays"
-    UNLINKED = "unlinked, but somebody maps it"
-    GONE = "unlinked, and nobody maps it"
-    RECYCLED = "its pages have another name"
 
 
 class Segments:
@@ -61,6 +52,7 @@ class Segments:
         self._scope = scope
         self._inodes: dict[str, int] = {}
         self._unlinked: dict[str, int] = {}  # unlinked but in use: our descriptor, or -1
+        self._sharing = Sharing()
         self._users = SegmentUsers()
         self._changed_at: tuple[int, int] = (0, 0)
 
@@ -89,7 +81,7 @@ class Segments:
                 os.ftruncate(fd, plan.size)
                 failpoints.hit("daemon.truncated")
                 os.posix_fallocate(fd, plan.meta_offset, plan.size - plan.meta_offset)
-                _write_end(fd, name, plan, meta, sealed=False)
+                segment_end.write_end(fd, name, plan, meta, sealed=False)
             finally:
                 os.close(fd)
             failpoints.hit("daemon.described")
@@ -106,7 +98,7 @@ class Segments:
 
         def steps() -> None:
             recycling.take_over(fd, plan)
-            _write_end(fd, name, plan, meta, sealed=False)
+            segment_end.write_end(fd, name, plan, meta, sealed=False)
 
         try:
             with self._opened(name, os.O_RDWR) as fd:
@@ -146,11 +138,13 @@ class Segments:
         ------
         OSError
             It cannot be opened; FileNotFoundError: somebody removed it.
+        DaemonError
+            Its writer has cut it off, or given pages back.
         """
-        if self.leases:
-            with self._opened(name, os.O_RDONLY) as fd:
-                if not leases.no_writer(fd):
-                    return False
+        with self._opened(name, os.O_RDONLY) as fd:
+            if self.leases and not leases.no_writer(fd):
+                return False
+            segment_end.check_pages(fd, name, plan)
         self.describe(name, plan, meta)
         return True
 
@@ -164,8 +158,20 @@ class Segments:
         """
         failpoints.hit("daemon.sealing")
         with self._opened(name, os.O_RDWR) as fd:
-            _write_end(fd, name, plan, meta, sealed=True)
+            segment_end.write_end(fd, name, plan, meta, sealed=True)
             failpoints.hit("daemon.sealed")
+
+    def share(self, name: str, readers: Collection[int], writers: Collection[int]) -> None:
+        """Let these other users open a segment; of the readers, `writers` may write it.
+
+        Raises
+        ------
+        DaemonError
+            /dev/shm has no access control lists, or somebody has removed the segment.
+        """
+        if not self._sharing.is_written(name, readers, writers):
+            with self._opened(name, os.O_RDONLY) as fd:
+                self._sharing.write(name, fd, readers, writers)
 
     # ---- asking --------------------------------------------------------------------------
 
@@ -243,7 +249,7 @@ class Segments:
         if self._in_use(name, fd):
             self._unlinked[name] = fd
             return Outcome.UNLINKED, -1
-        self._inodes.pop(name, None)
+        self._forget(name)
         return Outcome.GONE, fd
 
     def recycle(self, name: str, heir: str) -> tuple[Outcome, int]:
@@ -266,13 +272,14 @@ class Segments:
         os.close(fd)
         if alone:
             self._inodes[heir] = self._inodes.pop(name)
+            self._sharing.forget(name)
         return (Outcome.RECYCLED if alone else Outcome.REFUSED), -1
 
     def discard(self, name: str) -> None:
         """Remove a segment that is no block, whether or not somebody maps it, and forget it."""
         _, fd = self.unlink(name, force=True)
         fd = max(fd, self._unlinked.pop(name, -1))
-        self._inodes.pop(name, None)
+        self._forget(name)
         if fd >= 0:
             os.close(fd)
 
@@ -285,7 +292,7 @@ class Segments:
         fd = self._unlinked.get(name)
         if fd is None or self._in_use(name, fd):
             return None
-        self._inodes.pop(name, None)
+        self._forget(name)
         return self._unlinked.pop(name)
 
     def close(self) -> None:
@@ -303,25 +310,32 @@ class Segments:
 
     def _remove_links(self, name: str) -> None:
         for path in (self.public(name), self.path(name)):
-            if inode_of(path) == self._inodes[name]:
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
+            recycling.remove(self._inodes[name], [path])
             failpoints.hit("daemon.unlinking")
 
     # ---- names ---------------------------------------------------------------------------
 
-    def adopt(self, name: str, inode: int) -> None:
-        """Take over a segment of an earlier run, one of whose names leads to it."""
+    def adopt(self, name: str, inode: int, readers: frozenset[int]) -> None:
+        """Take over a segment of an earlier run, one of whose names leads to it.
+
+        `readers` are other users who may open it.
+        """
         self._inodes[name] = inode
+        if readers:
+            self._sharing.found(name, readers)
         if inode_of(self.path(name)) == inode == inode_of(self.public(name)):
             return  # as almost always, and there may be a hundred thousand
         # Without room for the other link, the segment is adopted all the same.
         with contextlib.suppress(ArraydError):
             self._relink(name)
 
+    def _forget(self, name: str) -> None:
+        self._inodes.pop(name, None)
+        self._sharing.forget(name)
+
     def disown(self, name: str) -> None:
         """Forget a segment that was adopted, and leave its files as they are."""
-        self._inodes.pop(name, None)
+        self._forget(name)
 
     def public(self, name: str) -> str:
         """Return the path by which clients open a segment."""
@@ -383,16 +397,3 @@ class Segments:
     def _regain(self) -> None:
         if not self._scope.regain():
             raise DaemonError("Another daemon serves this endpoint now. Ask again.")
-
-
-def _write_end(
-    fd: int, name: str, plan: layout.SegmentPlan, meta: dict[str, Any], *, sealed: bool
-) -> None:
-    raw = layout.pack_meta(meta)
-    assert len(raw) <= plan.meta_room, "the metadata outgrew its place"
-    os.pwrite(fd, raw, plan.meta_offset)
-    failpoints.hit("daemon.half_written")
-    footer = layout.Footer(
-        name, plan.data_bytes, plan.meta_offset, len(raw), zlib.crc32(raw), sealed
-    )
-    os.pwrite(fd, footer.pack(), plan.size - layout.FOOTER_BYTES)

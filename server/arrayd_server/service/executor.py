@@ -13,11 +13,10 @@ from time import monotonic
 from typing import Any, ParamSpec
 
 from arrayd.common import failpoints
-from arrayd.common.bytesize import format_bytes
-from arrayd.errors import ArraydError, NotSealed
+from arrayd.errors import ArraydError
 from arrayd.wire import layout
 from arrayd.wire.grant import Grant
-from arrayd_server.core import error_texts, invariants, stream_invariants
+from arrayd_server.core import invariants, stream_invariants
 from arrayd_server.core.effects import (
     AskAgain,
     Cancel,
@@ -34,13 +33,14 @@ from arrayd_server.core.effects import (
     ReportProgress,
     Rewrite,
     Seal,
+    Share,
     StartReader,
     StopReader,
     Trace,
     Unlink,
     Work,
 )
-from arrayd_server.core.model import LoadedMember, ProbedFacts
+from arrayd_server.core.model import LoadedMember, ProbedFacts, Stage
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
 from arrayd_server.kernel import memory_limits
@@ -49,19 +49,17 @@ from arrayd_server.loading.loads import Callbacks, Loads, Probed
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments.block_metadata import metadata, placed, planned
 from arrayd_server.segments.member_metadata import describable
-from arrayd_server.segments.store import Outcome, Segments
+from arrayd_server.segments.outcome import Outcome
+from arrayd_server.segments.store import Segments
 from arrayd_server.service.link_check import LinkCheck
 from arrayd_server.service.page_threads import PageThreads
 from arrayd_server.service.published_index import PublishedIndex
 from arrayd_server.service.reading import ReaderEffects
+from arrayd_server.service.seals import Seals
 from arrayd_server.streams.readers import ReaderPool
 from arrayd_server.transport import peers
 
 log = logging.getLogger(__name__)
-SEAL_TIMEOUT = 2.0
-"""Seconds that other processes have to unmap a block that is to be sealed."""
-
-_RETRY_EVERY = 0.01
 
 P = ParamSpec("P")
 Answer = Callable[[Sequence[Reply | ReportProgress]], None]
@@ -110,6 +108,7 @@ class EffectExecutor:
         loop.add_reader(self._watch.fileno(), self._on_heard)
         on = (self._on_probed, self._on_info, self._on_progress, self._on_filled, self._on_failed)
         self._loads = Loads(pool, Callbacks(*on, self._on_loaded))
+        self._seals = Seals(loop, registry, segments, self.take, self._described, self._share)
         self._reading = ReaderEffects(readers, streams, self.take, segments.path)
 
     def act(self, effects: Sequence[Effect]) -> None:
@@ -185,6 +184,9 @@ class EffectExecutor:
                 self._ended(segment, *self._segments.recycle(segment, heir))
             case Rewrite(segment):
                 self._rewrite(segment)
+            case Share(segment):
+                with contextlib.suppress(ArraydError):  # it has gone; who asks for it is told
+                    self._share(segment)
             case StartReader() | ReadWindow() | ChangeRing() | StopReader():
                 self._reading.perform(effect)
             case _:
@@ -201,7 +203,7 @@ class EffectExecutor:
             case Make(job, segment):
                 self._make(job, segment)
             case Seal(job, segment):
-                self._seal(job, segment, self._loop.time() + SEAL_TIMEOUT)
+                self._seals.seal(job, segment)
             case Cancel(job):
                 self._loads.cancel(job)
 
@@ -214,11 +216,20 @@ class EffectExecutor:
             try:
                 if body.segment not in self._making and not self._links.ensure(body.segment):
                     reply = Reply(reply.to, AskAgain())
+                else:
+                    self._share(body.segment)
             except ArraydError as error:  # it is there, but its name cannot be
                 ends = [(body.segment, body.seq, 0)]
                 self.take(self._registry.release, reply.to.nonce, ends, monotonic())
                 reply = Reply(reply.to, error)
         self._answers.append(reply)
+
+    def _share(self, segment: str) -> None:
+        """Let exactly those other users open a segment whom the core has let in."""
+        block, job = self._registry.block(segment)
+        if block is not None and block.usable:
+            writes = job is not None and job.stage is Stage.WRITING
+            self._segments.share(segment, block.readers, block.readers if writes else ())
 
     def _inspect(self, segment: str) -> None:
         """Ask the kernel whether a segment is mapped, and go on asking while nobody holds it."""
@@ -293,31 +304,6 @@ class EffectExecutor:
         block, job = self._registry.block(segment)
         assert block is not None
         return segment, placed(block), metadata(block, job)
-
-    def _seal(self, job: int, segment: str, deadline: float) -> None:
-        block, task = self._registry.block(segment)
-        if block is None or task is None or task.number != job:
-            return  # cancelled or aborted in between
-        why = "another process can still write to it"
-        sealed = False
-        try:
-            sealed = self._segments.seal(*self._described(segment))
-        except FileNotFoundError:
-            self.take(self._registry.failed, job, error_texts.removed(block), monotonic())
-            return
-        except (OSError, ArraydError) as error:  # no descriptor, say: soon there may be one
-            why = str(error)
-        if sealed:
-            log.info("sealed %s: %s, %s", segment, block.identity, format_bytes(block.size))
-            self.take(self._registry.sealed, job, monotonic())
-        elif self._loop.time() < deadline:
-            self._loop.call_later(_RETRY_EVERY, self._seal, job, segment, deadline)
-        else:
-            refusal = NotSealed(
-                f"{block.identity}: {why}, {SEAL_TIMEOUT:.0f} s after it was to be sealed. Let "
-                "every process drop its array first (del)."
-            )
-            self.take(self._registry.unsealable, job, refusal, monotonic())
 
     def _rewrite(self, segment: str) -> None:
         with contextlib.suppress(OSError, ArraydError):  # it may have gone meanwhile

@@ -14,14 +14,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from arrayd.common import failpoints
-from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SpecMismatch
+from arrayd.errors import AccessDenied, ArraydError, DaemonError, NoSuchBlock, SpecMismatch
 from arrayd.source import Source
 from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import Request
 from arrayd_server import identity
+from arrayd_server.core import users
 from arrayd_server.core.effects import Effect, Reply, Result
-from arrayd_server.core.model import Asker, AwaitedItem, Block, Claims, Draft, Wanted, name_alias
+from arrayd_server.core.model import (
+    Asker,
+    AwaitedItem,
+    Block,
+    Claims,
+    Draft,
+    Peer,
+    Wanted,
+    name_alias,
+)
 from arrayd_server.identity import BlockIdentity
 from arrayd_server.segments.block_metadata import planned
 from arrayd_server.service import status_report, stream_requests
@@ -39,6 +49,10 @@ SHARE = 4
 
 (Dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking, 1998.)
 """
+
+
+_CONFINED = "confined"
+"""Begins the aliases of requests of other users than the daemon's."""
 
 
 def get(service: Service, request: Request, now: float) -> list[Effect]:
@@ -70,15 +84,17 @@ def prefetch(service: Service, request: Request, now: float) -> list[Effect]:
 
 def info(service: Service, request: Request, now: float) -> list[Effect]:
     """Describe a file without loading it."""
-    source = _source(request.fields["source"])
-    to = Asker(request.nonce, request.id)
+    fields, to = request.fields, Asker(request.nonce, request.id)
+    source = fields.get("denied") or _source(fields["source"])
     if isinstance(source, ArraydError):
         return [Reply(to, source)]
     if source.name is not None:
-        return [Reply(to, _published(service, source.name))]
+        return [Reply(to, _published(service, source.name, service.caller(to.nonce)))]
     if _crowded(service, to):
         return [Reply(to, _refusal(service, to))]
-    return service.registry.info(to, identity.of_source(source, request.fields["stat"]), now)
+    confined = service.caller(to.nonce).foreign
+    origin = identity.of_source(source, fields["stat"], confined=confined)
+    return service.registry.info(to, origin, now)
 
 
 def cancel(service: Service, request: Request, now: float) -> list[Effect]:
@@ -131,9 +147,9 @@ def create(service: Service, request: Request, now: float) -> list[Effect]:
     if _crowded(service, to):
         return [Reply(to, _refusal(service, to))]
     spec = Spec(tuple(fields["shape"]), fields["descr"], fields["order"], dtype.itemsize)
-    name = fields["name"]
-    pid = service.sessions.pid_of(request.nonce)
-    source = BlockIdentity(None, f"name:{name}" if name else f"put by {pid}")
+    name, peer = fields["name"], service.caller(request.nonce)
+    source = BlockIdentity(None, f"name:{name}" if name else f"put by {peer.pid}")
+    name = None if name is None else users.stored_name(name, peer)
     draft = Draft(spec, planned(spec, source).size, source, name, fields["keep"], fields["replace"])
     service.update_headroom()
     return service.registry.create(to, draft, _timeout(fields["wait"]), now)
@@ -160,7 +176,7 @@ def evict(service: Service, request: Request, now: float) -> list[Effect]:  # no
     source = _source(request.fields["source"] or {})
     if isinstance(source, ArraydError):
         return [Reply(to, source)]
-    return service.registry.evict(to, _matcher(source))
+    return service.registry.evict(to, _matcher(source, service.caller(to.nonce)))
 
 
 def bye(service: Service, request: Request, now: float) -> list[Effect]:
@@ -171,12 +187,19 @@ def bye(service: Service, request: Request, now: float) -> list[Effect]:
 def status(service: Service, request: Request, now: float) -> list[Effect]:
     """Report blocks, sessions, jobs and the daemon itself."""
     failpoints.hit("daemon.status")
-    report = status_report.build(service.registry, service.streams, service.facts(), now)
+    caller = service.caller(request.nonce)
+    report = status_report.build(service.registry, service.streams, service.facts(), caller, now)
     return [Reply(Asker(request.nonce, request.id), Result(report))]
 
 
 def stop(service: Service, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
     """Stop as on SIGTERM."""
+    caller = service.caller(request.nonce)
+    if caller.foreign and not caller.admin:
+        raise AccessDenied(
+            f"User {caller.uid} may not stop this daemon, which is user {os.geteuid()}'s. Its own "
+            "user and root may, and whom its option admins names."
+        )
     service.stop(signal.SIGTERM)
     return [Reply(Asker(request.nonce, request.id), Result({"pid": os.getpid()}))]
 
@@ -238,25 +261,30 @@ def _wanted(
     service: Service, to: Asker, item: Mapping[str, Any], *, detached: bool = False
 ) -> Wanted | ArraydError:
     """Return what is asked for; an error if it is nothing, or would be one load too many."""
-    wanted = _meant(item)
+    wanted = _meant(item, service.caller(to.nonce))
     if isinstance(wanted, ArraydError) or not _crowded(service, to, detached=detached):
         return wanted
     return wanted if wanted.served_by(service.registry.blocks.find)[0] else _refusal(service, to)
 
 
-def _meant(item: Mapping[str, Any]) -> Wanted | ArraydError:
-    source = _source(item["source"])
+def _meant(item: Mapping[str, Any], caller: Peer) -> Wanted | ArraydError:
+    source = item.get("denied") or _source(item["source"])
     if isinstance(source, ArraydError):
         return source
     if source.name is not None:
-        alias = name_alias(source.name)
-        return Wanted(alias, BlockIdentity(None, str(source)), name=source.name)
+        name = users.stored_name(source.name, caller)
+        return Wanted(name_alias(name), BlockIdentity(None, str(source)), name=name)
     seen = item.get("stat")
     stat = None if seen is None else tuple(seen)
     whole = identity.alias(source.whole(), stat) if source.rows is not None else None
     alias = identity.alias(source, stat, item["source"])
-    asked = identity.of_source(source, stat)
-    return Wanted(alias, asked, whole, edition=identity.edition(source, stat))
+    asked = identity.of_source(source, stat, confined=caller.foreign)
+    edition = identity.edition(source, stat)
+    if not caller.foreign:
+        return Wanted(alias, asked, whole, edition=edition)
+    # Not by the daemon's user's aliases: these may lead to what was read from several files.
+    alone = None if whole is None else (_CONFINED, whole)
+    return Wanted((_CONFINED, alias), asked, alone, edition=edition)
 
 
 class _Terms(NamedTuple):
@@ -285,8 +313,8 @@ def _timeout(wait: float | None) -> float:
     return ROOM_TIMEOUT if wait is None else max(0.0, float(wait))
 
 
-def _published(service: Service, name: str) -> Result | ArraydError:
-    block = service.registry.blocks.find(name_alias(name))
+def _published(service: Service, name: str, caller: Peer) -> Result | ArraydError:
+    block = service.registry.blocks.find(name_alias(users.stored_name(name, caller)))
     if block is None:
         return NoSuchBlock(f"No block is published as {name!r}.")
     spec = block.spec
@@ -302,9 +330,10 @@ def _published(service: Service, name: str) -> Result | ArraydError:
     )
 
 
-def _matcher(source: Source) -> Callable[[Block], bool]:
+def _matcher(source: Source, caller: Peer) -> Callable[[Block], bool]:
     if source.name is not None:
-        return lambda block: block.name == source.name
+        name = users.stored_name(source.name, caller)
+        return lambda block: block.name == name
     return lambda block: any(identity.matches(one.identity, source) for one in block.parts())
 
 

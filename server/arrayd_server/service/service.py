@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from arrayd_server.core.model import Peer
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
 from arrayd_server.service import status_report
@@ -23,6 +24,8 @@ class Service:
         Ends the daemon, as the signal of that number does.
     facts
         Returns what a status says of the daemon as it is now.
+    caller
+        Returns who is asking, by the session of the request: it need not be open.
     """
 
     registry: Registry
@@ -31,3 +34,4 @@ class Service:
     update_headroom: Callable[[], None]
     stop: Callable[[int], None]
     facts: Callable[[], status_report.Facts]
+    caller: Callable[[bytes], Peer]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from arrayd_server.core.effects import (
 )
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
+from arrayd_server.service import audit
 from arrayd_server.transport import peers
 from arrayd_server.transport.server import PeerConnection, Server
 
@@ -74,12 +76,16 @@ class Sessions:
         ArraydError
             The process is dead already, or there are too many sessions.
         """
-        self._peers.watch(nonce, route.address.pid, start, route.sock)
+        self._peers.watch(nonce, route.address, start, route.sock)
         self._routes[nonce] = route
 
     def heard(self, nonce: bytes, route: PeerConnection) -> None:
         """Send answers by the connection that a request has come by."""
         self._routes[nonce] = route
+
+    def route(self, nonce: bytes) -> PeerConnection:
+        """Return the connection of a session, or of a request that is served without one."""
+        return self._routes[nonce]
 
     def pid_of(self, nonce: bytes) -> int:
         """Return the process of a session; 0 for an unknown one."""
@@ -133,15 +139,23 @@ class Sessions:
             self.server.post(route, to.request, to.index, progress=[effect.done, effect.total])
             return False
         granted = isinstance(effect.body, Grant)
-        if granted:
+        if isinstance(effect.body, Grant):
             failpoints.hit("daemon.granting")
-        body = message(effect.body, self._about_us)
-        self.server.post(route, to.request, to.index, **body)
+            if route.address.uid != os.geteuid():
+                audit.granted(route.credentials, route.address.pid, effect.body)
+        self.server.post(route, to.request, to.index, **self._message(effect.body, route))
         return granted
 
     def send(self, route: PeerConnection, number: int, answer: Answer) -> None:
         """Send an answer by a connection, at once."""
-        self.server.send(route, number, **message(answer, self._about_us))
+        self.server.send(route, number, **self._message(answer, route))
+
+    def _message(self, answer: Answer, route: PeerConnection) -> dict[str, Any]:
+        about_us = self._about_us
+        if isinstance(answer, Welcome) and route.address.uid != os.geteuid():
+            # The index would tell of others' files, and leads to segments that one cannot open.
+            about_us = {key: value for key, value in about_us.items() if key != "index"}
+        return message(answer, about_us)
 
 
 def message(answer: Answer, about_us: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from arrayd.wire import layout, protocol
+from arrayd_server.core import users
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.model import Block, Job, Peer, State
 from arrayd_server.core.registry import Registry
@@ -45,8 +46,45 @@ class Facts:
     garbage: int
 
 
-def build(registry: Registry, streams: Streams, facts: Facts, now: float) -> dict[str, Any]:
-    """Return the answer to a status request; ages in seconds, sizes in bytes."""
+def build(
+    registry: Registry, streams: Streams, facts: Facts, caller: Peer, now: float
+) -> dict[str, Any]:
+    """Return the answer to a status request; ages in seconds, sizes in bytes.
+
+    Another user than the daemon's gets the sums, and of blocks, loads and sessions its own.
+    """
+    report = _whole(registry, streams, facts, now)
+    return _mine(registry, report, caller) if caller.foreign and not caller.admin else report
+
+
+def _mine(registry: Registry, report: dict[str, Any], caller: Peer) -> dict[str, Any]:
+    """Leave out what is others'."""
+    blocks = [_part(block, caller) for block in report["blocks"]]
+    mine = [
+        block
+        for block in blocks
+        if block["holders"] or users.owns(registry.blocks.table[block["segment"]], caller)
+    ]
+    return {
+        **report,
+        "sessions": _of(report["sessions"], caller),
+        "blocks": mine,
+        "blocks_more": report["blocks_more"] + len(blocks) - len(mine),
+        "jobs": [job for job in report["jobs"] if _of(job["waiters"], caller)],
+        "streams": [],
+    }
+
+
+def _part(block: dict[str, Any], caller: Peer) -> dict[str, Any]:
+    mine = {key: _of(block[key], caller) for key in ("holders", "waiters")}
+    return {**block, **mine}
+
+
+def _of(clients: list[dict[str, Any]], caller: Peer) -> list[dict[str, Any]]:
+    return [client for client in clients if client["uid"] == caller.uid]
+
+
+def _whole(registry: Registry, streams: Streams, facts: Facts, now: float) -> dict[str, Any]:
     shm = os.statvfs(layout.SHM)
     bare = [job for job in registry.jobs.table.values() if job.segment is None]
     blocks = _chosen(registry.blocks)

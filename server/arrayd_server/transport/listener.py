@@ -36,6 +36,8 @@ class Listener:
         Called with the socket of each new connection.
     passed
         The socket, if it listens already: it is a socket unit's, and stays as it is.
+    mode
+        Of the socket: whoever may write to it may connect.
 
     Raises
     ------
@@ -49,12 +51,14 @@ class Listener:
         loop: asyncio.AbstractEventLoop,
         on_accept: Callable[[socket.socket], None],
         passed: socket.socket | None = None,
+        *,
+        mode: int = 0o600,
     ) -> None:
         self._loop = loop
         self._on_accept = on_accept
         self._retry: asyncio.TimerHandle | None = None
         self._warned = False
-        self._socket = passed or _bound(path)
+        self._socket = passed or _bound(path, mode)
         self._socket.setblocking(False)
         loop.add_reader(self._socket, self._accept)
 
@@ -113,11 +117,11 @@ def reserve() -> int:
     return min(RESERVE, limit() // 4)
 
 
-def _bound(path: str) -> socket.socket:
-    """Return a socket of our own that listens at `path`, for this user alone."""
+def _bound(path: str, mode: int) -> socket.socket:
+    """Return a socket of our own that listens at `path`."""
     _clear(path)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    umask = os.umask(0o077)
+    umask = os.umask(0o777 & ~mode)
     try:
         made.bind(path)
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import select
 import socket
@@ -18,10 +19,13 @@ from dataclasses import dataclass, field
 
 from arrayd.common.proc import start_time
 from arrayd.errors import ArraydError, DaemonError
+from arrayd_server.access.policy import Credentials
 from arrayd_server.transport import listener
 
 _MAX_PER_PROCESS = 128  # sessions; a process needs one, and `arrayd status` lists each
-_SO_PEERPIDFD = 77
+_SO_PEERGROUPS, _SO_PEERPIDFD = 59, 77
+_MAX_GROUPS = 65536  # NGROUPS_MAX
+_libc = ctypes.CDLL(None)
 _UCRED = struct.Struct("iII")  # pid, uid, gid
 
 
@@ -37,6 +41,7 @@ class Address:
 @dataclass(slots=True)
 class _Process:
     pidfd: int
+    uid: int
     nonces: set[bytes] = field(default_factory=set)
 
 
@@ -46,6 +51,21 @@ def of(sock: socket.socket) -> Address:
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     )
     return Address(uid, gid, pid)
+
+
+def credentials(sock: socket.socket) -> Credentials:
+    """Return the ids of who connected, and the supplementary groups, as they were at that moment.
+
+    In doubt there are no groups: with them a process may do more.
+    """
+    address, groups = of(sock), (ctypes.c_uint32 * _MAX_GROUPS)()
+    size = ctypes.c_uint32(ctypes.sizeof(groups))
+    # Python's own takes 1024 bytes at most: 256 groups.
+    failed = _libc.getsockopt(
+        sock.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, groups, ctypes.byref(size)
+    )
+    found = [] if failed else groups[: size.value // 4]
+    return Credentials(address.uid, address.gid, frozenset(found))
 
 
 def group_of(pid: int) -> int:
@@ -77,7 +97,8 @@ class Peers:
     loop
         Where the deaths are noticed.
     limit
-        Sessions at a time; one process may have a quarter of them, and `_MAX_PER_PROCESS`.
+        Sessions at a time; one process may have a quarter of them, and `_MAX_PER_PROCESS`; one
+        user, other than the daemon's, half.
     on_death
         Called with the nonce of each session of a process that died.
     """
@@ -90,11 +111,13 @@ class Peers:
         self._on_death = on_death
         self._processes: dict[int, _Process] = {}
 
-    def watch(self, nonce: bytes, pid: int, start: int, sock: socket.socket) -> None:
+    def watch(self, nonce: bytes, address: Address, start: int, sock: socket.socket) -> None:
         """Watch the process of a session: `on_death` is called when it dies.
 
         Parameters
         ----------
+        address
+            Who it is, by the kernel's word.
         start
             When the process began, in clock ticks since boot (`common.proc.start_time`);
             0: unknown. It tells the process from a later one with the same pid.
@@ -106,15 +129,17 @@ class Peers:
         ArraydError
             The process is dead already, or there are too many sessions.
         """
+        pid = address.pid
         known = self._processes.get(pid)
         if known is not None and _dead(known.pidfd):
             self._died(pid)
             known = None
         if known is not None and nonce in known.nonces:
             return
-        self._check_room(pid, known)
+        self._check_room(address, known)
         if known is None:
-            known = self._processes[pid] = _Process(self._watched(pid, start, sock))
+            pidfd = self._watched(pid, start, sock)
+            known = self._processes[pid] = _Process(pidfd, address.uid)
         known.nonces.add(nonce)
 
     def forget(self, nonce: bytes, pid: int) -> None:
@@ -130,7 +155,8 @@ class Peers:
         for pid in list(self._processes):
             self._close(pid)
 
-    def _check_room(self, pid: int, known: _Process | None) -> None:
+    def _check_room(self, address: Address, known: _Process | None) -> None:
+        pid = address.pid
         own = len(known.nonces) if known is not None else 0
         most = max(1, min(self.limit // 4, _MAX_PER_PROCESS))
         if own >= most:
@@ -138,12 +164,22 @@ class Peers:
                 f"Process {pid} has {own} sessions, as many as one process may have. Close some "
                 "(arrayd.connect returns one each time), or raise --max-clients."
             )
+        self._check_share(address.uid)
         total = sum(len(process.nonces) for process in self._processes.values())
         if total >= self.limit or listener.spare() < listener.reserve() // 2:
             raise DaemonError(
                 f"The daemon has {total} sessions and {listener.spare()} descriptors left: it "
                 "takes no more. Raise its limit of descriptors (LimitNOFILE=, ulimit -n) or "
                 f"--max-clients ({self.limit})."
+            )
+
+    def _check_share(self, uid: int) -> None:
+        """Refuse a user, other than the daemon's, that has half of all sessions."""
+        of_user = sum(len(p.nonces) for p in self._processes.values() if p.uid == uid)
+        if uid != os.geteuid() and of_user >= max(1, self.limit // 2):
+            raise DaemonError(
+                f"User {uid} has {of_user} sessions, half of the {self.limit} that the daemon "
+                "takes (--max-clients). End some of your processes."
             )
 
     def _watched(self, pid: int, start: int, sock: socket.socket) -> int:

@@ -65,12 +65,23 @@ class PeerConnection:
         The queue of its process.
     """
 
-    __slots__ = ("address", "ends", "process", "send_queue", "since", "sock", "stream", "unsent")
+    __slots__ = (
+        "address",
+        "credentials",
+        "ends",
+        "process",
+        "send_queue",
+        "since",
+        "sock",
+        "stream",
+        "unsent",
+    )
 
     def __init__(
         self, sock: socket.socket, address: peers.Address, process: ProcessQueue[PeerConnection]
     ) -> None:
         self.sock, self.address, self.process = sock, address, process
+        self.credentials = peers.credentials(sock)
         self.stream = zmtp.ByteStream(protocol.MAX_FRAME)
         self.send_queue: deque[memoryview] = deque()
         self.unsent = 0  # bytes in it
@@ -101,6 +112,8 @@ class Server:
         Called with each connection that has ended, whoever ended it.
     passed
         The socket there, if a socket unit has made it.
+    mode
+        Of the socket.
 
     Raises
     ------
@@ -115,6 +128,8 @@ class Server:
         handle: Handler,
         on_close: Callable[[PeerConnection], None],
         passed: socket.socket | None = None,
+        *,
+        mode: int = 0o600,
     ) -> None:
         self.garbage = 0
         self._loop = loop
@@ -125,7 +140,8 @@ class Server:
         self._posted: dict[PeerConnection, list[bytes]] = {}  # until `flush`
         self._chunk = bytearray(RECEIVE_BYTES)
         self._epoll = select.epoll()
-        self._listener = Listener(endpoint.removeprefix("ipc://"), loop, self._on_accept, passed)
+        path = endpoint.removeprefix("ipc://")
+        self._listener = Listener(path, loop, self._on_accept, passed, mode=mode)
         loop.add_reader(self._epoll.fileno(), self._turn)
         self._sweeper = loop.call_later(HANDSHAKE_TIMEOUT, self._sweep)
 

@@ -46,8 +46,8 @@ def test_an_unknown_session_is_asked_to_say_hello(world: World) -> None:
         world.do(r.seal, world.naive.ask(to), "x", now),
     ):
         assert [reply.body for reply in replies] == [IntroduceYourself()]
-    assert r.admit(b"?", 1) == IntroduceYourself()
-    assert r.admit(b"a", 1) is None
+    assert r.admit(b"?", 1, 7) == IntroduceYourself()
+    assert r.admit(b"a", 1, 7) is None
 
 
 def test_what_a_stranger_tells_is_ignored(world: World) -> None:
@@ -72,7 +72,8 @@ def test_a_session_belongs_to_its_process(world: World) -> None:
     """A hello from another pid is refused and changes no hold."""
     grant = world.load(b"a", SMALL)
     assert isinstance(world.hello(b"a", 3), AccessDenied)
-    assert "process 1's, not 0's" in str(world.registry.admit(b"a", 0))  # of a PID namespace
+    assert "process 1's, not 0's" in str(world.registry.admit(b"a", 0, 7))  # of a PID namespace
+    assert isinstance(world.registry.admit(b"a", 1, 8), AccessDenied)  # of another user
     assert set(world.registry.sessions[b"a"].holds) == {grant.segment}
 
 

@@ -83,14 +83,14 @@ def test_a_fifo_does_not_hang(tmp_path: Path, format: str) -> None:
 
 
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """EACCES is AccessDenied, naming the file and the loader's uid (root could read it)."""
+    """EACCES is AccessDenied, naming the file and the loader's user (root could read it)."""
     source = as_npy(tmp_path, np.arange(3))
 
     def refuse(path: str, *_: Any) -> int:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(AccessDenied, match=rf"a\.npy.*uid {os.geteuid()}"):
+    with pytest.raises(AccessDenied, match=rf"a\.npy.*user {os.geteuid()}"):
         probe(source)
 
 

@@ -13,8 +13,9 @@ from arrayd.wire import layout
 from arrayd_server.kernel import leases
 from arrayd_server.segments import recycling
 from arrayd_server.segments.adoption import read, read_footer, scan
+from arrayd_server.segments.outcome import Outcome
 from arrayd_server.segments.scope import Scope
-from arrayd_server.segments.store import Outcome, Segments
+from arrayd_server.segments.store import Segments
 
 META = {"a": 1}
 OLD, HEIR = 1, 2
@@ -176,7 +177,7 @@ def test_a_spare_that_somebody_removed(segments: Segments, old: str, heir: str) 
     assert os.path.exists(segments.public(heir))
 
 
-@pytest.mark.parametrize("step", ["removexattr", "fchmod", "rename", "rename 2"])
+@pytest.mark.parametrize("step", ["setxattr", "rename", "rename 2"])
 def test_a_step_that_fails(
     segments: Segments,
     scope: Scope,
@@ -215,7 +216,7 @@ def test_a_failed_step_ends_in_an_unlink(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fchmod", fail)
+        patch.setattr(os, "setxattr", fail)
         outcome, fd = segments.recycle(old, heir)
     assert outcome is Outcome.GONE
     os.close(fd)

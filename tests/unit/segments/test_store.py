@@ -21,8 +21,9 @@ from arrayd.wire import layout
 from arrayd_server.kernel import leases, segment_users
 from arrayd_server.kernel.close_watch import CloseWatch
 from arrayd_server.segments.adoption import read_footer, scan
+from arrayd_server.segments.outcome import Outcome
 from arrayd_server.segments.scope import Scope, ScopeTaken
-from arrayd_server.segments.store import Outcome, Segments
+from arrayd_server.segments.store import Segments
 from tests.support.processes import wait_until
 
 HOLDER = """

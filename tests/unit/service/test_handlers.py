@@ -10,7 +10,7 @@ import pytest
 from arrayd.errors import DaemonError
 from arrayd.source import Source
 from arrayd_server import identity
-from arrayd_server.core.model import Asker, Wanted
+from arrayd_server.core.model import Asker, Peer, Wanted
 from arrayd_server.service import handlers
 
 ME = b"me"
@@ -34,7 +34,7 @@ def _daemon(*jobs: int) -> Any:
     registry = SimpleNamespace(
         blocks=NoBlocks(), jobs=SimpleNamespace(in_flight=lambda _: tuple(jobs))
     )
-    return SimpleNamespace(registry=registry)
+    return SimpleNamespace(registry=registry, caller=lambda _: Peer(7, 1))
 
 
 def _wanted(daemon: Any, path: object, **options: bool) -> Any:

@@ -57,6 +57,11 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+def address(pid: int) -> peers.Address:
+    """Return what the kernel says of a process of this user."""
+    return peers.Address(os.geteuid(), os.getegid(), pid)
+
+
 Line = tuple[socket.socket, socket.socket]
 
 
@@ -74,9 +79,9 @@ def test_a_number_that_was_given_to_another(
     """Where the connection has no pidfd, a process of another start time is not the one meant."""
     monkeypatch.setattr(peers, "_SO_PEERPIDFD", 9999)
     start = start_time(sleeper.pid)
-    error, _ = raised(lambda: watched.peers.watch(b"a", sleeper.pid, start - 1, line[0]))
+    error, _ = raised(lambda: watched.peers.watch(b"a", address(sleeper.pid), start - 1, line[0]))
     assert isinstance(error, DaemonError)
-    watched.peers.watch(b"a", sleeper.pid, start, line[0])
+    watched.peers.watch(b"a", address(sleeper.pid), start, line[0])
 
 
 def test_the_dead_have_no_session(
@@ -90,7 +95,7 @@ def test_the_dead_have_no_session(
     start = start_time(sleeper.pid)
     sleeper.kill()
     sleeper.wait()
-    error, _ = raised(lambda: watched.peers.watch(b"a", sleeper.pid, start, line[0]))
+    error, _ = raised(lambda: watched.peers.watch(b"a", address(sleeper.pid), start, line[0]))
     assert "ended" in str(error)
 
 
@@ -103,7 +108,7 @@ def test_a_zombie_is_dead(
     """A death is heard of before the parent reaps it; ``kill(pid, 0)`` calls it alive."""
     monkeypatch.setattr(peers, "_SO_PEERPIDFD", 9999)
     for nonce in (b"a", b"b"):
-        watched.peers.watch(nonce, sleeper.pid, start_time(sleeper.pid), line[0])
+        watched.peers.watch(nonce, address(sleeper.pid), start_time(sleeper.pid), line[0])
     os.kill(sleeper.pid, signal.SIGKILL)
     watched.loop.call_later(20, watched.loop.stop)
     while len(watched.died) < 2:
@@ -116,17 +121,17 @@ def test_sessions_are_counted(watched: Watched, line: Line) -> None:
     """One process may have a quarter of all sessions; one that says bye makes room."""
     pid = os.getpid()
     for nonce in (b"a", b"b", b"b", b"a"):
-        watched.peers.watch(nonce, pid, 0, line[0])
-    error, _ = raised(lambda: watched.peers.watch(b"c", pid, 0, line[0]))
+        watched.peers.watch(nonce, address(pid), 0, line[0])
+    error, _ = raised(lambda: watched.peers.watch(b"c", address(pid), 0, line[0]))
     assert "2 sessions" in str(error)
     watched.peers.forget(b"a", pid)
-    watched.peers.watch(b"c", pid, 0, line[0])
+    watched.peers.watch(b"c", address(pid), 0, line[0])
 
 
 def test_a_process_of_another_namespace(watched: Watched, line: Line) -> None:
     """Process 0 is somebody we cannot see; he has sessions, and nobody is taken for dead."""
-    watched.peers.watch(b"a", 0, 0, line[0])
-    watched.peers.watch(b"b", 0, 0, line[0])
+    watched.peers.watch(b"a", address(0), 0, line[0])
+    watched.peers.watch(b"b", address(0), 0, line[0])
     watched.peers.forget(b"a", 0)
     watched.peers.forget(b"b", 0)
     assert watched.died == []

@@ -1,0 +1,1 @@
+"""What users other than the daemon's own may have: decided here, by the kernel's rules."""

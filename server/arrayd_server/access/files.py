@@ -1,0 +1,238 @@
+"""`look`: whether a user may read the file at a path, found out one component at a time.
+
+Each directory is opened from the one before (``openat``, O_PATH), and looked at by its descriptor:
+what is decided on is what is opened, whatever is renamed meanwhile. Symbolic links are followed as
+the kernel does, each component of what they say being looked at too. This runs in a thread, for a
+file server that is away answers to no ``stat``.
+
+The answer holds for the inode and the time stamps that `look` returns. Whoever reads the file
+later compares them with those of what was opened: a file that was replaced is another inode, and
+one whose permissions were changed has another ctime.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from arrayd.errors import AccessDenied, ArraydError, BadFile, SourceNotFound
+from arrayd.wire.protocol import Stat
+from arrayd_server.access.policy import (
+    READ,
+    SEARCH,
+    Acl,
+    Credentials,
+    Inode,
+    allows,
+    is_under,
+    parse_acl,
+)
+
+MAX_LINKS = 40
+"""Symbolic links that are followed for one path, as by the kernel."""
+
+MAX_COMPONENTS = 4096
+"""Components of a path, those of its links included."""
+
+_ACL, _NFS4_ACL = "system.posix_acl_access", "system.nfs4_acl"
+
+_KERNELS_OWN = {
+    *("autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts"),
+    *("devtmpfs", "efivarfs", "fusectl", "mqueue", "nsfs", "pipefs", "proc", "pstore"),
+    *("securityfs", "selinuxfs", "sockfs", "sysfs", "tracefs"),
+}
+"""File systems that hold no data, but what the kernel tells the process that asks: the daemon."""
+
+
+@dataclass(slots=True)
+class _Walk:
+    """A path on its way: the directories that are open, by name, and what is left to go."""
+
+    path: str  # as was asked for
+    who: Credentials
+    todo: deque[str]
+    fds: list[int] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    links: int = 0
+    steps: int = 0
+
+
+def look(path: str, who: Credentials, roots: Sequence[str] = ("/",)) -> tuple[str, Stat]:
+    """Return the real path of a file that a user may read, and the ``stat`` of what is there.
+
+    Parameters
+    ----------
+    path
+        Absolute.
+    roots
+        Directories, each a real path, outside which nothing is read.
+
+    Raises
+    ------
+    AccessDenied
+        The user may not read it, or not search a directory on the way; or it is outside the roots.
+    SourceNotFound
+        There is none.
+    BadFile
+        It is no regular file.
+    """
+    if not path.startswith("/") or "\0" in path:
+        raise SourceNotFound(f"{path!r}: no file can have this name.")
+    walk = _Walk(path, who, deque(path.split("/")))
+    try:
+        walk.fds.append(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        found = _walk(walk)
+    except ArraydError:
+        raise  # some of them are OSErrors too
+    except OSError as error:
+        raise _refused(path, error) from None
+    finally:
+        for fd in walk.fds:
+            os.close(fd)
+    real = "/" + "/".join(walk.names)
+    if not is_under(real, roots):
+        raise AccessDenied(
+            f"{path} is outside the directories that this daemon serves to other users "
+            f"({', '.join(roots)}). Its administrator can add one: the option roots."
+        )
+    return real, found
+
+
+def _walk(walk: _Walk) -> Stat:
+    """Go to the end of the path; leave the names of the real one in `walk`."""
+    while walk.todo:
+        name = walk.todo.popleft()
+        walk.steps += 1
+        if walk.steps > MAX_COMPONENTS:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        if name in ("", "."):
+            continue
+        _may(walk, walk.fds[-1], SEARCH, "/" + "/".join(walk.names))
+        if name == "..":
+            if walk.names:
+                walk.names.pop()
+                os.close(walk.fds.pop())
+            continue
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=walk.fds[-1])
+        info = os.fstat(fd)
+        if stat.S_ISLNK(info.st_mode):
+            _follow(walk, fd)
+            continue
+        walk.fds.append(fd)
+        walk.names.append(name)
+        if not stat.S_ISDIR(info.st_mode) and any(rest not in ("", ".") for rest in walk.todo):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    return _end(walk)
+
+
+def _follow(walk: _Walk, fd: int) -> None:
+    """Put what a symbolic link says in front of what is left of the path."""
+    try:
+        walk.links += 1
+        if walk.links > MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if _is_kernels_own(os.fstat(fd).st_dev):  # /proc/self/fd/3: no path, but a way to anything
+            raise AccessDenied(f"{walk.path} leads through a link that the kernel makes up.")
+        target = os.readlink("", dir_fd=fd)
+    finally:
+        os.close(fd)
+    if target.startswith("/"):
+        while len(walk.fds) > 1:
+            os.close(walk.fds.pop())
+        walk.names.clear()
+    walk.todo.extendleft(reversed(target.split("/")))
+
+
+def _end(walk: _Walk) -> Stat:
+    fd = walk.fds[-1]
+    info = os.fstat(fd)
+    if stat.S_ISDIR(info.st_mode):
+        raise BadFile(f"{walk.path} is a directory: a source is a file.")
+    if not stat.S_ISREG(info.st_mode):
+        raise BadFile(f"{walk.path} is no regular file (a pipe, socket or device): copy it to one.")
+    if _is_kernels_own(info.st_dev):
+        raise AccessDenied(f"{walk.path} is no file of data: the kernel makes it up.")
+    _may(walk, fd, READ, walk.path)
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def _may(walk: _Walk, fd: int, wanted: int, shown: str) -> None:
+    """Raise AccessDenied unless the user may do what is wanted with an open file or directory."""
+    info = os.fstat(fd)
+    inode = Inode(info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode), _acl_of(fd))
+    if allows(inode, walk.who, wanted):
+        return
+    what = "read it" if wanted == READ else f"search {shown}"
+    raise AccessDenied(
+        f"{walk.path}: user {walk.who.uid} may not {what} (mode {inode.mode:04o}, owner "
+        f"{inode.uid}, group {inode.gid}). Its owner can allow it (chmod, setfacl)."
+    )
+
+
+def _acl_of(fd: int) -> Acl | None:
+    """Return the access control list of an open file, if it has one.
+
+    Raises
+    ------
+    OSError
+        It has one that is not understood: permission is in doubt.
+    """
+    here = f"/proc/self/fd/{fd}"  # an O_PATH descriptor has no attributes of its own
+    with contextlib.suppress(OSError):
+        if named_in_nfs4_acl(os.getxattr(here, _NFS4_ACL)):
+            raise PermissionError(errno.EACCES, "an NFSv4 access control list names users")
+    try:
+        return parse_acl(os.getxattr(here, _ACL))
+    except ValueError:
+        raise OSError(errno.EACCES, "an access control list that is not understood") from None
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return None
+        raise
+
+
+def named_in_nfs4_acl(data: bytes) -> bool:
+    """Say whether an NFSv4 list (RFC 7530, 6.2.1, as XDR) says more than a mode does."""
+    count, at = int.from_bytes(data[:4], "big"), 4
+    for _ in range(count):
+        kind = int.from_bytes(data[at : at + 4], "big")
+        length = int.from_bytes(data[at + 12 : at + 16], "big")
+        who = data[at + 16 : at + 16 + length]
+        if who not in (b"OWNER@", b"GROUP@", b"EVERYONE@") or kind > 1:
+            return True
+        at += 16 + -(-length // 4) * 4
+    return at != len(data)
+
+
+def _is_kernels_own(device: int) -> bool:
+    return _file_system(device) in _KERNELS_OWN
+
+
+def _file_system(device: int) -> str:
+    """Return the type of the file system with this ``st_dev``; empty: it is mounted nowhere."""
+    if os.major(device):
+        return "of a disk"  # what has no device of its own has major number 0
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as table:
+        for line in table:  # see proc_pid_mountinfo(5)
+            words = line.split(" ")
+            if words[2] == wanted:
+                return words[words.index("-") + 1]
+    return ""
+
+
+def _refused(path: str, error: OSError) -> ArraydError:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return SourceNotFound(f"{path}: {error.strerror}.")
+    if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+        return SourceNotFound(f"{path}: {error.strerror}.")
+    return AccessDenied(
+        f"{path}: whether you may read it cannot be told, for the daemon (user {os.geteuid()}) "
+        f"cannot look at it itself ({error.strerror}). Its administrator can let it: "
+        "CAP_DAC_READ_SEARCH, see deploy/README.md."
+    )

@@ -1,0 +1,87 @@
+"""Users other than the daemon's: what they may open, what is theirs, how much they may have.
+
+A segment is a file of the daemon's user with mode 0600. Another user is *let in* to one (an entry
+in its access control list) with the grant of a hold, and *let out* when the user's last hold ends;
+what is mapped by then stays mapped. An idle block lets nobody in. Who is let in is kept with the
+file, so after a restart of the daemon a session may state the holds that its user was let in to,
+and no others: the names of segments are no secret.
+
+That a user may read a *file* is found out before a request comes here (`arrayd_server.access`).
+What is made for a user counts in that user's quota for as long as it is there; to make room for
+more, the user's own idle blocks go.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from arrayd_server.core.blocks import BlockTable
+from arrayd_server.core.effects import Effect, Share
+from arrayd_server.core.model import Block, Job, Peer, State
+
+
+def let_in(block: Block, peer: Peer) -> None:
+    """Let a holder open the block; the shell sees to it before it sends the grant."""
+    if peer.foreign:
+        block.readers.add(peer.uid)
+
+
+def is_in(block: Block, peer: Peer) -> bool:
+    """Say whether a process may hold a block that it says it holds."""
+    return not peer.foreign or peer.uid in block.readers
+
+
+def let_out(block: Block, peer: Peer, holders: Iterable[Peer]) -> list[Effect]:
+    """Let a user out whose hold has ended, unless one of the other `holders` is of that user."""
+    if peer.uid not in block.readers or any(other.uid == peer.uid for other in holders):
+        return []
+    block.readers.discard(peer.uid)
+    return [Share(block.segment)]
+
+
+def let_all_out(block: Block) -> list[Effect]:
+    """Let nobody in to a block that is idle."""
+    if not block.readers:
+        return []
+    block.readers.clear()
+    return [Share(block.segment)]
+
+
+def may_redeem(block: Block, peer: Peer, token: bytes) -> bool:
+    """Say whether a process may turn a reference into a hold: it is of its user, or was let in."""
+    lend = block.lends.get(token)
+    return is_in(block, peer) or (lend is not None and lend.user == peer.user)
+
+
+def owns(block: Block, peer: Peer) -> bool:
+    """Say whether a process may end a block that nobody uses, or see who does."""
+    return peer.admin or not peer.foreign or block.user == peer.uid
+
+
+def stored_name(name: str, peer: Peer) -> str:
+    """Return a name that a process gives to what it publishes: each user has names of its own."""
+    return f"~{peer.uid}/{name}" if peer.foreign else name
+
+
+def shown_name(stored: str) -> str:
+    """Return a name as its user gave it."""
+    return re.sub(r"\A~\d+/", "", stored)
+
+
+def to_evict(blocks: BlockTable, queue: Iterable[Job], job: Job, now: float) -> list[Block] | None:
+    """Return the user's own idle blocks that must go for a job; None: they are too few."""
+    if job.user is None:
+        return []
+    mine = [b for b in blocks.table.values() if b.user == job.user and b.state is not State.SPARE]
+    asked = sum(other.size for other in queue if other.user == job.user and other is not job)
+    over = sum(block.size for block in mine) + asked + job.size - blocks.quota
+    going: list[Block] = []
+    for segment in blocks.idle:
+        if over <= 0:
+            break
+        block = blocks.table[segment]
+        if block.user == job.user and not block.published and block.pinned_until <= now:
+            going.append(block)
+            over -= block.size
+    return going if over <= 0 else None

@@ -1,0 +1,85 @@
+"""A loader that reads for another user than the daemon's gives up all files but that one.
+
+That the user may read the file has been found out by its path, and holds for an inode. Between
+then and now the path may lead elsewhere: the user can swap a symbolic link as often as it likes.
+And what an HDF5 file refers to, or a plug-in opens, nobody has looked at. So the process, a child
+that does this one task, opens the file, sees that it is the inode, and has the kernel refuse it
+every other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+from arrayd.errors import AccessDenied, SourceChanged
+from arrayd_server.kernel import landlock
+from arrayd_server.loaders.validation import os_errors
+from arrayd_server.loading.messages import FillTask, InfoTask, ProbeTask
+
+_CODE = ("/usr", "/lib", "/lib64")
+
+
+def for_look(task: ProbeTask | InfoTask) -> None:
+    """Enter it for a task that looks at a file, if it is for another user."""
+    if task.confined:
+        enter(task.source.path, (task.stat or (0, 0))[:2])
+
+
+def for_fill(task: FillTask) -> None:
+    """Enter it for a task that loads a part of a file, if it is for another user."""
+    if task.confined:
+        enter(task.source.path, task.found.identity[1:3], task.path)
+
+
+def enter(path: str, inode: Sequence[int], segment: str | None = None) -> None:
+    """Leave this process, for good, nothing but a file and the segment that it fills.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    inode
+        Device and number of the inode that its asker may read.
+    segment
+        Path of the segment.
+
+    Raises
+    ------
+    SourceChanged
+        The path leads to another inode by now.
+    AccessDenied
+        The kernel cannot confine a process.
+    SourceNotFound
+        There is no file any more.
+    """
+    with contextlib.ExitStack() as opened:
+        with os_errors(path):
+            file = _open(path, opened)
+        found = os.fstat(file)
+        if (found.st_dev, found.st_ino) != tuple(inode):
+            message = f"{path} was replaced while it was asked for. Ask again."
+            raise SourceChanged(message, read=False)
+        try:
+            landlock.restrict(_code(), [file], [] if segment is None else [_open(segment, opened)])
+        except OSError as error:
+            raise AccessDenied(
+                f"{path} is not read for you: a loader that reads other users' files is confined "
+                f"to the file by Landlock, and this kernel has none ({error.strerror}). It takes "
+                "Linux 5.13 with landlock among its security modules "
+                "(`cat /sys/kernel/security/lsm`)."
+            ) from None
+
+
+def _open(path: str, opened: contextlib.ExitStack) -> int:
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    opened.callback(os.close, fd)
+    return fd
+
+
+def _code() -> list[str]:
+    """Return where Python and its packages lie."""
+    places = {os.path.realpath(p) for p in (sys.prefix, sys.base_prefix, *sys.path) if p}
+    return [*_CODE, *sorted(places - {"/"})]

@@ -1,0 +1,25 @@
+"""The record of what other users than the daemon's asked for, and got or did not get.
+
+One line each, of the logger ``arrayd_server.audit``: who, by the kernel's word, what of, and by
+which rule.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from arrayd.wire.grant import Grant
+from arrayd_server.access.policy import Credentials
+
+log = logging.getLogger("arrayd_server.audit")
+
+
+def granted(who: Credentials, pid: int, grant: Grant) -> None:
+    """Record that a user was let in to a segment."""
+    what = (grant.segment, grant.source)
+    log.info("granted uid=%d pid=%d segment=%s source=%r", who.uid, pid, *what)
+
+
+def refused(who: Credentials, pid: int, op: str, what: str, rule: str) -> None:
+    """Record that a user was refused."""
+    log.warning("refused uid=%d pid=%d op=%s source=%r: %s", who.uid, pid, op, what, rule)

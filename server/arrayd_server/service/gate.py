@@ -1,0 +1,108 @@
+"""`Gate`: finds out, in threads, whether another user may read the files of a request.
+
+A file server that is away answers to no ``stat``, so nothing is looked at on the loop, and a user
+whose files hang has `SHARE` of the threads at most: the requests of a user wait for each other, not
+for those of other users.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+from arrayd.errors import AccessDenied, ArraydError, DaemonError
+from arrayd.wire.protocol import Stat
+from arrayd_server.access import files
+from arrayd_server.access.policy import Credentials
+
+THREADS, SHARE = 8, 2
+"""Threads in all, and how many of them one user may have."""
+
+MAX_WAITING = 256
+"""Requests of one user that may wait for a thread."""
+
+Verdict = Stat | ArraydError
+"""The ``stat`` of a file that may be read; or why it may not."""
+
+Done = Callable[[Sequence[Verdict]], None]
+_Look = tuple[Credentials, Sequence[str], Done]
+
+
+class Gate:
+    """Looks at files for other users than the daemon's.
+
+    Parameters
+    ----------
+    roots
+        Directories outside which nothing is read for them.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, roots: Sequence[str]) -> None:
+        self.roots = roots
+        self._loop = loop
+        self._threads = ThreadPoolExecutor(THREADS, "arrayd-gate")
+        self._running: dict[int, int] = {}
+        self._waiting: dict[int, deque[_Look]] = {}
+        self._closed = False
+
+    def look(self, who: Credentials, paths: Sequence[str], done: Done) -> None:
+        """Look at files for a user; call `done` with a verdict on each, on the loop.
+
+        Raises
+        ------
+        DaemonError
+            Too many requests of that user wait.
+        """
+        waiting = self._waiting.setdefault(who.uid, deque())
+        if len(waiting) >= MAX_WAITING:
+            raise DaemonError(
+                f"{len(waiting)} requests of user {who.uid} wait until the daemon has looked at "
+                "their files: ask again when some are done."
+            )
+        waiting.append((who, paths, done))
+        self._start(who.uid)
+
+    def close(self) -> None:
+        """Begin nothing more, and pass nothing on."""
+        self._closed = True
+        self._waiting.clear()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, uid: int) -> None:
+        """Give what waits of a user the threads that are left to it."""
+        waiting = self._waiting.get(uid, deque())
+        while waiting and self._running.get(uid, 0) < SHARE:
+            who, paths, done = waiting.popleft()
+            self._running[uid] = self._running.get(uid, 0) + 1
+            future = self._threads.submit(_verdicts, who, paths, self.roots)
+            future.add_done_callback(partial(self._report, uid, done))
+        if not waiting and not self._running.get(uid):
+            self._waiting.pop(uid, None)
+            self._running.pop(uid, None)
+
+    def _report(self, uid: int, done: Done, future: Future[list[Verdict]]) -> None:
+        if not self._closed and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tell, uid, future, done)
+
+    def _tell(self, uid: int, future: Future[list[Verdict]], done: Done) -> None:
+        if self._closed:
+            return
+        self._running[uid] -= 1
+        self._start(uid)
+        done(future.result())
+
+
+def _verdicts(who: Credentials, paths: Sequence[str], roots: Sequence[str]) -> list[Verdict]:
+    return [_verdict(who, path, roots) for path in paths]
+
+
+def _verdict(who: Credentials, path: str, roots: Sequence[str]) -> Verdict:
+    try:
+        return files.look(path, who, roots)[1]
+    except ArraydError as error:
+        return error
+    except Exception as error:  # in doubt: no
+        return AccessDenied(f"{path}: whether you may read it cannot be told ({error!r}).")

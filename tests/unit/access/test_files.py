@@ -1,0 +1,137 @@
+"""A path that is looked at for somebody else: what is found, what is refused, and in what words."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from arrayd.errors import AccessDenied, ArraydError, BadFile, SourceNotFound
+from arrayd_server.access import files
+from arrayd_server.access.files import look
+from arrayd_server.access.policy import Credentials
+
+ME = Credentials(os.geteuid(), os.getegid(), frozenset(os.getgroups()))
+OTHER = Credentials(60001, 60001)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Give a folder that others could reach, with a file that they may read."""
+    for one in (tmp_path, *tmp_path.parents):
+        if one != Path("/") and one.stat().st_uid == os.geteuid():
+            one.chmod(one.stat().st_mode | 0o111)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open/x").write_bytes(b"1")
+    (tmp_path / "open/x").chmod(0o644)
+    (tmp_path / "open").chmod(0o755)
+    return tmp_path
+
+
+def test_what_is_found(tree: Path) -> None:
+    """The real path, and the stat, whatever the way."""
+    os.symlink("x", tree / "open/link")
+    os.symlink(tree / "open", tree / "folder")
+    os.symlink("../open/link", tree / "open/again")
+    info = os.stat(tree / "open/x")
+    expected = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+    real = os.path.realpath(tree / "open/x")
+    for way in ("open/x", "open/link", "folder/x", "open/again", "folder/../open//./x"):
+        assert look(f"{tree}/{way}", OTHER) == (real, expected)
+
+
+@pytest.mark.parametrize(
+    ("way", "error", "words"),
+    [
+        ("none", SourceNotFound, "No such file"),
+        ("open/x/y", SourceNotFound, "Not a directory"),
+        ("open/x/../x", SourceNotFound, "Not a directory"),
+        ("loop", SourceNotFound, "Too many levels"),
+        ("open", BadFile, "directory"),
+        ("pipe", BadFile, "no regular file"),
+        ("shut/x", AccessDenied, "may not search .*shut"),
+        ("through", AccessDenied, "may not search .*shut"),
+        ("shut/../open/x", AccessDenied, "may not search .*shut"),
+        ("closed", AccessDenied, r"may not read it \(mode 0640, owner"),
+        ("kernel", AccessDenied, "the kernel makes"),
+        ("magic", AccessDenied, "the kernel makes"),
+    ],
+)
+def test_what_is_refused(tree: Path, way: str, error: type[ArraydError], words: str) -> None:
+    """Whoever asks learns why, and nothing of what lies where it may not look."""
+    os.symlink("loop", tree / "loop")
+    os.mkfifo(tree / "pipe")
+    (tree / "shut").mkdir(mode=0o700)
+    (tree / "shut/x").write_bytes(b"1")
+    os.symlink("shut/x", tree / "through")
+    (tree / "closed").write_bytes(b"1")
+    (tree / "closed").chmod(0o640)
+    os.symlink("/proc/version", tree / "kernel")
+    os.symlink("/proc/self/fd/0", tree / "magic")
+    with pytest.raises(error, match=words):
+        look(f"{tree}/{way}", OTHER)
+
+
+def test_what_is_not_there_where_nobody_may_look(tree: Path) -> None:
+    """Names in a folder that cannot be searched are not told apart."""
+    (tree / "shut").mkdir(mode=0o700)
+    (tree / "shut/x").write_bytes(b"1")
+    told = []
+    for name in ("x", "y"):
+        with pytest.raises(AccessDenied) as denied:
+            look(f"{tree}/shut/{name}", OTHER)
+        told.append(str(denied.value).replace(f"/{name}", "/?"))
+    assert told[0] == told[1]
+
+
+def test_roots(tree: Path) -> None:
+    """What lies outside is refused, by its real path."""
+    inside = str(Path(os.path.realpath(tree)) / "open")
+    assert look(f"{tree}/open/x", ME, [inside])
+    with pytest.raises(AccessDenied, match="outside the directories"):
+        look(f"{tree}/open/x", ME, [inside + "s"])
+
+
+@pytest.mark.parametrize("path", ["", "x", "/x\0y"])
+def test_names_that_no_file_has(path: str) -> None:
+    """A relative path means nothing to the daemon."""
+    with pytest.raises(SourceNotFound):
+        look(path, ME)
+
+
+def test_a_long_way(tree: Path) -> None:
+    """A path of links to links ends, too."""
+    with pytest.raises(SourceNotFound, match="too long"):
+        look(f"{tree}" + "/." * 5000, ME)
+
+
+def test_no_descriptor_is_left(tree: Path) -> None:
+    """Whatever it comes to."""
+    before = os.listdir("/proc/self/fd")
+    os.symlink("/", tree / "root")
+    for way in ("open/x", "open/none", f"root{tree}/open/x"):
+        with contextlib.suppress(ArraydError):
+            look(f"{tree}/{way}", OTHER)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def nfs4(*entries: tuple[int, bytes]) -> bytes:
+    """Return an NFSv4 list of so many entries: type and whom it is about."""
+    packed = [
+        struct.pack(">IIII", kind, 0, 1, len(who)) + who + bytes(-len(who) % 4)
+        for kind, who in entries
+    ]
+    return struct.pack(">I", len(entries)) + b"".join(packed)
+
+
+def test_lists_of_nfs() -> None:
+    """One that says what a mode says is a mode; else permission is in doubt."""
+    plain = [(0, b"OWNER@"), (1, b"GROUP@"), (0, b"EVERYONE@")]
+    assert not files.named_in_nfs4_acl(nfs4(*plain))
+    assert files.named_in_nfs4_acl(nfs4(*plain, (1, b"ann@lab.org")))
+    assert files.named_in_nfs4_acl(nfs4(*plain, (2, b"OWNER@")))
+    assert files.named_in_nfs4_acl(nfs4(*plain) + b"????")
+    assert files.named_in_nfs4_acl(nfs4(*plain)[:-3])

@@ -1,0 +1,110 @@
+"""The core by example: other users than the daemon's."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from arrayd.errors import AccessDenied, NoRoom, NoSuchBlock
+from arrayd.wire.grant import Grant
+from arrayd_server.core import users
+from arrayd_server.core.effects import Share
+from arrayd_server.core.model import Block, Claims, Peer, State
+from tests.support.core_files import SPEC
+from tests.support.core_script import SMALL, World
+
+ANN, BOB = Peer(60001, 11, foreign=True), Peer(60002, 12, foreign=True)
+OWN, ADMIN = Peer(7, 1), Peer(60009, 19, foreign=True, admin=True)
+
+
+def block(**how: object) -> Block:
+    """Return a sealed block."""
+    made = Block("run-1", 1, SPEC, 25, "x", State.SEALED, 0.0, 0.0)
+    return dataclasses.replace(made, **how)  # type: ignore[arg-type]  # checked by the test
+
+
+def test_in_and_out() -> None:
+    """A user is in from the first hold to the last; the daemon's own is never named."""
+    one = block()
+    users.let_in(one, OWN)
+    assert one.readers == set() and users.is_in(one, OWN) and not users.is_in(one, ANN)
+    users.let_in(one, ANN)
+    users.let_in(one, BOB)
+    assert one.readers == {ANN.uid, BOB.uid}
+    assert users.let_out(one, ANN, [ANN, BOB]) == []
+    assert users.let_out(one, ANN, [BOB]) == [Share("run-1")]
+    assert users.let_out(one, ANN, []) == []
+    assert users.let_all_out(one) == [Share("run-1")] and users.let_all_out(one) == []
+
+
+@pytest.mark.parametrize(
+    ("peer", "owner", "expected"),
+    [(OWN, ANN, True), (ADMIN, ANN, True), (ANN, ANN, True), (ANN, BOB, False), (ANN, OWN, False)],
+)
+def test_whose_a_block_is(peer: Peer, owner: Peer, expected: bool) -> None:
+    """Its user's, the daemon's and an administrator's."""
+    assert users.owns(block(user=owner.user), peer) is expected
+
+
+def test_names_of_users() -> None:
+    """Each has names of its own, and sees them as they were given."""
+    names = [users.stored_name("x", peer) for peer in (OWN, ANN, BOB)]
+    assert len(set(names)) == 3
+    assert {users.shown_name(name) for name in names} == {"x"}
+    assert users.shown_name("~x/60001/y") == "~x/60001/y"
+
+
+@pytest.fixture
+def town() -> World:
+    """Give a world with sessions of Ann and Bob."""
+    town = World(100)
+    town.hello(b"ann", ANN.pid, peer=ANN)
+    town.hello(b"bob", BOB.pid, peer=BOB)
+    return town
+
+
+def test_a_session_is_its_users(town: World) -> None:
+    """A process of another user does not speak for it, even with the same pid."""
+    assert town.registry.admit(b"ann", ANN.pid, ANN.uid) is None
+    assert isinstance(town.registry.admit(b"ann", ANN.pid, BOB.uid), AccessDenied)
+
+
+def test_a_stated_hold(town: World) -> None:
+    """Who was let in may state its hold; a name that somebody has read proves nothing."""
+    grant = town.publish(b"ann", "hers")
+    assert town.hello(b"bob", BOB.pid, [grant.segment], peer=BOB).holds == {}
+    assert set(town.hello(b"ann", ANN.pid, [grant.segment], peer=ANN).holds) == {grant.segment}
+    town.registry.claim(b"bob", Claims([(grant.segment, 1)], [grant.segment], 1), town.now)
+    assert set(town.registry.block(grant.segment)[0].holders) == {b"ann"}  # type: ignore[union-attr]
+
+
+def test_a_reference_is_for_its_user(town: World) -> None:
+    """Another process of the same user redeems it; another user does not."""
+    grant = town.publish(b"ann", "hers")
+    town.hello(b"her", 13, peer=dataclasses.replace(ANN, pid=13))
+    token = bytes(8)
+    town.naive.lend(b"ann", grant.segment, token)
+    town.do(town.registry.lend, b"ann", grant.segment, token, town.now)
+    for nonce, kind in ((b"bob", NoSuchBlock), (b"her", Grant)):
+        to = town.asker(nonce)
+        if nonce == b"her":
+            town.naive.arrive(grant.segment, token)
+        town.do(town.registry.redeem, to, grant.segment, token, town.now)
+        assert isinstance(town.answer(to), kind)
+
+
+def test_a_quota(town: World) -> None:
+    """A user's own idle blocks make room within the quota; if they do not, it is NoRoom."""
+    town.registry.blocks.quota = 60
+    grant = town.load(b"bob", SMALL)
+    town.release(b"bob", grant)  # idle, and his
+    town.publish(b"bob", "used")
+    error = town.answer(town.create(b"bob", 40))
+    assert isinstance(error, NoRoom)
+    assert error.details == {"needed": 40, "quota": 60, "held": 50}
+    assert town.registry.block(grant.segment)[0] is not None
+    town.naive.evicting = True  # there is room, but not for Bob
+    town.create(b"bob", 25)
+    town.free_all()
+    assert town.registry.block(grant.segment)[0] is None

@@ -1,0 +1,89 @@
+"""A process that has given up all files but one: what it can open afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from arrayd.errors import AccessDenied, SourceChanged, SourceNotFound
+from arrayd_server.kernel import landlock
+from arrayd_server.loading import confinement
+
+CODE = """
+import json, os, socket, sys
+from arrayd_server.loading import confinement
+path, segment, *others = sys.argv[1:]
+info = os.stat(path)
+confinement.enter(path, (info.st_dev, info.st_ino), segment)
+def outcome(what):
+    try:
+        what()
+    except OSError as error:
+        return error.strerror
+    return "done"
+def write(where):
+    with open(where, "r+b") as file:
+        file.write(b"x")
+tried = {f"read {one}": outcome(lambda: open(one).close()) for one in (path, segment, *others)}
+tried |= {f"write {one}": outcome(lambda: write(one)) for one in (path, segment, *others)}
+tried["make"] = outcome(lambda: open(os.path.dirname(path) + "/new", "w"))
+tried["list"] = outcome(lambda: os.listdir(os.path.dirname(path)))
+server = socket.socket()
+tried["bind"] = outcome(lambda: server.bind(("127.0.0.1", 0)))
+server.close()
+import xml.dom.minidom  # the code of Python's own is there still
+print(json.dumps(tried))
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Give four files, one of them by a link."""
+    for name in ("own", "segment", "other"):
+        (tmp_path / name).write_bytes(b"12345678")
+    os.symlink("other", tmp_path / "link")
+    return [str(tmp_path / name) for name in ("own", "segment", "other", "link")]
+
+
+def test_what_is_left(files: list[str]) -> None:
+    """The file for reading, the segment for both, and the code; no other file, and no network."""
+    assert landlock.version() > 0, "this kernel has no Landlock: other users get no files"
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *files, "/proc/self/environ", "/etc/passwd"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    tried = json.loads(done.stdout)
+    own, segment = files[:2]
+    assert {what for what, how in tried.items() if how == "done"} == {
+        f"read {own}",
+        f"read {segment}",
+        f"write {segment}",
+    } | ({"bind"} if landlock.version() < 4 else set())
+    assert set(tried.values()) == {"done", "Permission denied"}
+
+
+def test_another_inode_under_the_path(files: list[str]) -> None:
+    """The file was replaced since somebody looked at it: nothing is given up, nothing read."""
+    info = os.stat(files[0])
+    with pytest.raises(SourceChanged, match="replaced"):
+        confinement.enter(files[3], (info.st_dev, info.st_ino))
+    with pytest.raises(SourceNotFound):
+        confinement.enter(files[0] + "s", (info.st_dev, info.st_ino))
+    assert Path(files[2]).read_bytes()
+    socket.socket(socket.AF_UNIX).close()
+
+
+def test_a_kernel_without_landlock(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what is missing; nothing is read unconfined."""
+    monkeypatch.setattr(landlock, "_CREATE", 9999)  # a number of no call
+    info = os.stat(files[0])
+    with pytest.raises(AccessDenied, match="Landlock"):
+        confinement.enter(files[0], (info.st_dev, info.st_ino))
