@@ -85,7 +85,7 @@ def test_every_command_is_listed(call: Call) -> None:
     code, out, _ = call("--help")
     assert code == 0
     for name in cli.COMMANDS:
-        assert f"\n    {name} " in out
+        assert f"\n    {name}" in out
         assert name == "serve" or call(name, "--help")[0] == 0
 
 

@@ -62,6 +62,8 @@ def test_a_dry_run_for_the_machine(call: Call, venv: Path) -> None:
     assert f"ExecStart={venv}/bin/arrayd serve --endpoint ipc:///run/" in files["arrayd.service"]
     assert f"ExecReload={venv}/bin/arrayd config check" in files["arrayd.service"]
     assert "/opt/arrayd" not in files["arrayd.service"]
+    assert '\nallow = "@arrayd"\n' in files["arrayd.toml"]  # all other options are as by default
+    assert files["arrayd.toml"].count("\nallow") + files["arrayd.toml"].count("\n#allow") == 1
     commands = [line.split()[1:3] for line in shown.splitlines() if line.startswith("run ")]
     assert commands == [
         ["systemd-sysusers", f"{venv.parent}/etc/sysusers.d/arrayd.conf"],

@@ -75,38 +75,60 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[RealSystemd]:
-    """Give a systemd that has the service's socket, and files to read."""
+    """Give a systemd that has the service, two users who may use it, one who may not, and files."""
     skip_unless_possible()
     with tempfile.TemporaryDirectory(dir="/tmp") as place, booted(Path(place)) as one:
-        install(one)
         save(one.shared / "a.npy", np.arange(1000))
         save(one.shared / "b.npy", np.arange(2000))
+        save(one.shared / "secret.npy", np.arange(10))
         with h5py.File(one.shared / "c.h5", "w") as file:
             file.create_dataset("x", data=np.arange(3000), chunks=(100,), compression="gzip")
+        install(one)
         yield one
 
 
 def install(machine: RealSystemd) -> None:
     """Install the service as an administrator does."""
-    (machine.shared / "stranger.conf").write_text('u stranger - "in no group" /run/stranger\n')
+    users = 'u alice -\nu bob -\nu stranger - "in no group" /run/stranger\n'
+    (machine.shared / "users.conf").write_text(users)
     (machine.shared / "tests.conf").write_text(FOR_TESTS)
-    (machine.shared / "arrayd.toml").write_text('budget = "64M"\nworkers = 1\n')
     machine.run(
         "sh",
         "-ec",
-        f"""systemd-sysusers {SHARED}/stranger.conf
-        mkdir -p /etc/arrayd {UNIT}.d; cp {SHARED}/arrayd.toml /etc/arrayd
-        cp {SHARED}/tests.conf {UNIT}.d; {PROGRAM} install-service""",
+        f"""systemd-sysusers {SHARED}/users.conf
+        mkdir -p {UNIT}.d; cp {SHARED}/tests.conf {UNIT}.d; {PROGRAM} install-service
+        sed -i 's/^#budget.*/budget = "64M"/; s/^#workers.*/workers = 1/' {OPTIONS}
+        gpasswd -a alice arrayd; gpasswd -a bob arrayd
+        chmod a+r {SHARED}/*; chown alice {SHARED}/secret.npy; chmod 0600 {SHARED}/secret.npy""",
     )
 
 
+class Readers:
+    """Two clients of different users, who hold ``a.npy``."""
+
+    def __init__(self, machine: RealSystemd) -> None:
+        self._both = [Reader(machine, user) for user in ("alice", "bob")]
+        for one in self._both:
+            one.do(f"a = arrayd.get('{SHARED}/a.npy')")
+
+    def __call__(self, code: str) -> Any:
+        """Return the value of an expression, which is the same for both."""
+        one, other = (reader(code) for reader in self._both)
+        assert one == other
+        return one
+
+    def end(self) -> None:
+        """Let both come to their end."""
+        for one in self._both:
+            one.end()
+
+
 @pytest.fixture
-def reader(machine: RealSystemd) -> Iterator[Reader]:
-    """Give a client of the daemon's own user that holds ``a.npy``."""
-    one = Reader(machine, "arrayd")
-    one.do(f"a = arrayd.get('{SHARED}/a.npy')")
-    yield one
-    one.end()
+def readers(machine: RealSystemd) -> Iterator[Readers]:
+    """Give two clients, neither of the daemon's own user, that hold ``a.npy``."""
+    both = Readers(machine)
+    yield both
+    both.end()
 
 
 def main_pid(machine: RealSystemd) -> int:
@@ -119,11 +141,12 @@ def segments(machine: RealSystemd) -> list[str]:
     return [n for n in machine.run("ls", "/dev/shm").split() if n.startswith("arrayd")]
 
 
-def still_reads(reader: Reader, block: str) -> None:
+def still_reads(machine: RealSystemd, readers: Readers, block: str) -> None:
     """Assert that the array is as it was, and that to ask again gives the block of before."""
-    assert reader("int(a.sum())") == sum(range(1000))
-    assert reader(f"arrayd.get('{SHARED}/a.npy').block.name") == block
-    assert reader("arrayd.status().counters['loads']") == 0
+    assert readers("int(a.sum())") == sum(range(1000))
+    assert readers(f"arrayd.get('{SHARED}/a.npy').block.name") == block
+    status = json.loads(machine.run(PROGRAM, "status", "--json", user="arrayd"))
+    assert (status["counters"]["loads"], len(status["sessions"])) == (0, 3)
 
 
 def test_the_first_request_starts_it(machine: RealSystemd) -> None:
@@ -134,7 +157,7 @@ def test_the_first_request_starts_it(machine: RealSystemd) -> None:
         sys.executable, "-c", refused, user="stranger", ok=False
     )
     assert main_pid(machine) == 0
-    reader = Reader(machine, "arrayd")
+    reader = Reader(machine, "alice")
     assert reader(f"int(arrayd.get('{SHARED}/a.npy').sum())") == sum(range(1000))
     assert reader(f"int(arrayd.get('{SHARED}/c.h5:/x').sum())") == sum(range(3000))
     reader.end()
@@ -144,7 +167,7 @@ def test_the_first_request_starts_it(machine: RealSystemd) -> None:
     assert facts.splitlines() == ["root root 755", "root arrayd 660"]
 
 
-def test_what_it_may_and_when_it_goes(machine: RealSystemd, reader: Reader) -> None:
+def test_what_it_may_and_when_it_goes(machine: RealSystemd, readers: Readers) -> None:
     """A user of its own without capabilities; of its processes the loaders go first for memory."""
     pid = main_pid(machine)
     status = machine.run("cat", f"/proc/{pid}/status")
@@ -159,55 +182,70 @@ def test_what_it_may_and_when_it_goes(machine: RealSystemd, reader: Reader) -> N
     assert (daemon, set(loaders)) == ("-500" if CAN_SHIELD & 1 else "0", {"800"})
 
 
-def test_a_reload_drops_nothing(machine: RealSystemd, reader: Reader) -> None:
+def test_a_reload_drops_nothing(machine: RealSystemd, readers: Readers) -> None:
     """Another budget holds at once; a bad file is refused where it was asked for."""
-    block, pid = reader("a.block.name"), main_pid(machine)
+    block, pid = readers("a.block.name"), main_pid(machine)
     machine.run("sh", "-c", f"sed -i s/64M/48M/ {OPTIONS}; systemctl reload arrayd")
     wait_until(lambda: "of 48 MiB" in machine.show("arrayd", "StatusText"), "it is reloaded")
     machine.run("sh", "-c", f"echo 'wrokers = 3' >> {OPTIONS}")
     assert not machine.succeeds("systemctl", "reload", "arrayd")
-    assert f"config {OPTIONS}, line 3: unknown option wrokers" in machine.log()
+    assert re.search(rf"config {OPTIONS}, line \d+: unknown option wrokers", machine.log())
     machine.run("sh", "-c", f"sed -i /wrokers/d {OPTIONS}; systemctl reload arrayd")
-    assert reader("arrayd.status().budget") == 48 << 20
-    assert (reader("a.block.name"), main_pid(machine)) == (block, pid)
-    assert reader("int(a.sum())") == sum(range(1000))
+    wait_until(lambda: "0 options have changed" in machine.log(), "it is reloaded again")
+    assert readers("arrayd.status().budget") == 48 << 20
+    assert (readers("a.block.name"), main_pid(machine)) == (block, pid)
+    assert readers("int(a.sum())") == sum(range(1000))
 
 
-def test_a_restart_hands_over(machine: RealSystemd, reader: Reader) -> None:
+def test_a_restart_hands_over(machine: RealSystemd, readers: Readers) -> None:
     """Another process has the same blocks; a client that reads, and asks again, notices nothing."""
-    block, pid = reader("a.block.name"), main_pid(machine)
+    block, pid = readers("a.block.name"), main_pid(machine)
     machine.run("systemctl", "restart", "arrayd")
     assert main_pid(machine) not in (0, pid)
-    still_reads(reader, block)
+    still_reads(machine, readers, block)
     assert machine.show("arrayd", "NRestarts") == "0"
 
 
-def test_one_that_hangs_is_replaced(machine: RealSystemd, reader: Reader) -> None:
+def test_one_that_hangs_is_replaced(machine: RealSystemd, readers: Readers) -> None:
     """The watchdog ends it, the log tells where it hung; the next run has its blocks."""
-    block, pid = reader("a.block.name"), main_pid(machine)
+    block, pid = readers("a.block.name"), main_pid(machine)
     machine.run("kill", "-STOP", str(pid))
     wait_until(lambda: main_pid(machine) not in (0, pid), "the next one is there")
     wait_until(lambda: machine.show("arrayd", "ActiveState") == "active", "it serves")
     assert machine.show("arrayd", "NRestarts") == "1"
     assert "Fatal Python error: Aborted" in machine.log()
-    still_reads(reader, block)
+    still_reads(machine, readers, block)
 
 
-def test_a_stop_leaves_what_is_read_and_nothing_else(machine: RealSystemd, reader: Reader) -> None:
+def test_a_stop_leaves_only_what_is_read(machine: RealSystemd, readers: Readers) -> None:
     """What somebody maps stays, for the next run; without readers nothing is left."""
-    block = reader("a.block.name")
-    reader(f"arrayd.get('{SHARED}/b.npy').nbytes")
+    block = readers("a.block.name")
+    readers(f"arrayd.get('{SHARED}/b.npy').nbytes")
     machine.run("systemctl", "stop", "arrayd.socket")
     assert machine.show("arrayd", "ActiveState") == "inactive"
     assert [name for name in segments(machine) if name.count("-") == 3] == [block]
     assert not machine.succeeds("test", "-e", "/run/arrayd/arrayd.sock")
-    assert reader("int(a.sum())") == sum(range(1000))
+    assert readers("int(a.sum())") == sum(range(1000))
     machine.run("systemctl", "start", "arrayd.socket", "arrayd.service")
-    wait_until(lambda: reader("len(arrayd.status().sessions)") == 1, "the reader is back")
-    still_reads(reader, block)
-    reader.end()
+    wait_until(lambda: " 2 sessions" in machine.show("arrayd", "StatusText"), "they are back")
+    still_reads(machine, readers, block)
+    readers.end()
     machine.run("systemctl", "stop", "arrayd.socket")
     assert segments(machine) == []
+
+
+def test_a_file_that_only_its_owner_may_read(machine: RealSystemd) -> None:
+    """It is refused, and with the drop-in it is read: for its owner, and nobody else."""
+    drop_in = ROOT / "deploy" / "system" / "read-users-files.conf"
+    secret = f"{SHARED}/secret.npy"
+    machine.run("systemctl", "start", "arrayd.socket")
+    assert "may not read this file" in machine.run(PROGRAM, "get", secret, user="alice", ok=False)
+    machine.run("sh", "-ec", f"cp {drop_in} {UNIT}.d; systemctl daemon-reload")
+    machine.run("systemctl", "restart", "arrayd")
+    assert "(10,)" in machine.run(PROGRAM, "get", secret, user="alice")
+    assert "AccessDenied" in machine.run(
+        sys.executable, "-c", f"import arrayd; arrayd.get('{secret}')", user="bob", ok=False
+    )
 
 
 def test_a_users_own_service(machine: RealSystemd) -> None:
@@ -226,6 +264,7 @@ def test_a_users_own_service(machine: RealSystemd) -> None:
         return machine.run("env", "-C", home, *places, *command, user=user)
 
     put = "import arrayd, numpy; print(arrayd.put(numpy.arange(9), name='x', keep=True).block.name)"
+    others = segments(machine)
     block = his(sys.executable, "-c", put).strip()
     assert block in segments(machine)
     his(PROGRAM, "install-service", "--user")
@@ -234,13 +273,13 @@ def test_a_users_own_service(machine: RealSystemd) -> None:
     assert his(sys.executable, "-c", get).split() == [block, "False"]
     his(PROGRAM, "evict", "name:x")
     machine.run("systemctl", "stop", "manager")
-    assert segments(machine) == []
+    assert segments(machine) == others
 
 
 def test_it_goes_without_a_trace(machine: RealSystemd) -> None:
     """What the manual says removes all, also of a service that runs."""
     machine.run("systemctl", "start", "arrayd.socket")
-    machine.run(PROGRAM, "get", f"{SHARED}/a.npy", user="arrayd")
+    machine.run(PROGRAM, "get", f"{SHARED}/a.npy", user="bob")
     assert segments(machine)
     manual = (ROOT / "deploy" / "README.md").read_text()
     commands = re.findall(r"<!-- test: uninstall -->\n```\n(.*?)```", manual, re.DOTALL)

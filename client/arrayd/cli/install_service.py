@@ -32,6 +32,7 @@ MARK = "# Written by `arrayd install-service`, which overwrites it: change it by
 
 _ETC = Path("/etc")
 _SYSTEM_PROGRAM, _USER_PROGRAM = "/opt/arrayd/bin/arrayd", "%Y/../../../bin/arrayd"
+_NOBODY, _MEMBERS = '\n#allow = "none"\n', '\nallow = "@arrayd"\n'
 _EXPLAINS_LINK = re.compile(r"# %Y .*?\n(?=# %t)", re.DOTALL)
 _ODD = re.compile(r"[\s\"'\\$;]")
 _HAND_OVER_SECONDS = 30.0
@@ -161,6 +162,7 @@ def _for_machine() -> Iterator[Step]:
     yield _owned(sysusers, (files / "system" / "arrayd.sysusers.conf").read_text())
     yield Run(("systemd-sysusers", str(sysusers)))
     options = (files / "arrayd.toml").read_text()
+    options = options.replace(_NOBODY, _MEMBERS)
     yield Write(_ETC / "arrayd" / "arrayd.toml", options, keep=True)
     for name in ("arrayd.service", "arrayd.socket"):
         text = (files / "system" / name).read_text().replace(_SYSTEM_PROGRAM, program)

@@ -42,5 +42,5 @@ def share(of: Bound, percent: str, size: str) -> Bound:
     """Return the bound of a budget that is a part of another limit, as it was at the start."""
     return Bound(
         f", which is {percent} of {of.words} ({size})",
-        f"{of.remedy}, then `arrayd stop`: the next daemon measures again",
+        f"{of.remedy}, then reload the daemon (SIGHUP), or `arrayd stop` it: it measures again",
     )
