@@ -29,6 +29,7 @@ _PROT_READ, _PROT_WRITE = 1, 2
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED = 1, 2, 0x10
 _MAP_ANONYMOUS, _MAP_NORESERVE = 0x20, 0x4000
 _MADV_RANDOM, _MADV_DONTNEED, _MADV_DONTDUMP = 1, 4, 16
+_HUGE_PAGE = 2 << 20
 _FAILED = ctypes.c_void_p(-1).value
 _LEASE_WAIT = 2.0  # seconds; the daemon holds a lease for a microsecond
 
@@ -298,8 +299,20 @@ def _checked(fd: int, segment: str, nbytes: int) -> tuple[int, int]:
 
 
 def _reserve(size: int) -> int:
-    """Return an address with so much room behind it; nothing is there yet."""
-    return _mmap(None, size, 0, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE, -1)
+    """Return an address with so much room behind it; nothing is there yet.
+
+    A huge page of a file is mapped as one only at an address of that multiple, which the kernel
+    chooses for a file by itself, and for no room.
+    """
+    flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE
+    if size < _HUGE_PAGE:
+        return _mmap(None, size, 0, flags, -1)
+    found = _mmap(None, size + _HUGE_PAGE, 0, flags, -1)
+    start = -(-found // _HUGE_PAGE) * _HUGE_PAGE
+    if start > found:
+        _libc.munmap(found, start - found)
+    _libc.munmap(start + size, found + _HUGE_PAGE - start)
+    return start
 
 
 def _map(fd: int, size: int, mode: str, at: int) -> None:

@@ -358,3 +358,21 @@ def test_any_footer(
     compiled.detach(record)
     assert record[0] == 0
     assert maps(name) == []
+
+
+@pytest.mark.parametrize("size", [layout.PAGE, (2 << 20) - 4096, 2 << 20, (5 << 20) + 4096])
+def test_room_for_huge_pages(size: int) -> None:
+    """A large mapping begins at a huge page's address; what else was reserved is given back."""
+    before = _reserved()
+    start = mapping._reserve(size)
+    assert start % (2 << 20 if size >= 2 << 20 else layout.PAGE) == 0
+    assert _reserved() - before == size
+    mapping.unmap(start, size)
+    assert _reserved() == before
+
+
+def _reserved() -> int:
+    """Return how much of the address space is set aside, without any right."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    found = (line.split()[0].split("-") for line in lines if line.split()[1] == "---p")
+    return sum(int(stop, 16) - int(start, 16) for start, stop in found)
