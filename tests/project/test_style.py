@@ -65,6 +65,7 @@ SERVER_ROOMS = {
     "systemd": "",
     "logs": "config config_file systemd",
     "segments": "core identity kernel",
+    "doctor": "config config_file kernel segments",
     "service": "access core identity kernel loading segments stream_identity streams transport",
     "reloading": "config config_file core loading logs service streams systemd",
     "daemon": "config core kernel loading reloading segments service streams systemd transport",

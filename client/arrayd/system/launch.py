@@ -77,7 +77,7 @@ def find_endpoint(endpoint: str | None = None, *, start: bool = True, timeout: f
     private = private_endpoint()
     if start:
         _ensure_private(private, timeout)
-    elif not (_is_ours(_directory(private)) and alive(private)):
+    elif not (is_ours(_directory(private)) and alive(private)):
         raise NoDaemon(
             f"No arrayd daemon runs at {private}. `arrayd.get` and `arrayd get` start one; "
             "`arrayd serve` runs one in the foreground."
@@ -204,7 +204,7 @@ def _make_directory(directory: Path) -> None:
     try:
         with contextlib.suppress(FileExistsError):
             directory.mkdir(0o700)
-        ours = _is_ours(directory)
+        ours = is_ours(directory)
     except OSError as error:
         raise NoDaemon(
             f"{directory} cannot be used for a private daemon: {error.strerror}. "
@@ -218,7 +218,7 @@ def _make_directory(directory: Path) -> None:
         )
 
 
-def _is_ours(directory: Path) -> bool:
+def is_ours(directory: Path) -> bool:
     """Return whether it is a directory (no link to one) that only this user can enter."""
     try:
         info = directory.lstat()

@@ -7,6 +7,7 @@ kernel says nobody maps; everything else stays, and is listed with the reason.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import socket
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from arrayd.common.bytesize import format_bytes
 from arrayd.common.endpoints import private_socket
@@ -55,10 +57,62 @@ class _ScopeOfId(Scope):
     def paths(self) -> Iterator[str]:
         """Yield both links of each segment: those that clients open, then the spares."""
         for directory in (layout.SHM, self.directory):
-            for name in sorted(os.listdir(directory)):
+            for name in _listed(directory):
                 match = _SEGMENT.fullmatch(name)
                 if match and match[1] == self.id:
                     yield f"{directory}/{name}"
+
+
+def _listed(directory: str) -> list[str]:
+    """Return the names in a directory; none if it is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(os.listdir(directory))
+    return []
+
+
+class Remains(NamedTuple):
+    """What a scope of this user has in /dev/shm.
+
+    Parameters
+    ----------
+    pid
+        Of the daemon that owns it; 0 if its lock does not say; None: it is gone.
+    segments, size
+        Their number, and the bytes that they take.
+    """
+
+    pid: int | None
+    segments: int
+    size: int
+
+
+def survey() -> dict[str, Remains]:
+    """Return what is there, by the id of its scope; nothing is changed."""
+    return {scope_id: _surveyed(_ScopeOfId(scope_id)) for scope_id in sorted(_scopes())}
+
+
+def _surveyed(scope: _ScopeOfId) -> Remains:
+    sizes: dict[int, int] = {}
+    for path in scope.paths():
+        with contextlib.suppress(FileNotFoundError):
+            info = os.lstat(path)
+            sizes[info.st_ino] = info.st_blocks * 512
+    return Remains(_daemon_of(scope), len(sizes), sum(sizes.values()))
+
+
+def _daemon_of(scope: _ScopeOfId) -> int | None:
+    """Return the process that has a scope's lock, 0 if it is not known; None: nobody has it."""
+    try:
+        with open(f"{scope.directory}/lock", "rb") as lock:
+            try:
+                # Shared and for a moment: a daemon that starts in it says that another one lives.
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = lock.read(32).decode(errors="replace").strip()
+                return int(pid) if pid.isdecimal() else 0
+    except OSError:  # no lock, no daemon
+        return None
+    return None
 
 
 def clean(endpoint: str | None = None) -> Report:
