@@ -31,6 +31,7 @@ from arrayd.wire import dtypes
 if TYPE_CHECKING:
     from arrayd.results.info import Info
     from arrayd.results.status_table import Status
+    from arrayd.results.uses import Uses
 
 _PLAIN = Terms()
 """Of a call that gives nothing but the source."""
@@ -247,6 +248,50 @@ class Client:
         from arrayd.results.status_table import Status  # here: as in `info`
 
         return unwrap_as(Status, answer)
+
+    def who(self, source: SourceLike, **options: Any) -> Uses:
+        """Return who holds blocks of a source, and who waits for them; options narrow it down."""
+        found: dict[str, Any] = {}
+        for meant in Source.meanings(source, **options):
+            found = unwrap(self._session.ask("who", None, source=meant.to_wire())[0])
+            if found["blocks"] or found["jobs"]:
+                break
+        from arrayd.results.uses import Uses  # here: as in `info`
+
+        return unwrap_as(Uses, {"ok": found})
+
+    def health(self, timeout: float | None = None) -> dict[str, Any]:
+        """Return the daemon's `pid`, its number of `blocks`, and which of its rules is `broken`.
+
+        That is a text, empty where all is well.
+
+        Raises
+        ------
+        LoadTimeout
+            It has not answered in `timeout` seconds.
+        """
+        seconds = arguments.seconds("timeout", timeout)
+        answer: dict[str, Any] = unwrap(self._session.ask("health", seconds)[0])
+        return answer
+
+    def kick(self, pid: int) -> dict[str, Any]:
+        """End the sessions of a process: its holds end, and its arrays stay readable.
+
+        Returns
+        -------
+        dict
+            How many ``sessions`` and ``holds`` have ended; its ``program`` and ``uid``.
+
+        Raises
+        ------
+        AccessDenied
+            It is another user's, and you are neither root, nor the daemon's user, nor an admin.
+        NoSuchBlock
+            It has no session.
+        """
+        found = self._session.ask("kick", None, pid=arguments.whole("pid", pid))[0]
+        ended: dict[str, Any] = unwrap(found)
+        return ended
 
     def stop(self) -> int:
         """Stop the daemon, as SIGTERM does; return its pid."""

@@ -259,7 +259,8 @@ class Daemon:
         )
         to = Asker(request.nonce, request.id)
         self._busy_at = now
-        self._executor.take(self._registry.hello, to, who, fields["holds"], fields["latest"], now)
+        holds = self._sessions.statable(request.nonce, fields["holds"])
+        self._executor.take(self._registry.hello, to, who, holds, fields["latest"], now)
         failpoints.hit("daemon.welcomed")
 
     def _handle(self, request: protocol.Request, route: PeerConnection, now: float) -> None:

@@ -22,8 +22,19 @@ from arrayd.errors import ArraydError
 from arrayd.wire.protocol import PACKAGE_VERSION
 
 COMMANDS = (
-    *("serve", "status", "get", "info", "evict", "stop", "clean", "doctor", "config"),
-    *("install-service", "collect", "pack", "report", "list", "plan", "receipt", "demo"),
+    *("serve", "status", "get", "info", "evict", "stop", "clean", "doctor", "config", "who"),
+    *(
+        "kick",
+        "health",
+        "install-service",
+        "collect",
+        "pack",
+        "report",
+        "list",
+        "plan",
+        "receipt",
+        "demo",
+    ),
 )
 
 _INTERRUPTED = 130

@@ -239,12 +239,12 @@ class DaemonStatus(Record):
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain data for `json.dumps`; a dtype is its ``.npy`` description."""
-        plain: dict[str, Any] = _listed(self.to_wire())
+        plain: dict[str, Any] = listed(self.to_wire())
         return plain
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """Return the same with lists for tuples, as JSON has it."""
     if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
+        return {key: listed(item) for key, item in value.items()}
+    return [listed(item) for item in value] if isinstance(value, (tuple, list)) else value

@@ -108,9 +108,9 @@ def _html_row(cells: Iterable[str], tag: str) -> str:
 def _daemon(status: DaemonStatus) -> list[str]:
     return [
         f"arrayd {status.version}",
-        "private" if status.private else f"user {_user(status.uid)}",
+        "private" if status.private else f"user {user_name(status.uid)}",
         f"pid {status.pid}",
-        f"up {_duration(status.uptime, fine=True)}",
+        f"up {duration(status.uptime, fine=True)}",
         status.endpoint,
         f"leases {'on' if status.leases else 'off'}",
     ]
@@ -159,16 +159,16 @@ def _block(block: BlockStatus) -> Row:
         f"{block.members} arrays" if block.members else _shape(block.shape),
         "-" if block.members else _dtype(block.dtype),
         _state(block) + (", kept" if block.pinned else ""),
-        _printable(block.source),
+        printable(block.source),
         _who(block.holders, user=True) if block.holders else waits,
-        _duration(block.age),
+        duration(block.age),
     )
 
 
 def _job(job: JobStatus) -> Row:
     size = format_bytes(job.size) if job.size else "-"
     held = f"waits: {_who(job.waiters)}" if job.waiters else "-"
-    return ("-", size, "-", "-", job.stage, _printable(job.source), held, _duration(job.age))
+    return ("-", size, "-", "-", job.stage, printable(job.source), held, duration(job.age))
 
 
 def _stream_rows(status: DaemonStatus) -> list[Row]:
@@ -181,7 +181,7 @@ def _stream_rows(status: DaemonStatus) -> list[Row]:
 
 
 def _stream(stream: StreamStatus) -> Row:
-    words = [_printable(stream.source)]
+    words = [printable(stream.source)]
     if stream.windowed:
         words.append("windowed")
     if stream.bytes_used:
@@ -194,7 +194,7 @@ def _stream(stream: StreamStatus) -> Row:
 
 
 def _consumer(stream: StreamStatus, consumer: ConsumerStatus) -> Row:
-    who = (str(consumer.pid or "?"), _printable(consumer.program), _user(consumer.uid))
+    who = (str(consumer.pid or "?"), printable(consumer.program), user_name(consumer.uid))
     return (
         str(stream.number),
         _position(consumer.cursor, stream.rows),
@@ -214,7 +214,7 @@ def _state(block: BlockStatus) -> str:
     if block.state == "held":
         return f"held ×{len(block.holders)}"
     if block.state == "idle":
-        return f"idle {_duration(block.unused)}"
+        return f"idle {duration(block.unused)}"
     if block.state == "loading" and block.total:
         return f"loading {100 * block.done // block.total} %"
     return block.state
@@ -223,13 +223,14 @@ def _state(block: BlockStatus) -> str:
 def _who(people: Sequence[Holder], *, user: bool = False) -> str:
     """Return the holder of longest standing, and the number of the others."""
     first = max(people, key=lambda person: person.since)
-    words = [str(first.pid or "?"), _printable(first.program)]  # pid 0: in another namespace
-    words += [_user(first.uid)] if user else []
+    words = [str(first.pid or "?"), printable(first.program)]  # pid 0: in another namespace
+    words += [user_name(first.uid)] if user else []
     words += [f"+{len(people) - 1}"] if len(people) > 1 else []
     return " ".join(words)
 
 
-def _user(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number of one without."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -253,7 +254,7 @@ def _dtype(dtype: np.dtype[np.generic]) -> str:
     return "1 field" if len(dtype.names) == 1 else f"{len(dtype.names)} fields"
 
 
-def _duration(seconds: float, *, fine: bool = False) -> str:
+def duration(seconds: float, *, fine: bool = False) -> str:
     """Return ``9 s``, ``6 min``, ``2 h`` or ``3 d``; with `fine`, ``2 h 03`` and ``3 d 4 h``."""
     whole = max(0, int(seconds))
     if whole < 60:
@@ -265,7 +266,7 @@ def _duration(seconds: float, *, fine: bool = False) -> str:
     return f"{whole // _DAY} d" + (f" {whole % _DAY // _HOUR} h" if fine else "")
 
 
-def _printable(words: str) -> str:
+def printable(words: str) -> str:
     """Replace control characters: a peer chooses its name, and a terminal would obey them."""
     return "".join(c if c.isprintable() else "?" for c in words)
 
@@ -313,7 +314,7 @@ def _narrowed(columns: Columns, width: int) -> tuple[Columns, int]:
     room = max(width - rest, 16)
     held = min(held, max(room // 2, room - source))
     cut = {
-        "SOURCE": tuple(_end(cell, room - held) for cell in kept["SOURCE"]),
+        "SOURCE": tuple(cut_left(cell, room - held) for cell in kept["SOURCE"]),
         "HELD BY": tuple(_beginning(cell, held) for cell in kept["HELD BY"]),
     }
     return {**kept, **cut}, gap
@@ -332,7 +333,7 @@ def _wide(cells: Row) -> int:
     return max(map(len, cells))
 
 
-def _end(words: str, width: int) -> str:
+def cut_left(words: str, width: int) -> str:
     """Shorten at the left: the end of a path says most."""
     return words if len(words) <= width else "…" + words[len(words) - width + 1 :]
 

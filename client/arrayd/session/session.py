@@ -30,7 +30,8 @@ from arrayd.wire.records import REMEDY, Record, received
 
 _R = TypeVar("_R", bound=Record)
 
-_NEVER_START = frozenset({"status", "evict", "stop"})  # these ask about a daemon that is there
+# These ask about a daemon that is there.
+_NEVER_START = frozenset({"status", "evict", "stop", "who", "health", "kick"})
 _GRACE = 0.1  # seconds that the daemon's own, better worded timeout has to arrive
 
 

@@ -40,6 +40,9 @@ stream.advance  consumer, cursor
 stream.close    consumer (no answer)
 evict           source, or block (a number or segment name)
 status          (none)
+who             source: who holds what of it, and who waits
+health          (none) whether the daemon's rules hold
+kick            pid: all sessions of that process end, and their holds do not come back
 stop            (none) the daemon stops, as on SIGTERM
 ==============  =====================================================================
 
@@ -107,7 +110,10 @@ _MAX_HOLDS = 70_000
 MAX_DIMENSIONS = 64  # numpy's own limit since 2.0
 
 _STRICT_OPS = frozenset(
-    {"get", "prefetch", "info", "create", "redeem", "evict", "stream.open", "stream.wait"}
+    {
+        *("get", "prefetch", "info", "create", "redeem", "evict", "stream.open", "stream.wait"),
+        *("who", "kick"),
+    }
 )
 """Requests in which an unknown field is refused, for it may change what is asked for. In the
 others it is ignored."""
@@ -362,6 +368,9 @@ FIELDS: dict[str, dict[str, Check]] = {
     "stream.close": {"consumer": _is(int)},
     "evict": {"source": lambda v: v is None or _source(v), "block": _is(str, int, type(None))},
     "status": {},
+    "who": {"source": _source},
+    "health": {},
+    "kick": {"pid": _at_least(1, 32)},
     "stop": {},
 }
 """For each op its fields and what they must be: checked once, when a request arrives."""

@@ -20,6 +20,12 @@ def granted(who: Credentials, pid: int, grant: Grant) -> None:
     log.info("granted uid=%d pid=%d segment=%s source=%r", who.uid, pid, *what)
 
 
-def refused(who: Credentials, pid: int, op: str, what: str, rule: str) -> None:
+def refused(uid: int, pid: int, op: str, what: str, rule: str) -> None:
     """Record that a user was refused."""
-    log.warning("refused uid=%d pid=%d op=%s source=%r: %s", who.uid, pid, op, what, rule)
+    log.warning("refused uid=%d pid=%d op=%s source=%r: %s", uid, pid, op, what, rule)
+
+
+def kicked(uid: int, pid: int, target: int, owner: int, sessions: int, holds: int) -> None:
+    """Record that somebody has ended the sessions of a process, and with them its holds."""
+    whose = (target, owner, sessions, holds)
+    log.info("kicked uid=%d pid=%d: process %d of uid %d, sessions=%d holds=%d", uid, pid, *whose)

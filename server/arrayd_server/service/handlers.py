@@ -34,7 +34,7 @@ from arrayd_server.core.model import (
 )
 from arrayd_server.identity import BlockIdentity
 from arrayd_server.segments.block_metadata import planned
-from arrayd_server.service import status_report, stream_requests
+from arrayd_server.service import operators, status_report, stream_requests
 from arrayd_server.service.service import Service
 from arrayd_server.service.small_files import SmallFiles
 
@@ -179,6 +179,28 @@ def evict(service: Service, request: Request, now: float) -> list[Effect]:  # no
     return service.registry.evict(to, _matcher(source, service.caller(to.nonce)))
 
 
+def who(service: Service, request: Request, now: float) -> list[Effect]:
+    """Tell who holds the blocks of a source, and who waits for them."""
+    to = Asker(request.nonce, request.id)
+    source, caller = _source(request.fields["source"]), service.caller(request.nonce)
+    if isinstance(source, ArraydError):
+        return [Reply(to, source)]
+    matches, registry = _matcher(source, caller), service.registry
+
+    def is_named(origin: object, user: int | None) -> bool:  # to be published, or published before
+        return source.name is not None and str(origin) == str(source) and user == caller.user
+
+    every = registry.blocks.table.values()
+    blocks = [one for one in every if matches(one) or is_named(one.identity, one.user)]
+    bare = (job for job in registry.jobs.table.values() if job.segment is None)
+    jobs = [
+        job
+        for job in bare
+        if identity.matches(job.identity, source) or is_named(job.identity, job.user)
+    ]
+    return [Reply(to, Result(status_report.of_some(registry, blocks, jobs, caller, now)))]
+
+
 def bye(service: Service, request: Request, now: float) -> list[Effect]:
     """End a session."""
     return service.sessions.end(request.nonce, now)
@@ -223,12 +245,15 @@ HANDLERS: dict[str, Callable[[Service, Request, float], list[Effect]]] = {
     "stream.advance": stream_requests.advance,
     "stream.close": stream_requests.close,
     "status": status,
+    "who": who,
+    "health": operators.health,
+    "kick": operators.kick,
     "stop": stop,
 }
 
 WITHOUT_ANSWER = frozenset({"cancel", "release", "claim", "lend", "abort", "bye", "stream.close"})
 
-WITHOUT_SESSION = frozenset({"status", "stop"})
+WITHOUT_SESSION = frozenset({"status", "who", "health", "stop"})
 
 
 def _source(wire: Mapping[str, Any]) -> Source | ArraydError:

@@ -52,7 +52,7 @@ class Reception:
         """
         if self._callers.may_use(who):
             return
-        audit.refused(who, pid, "connect", "", "not named by the option allow")
+        audit.refused(who.uid, pid, "connect", "", "not named by the option allow")
         raise AccessDenied(
             f"This daemon serves user {os.geteuid()} and those that its option allow names "
             f"({self._callers.allow}), and you are user {who.uid}. Start one of your own: "
@@ -76,7 +76,7 @@ class Reception:
         if not caller.foreign:
             return True
         if request.op.startswith("stream."):
-            audit.refused(route.credentials, caller.pid, request.op, "", "streams")
+            audit.refused(caller.uid, caller.pid, request.op, "", "streams")
             raise AccessDenied(
                 "Streams are served to the daemon's own user only, for a dataset has many files. "
                 "Get the array whole, or start a daemon of your own: unset ARRAYD_ENDPOINT, or "
@@ -100,4 +100,4 @@ class Reception:
         for path, verdict in zip(vetting.paths(request), verdicts, strict=True):
             if isinstance(verdict, AccessDenied):
                 pid = route.address.pid
-                audit.refused(route.credentials, pid, request.op, path, str(verdict))
+                audit.refused(route.credentials.uid, pid, request.op, path, str(verdict))

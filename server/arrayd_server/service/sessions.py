@@ -63,6 +63,7 @@ class Sessions:
         self._on_death = on_death
         self._peers = peers.Peers(loop, limit, on_death)
         self._routes: dict[bytes, PeerConnection] = {}  # session -> the latest way to it
+        self._kicked: set[bytes] = set()  # they may come back, without the holds that they had
 
     def limit(self, sessions: int) -> None:
         """Let there be so many at a time from now on; those that there are may stay."""
@@ -102,6 +103,18 @@ class Sessions:
         self._routes.pop(nonce, None)
         self._peers.forget(nonce, self.pid_of(nonce))
         return self._streams.ended(nonce, now) + self._registry.ended(nonce, now)
+
+    def kick(self, nonce: bytes, now: float) -> list[Effect]:
+        """End a session that has not asked for it: its client may open it anew, with no hold."""
+        self._kicked.add(nonce)
+        return self.end(nonce, now)
+
+    def statable(self, nonce: bytes, holds: Sequence[str]) -> Sequence[str]:
+        """Return which of the holds that a hello states may be true: none after a kick."""
+        if nonce in self._kicked:
+            self._kicked.discard(nonce)
+            return ()
+        return holds
 
     def disconnected(self, route: PeerConnection) -> None:
         """Wait for the clients of a broken connection; where there is a pidfd, it knows better.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,6 +56,24 @@ def build(
     """
     report = _whole(registry, streams, facts, now)
     return _mine(registry, report, caller) if caller.foreign and not caller.admin else report
+
+
+def of_some(
+    registry: Registry, blocks: Iterable[Block], jobs: Iterable[Job], caller: Peer, now: float
+) -> dict[str, Any]:
+    """Return what `build` says of these blocks, and of these jobs that have none yet."""
+    report = {
+        "blocks": [_block(registry, block, now) for block in blocks if _is_told(block)],
+        "blocks_more": 0,
+        "sessions": [],
+        "jobs": [_job(registry, job, now) for job in jobs],
+    }
+    told = _mine(registry, report, caller) if caller.foreign and not caller.admin else report
+    return {key: told[key] for key in ("blocks", "jobs")}
+
+
+def _is_told(block: Block) -> bool:
+    return block.state is not State.SPARE
 
 
 def _mine(registry: Registry, report: dict[str, Any], caller: Peer) -> dict[str, Any]:

@@ -260,8 +260,8 @@ def test_dtypes(dtype: Any, words: str) -> None:
 )
 def test_durations(seconds: float, short: str, fine: str) -> None:
     """A duration has one unit, or two where there is room."""
-    assert status_table._duration(seconds) == short
-    assert status_table._duration(seconds, fine=True) == fine
+    assert status_table.duration(seconds) == short
+    assert status_table.duration(seconds, fine=True) == fine
 
 
 def test_users_without_a_name() -> None:

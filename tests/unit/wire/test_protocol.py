@@ -58,6 +58,22 @@ def test_the_requests_of_a_stream_have_these_bytes() -> None:
     assert protocol.parse_request(protocol.decode(frame)).fields == OPEN
 
 
+def test_the_requests_of_operators_have_these_bytes() -> None:
+    """They say of whom, and nothing else."""
+    begin = b"\x01\xa2id\x07\xa1s\xc4\x10" + NONCE + b"\xa2op"
+    source = {"path": "/a"}
+    assert protocol.request(NONCE, 7, "who", source=source) == (
+        b"\x85\xa1v" + begin + b"\xa3who\xa6source\x81\xa4path\xa2/a"
+    )
+    assert protocol.request(NONCE, 7, "kick", pid=300) == (
+        b"\x85\xa1v" + begin + b"\xa4kick\xa3pid\xcd\x01,"
+    )
+    assert protocol.request(NONCE, 7, "health") == b"\x84\xa1v" + begin + b"\xa6health"
+    for pid in (0, -1, 1 << 32, True, None):
+        with pytest.raises(protocol.Garbage, match="kick"):
+            protocol.parse_request(protocol.decode(protocol.request(NONCE, 7, "kick", pid=pid)))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

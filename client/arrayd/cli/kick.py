@@ -1,0 +1,33 @@
+"""``arrayd kick``: end the sessions of a process that does not let go."""
+
+from __future__ import annotations
+
+import argparse
+
+import arrayd
+from arrayd.cli.common import Subparsers, add_command, print_json
+from arrayd.results.status_table import printable, user_name
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    help = "end the sessions of a process: its holds end, its arrays stay readable"
+    parser = add_command(subparsers, "kick", help, json=True)
+    parser.add_argument("pid", type=int, metavar="PID", help="as `arrayd status` shows it")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Kick, and print what has ended; never start a daemon."""
+    with arrayd.connect(args.endpoint, start=False) as client:
+        ended = client.kick(args.pid)
+    if args.json:
+        print_json(ended)
+    else:
+        who = f"{args.pid} {printable(ended['program'])} {user_name(ended['uid'])}"
+        print(f"{who}: {_counted(ended, 'session')} and {_counted(ended, 'hold')} ended")
+    return 0
+
+
+def _counted(ended: dict[str, int], what: str) -> str:
+    count = ended[f"{what}s"]
+    return f"{count} {what}{'' if count == 1 else 's'}"

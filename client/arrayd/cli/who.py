@@ -1,0 +1,26 @@
+"""``arrayd who``: who holds, or waits for, a file."""
+
+from __future__ import annotations
+
+import argparse
+
+import arrayd
+from arrayd.cli.common import Subparsers, add_command, print_json
+from arrayd.results.status_table import terminal_width
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(subparsers, "who", "tell who holds, or waits for, a file", json=True)
+    parser.add_argument("source", metavar="FILE", help="or FILE:MEMBER, name:NAME")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a line for each process; never start a daemon."""
+    with arrayd.connect(args.endpoint, start=False) as client:
+        uses = client.who(args.source)
+    if args.json:
+        print_json(uses.to_json())
+    else:
+        print("\n".join(uses.lines(terminal_width())))
+    return 0

@@ -1,0 +1,71 @@
+"""`Uses`: who holds what of one file, and who waits for it; printed as a table.
+
+::
+
+    BLOCK  STATE    PID   USER   COMMAND    SINCE  SOURCE
+    42     held     9911  alice  train.py   2 h    /data/train.h5:/x
+    42     held     9950  bob    eval.py    9 s    /data/train.h5:/x
+    -      probing  9951  bob    collect    1 s    /data/train.h5:/y
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from arrayd.results.status import BlockStatus, Holder, JobStatus, listed
+from arrayd.results.status_table import Row, cut_left, duration, printable, user_name
+from arrayd.wire.records import Record
+
+USES_HEAD = ("BLOCK", "STATE", "PID", "USER", "COMMAND", "SINCE", "SOURCE")
+
+
+@dataclass(frozen=True, slots=True)
+class Uses(Record):
+    """Blocks of a file that are in memory, and loads of it that have no block yet."""
+
+    blocks: tuple[BlockStatus, ...]
+    jobs: tuple[JobStatus, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as plain data for `json.dumps`."""
+        plain: dict[str, Any] = listed(self.to_wire())
+        return plain
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines(None))
+
+    def lines(self, width: int | None) -> list[str]:
+        """Return the table, a row for each process, in lines of at most `width` characters.
+
+        The source is cut at its left, and a line that is too wide all the same at its right.
+        """
+        rows = [USES_HEAD, *self._rows()]
+        if len(rows) == 1:
+            return ["not in memory, and nobody waits for it"]
+        wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        room = None if width is None else max(12, width - sum(wide[:-1]) - 2 * (len(wide) - 1))
+        lines = []
+        for *cells, source in rows:
+            shown = source if room is None else cut_left(source, room)
+            padded = [cell.ljust(count) for cell, count in zip(cells, wide[:-1], strict=True)]
+            lines.append("  ".join([*padded, shown])[:width])
+        return lines
+
+    def _rows(self) -> Iterator[Row]:
+        for block in self.blocks:
+            source = printable(block.source)
+            yield from _people(str(block.number), block.state, block.holders, source)
+            yield from _people(str(block.number), "waits", block.waiters, source)
+            if not block.holders and not block.waiters:
+                words = (str(block.number), block.state, "-", "-", "-", duration(block.unused))
+                yield (*words, source)
+        for job in self.jobs:
+            yield from _people("-", job.stage, job.waiters, printable(job.source))
+
+
+def _people(number: str, state: str, people: tuple[Holder, ...], source: str) -> Iterator[Row]:
+    for one in people:
+        who = (str(one.pid or "?"), user_name(one.uid), printable(one.program))
+        yield (number, state, *who, duration(one.since), source)

@@ -1,0 +1,54 @@
+"""What the requests of an operator mean; see `handlers`: is all well, and whose sessions end."""
+
+from __future__ import annotations
+
+import os
+
+from arrayd.errors import AccessDenied, NoSuchBlock
+from arrayd.wire.protocol import Request
+from arrayd_server.core import invariants, stream_invariants
+from arrayd_server.core.effects import Effect, Reply, Result
+from arrayd_server.core.model import Asker, Peer
+from arrayd_server.service import audit
+from arrayd_server.service.service import Service
+
+
+def health(service: Service, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
+    """Say whether the rules of registry and streams hold: which one does not, or an empty text."""
+    broken = ""
+    try:
+        invariants.check(service.registry)
+        stream_invariants.check(service.streams)
+    except AssertionError as error:
+        broken = str(error).partition("\n")[0] or "a rule without a name"
+    sums = {"pid": os.getpid(), "blocks": len(service.registry.blocks.table)}
+    return [Reply(Asker(request.nonce, request.id), Result({**sums, "broken": broken}))]
+
+
+def kick(service: Service, request: Request, now: float) -> list[Effect]:
+    """End all sessions of a process but the one that asks: no hold of then comes back."""
+    to, pid = Asker(request.nonce, request.id), request.fields["pid"]
+    caller = service.caller(request.nonce)
+    others = [one for one in service.registry.sessions.values() if one.nonce != request.nonce]
+    found = [one for one in others if one.peer.pid == pid and not one.peer.own]
+    mine = [one for one in found if _may_end(caller, one.peer)]
+    if len(mine) < len(found):
+        audit.refused(caller.uid, caller.pid, "kick", f"pid {pid}", "another user's process")
+        raise AccessDenied(
+            f"User {caller.uid} may not end the sessions of process {pid}, which is another "
+            f"user's. The daemon's own user ({os.geteuid()}) and root may, whom its option admins "
+            "names, and that user."
+        )
+    if not found:
+        return [Reply(to, NoSuchBlock(f"No process {pid} uses this daemon: see `arrayd status`."))]
+    count, holds, peer = len(found), sum(len(one.holds) for one in found), found[0].peer
+    audit.kicked(caller.uid, caller.pid, pid, peer.uid, count, holds)
+    effects: list[Effect] = []
+    for session in found:
+        effects += service.sessions.kick(session.nonce, now)
+    told = {"sessions": count, "holds": holds, "program": peer.program, "uid": peer.uid}
+    return [*effects, Reply(to, Result(told))]
+
+
+def _may_end(caller: Peer, peer: Peer) -> bool:
+    return caller.admin or not caller.foreign or caller.uid == peer.uid

@@ -1,0 +1,139 @@
+"""What an operator asks a daemon: ``who``, ``kick``, ``health``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import arrayd
+from arrayd import AccessDenied, cli
+from arrayd.errors import ProtocolMismatch
+from arrayd.results.uses import Uses
+from tests.support.daemons import Daemon
+from tests.support.people import ANN, BOB, People, npy
+
+pytestmark = pytest.mark.one_daemon
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Give ``call(command, *words)``: run it on the daemon; its exit code, output, complaints."""
+
+    def run(command: str, *words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main([command, "--endpoint", daemon.endpoint, *words])
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def test_who(daemon: Daemon, tmp_path: Path, call: Call) -> None:
+    """Each process that holds a block of the file has a line; others' files are left out."""
+    path, other = tmp_path / "a.npy", tmp_path / "b.npy"
+    for one in (path, other):
+        np.save(one, np.arange(5))
+    assert call("who", str(path)) == (0, "not in memory, and nobody waits for it\n", "")
+    with arrayd.connect(daemon.endpoint) as client:
+        kept = [client.get(path), client.get(other)]
+        code, said, _ = call("who", str(path))
+        head, line = said.splitlines()
+        assert (code, head.split()) == (
+            0,
+            ["BLOCK", "STATE", "PID", "USER", "COMMAND", "SINCE", "SOURCE"],
+        )
+        assert line.split()[1:3] == ["held", str(os.getpid())]
+        assert line.endswith(f" {path}")
+        answer = json.loads(call("who", "--json", str(path))[1])
+        assert answer["blocks"][0]["holders"][0]["pid"] == os.getpid()
+        found = client.who(path)
+        assert all(len(line) <= 60 for line in found.lines(60))
+        assert found.lines(60)[1].endswith("a.npy")
+        del kept
+
+
+def test_who_writes(daemon: Daemon, call: Call) -> None:
+    """A block that is being written is found by the name that it will have."""
+    with arrayd.connect(daemon.endpoint) as client, client.create(3, "f4", "soon"):
+        _, said, _ = call("who", "name:soon")
+        assert said.splitlines()[1].split()[1:3] == ["writing", str(os.getpid())]
+
+
+def test_kick(daemon: Daemon, tmp_path: Path, call: Call) -> None:
+    """Holds end and stay ended when the client comes back; arrays stay readable; it is recorded."""
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(5))
+    with arrayd.connect(daemon.endpoint) as client:
+        array = client.get(path)
+        code, said, _ = call("kick", str(os.getpid()))
+        assert code == 0
+        assert said.startswith(f"{os.getpid()} ")
+        assert said.endswith(": 1 session and 1 hold ended\n")
+        assert client.info(path).dtype == array.dtype  # by which it comes back
+        status = client.status()
+        (block,) = status.blocks
+        assert len(status.sessions) == 1
+        assert (block.holders, block.state) == ((), "stray")
+        assert array.tolist() == [0, 1, 2, 3, 4]
+        del array
+    assert f"kicked uid={os.geteuid()} pid={os.getpid()}: process {os.getpid()}" in daemon.log
+    code, said, complaint = call("kick", "999999999")
+    assert (code, said) == (1, "")
+    assert "No process 999999999 uses this daemon" in complaint
+
+
+def test_kick_of_others(people: People, daemon: Daemon) -> None:
+    """A user ends its own processes' sessions; another's are refused, and root ends any."""
+    own = people.daemon()
+    path = people.file("a.npy", npy([1, 2]), ANN, 0o644)
+    ann, bob = people(own, ANN), people(own, BOB)
+    ann(f"c = arrayd.connect(); a = c.get({path!r})")
+    pid = ann("os.getpid()")
+    with pytest.raises(AccessDenied, match=f"User {BOB} may not end"):
+        bob(f"arrayd.connect().kick({pid})")
+    assert f"refused uid={BOB}" in own.log
+    assert bob(f"len(arrayd.connect().who({path!r}).blocks)") == 0
+    with arrayd.connect(own.endpoint) as client:
+        assert client.who(path).blocks[0].holders[0].uid == ANN
+        assert client.kick(int(pid))["holds"] == 1
+    assert ann("a.tolist()") == [1, 2]
+    ann(f"c.info({path!r}); b = arrayd.connect(); b.get({path!r})")
+    assert ann(f"b.kick({pid})['sessions']") == 1
+
+
+def test_health(daemon: Daemon, call: Call, tmp_path: Path) -> None:
+    """One line, and 0 where all is well, else 1: whatever is wrong, and without waiting."""
+    code, said, complaint = call("health")
+    assert (code, complaint) == (0, "")
+    assert said.startswith(f"healthy: pid {daemon.pid}, ")
+    assert said.count("\n") == 1
+    assert json.loads(call("health", "--json")[1])["healthy"] is True
+    code, said, complaint = call("health", "--endpoint", f"{tmp_path}/none")
+    assert (code, complaint, said.count("\n")) == (1, "", 1)
+    assert said.startswith("unhealthy: ")
+
+
+def test_an_older_daemon(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows none of this, and says so in one line."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ProtocolMismatch("This daemon (pid 1) knows no request 'who': it is older.")
+
+    monkeypatch.setattr(arrayd.Client, "who", refuse)
+    monkeypatch.setattr(arrayd.Client, "health", refuse)
+    code, said, complaint = call("who", "/a")
+    assert (code, said, complaint.count("\n")) == (1, "", 1)
+    code, said, complaint = call("health")
+    assert (code, complaint) == (1, "")
+    assert said.startswith("unhealthy: This daemon (pid 1) knows no request")
+
+
+def test_nobody() -> None:
+    """A table of nothing is a sentence."""
+    assert str(Uses((), ())) == "not in memory, and nobody waits for it"
