@@ -212,6 +212,7 @@ def put(
     *,
     keep: bool = False,
     replace: bool = False,
+    share: str | None = None,
     timeout: float | None = None,
 ) -> SharedArray:
     """Publish a copy of an array; other processes get it as ``name:NAME`` or by reference.
@@ -228,6 +229,9 @@ def put(
         Keep it without a holder, until `evict`.
     replace
         Take the name over from another block; its holders keep theirs.
+    share
+        Which other users may have it, where a daemon serves several: None: nobody; ``"all"``; or
+        ``"group:NAME"``. They get it as ``name:~USER/NAME``.
     timeout
         Seconds to wait for room; None: 1 s.
 
@@ -243,7 +247,8 @@ def put(
     NoRoom
         The budget, /dev/shm or the memory cgroup is exhausted.
     """
-    return default_client().put(array, name, keep=keep, replace=replace, timeout=timeout)
+    how: dict[str, Any] = {"keep": keep, "replace": replace, "share": share, "timeout": timeout}
+    return default_client().put(array, name, **how)
 
 
 def create(
@@ -254,6 +259,7 @@ def create(
     order: str = "C",
     keep: bool = False,
     replace: bool = False,
+    share: str | None = None,
     timeout: float | None = None,
 ) -> AbstractContextManager[SharedArray]:
     """Write a new block in place, without a second copy: ``with create(…) as out``.
@@ -266,7 +272,7 @@ def create(
     ----------
     shape, dtype, order
         Of the array; its values are zero.
-    name, keep, replace, timeout
+    name, keep, replace, share, timeout
         As for `put`.
 
     Raises
@@ -276,9 +282,8 @@ def create(
     NotSealed
         At the end: another process can still write to it.
     """
-    return default_client().create(
-        shape, dtype, name, order=order, keep=keep, replace=replace, timeout=timeout
-    )
+    how: dict[str, Any] = {"keep": keep, "replace": replace, "share": share, "timeout": timeout}
+    return default_client().create(shape, dtype, name, order=order, **how)
 
 
 def evict(source: SourceLike, **options: Any) -> dict[str, int]:

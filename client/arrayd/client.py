@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arrayd.array import SharedArray, cut, reduced
-from arrayd.common import arguments, failpoints
+from arrayd.common import arguments, failpoints, users
 from arrayd.errors import (
     ArraydError,
     NoSuchBlock,
@@ -190,6 +190,7 @@ class Client:
         order: str = "C",
         keep: bool = False,
         replace: bool = False,
+        share: str | None = None,
         timeout: float | None = None,
     ) -> Iterator[SharedArray]:
         """Write a new block in place; see `arrayd.create`."""
@@ -206,6 +207,8 @@ class Client:
             "keep": arguments.flag("keep", keep),
             "replace": arguments.flag("replace", replace),
         }
+        if (whom := users.share(share)) is not None:  # older daemons know nothing of that
+            fields["share"] = whom
         out = sealing.draft(self._session, arguments.seconds("timeout", timeout), fields)
         try:
             yield out

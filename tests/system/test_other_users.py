@@ -13,7 +13,7 @@ import pytest
 import arrayd
 from arrayd.errors import AccessDenied, ArraydError, InUse, NoSuchBlock
 from tests.support.daemons import Daemon
-from tests.support.people import ALLOW, ANN, BOB, People, npy, refusals
+from tests.support.people import ALLOW, ANN, BOB, TEAM, People, npy, refusals
 from tests.support.processes import Puppet, PuppetError, wait_until
 
 SECRET = 77_000
@@ -176,6 +176,43 @@ def test_published_blocks_are_their_users(daemon: Daemon, ann: Puppet, bob: Pupp
         bob(f"arrayd.evict('name:~{ANN}/results')")
     bob("arrayd.release(p); del p")
     assert ann("int(p[1])") == 88_001
+
+
+def test_what_is_shared_by_name(people: People, daemon: Daemon, ann: Puppet, bob: Puppet) -> None:
+    """With all, or with a group; nobody else learns that it is there; her name is in front."""
+    member = people(daemon, BOB, [TEAM])
+    ann("every = arrayd.put(np.arange(5), name='every', share='all')")
+    ann(f"team = arrayd.put(np.arange(6), name='team', share='group:{TEAM}')")
+    assert bob(f"int(arrayd.get('name:~{ANN}/every')[4])") == 4
+    assert bob(f"arrayd.info('name:~{ANN}/every').shape") == [5]
+    assert member(f"int(arrayd.get('name:~{ANN}/team')[5])") == 5
+    for name in ("team", "results", "none"):
+        for call in ("get", "info", "prefetch"):
+            with pytest.raises(NoSuchBlock):
+                bob(f"arrayd.{call}('name:~{ANN}/{name}')")
+    with pytest.raises(NoSuchBlock):
+        bob("arrayd.get('name:every')")  # a name of his own
+    with pytest.raises(NoSuchBlock):
+        bob(f"arrayd.evict('name:~{ANN}/every')")
+    with arrayd.connect(daemon.endpoint) as own:
+        array = own.put(np.arange(7), name="own", share="all")
+        assert bob("int(arrayd.get('name:~0/own')[6])") == 6
+        assert bob("int(arrayd.get('name:~root/own')[6])") == 6
+        del array
+
+
+def test_a_name_that_is_waited_for(daemon: Daemon, ann: Puppet, bob: Puppet) -> None:
+    """Who waits for a name of another user gets it if it is shared, else the usual error."""
+    for number, share in enumerate(("all", None)):
+        bob.send(f"int(arrayd.get('name:~{ANN}/n{number}', timeout=20)[2])")
+        with arrayd.connect(daemon.endpoint) as own:
+            wait_until(lambda: any("/n" in job.source for job in own.status().jobs), "Bob waits")
+        ann(f"n = arrayd.put(np.arange(3), name='n{number}', share={share!r})")
+        if share is None:
+            with pytest.raises(NoSuchBlock):
+                bob.reply()
+        else:
+            assert bob.reply() == 2
 
 
 def test_who_is_told_what(people: People, daemon: Daemon, ann: Puppet, bob: Puppet) -> None:

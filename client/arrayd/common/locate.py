@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from arrayd.common.users import absolute_name
 from arrayd.errors import SourceNotFound, SpecMismatch
 
 _NAME = "name:"
@@ -40,7 +41,7 @@ def locate(what: Any, dataset: str | None) -> tuple[str, str | None, str | None]
     if text.startswith(_NAME) and not os.path.exists(text):
         if dataset is not None:
             raise SpecMismatch(f"{text}: a published block has no members: leave out dataset=.")
-        return "", None, text.removeprefix(_NAME)
+        return "", None, absolute_name(text.removeprefix(_NAME))
     if dataset is None:
         return *places(text)[0], None
     path, member = places(text)[0]

@@ -24,7 +24,8 @@ claim           of what the index led to: holds: [segment, number of the claim];
 bye             (no answer) the session ends
 lend            segment, token (no answer)
 redeem          segment, token
-create          shape, descr, order, name, keep, replace, wait
+create          shape, descr, order, name, keep, replace, wait, share ("all" or "group:NUMBER";
+                not sent: nobody)
 seal            segment
 abort           segment (no answer)
 stream.open     manifest, stat (the file of a dataset's manifest), ids (a file of row ids, or
@@ -337,6 +338,7 @@ FIELDS: dict[str, dict[str, Check]] = {
         "name": _name,
         "keep": _is(bool),
         "replace": _is(bool),
+        "share": _name,
         "wait": _seconds,
     },
     "seal": {"segment": _is(str)},

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from arrayd_server.core import error_texts
+from arrayd_server.core import error_texts, users
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Effect, Probe, Reply, Result
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import JobTable
-from arrayd_server.core.model import Asker, AwaitedItem, Counters, Job, Stage, Wanted
+from arrayd_server.core.model import Asker, AwaitedItem, Block, Counters, Job, Stage, Wanted
 
 
 class Asking:
@@ -24,6 +24,8 @@ class Asking:
     def get(self, to: Asker, wanted: Wanted, waiter: AwaitedItem, now: float) -> list[Effect]:
         """Grant an array, or let `to` wait for the job that makes it."""
         place, waiter.whole_source = wanted.served_by(self._blocks.locate)
+        if place is not None and self._is_hidden(wanted, place.block, to):
+            return [Reply(to, error_texts.no_such_name(str(wanted.name)))]
         if place is not None and self._holds.may_grant(place, [to.nonce]):
             self._counters.hits += 1
             place.part.outdated = False  # the file may be again what it was
@@ -47,7 +49,8 @@ class Asking:
 
     def prefetch(self, to: Asker, wanted: Wanted, now: float) -> list[Effect]:
         """Have an array loaded that nobody waits for."""
-        if wanted.served_by(self._blocks.find)[0] is not None:
+        block = wanted.served_by(self._blocks.find)[0]
+        if block is not None and not self._is_hidden(wanted, block, to):
             return [Reply(to, Result({"resident": True}))]
         if wanted.name is not None:
             return [Reply(to, error_texts.no_such_name(wanted.name))]
@@ -56,6 +59,11 @@ class Asking:
             job, effects = self._begin(to, wanted, now)
         job.detached = True
         return [Reply(to, Result({"resident": False})), *effects]
+
+    def _is_hidden(self, wanted: Wanted, block: Block, to: Asker) -> bool:
+        """Say whether a published block is another user's, and not shared with who asks."""
+        peer = self._holds.sessions[to.nonce].peer
+        return wanted.name is not None and not users.may_use(block, peer)
 
     def _begin(self, to: Asker, wanted: Wanted, now: float) -> tuple[Job, list[Effect]]:
         """Have a source looked at, or its name waited for, by a job of its own."""

@@ -41,6 +41,7 @@ class Peer:
     members: bool = False  # it understands grants of them
     foreign: bool = False  # it is of another user than the daemon: see `users`
     admin: bool = False  # it may see and end what is other users'
+    groups: frozenset[int] = frozenset()  # it is in, if it is foreign
 
     @property
     def user(self) -> int | None:
@@ -83,8 +84,7 @@ class Session:
     seq: int = 0  # the number of its latest grant, be it of an earlier run of the daemon
     claims: int = 0  # how often it has attached without asking, as far as it has said
     holds: dict[str, Hold] = field(default_factory=dict)  # by segment; as in blocks' `holders`
-    #: segment and token of the references that it has sent: those in the blocks' `lends`
-    lends: set[tuple[str, bytes]] = field(default_factory=set)
+    lends: set[tuple[str, bytes]] = field(default_factory=set)  # that it has sent: see `Block`
 
 
 Release = tuple[str, int, int]
@@ -191,8 +191,8 @@ class Block:
     heir: int | None = None  # UNLINKED: the number of the spare that is to have its pages
     user: int | None = None  # for whom it was made, by `Peer.user`: whose quota it counts in
     readers: set[int] = field(default_factory=set)  # other users who may open its segment
-    #: fields that only a newer arrayd knows, to be written again as they are
-    extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    share: str | None = None  # who else may ask for it by name: "all" or "group:NUMBER"
+    extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING)  # of a newer arrayd alone
 
     @property
     def transient(self) -> bool:
@@ -258,6 +258,7 @@ class Draft:
     name: str | None = None
     keep: bool = False
     replace: bool = False
+    share: str | None = None  # as of `Block`
 
 
 @dataclass(slots=True)
@@ -277,8 +278,7 @@ class Job:
     segment: str | None = None
     info: bool = False  # its source is to be described: no block comes of it
     detached: bool = False  # goes on without waiters (prefetch)
-    #: QUEUED: when `tick` must look at it, for its room or its timeout is due
-    next_check: float = math.inf
+    next_check: float = math.inf  # QUEUED: when its room or its timeout is due
     deadline: float = -math.inf  # QUEUED: when the longest timeout of its waiters ends
     done: int = 0  # rows
     total: int = 0

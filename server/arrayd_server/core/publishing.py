@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from arrayd.errors import ArraydError
-from arrayd_server.core import error_texts
+from arrayd_server.core import error_texts, users
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Effect, Reply, Rewrite, Seal
 from arrayd_server.core.holds import Holds
@@ -85,15 +85,24 @@ class Publishing:
     def publish(self, job: Job, block: Block, now: float) -> list[Effect]:
         """Give a client's block its name, and the block to those who wait for the name."""
         assert job.draft is not None
-        block.name = job.draft.name
+        block.name, block.share = job.draft.name, job.draft.share
         if block.name is None:
             return []
         alias = name_alias(block.name)
         effects = self._displace(alias, now)
         if (awaited := self._jobs.find(alias)) is not None:
+            effects += self._refuse_others(awaited, block)
             return effects + self._jobs.finish(awaited, Place(block), now)
         self._blocks.add_alias(Place(block), alias)
         return effects
+
+    def _refuse_others(self, awaited: Job, block: Block) -> list[Effect]:
+        """Answer those who wait for a name with which nothing is shared with them."""
+        peers = {to: self._holds.sessions[to.nonce].peer for to in awaited.waiters}
+        others = [to for to, peer in peers.items() if not users.may_use(block, peer)]
+        for to in others:
+            self._jobs.remove_waiter(awaited, to)
+        return [Reply(to, error_texts.no_such_name(str(block.name))) for to in others]
 
     def rewrite_older(self, job: Job) -> list[Effect]:
         """Have the name removed from the metadata of the block that a job is to take it from.
@@ -120,7 +129,9 @@ class Publishing:
             displaced = [] if block.name is None else self._displace(name_alias(block.name), now)
             self._blocks.index(block)
             return displaced
-        block.draft = Draft(block.spec, block.size, block.identity, block.name, block.keep)
+        block.draft = Draft(
+            block.spec, block.size, block.identity, block.name, block.keep, share=block.share
+        )
         self.resume(block, now)
         return []
 

@@ -59,9 +59,26 @@ def owns(block: Block, peer: Peer) -> bool:
     return peer.admin or not peer.foreign or block.user == peer.uid
 
 
+def may_use(block: Block, peer: Peer) -> bool:
+    """Say whether a process may have a block by its name: it is its user's, or shared with it."""
+    mine = not peer.foreign or block.user == peer.uid
+    return mine or block.share in {"all", *(f"group:{number}" for number in peer.groups)}
+
+
 def stored_name(name: str, peer: Peer) -> str:
     """Return a name that a process gives to what it publishes: each user has names of its own."""
     return f"~{peer.uid}/{name}" if peer.foreign else name
+
+
+def wanted_name(name: str, peer: Peer, own: int) -> str:
+    """Return the stored name of what a process asks for: its own ``x``, or user 7's ``~7/x``.
+
+    `own` is the daemon's user, whose names are stored as they are.
+    """
+    owner = re.match(r"~(\d+)/", name)
+    if owner is None:
+        return stored_name(name, peer)
+    return name[owner.end() :] if int(owner[1]) == own else name
 
 
 def shown_name(stored: str) -> str:

@@ -43,7 +43,7 @@ class Metadata(Record):
         The array in it, and where that came from.
     aliases
         Requests that it answers.
-    name, published, keep, lost, linked, user
+    name, published, keep, lost, linked, user, share
         As in `Block`.
     """
 
@@ -56,6 +56,7 @@ class Metadata(Record):
     lost: int = 0
     linked: bool | None = later(None)  # the first version looked at no linked files
     user: int | None = later(None)  # the first version served one user
+    share: str | None = later(None)
 
 
 def planned(spec: Spec, origin: BlockIdentity) -> layout.SegmentPlan:
@@ -85,6 +86,7 @@ def metadata(block: Block, job: Job | None = None) -> dict[str, Any]:
         lost=block.lost,
         linked=block.linked or (False if _may_refer(block.identity) else None),
         user=block.user,
+        share=draft.share if draft is not None else block.share,
         extra=block.extra,
     ).to_wire()
 
@@ -151,6 +153,7 @@ def _block(meta: Metadata, found: LeftoverSegment, number: int, now: float) -> B
         lost=meta.lost,
         linked=bool(meta.linked),
         user=meta.user,
+        share=meta.share,
         readers=set(found.readers),
         extra=meta.extra,
         edition=_edition(meta.origin),

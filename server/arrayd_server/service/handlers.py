@@ -150,7 +150,8 @@ def create(service: Service, request: Request, now: float) -> list[Effect]:
     name, peer = fields["name"], service.caller(request.nonce)
     source = BlockIdentity(None, f"name:{name}" if name else f"put by {peer.pid}")
     name = None if name is None else users.stored_name(name, peer)
-    draft = Draft(spec, planned(spec, source).size, source, name, fields["keep"], fields["replace"])
+    terms = (fields["keep"], fields["replace"], fields["share"])
+    draft = Draft(spec, planned(spec, source).size, source, name, *terms)
     service.update_headroom()
     return service.registry.create(to, draft, _timeout(fields["wait"]), now)
 
@@ -297,7 +298,7 @@ def _meant(item: Mapping[str, Any], caller: Peer) -> Wanted | ArraydError:
     if isinstance(source, ArraydError):
         return source
     if source.name is not None:
-        name = users.stored_name(source.name, caller)
+        name = users.wanted_name(source.name, caller, os.geteuid())
         return Wanted(name_alias(name), BlockIdentity(None, str(source)), name=name)
     seen = item.get("stat")
     stat = None if seen is None else tuple(seen)
@@ -339,8 +340,9 @@ def _timeout(wait: float | None) -> float:
 
 
 def _published(service: Service, name: str, caller: Peer) -> Result | ArraydError:
-    block = service.registry.blocks.find(name_alias(users.stored_name(name, caller)))
-    if block is None:
+    stored = users.wanted_name(name, caller, os.geteuid())
+    block = service.registry.blocks.find(name_alias(stored))
+    if block is None or not users.may_use(block, caller):
         return NoSuchBlock(f"No block is published as {name!r}.")
     spec = block.spec
     return Result(
@@ -357,7 +359,7 @@ def _published(service: Service, name: str, caller: Peer) -> Result | ArraydErro
 
 def _matcher(source: Source, caller: Peer) -> Callable[[Block], bool]:
     if source.name is not None:
-        name = users.stored_name(source.name, caller)
+        name = users.wanted_name(source.name, caller, os.geteuid())
         return lambda block: block.name == name
     return lambda block: any(identity.matches(one.identity, source) for one in block.parts())
 

@@ -63,7 +63,9 @@ class Reception:
         """Return who is at the other end of a connection."""
         who, pid = route.credentials, route.address.pid
         foreign, admin = who.uid != self._callers.own, self._callers.is_admin(who)
-        return Peer(who.uid, pid, group=peers.group_of(pid), foreign=foreign, admin=admin)
+        groups = who.groups | {who.gid} if foreign else frozenset()
+        group = peers.group_of(pid)
+        return Peer(who.uid, pid, group=group, foreign=foreign, admin=admin, groups=groups)
 
     def lets_in(self, request: Request, route: PeerConnection, caller: Peer) -> bool:
         """Say whether a request is to be served now; it is not if its files are looked at first.
