@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ import pytest
 from tests.support.processes import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
+
+_UNSHARED = ("unshare", "--pid", "--fork", "--mount", "--uts", "--ipc", "--cgroup")
 
 SYSTEMD = Path("/lib/systemd/systemd")
 
@@ -59,6 +62,14 @@ mkdir -p "$root/run/systemd/system"
 printf '[Unit]\nDescription=tests\nAllowIsolate=yes\n' >"$root/run/systemd/system/tests.target"
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin container=unshare chroot "$root" \
     /lib/systemd/systemd --system --unit=tests.target --log-target=console --show-status=no
+"""
+
+_TRIAL = r"""
+mount --make-rprivate /
+mount -t tmpfs tmpfs "$1"
+mkdir "$1/upper" "$1/work" "$1/root" "$1/groups"
+mount -t overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" overlay "$1/root"
+mount -t cgroup2 cgroup2 "$1/groups"
 """
 
 
@@ -114,13 +125,16 @@ def skip_unless_possible() -> None:
     missing = [name for name in ("unshare", "nsenter", "setpriv") if not shutil.which(name)]
     if missing or not SYSTEMD.exists():
         pytest.skip(f"not installed: {', '.join(missing) or 'systemd'}")
-    tried = subprocess.run(
-        ["unshare", "--pid", "--fork", "--mount", "--uts", "--ipc", "--cgroup", "true"],
-        capture_output=True,
-        text=True,
-    )
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        tried = subprocess.run(
+            [*_UNSHARED, "sh", "-ec", _TRIAL, "sh", place],
+            capture_output=True,
+            text=True,
+        )
     if tried.returncode or _cgroups() is None:
-        pytest.skip(f"namespaces are refused here: {tried.stderr.strip() or 'no cgroup2'}")
+        pytest.skip(
+            f"a machine inside the machine is refused here: {tried.stderr.strip() or 'no cgroup2'}"
+        )
 
 
 @contextlib.contextmanager
@@ -140,8 +154,16 @@ def booted(place: Path) -> Iterator[RealSystemd]:
     with _own_cgroup(place.name) as group, (shared / "systemd.log").open("w") as log:
         process = subprocess.Popen(
             [
-                *("unshare", "--pid", "--fork", "--mount", "--uts", "--ipc", "--cgroup"),
-                *("--kill-child", "sh", "-c", _BOOT, "sh", str(place / "private"), str(shared)),
+                *(
+                    *_UNSHARED,
+                    "--kill-child",
+                    "sh",
+                    "-c",
+                    _BOOT,
+                    "sh",
+                    str(place / "private"),
+                    str(shared),
+                ),
                 *sorted(map(str, needed)),
             ],
             stdin=subprocess.DEVNULL,

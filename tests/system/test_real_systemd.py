@@ -24,7 +24,7 @@ PROGRAM = f"{sys.prefix}/bin/arrayd"
 
 FOR_TESTS = """
 [Service]
-WatchdogSec=3s
+WatchdogSec=4s
 StandardError=append:/mnt/daemon.log
 """
 
@@ -198,11 +198,14 @@ def test_a_reload_drops_nothing(machine: RealSystemd, readers: Readers) -> None:
 
 
 def test_a_restart_hands_over(machine: RealSystemd, readers: Readers) -> None:
-    """Another process has the same blocks; a client that reads, and asks again, notices nothing."""
-    block, pid = readers("a.block.name"), main_pid(machine)
-    machine.run("systemctl", "restart", "arrayd")
-    assert main_pid(machine) not in (0, pid)
-    still_reads(machine, readers, block)
+    """So does an upgrade: another process has the same blocks, and its clients notice nothing."""
+    block, pids = readers("a.block.name"), {0, main_pid(machine)}
+    for command in (("systemctl", "restart", "arrayd"), (PROGRAM, "install-service")):
+        machine.run(*command)
+        assert main_pid(machine) not in pids
+        pids.add(main_pid(machine))
+        still_reads(machine, readers, block)
+    assert 'budget = "48M"' in machine.run("cat", str(OPTIONS))
     assert machine.show("arrayd", "NRestarts") == "0"
 
 

@@ -1,0 +1,48 @@
+"""The pool of loaders when its options change while it works; `test_loader_limits` has the rest."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.faults.impostors import Errand, pool, program
+
+MEMORY = 1 << 30
+
+
+def test_more_loaders_begin_at_once() -> None:
+    """Tasks that waited for one get it; those that had one keep it when there are to be fewer."""
+
+    async def run() -> None:
+        async with pool(limit=1) as one:
+            with program("silent"):
+                errands = [Errand(one) for _ in range(4)]
+                assert len(one.workers) == 1
+                one.adjust(3, timeout=20.0, memory=MEMORY)
+                assert len(one.workers) == 3
+                one.adjust(1, timeout=20.0, memory=MEMORY)
+                assert len(one.workers) == 3
+            assert not any(errand.done for errand in errands)
+
+    asyncio.run(run())
+
+
+def test_a_loader_with_other_memory_goes_when_it_is_idle() -> None:
+    """At once, or when it has done what it was given; the next task gets a new one."""
+
+    async def run() -> None:
+        async with pool() as one:
+            with program("honest"):
+                await Errand(one).result()
+                (first,) = one.workers
+                await Errand(one).result()
+                assert one.workers == [first]
+                one.adjust(1, timeout=20.0, memory=MEMORY // 2)
+                assert one.workers == []
+                under_way = Errand(one)
+                one.adjust(1, timeout=20.0, memory=MEMORY)
+                await under_way.result()
+                assert one.workers == []
+                await Errand(one).result()
+                assert [worker.memory for worker in one.workers] == [MEMORY]
+
+    asyncio.run(run())
