@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 STRANGERS = {b"c"}
-"""The sessions of an older version, which do not understand the grant of a member."""
+"""The sessions of another user: no members of blocks are granted to them, as to older versions."""
 
 
 class Naive:
@@ -105,7 +105,7 @@ class Naive:
 
     def claim(self, nonce: bytes, segment: str, number: int) -> None:
         """Note that a session has attached a final block without asking."""
-        if nonce in self.sessions and segment in self.final - self.unlinked:
+        if nonce in self.sessions.keys() - STRANGERS and segment in self.final - self.unlinked:
             seq, claim, _ = self.holds.get((nonce, segment), (0, 0, 0.0))
             self.holds[nonce, segment] = (seq, max(claim, number), self._shell.now)
 

@@ -36,6 +36,7 @@ drafts = st.builds(
     names | st.none(),
     st.booleans(),
     st.booleans(),
+    st.sampled_from([None, None, "all", "group:8"]),
 )
 requests = st.one_of(
     st.builds(wanted, files, st.sampled_from("aab")), st.builds(wanted_name, names)

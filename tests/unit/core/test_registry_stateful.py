@@ -1,7 +1,7 @@
 """The core, walked at random against a naive model (`core_naive`) in a fake world (`core_model`).
 
-Three sessions in two processes ask, map, release, fork, exec and die; loads end well, badly,
-late or never; strangers map blocks at the worst moment; the clock is late.
+Three sessions in two processes, one of another user, ask, map, release, fork, exec and die; loads
+end well, badly, late or never; strangers map blocks at the worst moment; the clock is late.
 ``ARRAYD_TEST_WALKS=20000`` walks longer, from random seeds.
 """
 
@@ -110,7 +110,8 @@ class Walk(KernelWalk):
         self._get(self._ask(nonce, what, pin), what, waiter)
 
     def _get(self, to: Asker, what: Wanted, waiter: AwaitedItem) -> None:
-        resident, known = self.naive.resident(what, to.nonce), to.nonce in self.naive.sessions
+        known, hidden = to.nonce in self.naive.sessions, self._is_hidden(what, to.nonce)
+        resident = self.naive.resident(what, to.nonce) and not hidden
         self.shell.do(self.registry.get, to, what, waiter, self.shell.now)
         self.naive.latest = None
         self._read()
@@ -120,10 +121,17 @@ class Walk(KernelWalk):
             assert first == effects.IntroduceYourself()
         elif resident:
             assert isinstance(first, Grant) or first == effects.AskAgain()
-        elif what.name is not None and waiter.timeout == 0:
+        elif what.name is not None and (waiter.timeout == 0 or hidden):
             assert isinstance(first, NoSuchBlock)
         else:
             self.past.append((to, what, waiter))
+
+    def _is_hidden(self, what: Wanted, nonce: bytes) -> bool:
+        """Say whether a published block is none that another user may have."""
+        block = self.registry.blocks.find(what.alias)
+        if what.name is None or block is None or nonce not in STRANGERS:
+            return False
+        return block.user != _peer(nonce, 0).uid and block.share is None
 
     @rule(
         nonce=st.sampled_from([b"a", b"b"]),
@@ -197,7 +205,8 @@ class Walk(KernelWalk):
         self.naive.claim(nonce, segment, number)
         claims = Claims([(segment, number)], [one(self.segments, pick)], self.claims[nonce])
         assert not self.shell.do(self.registry.claim, nonce, claims, self.shell.now)
-        if nonce in self.naive.sessions and segment in self.naive.final - self.naive.unlinked:
+        there = segment in self.naive.final - self.naive.unlinked
+        if nonce in self.naive.sessions and nonce not in STRANGERS and there:
             self.granted[nonce].setdefault(segment, 0)
 
     @rule(
@@ -231,12 +240,19 @@ class Walk(KernelWalk):
         flying = [segment for segment, _ in self.naive.lends]
         segment, to = one([*flying, *self.segments], pick), self._ask(nonce)
         alive = segment in self.naive.sizes.keys() - self.naive.unlinked
+        alive = alive and self._may_redeem(nonce, segment, token)
         if nonce in self.naive.sessions and alive:
             self.naive.arrive(segment, token)
         [reply, *_] = self.shell.do(self.registry.redeem, to, segment, token, self.shell.now)
         self._read()
         assert alive or not isinstance(reply.body, Grant)
         assert to not in self.naive.owed
+
+    def _may_redeem(self, nonce: bytes, segment: str, token: bytes) -> bool:
+        """Say whether a reference is of the receiver's user, or the block is open to it."""
+        sender, _ = self.naive.lends.get((segment, token), (b"", 0.0))
+        open_to = nonce not in STRANGERS or self.registry.blocks.table[segment].readers
+        return bool(open_to) or sender in STRANGERS
 
     @rule(nonce=sessions, pick=picks, everything=st.sampled_from([False, False, True]))
     def evict(self, nonce: bytes, pick: int, everything: bool) -> None:
@@ -358,7 +374,9 @@ class Walk(KernelWalk):
 
 
 def _peer(nonce: bytes, pid: int) -> Peer:
-    return Peer(7, pid, "walk", pid, members=nonce not in STRANGERS)
+    if nonce in STRANGERS:
+        return Peer(8, pid, "walk", pid, foreign=True, groups=frozenset({8}))
+    return Peer(7, pid, "walk", pid, members=True)
 
 
 TestWalk = Walk.TestCase
