@@ -296,6 +296,10 @@ class Client:
         ended: dict[str, Any] = unwrap(found)
         return ended
 
+    def drain(self, *, on: bool = True) -> int:
+        """Have the daemon begin nothing new as long as this client is open; return its pid."""
+        return int(unwrap(self._session.ask("drain", None, on=arguments.flag("on", on))[0])["pid"])
+
     def stop(self) -> int:
         """Stop the daemon, as SIGTERM does; return its pid."""
         return int(unwrap(self._session.ask("stop", None)[0])["pid"])

@@ -197,6 +197,7 @@ class Daemon:
             self._scope.id,
             self._segments.leases,
             self._server.garbage,
+            self._sessions.draining,
         )
 
     # ---- requests ------------------------------------------------------------------------

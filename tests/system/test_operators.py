@@ -1,4 +1,4 @@
-"""What an operator asks a daemon: ``who``, ``kick``, ``health``."""
+"""What an operator asks a daemon: ``who``, ``kick``, ``health``, ``drain``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd import AccessDenied, cli
+from arrayd import AccessDenied, DaemonError, cli
 from arrayd.errors import ProtocolMismatch
 from arrayd.results.uses import Uses
 from tests.support.daemons import Daemon
@@ -95,6 +95,10 @@ def test_kick_of_others(people: People, daemon: Daemon) -> None:
     ann, bob = people(own, ANN), people(own, BOB)
     ann(f"c = arrayd.connect(); a = c.get({path!r})")
     pid = ann("os.getpid()")
+    with pytest.raises(AccessDenied, match=f"User {BOB} may not drain"):
+        bob("arrayd.connect().drain()")
+    with pytest.raises(AccessDenied, match=f"User {BOB} may not drain"):
+        bob("arrayd.connect().drain()")
     with pytest.raises(AccessDenied, match=f"User {BOB} may not end"):
         bob(f"arrayd.connect().kick({pid})")
     assert f"refused uid={BOB}" in own.log
@@ -137,3 +141,63 @@ def test_an_older_daemon(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nobody() -> None:
     """A table of nothing is a sentence."""
     assert str(Uses((), ())) == "not in memory, and nobody waits for it"
+
+
+def test_drain(
+    start_daemon: Callable[..., Daemon], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is resident is granted, nothing new is begun; with the last hold the daemon stops."""
+    daemon = start_daemon("--budget", "64M")
+    path, new = tmp_path / "a.npy", tmp_path / "b.npy"
+    for one in (path, new):
+        np.save(one, np.arange(5))
+    holder, other = arrayd.connect(daemon.endpoint), arrayd.connect(daemon.endpoint)
+    kept = [holder.get(path)]
+
+    def check(_: float) -> None:  # instead of the pause between two looks
+        assert holder.status().draining
+        assert "leases on  draining" in str(holder.status())
+        assert other.get(path).tolist() == kept[0].tolist()
+        for attempt in (
+            lambda: other.get(new),
+            lambda: other.put([1]),
+            lambda: other.prefetch(new),
+            lambda: other.get("name:x", timeout=60),
+        ):
+            with pytest.raises(DaemonError, match="is being drained"):
+                attempt()
+        assert other.info(new).shape == (5,)
+        kept.clear()
+        holder.close()
+        other.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("arrayd.cli.drain.sleep", check)
+        assert cli.main(["drain", "--endpoint", daemon.endpoint]) == 0
+    said, complaint = capsys.readouterr()
+    assert said == f"arrayd at {daemon.endpoint}, pid {daemon.pid}: stopped\n"
+    assert complaint.startswith("arrayd: draining, waits for ")
+    assert f"in use: {os.getpid()} " in complaint
+    assert daemon.end(0) == 0
+
+
+def test_a_drain_is_taken_back(daemon: Daemon, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ctrl-C, and by whatever else ends the session that has asked for it."""
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with arrayd.connect(daemon.endpoint) as client:
+        array = client.put([1, 2])
+        with monkeypatch.context() as patch:
+            patch.setattr("arrayd.cli.drain.sleep", interrupt)
+            code, said, complaint = call("drain")
+        assert (code, said) == (130, "")
+        assert complaint.endswith(f"arrayd: taken back: pid {daemon.pid} serves as before\n")
+        assert not client.status().draining
+        assert client.put([3]).tolist() == [3]
+        assert client.drain() == daemon.pid
+        assert client.status().draining
+        assert client.drain(on=False) == daemon.pid
+        assert not client.status().draining
+        del array

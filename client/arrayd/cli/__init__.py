@@ -22,19 +22,9 @@ from arrayd.errors import ArraydError
 from arrayd.wire.protocol import PACKAGE_VERSION
 
 COMMANDS = (
-    *("serve", "status", "get", "info", "evict", "stop", "clean", "doctor", "config", "who"),
-    *(
-        "kick",
-        "health",
-        "install-service",
-        "collect",
-        "pack",
-        "report",
-        "list",
-        "plan",
-        "receipt",
-        "demo",
-    ),
+    *("serve", "status", "get", "info", "evict", "who", "kick", "drain", "stop", "clean"),
+    *("doctor", "health", "config", "install-service"),
+    *("collect", "pack", "report", "list", "plan", "receipt", "demo"),
 )
 
 _INTERRUPTED = 130

@@ -44,7 +44,7 @@ def _asked(endpoint: str | None) -> tuple[str, bool, int | None]:
         return f"no answer in {TIMEOUT:.0f} s", False, None
     except ArraydError as error:
         return " ".join(str(error).split()), False, None
-    pid, broken = answer["pid"], answer["broken"]
+    pid, broken, count = answer["pid"], answer["broken"], answer["blocks"]
     if broken:
         return f"pid {pid}: {broken} (a bug in arrayd)", False, pid
-    return f"healthy: pid {pid}, {answer['blocks']} blocks", True, pid
+    return f"healthy: pid {pid}, {count} block{'' if count == 1 else 's'}", True, pid

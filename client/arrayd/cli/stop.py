@@ -22,10 +22,15 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Stop the daemon; never start one for that."""
     with arrayd.connect(args.endpoint, start=False) as client:
-        pid = client.status().pid
-        with contextlib.suppress(DaemonLost):  # it may be gone before its answer is here
-            client.stop()
+        end(client, client.status().pid)
+    return 0
+
+
+def end(client: arrayd.Client, pid: int) -> None:
+    """Stop a daemon, whose process is `pid`, and print what came of it."""
+    with contextlib.suppress(DaemonLost):  # it may be gone before its answer is here
+        client.stop()
+    client.close()
     ended = launch.wait_ended(pid, TIMEOUT)
     state = "stopped" if ended else "is still giving memory back"
     print(f"arrayd at {client.endpoint}, pid {pid}: {state}")
-    return 0

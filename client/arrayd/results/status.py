@@ -211,6 +211,8 @@ class DaemonStatus(Record):
         which has a hundred at most.
     streams
         All of them.
+    draining
+        Somebody has asked that nothing new is begun (`arrayd drain`), for it is to stop.
     """
 
     version: str
@@ -236,6 +238,7 @@ class DaemonStatus(Record):
     jobs_more: int
     streams: tuple[StreamStatus, ...] = later(())
     spare: int = later(0)
+    draining: bool = later(False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain data for `json.dumps`; a dtype is its ``.npy`` description."""

@@ -113,6 +113,7 @@ def _daemon(status: DaemonStatus) -> list[str]:
         f"up {duration(status.uptime, fine=True)}",
         status.endpoint,
         f"leases {'on' if status.leases else 'off'}",
+        *(["draining"] if status.draining else []),
     ]
 
 

@@ -31,7 +31,7 @@ from arrayd.wire.records import REMEDY, Record, received
 _R = TypeVar("_R", bound=Record)
 
 # These ask about a daemon that is there.
-_NEVER_START = frozenset({"status", "evict", "stop", "who", "health", "kick"})
+_NEVER_START = frozenset({"status", "evict", "stop", "who", "health", "kick", "drain"})
 _GRACE = 0.1  # seconds that the daemon's own, better worded timeout has to arrive
 
 

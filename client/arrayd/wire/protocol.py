@@ -44,6 +44,7 @@ status          (none)
 who             source: who holds what of it, and who waits
 health          (none) whether the daemon's rules hold
 kick            pid: all sessions of that process end, and their holds do not come back
+drain           on: as long as this session is open, nothing new is begun
 stop            (none) the daemon stops, as on SIGTERM
 ==============  =====================================================================
 
@@ -113,7 +114,7 @@ MAX_DIMENSIONS = 64  # numpy's own limit since 2.0
 _STRICT_OPS = frozenset(
     {
         *("get", "prefetch", "info", "create", "redeem", "evict", "stream.open", "stream.wait"),
-        *("who", "kick"),
+        *("who", "kick", "drain"),
     }
 )
 """Requests in which an unknown field is refused, for it may change what is asked for. In the
@@ -373,6 +374,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "who": {"source": _source},
     "health": {},
     "kick": {"pid": _at_least(1, 32)},
+    "drain": {"on": _is(bool)},
     "stop": {},
 }
 """For each op its fields and what they must be: checked once, when a request arrives."""

@@ -25,6 +25,11 @@ def refused(uid: int, pid: int, op: str, what: str, rule: str) -> None:
     log.warning("refused uid=%d pid=%d op=%s source=%r: %s", uid, pid, op, what, rule)
 
 
+def drained(uid: int, pid: int, *, on: bool) -> None:
+    """Record that somebody wants nothing new to be begun, or takes that back."""
+    log.info("%s uid=%d pid=%d", "draining" if on else "no longer draining", uid, pid)
+
+
 def kicked(uid: int, pid: int, target: int, owner: int, sessions: int, holds: int) -> None:
     """Record that somebody has ended the sessions of a process, and with them its holds."""
     whose = (target, owner, sessions, holds)

@@ -7,14 +7,13 @@ need no decision of the core (info, status) it sends itself.
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from arrayd.common import failpoints
-from arrayd.errors import AccessDenied, ArraydError, DaemonError, NoSuchBlock, SpecMismatch
+from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SpecMismatch
 from arrayd.source import Source
 from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Spec
@@ -144,8 +143,8 @@ def create(service: Service, request: Request, now: float) -> list[Effect]:
         return [Reply(to, SpecMismatch(f"The dtype {fields['descr']!r} is none: {error}"))]
     if dtype.hasobject or np.iinfo(np.int64).max < dtype.itemsize * _product(fields["shape"]):
         return [Reply(to, SpecMismatch("An array of objects, or one beyond 2**63 bytes."))]
-    if _crowded(service, to):
-        return [Reply(to, _refusal(service, to))]
+    if (refusal := _begins_nothing(service, to)) is not None:
+        return [Reply(to, refusal)]
     spec = Spec(tuple(fields["shape"]), fields["descr"], fields["order"], dtype.itemsize)
     name, peer = fields["name"], service.caller(request.nonce)
     source = BlockIdentity(None, f"name:{name}" if name else f"put by {peer.pid}")
@@ -215,18 +214,6 @@ def status(service: Service, request: Request, now: float) -> list[Effect]:
     return [Reply(Asker(request.nonce, request.id), Result(report))]
 
 
-def stop(service: Service, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
-    """Stop as on SIGTERM."""
-    caller = service.caller(request.nonce)
-    if caller.foreign and not caller.admin:
-        raise AccessDenied(
-            f"User {caller.uid} may not stop this daemon, which is user {os.geteuid()}'s. Its own "
-            "user and root may, and whom its option admins names."
-        )
-    service.stop(signal.SIGTERM)
-    return [Reply(Asker(request.nonce, request.id), Result({"pid": os.getpid()}))]
-
-
 HANDLERS: dict[str, Callable[[Service, Request, float], list[Effect]]] = {
     "get": get,
     "prefetch": prefetch,
@@ -249,7 +236,8 @@ HANDLERS: dict[str, Callable[[Service, Request, float], list[Effect]]] = {
     "who": who,
     "health": operators.health,
     "kick": operators.kick,
-    "stop": stop,
+    "drain": operators.drain,
+    "stop": operators.stop,
 }
 
 WITHOUT_ANSWER = frozenset({"cancel", "release", "claim", "lend", "abort", "bye", "stream.close"})
@@ -275,6 +263,13 @@ def _crowded(service: Service, to: Asker, *, detached: bool = False) -> bool:
     return every >= MAX_IN_FLIGHT // 2 if detached else mine >= (MAX_IN_FLIGHT - every) / SHARE
 
 
+def _begins_nothing(service: Service, to: Asker, *, detached: bool = False) -> ArraydError | None:
+    """Return why nothing new is begun for a session now; None: it is."""
+    if service.sessions.draining:
+        return operators.draining()
+    return _refusal(service, to) if _crowded(service, to, detached=detached) else None
+
+
 def _refusal(service: Service, to: Asker) -> ArraydError:
     mine, every = service.registry.jobs.in_flight(to.nonce)
     return DaemonError(
@@ -288,9 +283,12 @@ def _wanted(
 ) -> Wanted | ArraydError:
     """Return what is asked for; an error if it is nothing, or would be one load too many."""
     wanted = _meant(item, service.caller(to.nonce))
-    if isinstance(wanted, ArraydError) or not _crowded(service, to, detached=detached):
+    if isinstance(wanted, ArraydError):
         return wanted
-    return wanted if wanted.served_by(service.registry.blocks.find)[0] else _refusal(service, to)
+    refusal = _begins_nothing(service, to, detached=detached)
+    if refusal is None or wanted.served_by(service.registry.blocks.find)[0]:
+        return wanted
+    return refusal
 
 
 def _meant(item: Mapping[str, Any], caller: Peer) -> Wanted | ArraydError:

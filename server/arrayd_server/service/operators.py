@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 
-from arrayd.errors import AccessDenied, NoSuchBlock
+from arrayd.errors import AccessDenied, DaemonError, NoSuchBlock
 from arrayd.wire.protocol import Request
 from arrayd_server.core import invariants, stream_invariants
 from arrayd_server.core.effects import Effect, Reply, Result
@@ -48,6 +49,48 @@ def kick(service: Service, request: Request, now: float) -> list[Effect]:
         effects += service.sessions.kick(session.nonce, now)
     told = {"sessions": count, "holds": holds, "program": peer.program, "uid": peer.uid}
     return [*effects, Reply(to, Result(told))]
+
+
+def drain(service: Service, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
+    """Begin nothing new as long as the session that asks is open, or until it takes it back."""
+    caller = _manager(service, request, "drain")
+    on = request.fields["on"]
+    service.sessions.drain(request.nonce, on=on)
+    audit.drained(caller.uid, caller.pid, on=on)
+    return [Reply(Asker(request.nonce, request.id), Result({"pid": os.getpid()}))]
+
+
+def draining() -> DaemonError:
+    """Return the answer to what would be begun meanwhile."""
+    return DaemonError(
+        f"This daemon (pid {os.getpid()}) is being drained, to be stopped (`arrayd drain`): it "
+        "grants what is in memory, and begins no loads, publications and streams. Ask again when "
+        "the next one runs."
+    )
+
+
+def stop(service: Service, request: Request, now: float) -> list[Effect]:  # noqa: ARG001 - uniform
+    """Stop as on SIGTERM."""
+    _manager(service, request, "stop")
+    service.stop(signal.SIGTERM)
+    return [Reply(Asker(request.nonce, request.id), Result({"pid": os.getpid()}))]
+
+
+def _manager(service: Service, request: Request, what: str) -> Peer:
+    """Return who asks, if that is somebody who may `what` the daemon.
+
+    Raises
+    ------
+    AccessDenied
+        It is not.
+    """
+    caller = service.caller(request.nonce)
+    if caller.foreign and not caller.admin:
+        raise AccessDenied(
+            f"User {caller.uid} may not {what} this daemon, which is user {os.geteuid()}'s. Its "
+            "own user and root may, and whom its option admins names."
+        )
+    return caller
 
 
 def _may_end(caller: Peer, peer: Peer) -> bool:

@@ -63,6 +63,7 @@ class Sessions:
         self._on_death = on_death
         self._peers = peers.Peers(loop, limit, on_death)
         self._routes: dict[bytes, PeerConnection] = {}  # session -> the latest way to it
+        self._drainers: set[bytes] = set()
         self._kicked: set[bytes] = set()  # they may come back, without the holds that they had
 
     def limit(self, sessions: int) -> None:
@@ -101,8 +102,21 @@ class Sessions:
     def end(self, nonce: bytes, now: float) -> list[Effect]:
         """End a session, by its goodbye or its death: the one place where all hear of it."""
         self._routes.pop(nonce, None)
+        self.drain(nonce, on=False)
         self._peers.forget(nonce, self.pid_of(nonce))
         return self._streams.ended(nonce, now) + self._registry.ended(nonce, now)
+
+    @property
+    def draining(self) -> bool:
+        """Whether some session wants nothing new to be begun, for the daemon is to stop."""
+        return bool(self._drainers)
+
+    def drain(self, nonce: bytes, *, on: bool) -> None:
+        """Let a session want that, for as long as it lasts, or no more."""
+        if on:
+            self._drainers.add(nonce)
+        else:
+            self._drainers.discard(nonce)
 
     def kick(self, nonce: bytes, now: float) -> list[Effect]:
         """End a session that has not asked for it: its client may open it anew, with no hold."""

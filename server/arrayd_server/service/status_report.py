@@ -37,6 +37,8 @@ class Facts:
         Whether the kernel tells who maps a segment.
     garbage
         Messages that were none.
+    draining
+        Nothing new is begun, for it is to stop.
     """
 
     private: bool
@@ -45,6 +47,7 @@ class Facts:
     scope: str
     leases: bool
     garbage: int
+    draining: bool = False
 
 
 def build(
@@ -121,6 +124,7 @@ def _whole(registry: Registry, streams: Streams, facts: Facts, now: float) -> di
         "shm_used": (shm.f_blocks - shm.f_bfree) * shm.f_frsize,
         "shm_total": shm.f_blocks * shm.f_frsize,
         "garbage": facts.garbage,
+        "draining": facts.draining,
         "counters": asdict(registry.counters),
         "sessions": [
             {**_named(session.peer), "age": now - session.since, "version": session.peer.version}

@@ -14,6 +14,7 @@ from arrayd_server.core.model import Asker, Draft
 from arrayd_server.core.stream_model import StreamPlan
 from arrayd_server.identity import BlockIdentity
 from arrayd_server.segments.block_metadata import planned
+from arrayd_server.service import operators
 from arrayd_server.service.service import Service
 from arrayd_server.stream_identity import StreamField, StreamIdentity
 
@@ -25,7 +26,7 @@ def open_stream(service: Service, request: Request, now: float) -> list[Effect]:
     fields = request.fields
     to = Asker(request.nonce, request.id)
     identity = StreamIdentity.of(fields)
-    refusal = _refusal(identity)
+    refusal = _refusal(identity) or _drained(service, identity)
     if refusal is not None:
         return [Reply(to, refusal)]
     share = _draft(identity.resident, f"resident share of {identity}") if identity.share else None
@@ -42,6 +43,12 @@ def open_stream(service: Service, request: Request, now: float) -> list[Effect]:
     service.update_headroom()
     where = (fields["position"], fields["limit"], fields["consumers"], float(fields["grace"]))
     return service.streams.open(to, plan, *where, now)
+
+
+def _drained(service: Service, identity: StreamIdentity) -> ArraydError | None:
+    """Refuse a new stream where nothing new is to be begun; one that runs may be joined."""
+    runs = any(one.plan.key == identity.key for one in service.streams.table.streams.values())
+    return operators.draining() if service.sessions.draining and not runs else None
 
 
 def wait(service: Service, request: Request, now: float) -> list[Effect]:

@@ -34,7 +34,8 @@ def _daemon(*jobs: int) -> Any:
     registry = SimpleNamespace(
         blocks=NoBlocks(), jobs=SimpleNamespace(in_flight=lambda _: tuple(jobs))
     )
-    return SimpleNamespace(registry=registry, caller=lambda _: Peer(7, 1))
+    sessions = SimpleNamespace(draining=False)
+    return SimpleNamespace(registry=registry, sessions=sessions, caller=lambda _: Peer(7, 1))
 
 
 def _wanted(daemon: Any, path: object, **options: bool) -> Any:

@@ -68,6 +68,9 @@ def test_the_requests_of_operators_have_these_bytes() -> None:
     assert protocol.request(NONCE, 7, "kick", pid=300) == (
         b"\x85\xa1v" + begin + b"\xa4kick\xa3pid\xcd\x01,"
     )
+    assert protocol.request(NONCE, 7, "drain", on=True) == (
+        b"\x85\xa1v" + begin + b"\xa5drain\xa2on\xc3"
+    )
     assert protocol.request(NONCE, 7, "health") == b"\x84\xa1v" + begin + b"\xa6health"
     for pid in (0, -1, 1 << 32, True, None):
         with pytest.raises(protocol.Garbage, match="kick"):
