@@ -35,24 +35,28 @@ class BlockIdentity(Record):
         For people.
     stat
         The file as its asker saw it; None for published blocks.
-    confined
-        It is read for another user than the daemon's, by a process that can open no other file.
+    user
+        Another user than the daemon's, for whom it is read: by a process that can open no other
+        file.
     """
 
     source: Source | None
     words: str
     stat: tuple[int, ...] | None = None
-    confined: bool = later(False)
+    user: int | None = later(None)
+
+    @property
+    def confined(self) -> bool:
+        """Whether it is read by a process that can open no other file."""
+        return self.user is not None
 
     def __str__(self) -> str:
         return self.words
 
 
-def of_source(
-    source: Source, stat: Sequence[int] | None, *, confined: bool = False
-) -> BlockIdentity:
+def of_source(source: Source, stat: Sequence[int] | None, user: int | None = None) -> BlockIdentity:
     """Return the origin of a block that is loaded from a source."""
-    return BlockIdentity(source, source.words, None if stat is None else tuple(stat), confined)
+    return BlockIdentity(source, source.words, None if stat is None else tuple(stat), user)
 
 
 def of_members(origins: Sequence[BlockIdentity]) -> BlockIdentity:

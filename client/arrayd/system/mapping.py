@@ -305,14 +305,14 @@ def _reserve(size: int) -> int:
     chooses for a file by itself, and for no room.
     """
     flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE
-    if size < _HUGE_PAGE:
+    found = _libc.mmap(None, size + _HUGE_PAGE, 0, flags, -1, 0) if size >= _HUGE_PAGE else None
+    if found is None or found == _FAILED:
         return _mmap(None, size, 0, flags, -1)
-    found = _mmap(None, size + _HUGE_PAGE, 0, flags, -1)
     start = -(-found // _HUGE_PAGE) * _HUGE_PAGE
     if start > found:
         _libc.munmap(found, start - found)
     _libc.munmap(start + size, found + _HUGE_PAGE - start)
-    return start
+    return int(start)
 
 
 def _map(fd: int, size: int, mode: str, at: int) -> None:

@@ -60,7 +60,7 @@ class Admission:
         job.deadline = max(job.deadline, now + timeout)
         own = users.to_evict(self._blocks, self._jobs.queued(), job, now)
         if own is None:
-            return self._jobs.fail(job, error_texts.over_quota(job, self._blocks))
+            return self._jobs.fail(job, error_texts.over_quota(job, job.user or 0, self._blocks))
         effects = self._evict(own, None)
         if job.size > self._blocks.budget:
             return effects + self._fail_for_room(job, now)  # no release can help

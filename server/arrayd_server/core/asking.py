@@ -27,6 +27,9 @@ class Asking:
         if place is not None and self._is_hidden(wanted, place.block, to):
             return [Reply(to, error_texts.no_such_name(str(wanted.name)))]
         if place is not None and self._holds.may_grant(place, [to.nonce]):
+            peer = self._holds.sessions[to.nonce].peer
+            if not users.may_hold(self._blocks, place.block, peer):
+                return [Reply(to, error_texts.over_quota(place.block, peer.uid, self._blocks))]
             self._counters.hits += 1
             place.part.outdated = False  # the file may be again what it was
             waiter.member = place.member

@@ -85,17 +85,17 @@ def not_your_session(session: Session, pid: int) -> AccessDenied:
     return AccessDenied(f"This session is process {session.peer.pid}'s, not {pid}'s.")
 
 
-def over_quota(job: Job, blocks: BlockTable) -> NoRoom:
+def over_quota(wanted: Job | Block, user: int, blocks: BlockTable) -> NoRoom:
     """Explain that a user has as much as one may have."""
-    mine = [b for b in blocks.table.values() if b.user == job.user and b.state is not State.SPARE]
+    mine = users.counted(blocks, user)
     held = sum(block.size for block in mine)
     shown = _shorten([f"{b.identity} {format_bytes(b.size)}" for b in mine if b.claimed])
     return NoRoom(
-        f"{job.identity} needs {format_bytes(job.size)}; user {job.user} has "
+        f"{wanted.identity} needs {format_bytes(wanted.size)}; user {user} has "
         f"{format_bytes(held)} in memory and may have {format_bytes(blocks.quota)}"
         f"{': ' + shown if shown else ''}. Release arrays, or have the daemon's administrator "
         "raise its option user_budget.",
-        needed=job.size,
+        needed=wanted.size,
         quota=blocks.quota,
         held=held,
     )
@@ -143,11 +143,12 @@ def _reason(
     else:
         bound = blocks.tightest
         limit = f"{bound.words} gives {format_bytes(system)}"
-    users = [
+    kept = [
         f"{b.identity} {format_bytes(b.size)} ({_user(b, sessions)})"
         for b in sorted(blocks.unevictable(now), key=lambda b: -b.size)
+        if job.user is None or b.user == job.user  # others' are not its business
     ]
-    held = f" Not to be evicted: {_shorten(users)}." if users else ""
+    held = f" Not to be evicted: {_shorten(kept)}." if kept else ""
     return f"{need}; {limit}.{held} Release arrays, or {bound.remedy}."
 
 

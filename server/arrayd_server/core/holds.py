@@ -132,12 +132,12 @@ class Holds:
     def grant(self, block: Block, to: Asker, waiter: AwaitedItem, now: float) -> Effect:
         """Let the session of `to` hold a block, and tell it so."""
         seq = self.hold(self.sessions[to.nonce], block, now)
-        self.pin(block, waiter, now)
+        self.pin(block, to, waiter, now)
         return Reply(to, grant_of(Place(block, waiter.member), seq, window=waiter.whole_source))
 
-    def pin(self, block: Block, waiter: AwaitedItem, now: float) -> None:
-        """Keep a block warm for as long as `waiter` asks."""
-        if waiter.pin > 0:
+    def pin(self, block: Block, to: Asker, waiter: AwaitedItem, now: float) -> None:
+        """Keep a block warm for as long as `waiter` asks, if it is its user's to keep."""
+        if waiter.pin > 0 and users.owns(block, self.sessions[to.nonce].peer):
             block.pinned_until = max(block.pinned_until, now + waiter.pin)
 
     def drop(self, session: Session, segment: str, now: float) -> list[Effect]:

@@ -46,9 +46,10 @@ class Spares:
         """Say whether pages of so many bytes are of use to a job: most of them, and for most of it.
 
         A block that a client writes takes none, for it need not write all of it; nor does one of
-        many small files, between which there are gaps.
+        many small files, between which there are gaps; nor one for another user, which must not
+        see what they held, whatever becomes of its load.
         """
-        loads = job.writer is None and not job.members
+        loads = job.writer is None and not job.members and job.user is None
         load = self.seconds > 0 and loads and pages >= self.least
         return load and pages // 2 <= job.size and job.size // 2 <= pages <= job.size + MOST_CUT
 

@@ -86,11 +86,24 @@ def shown_name(stored: str) -> str:
     return re.sub(r"\A~\d+/", "", stored)
 
 
+def counted(blocks: BlockTable, user: int) -> list[Block]:
+    """Return the blocks that count in a user's quota: made for it, or held by it."""
+    every = (b for b in blocks.table.values() if b.state is not State.SPARE)
+    return [block for block in every if block.user == user or user in block.readers]
+
+
+def may_hold(blocks: BlockTable, block: Block, peer: Peer) -> bool:
+    """Say whether a block that is there fits into the quota of a user who asks for it."""
+    if not peer.foreign or block.user == peer.uid or peer.uid in block.readers:
+        return True
+    return sum(b.size for b in counted(blocks, peer.uid)) + block.size <= blocks.quota
+
+
 def to_evict(blocks: BlockTable, queue: Iterable[Job], job: Job, now: float) -> list[Block] | None:
     """Return the user's own idle blocks that must go for a job; None: they are too few."""
     if job.user is None:
         return []
-    mine = [b for b in blocks.table.values() if b.user == job.user and b.state is not State.SPARE]
+    mine = counted(blocks, job.user)
     asked = sum(other.size for other in queue if other.user == job.user and other is not job)
     over = sum(block.size for block in mine) + asked + job.size - blocks.quota
     going: list[Block] = []

@@ -121,6 +121,7 @@ class Loads:
             lambda result: self._on_part(job, load.origin, result),
             lambda rows: self._on.progress(job, rows),
             apart=load.found.apart or load.origin.confined,
+            user=load.origin.user,
         )
 
     def _on_described(self, job: int, result: Mapping[str, Any] | ArraydError) -> None:
@@ -138,6 +139,8 @@ class Loads:
         assert origin.source is not None
         try:
             found = FoundFile.from_wire(result)
+            if origin.confined and tuple(found.identity[1:]) != origin.stat:
+                raise ValueError("it was another file")  # what its reader says is not trusted
             key = identity.key(origin.source, found)
             probed = Probed(origin, key, found.spec, found.rows, bool(found.files))
         except (TypeError, ValueError) as error:
@@ -179,8 +182,9 @@ def _task(
 ) -> Task:
     assert origin.source is not None
     wire = {"op": op, **kind(origin.source, origin.stat, origin.confined).to_wire()}
-    confined = origin.confined
-    return Task(job, str(origin), wire, on_result, _no_rows, urgent=True, apart=confined)
+    task = Task(job, str(origin), wire, on_result, _no_rows, urgent=True, apart=origin.confined)
+    task.user = origin.user
+    return task
 
 
 def _nonsense(origin: BlockIdentity, error: Exception) -> LoaderCrashed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ class Task:
     on_rows: Callable[[int], None]
     urgent: bool = False  # a header is to be read
     apart: bool = False  # in a process that has read no other file
+    user: int | None = None  # another user than the daemon's, for whom it is done
     #: seconds without progress after which a worker that has it is given up; None: see `Pool`
     patience: float | None = None
     over: bool = False
@@ -43,46 +44,53 @@ class Task:
 
 
 class Queue:
-    """Tasks in order of arrival; those of one job are found without a search.
+    """Tasks of each user in order of arrival; the users take turns.
 
-    When a client is killed, its tasks go, and a hundred thousand of others may be waiting.
+    Those of one job are found without a search. When a client is killed, its tasks go, and a
+    hundred thousand of others may be waiting.
     """
 
     def __init__(self) -> None:
-        self._tasks: OrderedDict[Task, None] = OrderedDict()
+        self._tasks: OrderedDict[int | None, OrderedDict[Task, None]] = OrderedDict()  # by user
         self._of: dict[int, dict[Task, None]] = {}
 
     def __len__(self) -> int:
         """Return how many wait."""
-        return len(self._tasks)
+        return sum(len(tasks) for tasks in self._tasks.values())
 
     def __iter__(self) -> Iterator[Task]:
-        """Go through them, the first to come first."""
-        return iter(list(self._tasks))
+        """Go through them, one user's after another's."""
+        return iter([task for tasks in self._tasks.values() for task in tasks])
 
     def add(self, task: Task) -> None:
-        """Let a task wait behind all others."""
-        self._tasks[task] = None
+        """Let a task wait behind all others of its user."""
+        self._tasks.setdefault(task.user, OrderedDict())[task] = None
         self._of.setdefault(task.job, {})[task] = None
 
     def discard(self, task: Task) -> None:
         """Let a task wait no longer, if it does."""
-        if task in self._tasks:
-            del self._tasks[task]
+        mine = self._tasks.get(task.user, OrderedDict())
+        if task in mine:
+            del mine[task]
+            if not mine:
+                del self._tasks[task.user]
             alike = self._of[task.job]
             del alike[task]
             if not alike:
                 del self._of[task.job]
 
-    def first(self) -> Task:
-        """Return the task that came first."""
-        return next(iter(self._tasks))
+    def first(self, barred: Container[int | None] = ()) -> Task | None:
+        """Return the task whose turn it is, of the users that are not barred."""
+        for user, tasks in self._tasks.items():
+            if user not in barred:
+                return next(iter(tasks))
+        return None
 
-    def next(self) -> Task:
-        """Take out the task that came first."""
-        task = self.first()
+    def take(self, task: Task) -> None:
+        """Take out a task that is to be done: the next turn is another user's."""
         self.discard(task)
-        return task
+        if task.user in self._tasks:
+            self._tasks.move_to_end(task.user)
 
     def of(self, job: int) -> list[Task]:
         """Return the tasks of a job."""

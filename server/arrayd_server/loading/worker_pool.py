@@ -28,6 +28,7 @@ import logging
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -169,15 +170,24 @@ class Pool:
 
     def _dispatch(self) -> None:
         for queue in (self._urgent, self._parts):
-            while queue:
+            while (task := queue.first(self._barred())) is not None:
                 try:
-                    worker = self._free_worker(queue.first())
+                    worker = self._free_worker(task)
                 except OSError as error:
                     self._cannot_start(error)
                     return
                 if worker is None:
                     break
-                self._give(worker, queue.next())
+                queue.take(task)
+                self._give(worker, task)
+
+    def _barred(self) -> set[int | None]:
+        """Return the users, other than the daemon's, for whom all but one worker are at work.
+
+        A file may be made to be read for ever: that costs its user's share.
+        """
+        busy = Counter(w.task.user for w in self.workers if w.task is not None)
+        return {user for user, n in busy.items() if user is not None and n >= self._limit - 1 > 0}
 
     def _free_worker(self, task: Task) -> Worker | None:
         alike = sum(w.task is not None and w.task.urgent == task.urgent for w in self.workers)

@@ -91,8 +91,7 @@ def info(service: Service, request: Request, now: float) -> list[Effect]:
         return [Reply(to, _published(service, source.name, service.caller(to.nonce)))]
     if _crowded(service, to):
         return [Reply(to, _refusal(service, to))]
-    confined = service.caller(to.nonce).foreign
-    origin = identity.of_source(source, fields["stat"], confined=confined)
+    origin = identity.of_source(source, fields["stat"], service.caller(to.nonce).user)
     return service.registry.info(to, origin, now)
 
 
@@ -302,7 +301,7 @@ def _meant(item: Mapping[str, Any], caller: Peer) -> Wanted | ArraydError:
     stat = None if seen is None else tuple(seen)
     whole = identity.alias(source.whole(), stat) if source.rows is not None else None
     alias = identity.alias(source, stat, item["source"])
-    asked = identity.of_source(source, stat, confined=caller.foreign)
+    asked = identity.of_source(source, stat, caller.user)
     edition = identity.edition(source, stat)
     if not caller.foreign:
         return Wanted(alias, asked, whole, edition=edition)

@@ -92,7 +92,11 @@ def _mine(registry: Registry, report: dict[str, Any], caller: Peer) -> dict[str,
         "sessions": _of(report["sessions"], caller),
         "blocks": mine,
         "blocks_more": report["blocks_more"] + len(blocks) - len(mine),
-        "jobs": [job for job in report["jobs"] if _of(job["waiters"], caller)],
+        "jobs": [
+            {**job, "waiters": waiters}
+            for job in report["jobs"]
+            if (waiters := _of(job["waiters"], caller))
+        ],
         "streams": [],
     }
 

@@ -56,9 +56,12 @@ def of(sock: socket.socket) -> Address:
 def credentials(sock: socket.socket) -> Credentials:
     """Return the ids of who connected, and the supplementary groups, as they were at that moment.
 
-    In doubt there are no groups: with them a process may do more.
+    In doubt there are no groups: with them a process may do more. The daemon's user needs none.
     """
-    address, groups = of(sock), (ctypes.c_uint32 * _MAX_GROUPS)()
+    address = of(sock)
+    if address.uid == os.geteuid():
+        return Credentials(address.uid, address.gid)
+    groups = (ctypes.c_uint32 * _MAX_GROUPS)()
     size = ctypes.c_uint32(ctypes.sizeof(groups))
     # Python's own takes 1024 bytes at most: 256 groups.
     failed = _libc.getsockopt(
@@ -213,14 +216,15 @@ def _dead(pidfd: int) -> bool:
 
 def _open(pid: int, start: int, sock: socket.socket) -> int:
     """Return a pidfd of the very process that connected."""
-    pidfd = _of_connection(sock)
-    if pidfd is not None:
-        return pidfd
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        raise _gone(pid) from None
-    if start and start_time(pid) != start:  # the number was given to another process
+    pidfd, checked = _of_connection(sock), True
+    if pidfd is None:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            raise _gone(pid) from None
+        checked = not start or start_time(pid) == start  # or the number is another process's
+    # What a crowd has sent before it was killed is read for a while: no session is begun for it.
+    if not checked or _dead(pidfd):
         os.close(pidfd)
         raise _gone(pid)
     return pidfd

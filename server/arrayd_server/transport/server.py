@@ -15,10 +15,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import select
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -136,6 +137,7 @@ class Server:
         self._handle, self._on_close = handle, on_close
         self._timer: asyncio.Handle | None = None
         self._connections: dict[int, PeerConnection] = {}
+        self._of_user: Counter[int] = Counter()  # how many there are
         self._queue: FairQueue[PeerConnection] = FairQueue(MAX_BUFFERED)
         self._posted: dict[PeerConnection, list[bytes]] = {}  # until `flush`
         self._chunk = bytearray(RECEIVE_BYTES)
@@ -192,14 +194,19 @@ class Server:
         """Welcome a connection, unless its process has too many."""
         address = peers.of(sock)
         process = self._queue.process(address.pid or sock)  # pid 0: each stands alone
-        if len(process.buffered) >= self._listener.max_per_process():
+        if len(process.buffered) >= self._listener.max_per_process() or self._is_full(address.uid):
             sock.close()
             return
         connection = PeerConnection(sock, address, process)
         self._queue.join(process, connection)
         self._connections[sock.fileno()] = connection
+        self._of_user[address.uid] += 1
         self._epoll.register(sock.fileno(), _IN)
         self._put(connection, zmtp.GREETING)
+
+    def _is_full(self, uid: int) -> bool:
+        """Say whether another user than the daemon's has half of all connections."""
+        return uid != os.geteuid() and self._of_user[uid] >= 2 * self._listener.max_per_process()
 
     def _drop(self, connection: PeerConnection) -> None:
         if connection.closed:
@@ -209,6 +216,7 @@ class Server:
         connection.unsent = 0
         self._queue.leave(connection.process, connection)
         del self._connections[connection.sock.fileno()]
+        self._of_user[connection.address.uid] -= 1
         connection.sock.close()  # which takes it out of the epoll set
         self._on_close(connection)
 

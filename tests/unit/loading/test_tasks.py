@@ -25,6 +25,27 @@ def queue_of(*tasks: Task) -> Queue:
     return queue
 
 
+def taken(queue: Queue) -> Task:
+    """Take out the task whose turn it is."""
+    task = queue.first()
+    assert task is not None
+    queue.take(task)
+    return task
+
+
+def test_users_take_turns() -> None:
+    """However many tasks one has; who is barred has none; each user's come in their order."""
+    tasks = [task(number) for number in range(6)]
+    for one, user in zip(tasks, (None, 7, 7, 7, None, 8), strict=True):
+        one.user = user
+    queue = queue_of(*tasks)
+    assert len(queue) == 6
+    assert queue.first({None, 7}) is tasks[5]
+    assert queue.first({None, 7, 8}) is None
+    assert [tasks.index(taken(queue)) for _ in range(6)] == [0, 1, 5, 4, 2, 3]
+    assert not queue
+
+
 def test_first_come_first_served() -> None:
     """The order is that of arrival, whoever leaves from the middle."""
     one, two, three, four = map(task, (7, 8, 7, 9))
@@ -32,7 +53,7 @@ def test_first_come_first_served() -> None:
     assert list(queue) == [one, two, three, four]
     queue.discard(three)
     queue.discard(three)  # it has left already
-    assert [queue.next() for _ in range(3)] == [one, two, four]
+    assert [taken(queue) for _ in range(3)] == [one, two, four]
     assert not queue
     assert queue.of(7) == queue.of(9) == []
 
@@ -42,7 +63,7 @@ def test_the_tasks_of_a_job() -> None:
     one, two, three = map(task, (7, 8, 7))
     queue = queue_of(one, two, three)
     assert queue.of(7) == [one, three]
-    assert queue.next() is one
+    assert taken(queue) is one
     assert queue.of(7) == [three]
     assert len(queue) == 2
 
