@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from tests.support.daemons import short_directory, start_daemon
 from tests.support.leaks import leaves_nothing, session_leaves_nothing
-from tests.support.people import people, template
+from tests.support.people import ann, bob, people, template
 from tests.support.private_shm import pytest_configure
 from tests.support.processes import client, puppets, slow_file
 from tests.support.shared_daemon import daemon, module_daemon, module_daemon_is_empty
 
 __all__ = [
+    "ann",
+    "bob",
     "client",
     "daemon",
     "leaves_nothing",

@@ -23,6 +23,9 @@ ANN, BOB = 60001, 60002
 
 ALLOW = f"{ANN},{BOB}"
 
+SECRET = 77_000
+"""Above all values of files that anybody may read."""
+
 TEAM = 60010
 """A group of theirs, now and then."""
 
@@ -115,3 +118,36 @@ def people(
     people = People(start_daemon, template, short_directory)
     yield people
     people.part()
+
+
+@pytest.fixture
+def ann(people: People, daemon: Daemon) -> Puppet:
+    """Give a process of Ann's, which holds a file of hers that only she may read."""
+    people.file("secret.npy", npy(np.arange(1000) + SECRET), ANN, 0o600)
+    ann = people(daemon, ANN)
+    ann(f"a = arrayd.get('{people.folder}/secret.npy')")
+    ann("p = arrayd.put(np.arange(500) + 88_000, name='results')")
+    return ann
+
+
+@pytest.fixture
+def bob(people: People, daemon: Daemon, ann: Puppet) -> Puppet:
+    """Give a process of Bob's, who knows the names of all segments."""
+    bob = people(daemon, BOB)
+    bob("def segments(): return sorted(n for n in os.listdir('/dev/shm') if n.count('-') == 3)")
+    return bob
+
+
+def segment_of(puppet: Puppet, variable: str) -> str:
+    """Return the segment of an array in a process."""
+    return str(puppet(f"{variable}._held.segment"))
+
+
+def let_in(segment: str) -> set[int]:
+    """Return the other users whom the access control list of a segment names."""
+    try:
+        data = os.getxattr(f"/dev/shm/{segment}", "system.posix_acl_access")
+    except OSError:
+        return set()
+    entries = [data[i : i + 8] for i in range(4, len(data), 8)]
+    return {int.from_bytes(e[4:], "little") for e in entries if e[0] == 2}

@@ -13,12 +13,19 @@ import pytest
 import arrayd
 from arrayd.errors import AccessDenied, ArraydError, InUse, NoSuchBlock
 from tests.support.daemons import Daemon
-from tests.support.people import ALLOW, ANN, BOB, TEAM, People, npy, refusals
+from tests.support.people import (
+    ALLOW,
+    ANN,
+    BOB,
+    SECRET,
+    TEAM,
+    People,
+    let_in,
+    npy,
+    refusals,
+    segment_of,
+)
 from tests.support.processes import Puppet, PuppetError, wait_until
-
-SECRET = 77_000
-"""Above all values of files that anybody may read."""
-
 
 pytestmark = pytest.mark.one_daemon("--allow", ALLOW)
 
@@ -27,29 +34,6 @@ pytestmark = pytest.mark.one_daemon("--allow", ALLOW)
 def daemon(people: People, module_daemon: Daemon) -> Daemon:
     """Give the module's daemon, which serves Ann and Bob."""
     return people.meet(module_daemon)
-
-
-@pytest.fixture
-def ann(people: People, daemon: Daemon) -> Puppet:
-    """Give a process of Ann's, which holds a file of hers that only she may read."""
-    people.file("secret.npy", npy(np.arange(1000) + SECRET), ANN, 0o600)
-    ann = people(daemon, ANN)
-    ann(f"a = arrayd.get('{people.folder}/secret.npy')")
-    ann("p = arrayd.put(np.arange(500) + 88_000, name='results')")
-    return ann
-
-
-@pytest.fixture
-def bob(people: People, daemon: Daemon, ann: Puppet) -> Puppet:
-    """Give a process of Bob's, who knows the names of all segments."""
-    bob = people(daemon, BOB)
-    bob("def segments(): return sorted(n for n in os.listdir('/dev/shm') if n.count('-') == 3)")
-    return bob
-
-
-def segment_of(puppet: Puppet, variable: str) -> str:
-    """Return the segment of an array in a process."""
-    return str(puppet(f"{variable}._held.segment"))
 
 
 def test_one_copy_for_users_who_may_both_read(
@@ -109,21 +93,12 @@ def test_a_segment_opens_to_its_holders_alone(people: People, ann: Puppet, bob: 
         bob(f"opens({segment!r}, os.O_RDWR)")
     ann(f"s = arrayd.get({path!r})")  # keeps it
     bob("arrayd.release(s)")
-    wait_until(lambda: BOB not in _let_in(segment), "Bob is let out")
+    wait_until(lambda: BOB not in let_in(segment), "Bob is let out")
     with pytest.raises(PuppetError, match="PermissionError"):
         bob(f"opens({segment!r})")
     ann("del s")
-    wait_until(lambda: not _let_in(segment), "an idle block lets nobody in")
+    wait_until(lambda: not let_in(segment), "an idle block lets nobody in")
     assert stat.S_IMODE(os.stat(f"/dev/shm/{segment}").st_mode) == 0o600
-
-
-def _let_in(segment: str) -> set[int]:
-    try:
-        data = os.getxattr(f"/dev/shm/{segment}", "system.posix_acl_access")
-    except OSError:
-        return set()
-    entries = [data[i : i + 8] for i in range(4, len(data), 8)]
-    return {int.from_bytes(e[4:], "little") for e in entries if e[0] == 2}
 
 
 def test_what_bob_says_of_ann_changes_nothing(
@@ -154,7 +129,7 @@ welcome = protocol.decode(d.recv(), answer=True)["ok"]
 """)
     assert bob("(welcome['holds'], 'index' in welcome)") == [{}, False]
     bob("d.close(0); x.term(); c.close()")
-    assert _let_in(segment) == {ANN}
+    assert let_in(segment) == {ANN}
     with arrayd.connect(daemon.endpoint) as own:
         status = own.status()
         assert not [s for s in status.sessions if s.program == "ann" and s.uid != BOB]
@@ -321,40 +296,6 @@ def test_what_a_file_refers_to(people: People, daemon: Daemon, ann: Puppet, bob:
                 continue
             assert str(SECRET)[:2] not in got, (member, call, got)
     assert bob(f"int(arrayd.get('{his}:own')[6])") == 6
-
-
-def test_a_writer_that_cuts_its_block_off(daemon: Daemon, bob: Puppet) -> None:
-    """What Bob makes smaller before the seal is no block: readers would die of it."""
-    with pytest.raises(arrayd.NotSealed, match="cut it off"):
-        bob("""
-with arrayd.create(100_000, "f8", name="short") as out:
-    os.truncate("/dev/shm/" + out._held.segment, 4096)
-""")
-    assert daemon.process is not None
-
-
-def test_a_restart_of_the_daemon(people: People, daemon: Daemon, ann: Puppet, bob: Puppet) -> None:
-    """After kill -9 each holds again what it held, and nobody more; the arrays stay readable."""
-    path = people.file("shared.npy", npy(np.arange(3000)), ANN, 0o644)
-    bob(f"s = arrayd.get({path!r})")
-    daemon.kill()
-    assert ann("int(a[3])") == SECRET + 3
-    assert bob("int(s[3])") == 3
-    daemon.start()
-    assert bob(f"arrayd.get({path!r})._held.segment") == segment_of(bob, "s")
-    ann("arrayd.status(); None")
-    with pytest.raises(AccessDenied):
-        bob(f"arrayd.get('{people.folder}/secret.npy')")
-
-    def held() -> dict[str, set[int]]:
-        with arrayd.connect(daemon.endpoint) as own:
-            blocks = own.status().blocks
-        return {b.segment: {h.uid for h in b.holders} for b in blocks}
-
-    hers, his = segment_of(ann, "a"), segment_of(bob, "s")
-    wait_until(lambda: held().get(hers) == {ANN} and held().get(his) == {BOB}, "both hold theirs")
-    assert (_let_in(hers), _let_in(his)) == ({ANN}, {BOB})
-    assert os.stat(f"/dev/shm/{hers}").st_mode & 0o007 == 0
 
 
 def test_a_dataset_refers_to_files(people: People, daemon: Daemon) -> None:

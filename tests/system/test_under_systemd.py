@@ -105,7 +105,7 @@ def test_what_is_not_meant_for_it_is_left_alone(
     daemon = start_daemon(
         "--budget", "16M", wrapper=passing(names, "listening", elsewhere, listener)
     )
-    assert stat.S_IMODE(socket_of(daemon).stat().st_mode) == 0o700
+    assert stat.S_IMODE(socket_of(daemon).stat().st_mode) == 0o600
     with arrayd.connect(daemon.endpoint) as client:
         assert client.status().pid == daemon.pid
     daemon.stop()

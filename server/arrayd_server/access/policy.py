@@ -128,8 +128,10 @@ def segment_acl(readers: Collection[int], writers: Collection[int] = ()) -> Acl:
 
 
 def readers_of(acl: Acl) -> frozenset[int] | None:
-    """Return the users that a segment's list names; None: it is not as `segment_acl` makes it."""
-    named = frozenset(entry.id for entry in acl if entry.tag == USER)
+    """Return the users who may read a segment; None: others may, or somebody may write to it."""
+    named = frozenset(e.id for e in acl if e.tag == USER and e.permissions == READ)
+    if len(named) < sum(entry.tag == USER for entry in acl):
+        return None  # somebody may write to it, and so may have written anything
     classes = {entry.tag: entry.permissions for entry in acl if entry.tag not in (USER, MASK)}
     return named if classes == {USER_OBJ: 6, GROUP_OBJ: 0, OTHER: 0} else None
 

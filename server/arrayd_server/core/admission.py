@@ -36,7 +36,7 @@ from collections.abc import Container
 from arrayd_server.core import error_texts, lends, users
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.bounds import Bound
-from arrayd_server.core.effects import Effect, Fill, Inspect, Make, Probe
+from arrayd_server.core.effects import Effect, Fill, Inspect, Make, Probe, Reply
 from arrayd_server.core.holds import STALE_AFTER, Holds, may_be_stale
 from arrayd_server.core.jobs import JobTable
 from arrayd_server.core.model import Block, Job, Stage, State
@@ -60,7 +60,7 @@ class Admission:
         job.deadline = max(job.deadline, now + timeout)
         own = users.to_evict(self._blocks, self._jobs.queued(), job, now)
         if own is None:
-            return self._jobs.fail(job, error_texts.over_quota(job, job.user or 0, self._blocks))
+            return self._over_quota(job, timeout, now)
         effects = self._evict(own, None)
         if job.size > self._blocks.budget:
             return effects + self._fail_for_room(job, now)  # no release can help
@@ -84,6 +84,20 @@ class Admission:
             if job.size > budget:
                 effects += self._fail_for_room(job, now)
         return effects + self.start_queued(now)
+
+    def _over_quota(self, job: Job, timeout: float, now: float) -> list[Effect]:
+        """Refuse those of a user who may have no more; a load goes on for the others who wait."""
+        refusal = error_texts.over_quota(job, job.user or 0, self._blocks)
+        peers = {to: self._holds.sessions[to.nonce].peer for to in job.waiters}
+        others = [peer for peer in peers.values() if peer.user != job.user]
+        if not others:
+            return self._jobs.fail(job, refusal)
+        refused = [to for to, peer in peers.items() if peer.user == job.user]
+        for to in refused:
+            self._jobs.remove_waiter(job, to)
+        job.user = others[0].user
+        replies: list[Effect] = [Reply(to, refusal) for to in refused]
+        return replies + self.admit(job, timeout, now)
 
     def retry(self, job: Job, now: float) -> list[Effect]:
         """Let a job begin anew: there was room, but the kernel had no pages for its block.

@@ -172,8 +172,7 @@ class Block:
     job: int | None = None
     holders: dict[Nonce, Hold] = field(default_factory=dict)
     lends: dict[bytes, Lend] = field(default_factory=dict)  # by token; in the order of sending
-    #: token of one whose sender is gone -> when to ask who is left; in the order of these times
-    orphans: dict[bytes, float] = field(default_factory=dict)
+    orphans: dict[bytes, float] = field(default_factory=dict)  # when to ask who is left of them
     asking: bool = False  # a `Trace` of it has no answer yet
     mapped: bool = False  # as the kernel said last; without meaning while it has holders
     aliases: list[Hashable] = field(default_factory=list)
@@ -191,6 +190,7 @@ class Block:
     heir: int | None = None  # UNLINKED: the number of the spare that is to have its pages
     user: int | None = None  # for whom it was made, by `Peer.user`: whose quota it counts in
     readers: set[int] = field(default_factory=set)  # other users who may open its segment
+    exposed: bool = False  # one could: it may have kept pages, so they are not used again
     share: str | None = None  # who else may ask for it by name: "all" or "group:NUMBER"
     extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING)  # of a newer arrayd alone
 

@@ -61,13 +61,14 @@ class Spares:
 
     def heir(self, job: Job, victims: Iterable[Block]) -> Block | None:
         """Return which of the blocks that go for a job is to leave it its pages, if any is."""
-        fit = (b for b in victims if b.state is State.SEALED and self.fits(b.size, job))
+        sealed = (b for b in victims if b.state is State.SEALED and not b.exposed)
+        fit = (b for b in sealed if self.fits(b.size, job))
         return next(fit, None)
 
     def worth(self, block: Block) -> bool:
         """Say whether a block that goes by itself is to leave its pages to whoever comes."""
         room = self._blocks.budget // 2 - self._blocks.spare_bytes
-        return self.seconds > 0 and self.least <= block.size <= room
+        return self.seconds > 0 and not block.exposed and self.least <= block.size <= room
 
     def recycle(self, block: Block) -> Effect:
         """Let an unlinked block leave its pages."""

@@ -25,6 +25,7 @@ def let_in(block: Block, peer: Peer) -> None:
     """Let a holder open the block; the shell sees to it before it sends the grant."""
     if peer.foreign:
         block.readers.add(peer.uid)
+        block.exposed = True
 
 
 def is_in(block: Block, peer: Peer) -> bool:
@@ -75,7 +76,7 @@ def wanted_name(name: str, peer: Peer, own: int) -> str:
 
     `own` is the daemon's user, whose names are stored as they are.
     """
-    owner = re.match(r"~(\d+)/", name)
+    owner = re.match(r"~([0-9]{1,10})/", name)
     if owner is None:
         return stored_name(name, peer)
     return name[owner.end() :] if int(owner[1]) == own else name
@@ -83,7 +84,7 @@ def wanted_name(name: str, peer: Peer, own: int) -> str:
 
 def shown_name(stored: str) -> str:
     """Return a name as its user gave it."""
-    return re.sub(r"\A~\d+/", "", stored)
+    return re.sub(r"\A~[0-9]{1,10}/", "", stored)
 
 
 def counted(blocks: BlockTable, user: int) -> list[Block]:

@@ -28,6 +28,21 @@ def for_look(task: ProbeTask | InfoTask) -> None:
         enter(task.source.path, (task.stat or (0, 0))[:2])
 
 
+def refuse_others(task: ProbeTask | InfoTask, files: Sequence[str]) -> None:
+    """Refuse a file that refers to others, if it is looked at for another user.
+
+    Raises
+    ------
+    AccessDenied
+        It does.
+    """
+    if task.confined and files:
+        raise AccessDenied(
+            f"{task.source} refers to other files ({files[0]}), which are not read for other users "
+            "than the daemon's: copy what it is made of into one file."
+        )
+
+
 def for_fill(task: FillTask) -> None:
     """Enter it for a task that loads a part of a file, if it is for another user."""
     if task.confined:

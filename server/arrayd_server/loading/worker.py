@@ -53,7 +53,6 @@ from arrayd_server.loading.process_start import MAX_WORDS, connected
 
 MAX_ANSWER = 8 << 20
 """Bytes of the largest answer: the daemon packs it again, for a client."""
-
 MAX_PROBLEM = 300
 """Characters of the error of one member of many."""
 
@@ -148,6 +147,7 @@ def probe(task: ProbeTask) -> FoundFile:
         _same_file(source, now, task.stat)
     source = formats.recognised(source)
     plan, files = _planned(source)
+    confinement.refuse_others(task, plan.files)
     target = plan.target or plan.dtype
     return FoundFile(
         shape=plan.shape,
@@ -201,6 +201,7 @@ def info(task: InfoTask) -> dict[str, Any]:
     if source.member is not None or members is None or _is_loadable(source, members):
         plan = formats.look(source)
         result |= {"shape": plan.shape, "descr": descr(plan.dtype), "order": plan.order}
+        confinement.refuse_others(task, plan.files)
         files = file_identity.identities(plan.files)
         result["files"] = [(path, None if one is None else one[3]) for path, one in files]
         if (header := formats.header(source, plan)) is not None:

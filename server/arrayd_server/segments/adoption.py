@@ -108,6 +108,8 @@ def read(path: str, name: str) -> LeftoverSegment:
         footer = read_footer(fd, info.st_size, name)
         if footer.meta_bytes > MAX_META:
             raise layout.NotASegment(f"{footer.meta_bytes} bytes of metadata")
+        if readers and not footer.sealed:
+            raise layout.NotASegment("another user was writing it, and may have written anything")
         raw = os.pread(fd, footer.meta_bytes, footer.meta_offset)
     finally:
         os.close(fd)

@@ -155,6 +155,7 @@ def _block(meta: Metadata, found: LeftoverSegment, number: int, now: float) -> B
         user=meta.user,
         share=meta.share,
         readers=set(found.readers),
+        exposed=True,  # it may have been shared before
         extra=meta.extra,
         edition=_edition(meta.origin),
     )

@@ -16,6 +16,14 @@ def inode_of(path: str) -> int | None:
         return None
 
 
+def changed_at(*directories: str) -> tuple[int, ...]:
+    """Return when anything was last made or removed in directories; (): that cannot be told."""
+    try:
+        return tuple(os.stat(directory).st_mtime_ns for directory in directories)
+    except OSError:
+        return ()
+
+
 def link_over(left: str, name: str) -> None:
     """Link a segment under its other name too, where something else may stand.
 

@@ -25,8 +25,8 @@ from arrayd.errors import ArraydError, DaemonError
 from arrayd.wire import layout
 from arrayd_server.kernel import leases
 from arrayd_server.kernel.segment_users import SegmentUsers
-from arrayd_server.segments import recycling, segment_end
-from arrayd_server.segments.links import inode_of, link_over
+from arrayd_server.segments import fresh_copy, recycling, segment_end
+from arrayd_server.segments.links import changed_at, inode_of, link_over
 from arrayd_server.segments.nospace import no_space_error
 from arrayd_server.segments.outcome import Outcome
 from arrayd_server.segments.scope import Scope
@@ -54,7 +54,7 @@ class Segments:
         self._unlinked: dict[str, int] = {}  # unlinked but in use: our descriptor, or -1
         self._sharing = Sharing()
         self._users = SegmentUsers()
-        self._changed_at: tuple[int, int] = (0, 0)
+        self._changed_at: tuple[int, ...] = ()
 
     # ---- making --------------------------------------------------------------------------
 
@@ -131,8 +131,8 @@ class Segments:
         except OSError as error:
             raise no_space_error("the pages of a new segment", nbytes, error) from None
 
-    def seal(self, name: str, plan: layout.SegmentPlan, meta: dict[str, Any]) -> bool:
-        """Write the final footer if no writer is left; say whether that is so.
+    def seal(self, name: str, plan: layout.SegmentPlan, meta: dict[str, Any] | None) -> bool:
+        """Write the final footer (without `meta`: do not) if no writer is left; say whether.
 
         Raises
         ------
@@ -145,8 +145,15 @@ class Segments:
             if self.leases and not leases.no_writer(fd):
                 return False
             segment_end.check_pages(fd, name, plan)
-        self.describe(name, plan, meta)
+        if meta is not None:
+            self.describe(name, plan, meta)
         return True
+
+    def renew(self, name: str, plan: layout.SegmentPlan) -> None:
+        """Let a segment go on as a copy that its writer never could write to; see `fresh_copy`."""
+        names, sizes = (self.path(name), self.public(name)), (plan.size, plan.data_bytes)
+        self._inodes[name] = fresh_copy.replace(*names, *sizes)
+        self._sharing.forget(name)
 
     def describe(self, name: str, plan: layout.SegmentPlan, meta: dict[str, Any]) -> None:
         """Write the metadata and the footer of a sealed segment.
@@ -162,13 +169,7 @@ class Segments:
             failpoints.hit("daemon.sealed")
 
     def share(self, name: str, readers: Collection[int], writers: Collection[int]) -> None:
-        """Let these other users open a segment; of the readers, `writers` may write it.
-
-        Raises
-        ------
-        DaemonError
-            /dev/shm has no access control lists, or somebody has removed the segment.
-        """
+        """Let these users open a segment, `writers` to write it; raises as `Sharing.write`."""
         if not self._sharing.is_written(name, readers, writers):
             with self._opened(name, os.O_RDONLY) as fd:
                 self._sharing.write(name, fd, readers, writers)
@@ -215,11 +216,8 @@ class Segments:
 
     def names_changed(self) -> bool:
         """Say whether anything was made or removed in our directories since the last call."""
-        with contextlib.suppress(OSError):
-            now = os.stat(layout.SHM).st_mtime_ns, os.stat(self.directory).st_mtime_ns
-            before, self._changed_at = self._changed_at, now
-            return now != before
-        return True
+        before, self._changed_at = self._changed_at, changed_at(layout.SHM, self.directory)
+        return self._changed_at != before or not self._changed_at
 
     # ---- ending --------------------------------------------------------------------------
 

@@ -13,6 +13,9 @@ from arrayd_server.access.policy import Credentials
 
 log = logging.getLogger("arrayd_server.audit")
 
+_WORDS = 300
+"""Characters of a path or a rule in one record."""
+
 
 def granted(who: Credentials, pid: int, grant: Grant) -> None:
     """Record that a user was let in to a segment."""
@@ -22,7 +25,8 @@ def granted(who: Credentials, pid: int, grant: Grant) -> None:
 
 def refused(uid: int, pid: int, op: str, what: str, rule: str) -> None:
     """Record that a user was refused."""
-    log.warning("refused uid=%d pid=%d op=%s source=%r: %s", uid, pid, op, what, rule)
+    words = (what[:_WORDS], rule[:_WORDS])  # as they were sent: quoted, so that a line stays one
+    log.warning("refused uid=%d pid=%d op=%s source=%r rule=%r", uid, pid, op, *words)
 
 
 def drained(uid: int, pid: int, *, on: bool) -> None:

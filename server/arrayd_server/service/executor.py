@@ -108,7 +108,8 @@ class EffectExecutor:
         loop.add_reader(self._watch.fileno(), self._on_heard)
         on = (self._on_probed, self._on_info, self._on_progress, self._on_filled, self._on_failed)
         self._loads = Loads(pool, Callbacks(*on, self._on_loaded))
-        self._seals = Seals(loop, registry, segments, self.take, self._described, self._share)
+        events = (self.take, self._described, self._share)
+        self._seals = Seals(loop, registry, segments, self._threads, *events)
         self._reading = ReaderEffects(readers, streams, self.take, segments.path)
 
     def act(self, effects: Sequence[Effect]) -> None:

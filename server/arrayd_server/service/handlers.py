@@ -259,6 +259,11 @@ def _source(wire: Mapping[str, Any]) -> Source | ArraydError:
 def _crowded(service: Service, to: Asker, *, detached: bool = False) -> bool:
     """Say whether one request more is too much: of this session, or (detached) of anybody."""
     mine, every = service.registry.jobs.in_flight(to.nonce)
+    caller = service.caller(to.nonce)
+    if caller.foreign:  # however many sessions it has
+        sessions = service.registry.sessions.items()
+        alike = [nonce for nonce, one in sessions if one.peer.uid == caller.uid]
+        mine = sum(service.registry.jobs.in_flight(nonce)[0] for nonce in alike)
     return every >= MAX_IN_FLIGHT // 2 if detached else mine >= (MAX_IN_FLIGHT - every) / SHARE
 
 

@@ -38,6 +38,17 @@ def test_in_and_out() -> None:
     assert users.let_all_out(one) == [Share("run-1")] and users.let_all_out(one) == []
 
 
+def test_pages_that_another_user_may_have_kept() -> None:
+    """They are not used again: a pipe or an io_uring may hold them, and no lease sees it."""
+    spares = World(100).registry.holds.spares
+    spares.seconds, spares.least = 5.0, 1
+    mine, hers = block(), block()
+    users.let_in(hers, ANN)
+    users.let_all_out(hers)
+    assert spares.worth(mine)
+    assert not spares.worth(hers)
+
+
 @pytest.mark.parametrize(
     ("peer", "owner", "expected"),
     [(OWN, ANN, True), (ADMIN, ANN, True), (ANN, ANN, True), (ANN, BOB, False), (ANN, OWN, False)],
