@@ -7,8 +7,8 @@ file, so after a restart of the daemon a session may state the holds that its us
 and no others: the names of segments are no secret.
 
 That a user may read a *file* is found out before a request comes here (`arrayd_server.access`).
-What is made for a user counts in that user's quota for as long as it is there; to make room for
-more, the user's own idle blocks go.
+What is made for a user, or held by it, counts in that user's quota; to make room for more, the
+user's own idle blocks go.
 """
 
 from __future__ import annotations

@@ -155,6 +155,12 @@ class Segments:
         self._inodes[name] = fresh_copy.replace(*names, *sizes)
         self._sharing.forget(name)
 
+    def drop_copy(self, name: str) -> None:
+        """Remove a copy that `renew` has made of what was unlinked meanwhile."""
+        recycling.remove(self._inodes.get(name, 0), (self.public(name), self.path(name)))
+        if name not in self._unlinked:
+            self._forget(name)
+
     def describe(self, name: str, plan: layout.SegmentPlan, meta: dict[str, Any]) -> None:
         """Write the metadata and the footer of a sealed segment.
 
@@ -314,10 +320,7 @@ class Segments:
     # ---- names ---------------------------------------------------------------------------
 
     def adopt(self, name: str, inode: int, readers: frozenset[int]) -> None:
-        """Take over a segment of an earlier run, one of whose names leads to it.
-
-        `readers` are other users who may open it.
-        """
+        """Take over a segment of an earlier run, to which a name leads, and `readers` may open."""
         self._inodes[name] = inode
         if readers:
             self._sharing.found(name, readers)

@@ -94,6 +94,7 @@ class Seals:
         def copied(error: BaseException | None) -> None:
             block, task = self._registry.block(segment)
             if block is None or task is None or task.number != job:
+                self._segments.drop_copy(name)  # its writer has gone, and it with that
                 return
             try:
                 if error is not None:

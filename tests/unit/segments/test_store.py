@@ -223,6 +223,29 @@ def test_a_seal_proves_that_no_writer_is_left(segments: Segments, scope: Scope) 
     end(segments, name)
 
 
+def test_a_copy_takes_the_place_of_what_was_written(segments: Segments, scope: Scope) -> None:
+    """It has the data alone, under both names; of one that nobody waits for nothing is left."""
+    name = make(segments, scope)
+    paths = Path(segments.path(name)), Path(segments.public(name))
+    size, nbytes = paths[0].stat().st_size, 5000
+    with paths[0].open("r+b") as file:
+        file.write(bytes(range(250)) * 20)
+        written = os.fstat(file.fileno()).st_ino
+        segments.renew(name, layout.of_size(nbytes, size))
+        file.seek(0)
+        file.write(b"too late")
+    assert {path.stat().st_ino for path in paths} != {written}
+    assert (
+        paths[0].read_bytes()
+        == paths[1].read_bytes()
+        == bytes(range(250)) * 20 + bytes(size - nbytes)
+    )
+    assert segments.republish(name)
+    segments.drop_copy(name)
+    assert not any(path.exists() for path in paths)
+    assert segments.names() == []
+
+
 def test_a_removed_name_is_linked_back(segments: Segments, scope: Scope) -> None:
     """Who unlinks our public name takes nothing away: same name, same inode, no copy."""
     name = make(segments, scope)
