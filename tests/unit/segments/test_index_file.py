@@ -106,7 +106,7 @@ def test_walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine().runTest()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_damage_is_seen(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Whatever bytes a slot or an entry has: the reader finds what was written, or nothing."""
