@@ -36,7 +36,7 @@ from collections.abc import Container
 from arrayd_server.core import error_texts, lends, users
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.bounds import Bound
-from arrayd_server.core.effects import Effect, Fill, Inspect, Make, Probe, Reply
+from arrayd_server.core.effects import Effect, Fill, Inspect, Make, Probe
 from arrayd_server.core.holds import STALE_AFTER, Holds, may_be_stale
 from arrayd_server.core.jobs import JobTable
 from arrayd_server.core.model import Block, Job, Stage, State
@@ -93,11 +93,8 @@ class Admission:
         if not others:
             return self._jobs.fail(job, refusal)
         refused = [to for to, peer in peers.items() if peer.user == job.user]
-        for to in refused:
-            self._jobs.remove_waiter(job, to)
         job.user = others[0].user
-        replies: list[Effect] = [Reply(to, refusal) for to in refused]
-        return replies + self.admit(job, timeout, now)
+        return self._jobs.refuse(job, refused, refusal) + self.admit(job, timeout, now)
 
     def retry(self, job: Job, now: float) -> list[Effect]:
         """Let a job begin anew: there was room, but the kernel had no pages for its block.

@@ -227,6 +227,12 @@ class JobTable:
                 effects += self.end(job)
         return effects
 
+    def refuse(self, job: Job, askers: list[Asker], error: ArraydError) -> list[Effect]:
+        """Answer some of those who wait with an error; the job goes on for the others."""
+        for to in askers:
+            self.remove_waiter(job, to)
+        return [Reply(to, error) for to in askers]
+
     def fail(self, job: Job, error: ArraydError) -> list[Effect]:
         """Answer everyone who waits with an error, and end the job."""
         askers = list(job.waiters) + ([job.writer] if job.writer else [])

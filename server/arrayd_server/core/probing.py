@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from arrayd_server.core import error_texts, users
 from arrayd_server.core.admission import Admission
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Cancel, Describe, Effect, Reply, Result
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import JobTable
 from arrayd_server.core.linked import split_off_late
-from arrayd_server.core.model import Asker, AwaitedItem, Job, ProbedFacts, Stage
+from arrayd_server.core.model import Asker, AwaitedItem, Block, Job, ProbedFacts, Stage
 
 
 class Probing:
@@ -49,6 +50,7 @@ class Probing:
         place, other = self._blocks.locate(found.key), self._jobs.find(found.key)
         if place is not None and self._holds.may_grant(place, job.sessions):
             place.part.outdated = False
+            effects += self._refuse_over_quota(job, place.block)
             return [*effects, Cancel(job.number), *self._jobs.finish(job, place, now)]
         if other is not None and other is not job:
             return [*effects, Cancel(job.number), *self._jobs.merge(job, other, now)]
@@ -57,3 +59,13 @@ class Probing:
         timeout = max((waiter.timeout for waiter in job.waiters.values()), default=1.0)
         self._jobs.enter(job, Stage.QUEUED)
         return effects + self._admission.admit(job, timeout, now)
+
+    def _refuse_over_quota(self, job: Job, block: Block) -> list[Effect]:
+        """Answer those whose user may not hold a block that turned out to be there already."""
+        effects: list[Effect] = []
+        for to in list(job.waiters):
+            peer = self._holds.sessions[to.nonce].peer
+            if not users.may_hold(self._blocks, block, peer):
+                refusal = error_texts.over_quota(block, peer.uid, self._blocks)
+                effects += self._jobs.refuse(job, [to], refusal)
+        return effects

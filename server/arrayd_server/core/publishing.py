@@ -100,9 +100,7 @@ class Publishing:
         """Answer those who wait for a name with which nothing is shared with them."""
         peers = {to: self._holds.sessions[to.nonce].peer for to in awaited.waiters}
         others = [to for to, peer in peers.items() if not users.may_use(block, peer)]
-        for to in others:
-            self._jobs.remove_waiter(awaited, to)
-        return [Reply(to, error_texts.no_such_name(str(block.name))) for to in others]
+        return self._jobs.refuse(awaited, others, error_texts.no_such_name(str(block.name)))
 
     def rewrite_older(self, job: Job) -> list[Effect]:
         """Have the name removed from the metadata of the block that a job is to take it from.

@@ -11,7 +11,7 @@ from arrayd.wire.grant import Grant
 from arrayd_server.core import users
 from arrayd_server.core.effects import Share
 from arrayd_server.core.model import Block, Claims, Peer, State
-from tests.support.core_files import SPEC
+from tests.support.core_files import SPEC, wanted
 from tests.support.core_script import SMALL, World
 
 ANN, BOB = Peer(60001, 11, foreign=True), Peer(60002, 12, foreign=True)
@@ -119,3 +119,15 @@ def test_a_quota(town: World) -> None:
     town.create(b"bob", 25)
     town.free_all()
     assert town.registry.block(grant.segment)[0] is None
+
+
+def test_a_quota_counts_what_is_found_resident(town: World) -> None:
+    """A block that others loaded is no way around it, by whichever words it is asked for."""
+    town.registry.blocks.quota = 20
+    town.load(b"a", SMALL)
+    by_alias = town.answer(town.get(b"bob", SMALL))
+    to = town.get(b"bob", dataclasses.replace(wanted(SMALL), alias="in other words"))
+    town.work_off()
+    for error in (by_alias, town.answer(to)):
+        assert isinstance(error, NoRoom)
+        assert error.details["quota"] == 20
