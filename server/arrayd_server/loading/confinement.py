@@ -1,10 +1,10 @@
-"""A loader that reads for another user than the daemon's gives up all files but that one.
+"""A loader that reads for another user than the daemon's gives up all data but that file.
 
 That the user may read the file has been found out by its path, and holds for an inode. Between
 then and now the path may lead elsewhere: the user can swap a symbolic link as often as it likes.
 And what an HDF5 file refers to, or a plug-in opens, nobody has looked at. So the process, a child
 that does this one task, opens the file, sees that it is the inode, and has the kernel refuse it
-every other.
+every other, but for the folders of Python and its packages: what is imported later lies there.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def for_fill(task: FillTask) -> None:
 
 
 def enter(path: str, inode: Sequence[int], segment: str | None = None) -> None:
-    """Leave this process, for good, nothing but a file and the segment that it fills.
+    """Leave this process, for good, a file, the segment that it fills, and Python's folders.
 
     Parameters
     ----------

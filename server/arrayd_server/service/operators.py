@@ -86,6 +86,7 @@ def _manager(service: Service, request: Request, what: str) -> Peer:
     """
     caller = service.caller(request.nonce)
     if caller.foreign and not caller.admin:
+        audit.refused(caller.uid, caller.pid, what, "", "not named by the option admins")
         raise AccessDenied(
             f"User {caller.uid} may not {what} this daemon, which is user {os.geteuid()}'s. Its "
             "own user and root may, and whom its option admins names."
