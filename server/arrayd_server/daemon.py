@@ -45,18 +45,16 @@ from arrayd_server.service.gate import Gate
 from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION
 from arrayd_server.service.published_index import PublishedIndex
 from arrayd_server.service.reception import Reception
-from arrayd_server.service.relief import Relief
 from arrayd_server.service.service import Service
 from arrayd_server.service.sessions import Sessions
 from arrayd_server.streams import readers
 from arrayd_server.streams.readers import ReaderPool
 from arrayd_server.transport import peers
 from arrayd_server.transport.server import PeerConnection, Server
+from arrayd_server.transport.socket_file import SocketFile
+from arrayd_server.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
-
-HOUSEKEEPING = 2.0
-"""Seconds between checks of what comes as no event: our socket, idleness, foreign mappings."""
 
 SETTLED = 5.0
 """Seconds after which a shared daemon starts its fork server: it is no daemon of a moment."""
@@ -99,7 +97,7 @@ class Daemon:
         self._registry.blocks.quota = config.user_budget
         self._sessions: Sessions
         self._executor: EffectExecutor
-        self._relief: Relief
+        self._upkeep: Upkeep
         self._service: Service
         self._index: PublishedIndex
         self._reception: Reception
@@ -107,11 +105,9 @@ class Daemon:
         self._forks: ForkServer
         self._pool: Pool
         self._readers: ReaderPool
-        self._busy_at = self._started
         self._stopping = asyncio.Event()
         self._signal = 0
-        self._socket_path = config.endpoint.removeprefix("ipc://")
-        self._socket_stat: os.stat_result
+        self._socket_file: SocketFile
 
     async def run(self) -> None:
         """Serve until a signal, `stop`, or (private) until nobody needs us."""
@@ -140,18 +136,19 @@ class Daemon:
         mode = self._config.callers.socket_mode
         self._server = Server(loop, *listening, self._passed, mode=mode)
         self._sessions.server = self._server
-        self._socket_stat = os.stat(self._socket_path)
+        path, passed = self._config.endpoint.removeprefix("ipc://"), self._passed is not None
+        self._socket_file = SocketFile(path, passed=passed)
         # Whoever started a private one is about to ask it for something.
         loop.call_later(0 if self._config.private else SETTLED, self._forks.start)
         failpoints.hit("daemon.bound")
         log.info("arrayd %s serves %s", protocol.PACKAGE_VERSION, self._config.endpoint)
         systemd.notify(systemd.READY, systemd.status(status_report.summary(self._registry)))
-        keeper = loop.create_task(self._keep_house())
+        upkeep = loop.create_task(self._upkeep.run(self._socket_file))
         watched = loop.create_task(systemd.feed_watchdog())
         try:
             await self._stopping.wait()
         finally:
-            keeper.cancel()
+            upkeep.cancel()
             await self._end()
             watched.cancel()
 
@@ -163,8 +160,7 @@ class Daemon:
     def _reload(self) -> None:
         """Read the options again; what cannot change while we run waits for a restart."""
         self._config = self._reloading.reload(self._config)
-        if self._passed is None and self._socket_is_ours():
-            os.chmod(self._socket_path, self._config.callers.socket_mode)
+        self._socket_file.set_mode(self._config.callers.socket_mode)
 
     def _make_service(self, loop: asyncio.AbstractEventLoop) -> None:
         registry, segments, config = self._registry, self._segments, self._config
@@ -182,7 +178,8 @@ class Daemon:
         shells = (segments, self._index, self._pool, self._readers, sessions.answer)
         executor = EffectExecutor(loop, registry, streams, *shells, check=config.check)
         self._sessions, self._executor = sessions, executor
-        self._relief = Relief(registry, executor.act)
+        kept = (self._scope, registry, executor, self._index)
+        self._upkeep = Upkeep(*kept, lambda: self._config.idle_exit, self.stop)
         self._reception = Reception(config.callers, Gate(loop, config.roots), self._on_vetted)
         who = (executor, sessions, self._reception, self._pool, self._readers)
         self._reloading = Reloading(self._read_options, registry, *who)
@@ -259,14 +256,14 @@ class Daemon:
             members=bool(fields["members"]) and not known.foreign,
         )
         to = Asker(request.nonce, request.id)
-        self._busy_at = now
+        self._upkeep.busy_at = now
         holds = self._sessions.statable(request.nonce, fields["holds"])
         self._executor.take(self._registry.hello, to, who, holds, fields["latest"], now)
         failpoints.hit("daemon.welcomed")
 
     def _handle(self, request: protocol.Request, route: PeerConnection, now: float) -> None:
         if request.nonce in self._registry.sessions:
-            self._busy_at = now  # its goodbye as well: idle time counts from there
+            self._upkeep.busy_at = now  # its goodbye as well: idle time counts from there
         if self._reception.lets_in(request, route, self._caller(request.nonce)):
             self._executor.take(HANDLERS[request.op], self._service, request, now)
 
@@ -281,8 +278,8 @@ class Daemon:
 
     def _on_death(self, nonce: bytes) -> None:
         log.debug("session of pid %d ended with its process", self._sessions.pid_of(nonce))
-        self._busy_at = time.monotonic()
-        self._executor.take(self._sessions.end, nonce, self._busy_at)
+        self._upkeep.busy_at = time.monotonic()
+        self._executor.take(self._sessions.end, nonce, self._upkeep.busy_at)
 
     # ---- life ----------------------------------------------------------------------------
 
@@ -306,46 +303,6 @@ class Daemon:
         if self._segments.leases:
             self._index.publish()
 
-    async def _keep_house(self) -> None:
-        shown = ""
-        while True:
-            await asyncio.sleep(HOUSEKEEPING)
-            if not self._has_scope():
-                self.stop(signal.SIGUSR1)
-                return
-            self._index.ensure()
-            self._executor.recheck()
-            self._relief.look()
-            line = status_report.summary(self._registry)
-            if line != shown:
-                shown = line
-                systemd.notify(systemd.status(line))
-            if self._useless():
-                self.stop(signal.SIGTERM)
-
-    def _has_scope(self) -> bool:
-        """Say whether our scope is ours still: somebody may have removed its lock."""
-        with contextlib.suppress(ArraydError):  # requests that need it get the error
-            if not self._scope.regain():
-                log.warning("another daemon has taken over this endpoint: stopping")
-                return False
-        return True
-
-    def _useless(self) -> bool:
-        """Say whether nobody can reach us, or nobody has needed us for `idle_exit` seconds."""
-        if not self._socket_is_ours():
-            log.warning("the socket %s is gone: stopping", self._socket_path)
-            return True
-        now = time.monotonic()
-        blocks = self._registry.blocks
-        if self._registry.sessions or len(blocks.idle) < len(blocks.table):
-            self._busy_at = now
-        idle = now - self._busy_at
-        if 0 < self._config.idle_exit <= idle:
-            log.info("nobody has needed this daemon for %.0f s: stopping", idle)
-            return True
-        return False
-
     async def _end(self) -> None:
         systemd.notify(systemd.STOPPING)
         self._pool.close()
@@ -360,16 +317,8 @@ class Daemon:
         self._reception.close()
         self._sessions.close()
         self._executor.close()
-        if self._passed is None and self._socket_is_ours():
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._socket_path)
+        self._socket_file.remove()
         log.info("ended")
-
-    def _socket_is_ours(self) -> bool:
-        try:
-            return os.path.samestat(os.stat(self._socket_path), self._socket_stat)
-        except FileNotFoundError:
-            return False
 
     async def _remove(self, unlinks: Iterable[Unlink]) -> None:
         """Perform the last effects: what nobody holds may still be mapped for a moment.

@@ -59,7 +59,8 @@ SERVER_ROOMS = {
     "stream_identity": "",
     "streams": "kernel loaders loading stream_identity",
     "config_file": "",
-    "config": "access config_file core kernel",
+    "option_parsing": "core kernel",
+    "config": "access config_file option_parsing",
     "config_check": "config",
     "option_text": "config",
     "systemd": "",
@@ -68,7 +69,9 @@ SERVER_ROOMS = {
     "doctor": "config config_file kernel segments",
     "service": "access core identity kernel loading segments stream_identity streams transport",
     "reloading": "config config_file core loading logs service streams systemd",
-    "daemon": "config core kernel loading reloading segments service streams systemd transport",
+    "upkeep": "core segments service systemd transport",
+    "daemon": "config core kernel loading reloading segments service streams systemd transport "
+    "upkeep",
     "__main__": "config config_file daemon logs segments systemd",
 }
 """The same of the server. A loader process (`loading.worker`) has nothing above `loading`."""
