@@ -13,7 +13,7 @@ from arrayd_server.config import TABLE, Option, flag, variable
 
 _WIDTH = 100
 
-_HEAD = """\
+HEAD = """\
 The options of arrayd's daemon. The service for the machine reads them from
 /etc/arrayd/arrayd.toml, any other from the file that --config or ARRAYD_CONFIG names. A
 flag or a variable goes before the file: in arrayd.service the endpoint is a flag.
@@ -31,7 +31,7 @@ def markdown_table() -> str:
 
 def toml_file() -> str:
     """Return a file of options that changes none of them, and explains all."""
-    parts = ["\n".join(f"# {line}".rstrip() for line in _HEAD.splitlines())]
+    parts = ["\n".join(f"# {line}".rstrip() for line in HEAD.splitlines())]
     parts += [_explained(name, option) for name, option in TABLE.items() if name != "config"]
     return "\n\n".join(parts) + "\n"
 

@@ -6,6 +6,7 @@ import importlib
 import runpy
 import shutil
 import sys
+import tomllib
 import types
 from importlib import metadata, resources
 from pathlib import Path
@@ -45,13 +46,16 @@ def test_type_checkers_see_the_types(package: str, installed: metadata.Distribut
     assert (resources.files(package) / "py.typed").is_file()
 
 
-def test_the_units_are_installed(installed: metadata.Distribution) -> None:
-    """All of deploy/ is in share/arrayd of the environment, where the user unit expects itself."""
-    share, deploy = Path(sys.prefix, "share", "arrayd"), ROOT / "deploy"
-    for path in deploy.rglob("*.*"):
-        if path.is_file():
-            copy = share / path.relative_to(deploy)
-            assert copy.read_text() == path.read_text(), "install again"
+def test_what_is_no_python_is_installed(installed: metadata.Distribution) -> None:
+    """Units, completions and manual pages are in the environment, the user unit at its place."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    shared = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+    assert {"share/arrayd/user", "share/man/man1/arrayd.1"} <= set(shared.values())
+    for source, place in shared.items():
+        for path in (ROOT / source, *(ROOT / source).rglob("*")):
+            if path.is_file():
+                copy = Path(sys.prefix, place) / path.relative_to(ROOT / source)
+                assert copy.read_text() == path.read_text(), "install again"
 
 
 def test_every_extra_is_known(installed: metadata.Distribution) -> None:

@@ -174,14 +174,14 @@ def test_the_units_are_found_in_a_venv(
     venv: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A checkout's are beside it; without one they are where pip has put them; or it says where."""
-    assert (install_service._files() / "user" / "arrayd.service").is_file()
+    assert (install_service.shipped_files() / "user" / "arrayd.service").is_file()
     monkeypatch.setattr(arrayd, "__file__", str(tmp_path / "a" / "b" / "c" / "arrayd" / "x.py"))
     monkeypatch.setattr(install_service, "_data_folders", lambda: ["/nowhere", str(tmp_path)])
-    with pytest.raises(install_service._Refused, match="/nowhere/share/arrayd"):
-        install_service._files()
+    with pytest.raises(install_service.Refused, match="/nowhere/share/arrayd"):
+        install_service.shipped_files()
     (tmp_path / "share" / "arrayd" / "system").mkdir(parents=True)
     (tmp_path / "share" / "arrayd" / "system" / "arrayd.service").touch()
-    assert install_service._files() == tmp_path / "share" / "arrayd"
+    assert install_service.shipped_files() == tmp_path / "share" / "arrayd"
 
 
 def test_a_private_daemon_is_named(

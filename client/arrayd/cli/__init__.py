@@ -23,7 +23,7 @@ from arrayd.wire.protocol import PACKAGE_VERSION
 
 COMMANDS = (
     *("serve", "status", "get", "info", "evict", "who", "kick", "drain", "stop", "clean"),
-    *("doctor", "health", "config", "install-service"),
+    *("doctor", "health", "config", "install-service", "completion"),
     *("collect", "pack", "report", "list", "plan", "receipt", "demo"),
 )
 
@@ -67,6 +67,12 @@ def _run(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if [*argv[:1]] == ["serve"]:  # all that follows is for the daemon, --help too
         return argparse.Namespace(command="serve", arguments=argv[1:])
+    names = [*argv[:1]] if {*argv[:1]} & {*COMMANDS} else COMMANDS
+    return build_parser(names).parse_args(argv, argparse.Namespace(words=[*argv]))
+
+
+def build_parser(names: Sequence[str] = COMMANDS) -> Parser:
+    """Return the parser of the commands `names`, whose modules are imported."""
     parser = Parser(
         prog="arrayd",
         description="One copy of your big NumPy arrays per machine, shared by every process.",
@@ -74,9 +80,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"arrayd {PACKAGE_VERSION}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in set(argv[:1]).intersection(COMMANDS) or COMMANDS:
+    for name in names:
         _module(name).add_parser(subparsers)
-    return parser.parse_args(argv, argparse.Namespace(words=[*argv]))
+    return parser
 
 
 def _module(name: str) -> Any:

@@ -38,7 +38,7 @@ _ODD = re.compile(r"[\s\"'\\$;]")
 _HAND_OVER_SECONDS = 30.0
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """The service cannot be installed like this: what is wrong, and what to do."""
 
 
@@ -80,7 +80,7 @@ class Run:
     def do(self) -> None:
         """Run it; what it says is for the user."""
         if subprocess.run(self.command, check=False).returncode:
-            raise _Refused(f"`{shlex.join(self.command)}` has failed: see what it says above.")
+            raise Refused(f"`{shlex.join(self.command)}` has failed: see what it says above.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class HandOver:
         if pid:
             os.kill(pid, signal.SIGUSR1)
             if not launch.wait_ended(pid, _HAND_OVER_SECONDS):
-                raise _Refused(f"Your private daemon (pid {pid}) does not end: `arrayd stop`.")
+                raise Refused(f"Your private daemon (pid {pid}) does not end: `arrayd stop`.")
 
 
 Step = Write | Run | HandOver
@@ -126,14 +126,14 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("the service for all users is root's to install; or add --user")
     try:
         if shutil.which("systemctl") is None and not args.dry_run:
-            raise _Refused("There is no systemctl: this machine is not run by systemd.")
+            raise Refused("There is no systemctl: this machine is not run by systemd.")
         steps = list(_for_user() if args.user else _for_machine())
         for step in steps:
             if args.dry_run:
                 print(step, end="")
             else:
                 step.do()
-    except _Refused as refused:
+    except Refused as refused:
         complain(refused)
         return 1
     if not args.dry_run:
@@ -156,7 +156,7 @@ Log: `journalctl --user -u arrayd`."""
 
 
 def _for_machine() -> Iterator[Step]:
-    program, files = _program(), _files()
+    program, files = _program(), shipped_files()
     _check_readable(program)
     sysusers = _ETC / "sysusers.d" / "arrayd.conf"
     yield _owned(sysusers, (files / "system" / "arrayd.sysusers.conf").read_text())
@@ -174,7 +174,7 @@ def _for_machine() -> Iterator[Step]:
 
 def _for_user() -> Iterator[Step]:
     program = _program()
-    text = (_files() / "user" / "arrayd.service").read_text()
+    text = (shipped_files() / "user" / "arrayd.service").read_text()
     text = _EXPLAINS_LINK.sub("", text.partition("\n\n")[2]).replace(_USER_PROGRAM, program)
     home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     yield _owned(Path(home, "systemd", "user", "arrayd.service"), text)
@@ -187,7 +187,7 @@ def _for_user() -> Iterator[Step]:
 def _owned(path: Path, text: str) -> Write:
     """Return the step that writes a file of ours, unless somebody else's is there."""
     if path.exists() and not path.read_text().startswith(MARK):
-        raise _Refused(
+        raise Refused(
             f"{path} is there, and not written by this command. Move it away, and put what you "
             "have changed in a drop-in (`systemctl edit arrayd`)."
         )
@@ -204,13 +204,13 @@ def _private_daemon() -> int:
     return status.pid if status.private else 0
 
 
-def _files() -> Path:
+def shipped_files() -> Path:
     """Return the folder with the units: a checkout's, or what pip has put beside us."""
     shares = [Path(data, "share", "arrayd") for data in _data_folders()]
     for place in (Path(arrayd.__file__).parents[2] / "deploy", *shares):
         if (place / "system" / "arrayd.service").is_file():
             return place
-    raise _Refused(f"The units are not in {shares[0]}: install arrayd again.")
+    raise Refused(f"The units are not in {shares[0]}: install arrayd again.")
 
 
 def _data_folders() -> list[str]:
@@ -228,9 +228,9 @@ def _program() -> str:
     """Return the path of the ``arrayd`` beside this Python, as a unit writes it."""
     path = os.path.join(_scripts(), "arrayd")
     if not os.access(path, os.X_OK):
-        raise _Refused(f"There is no {path}: install arrayd with pip, uv or pipx.")
+        raise Refused(f"There is no {path}: install arrayd with pip, uv or pipx.")
     if _ODD.search(path):
-        raise _Refused(f"{path!r}: a unit cannot have such a path. Install arrayd somewhere else.")
+        raise Refused(f"{path!r}: a unit cannot have such a path. Install arrayd somewhere else.")
     return path.replace("%", "%%")
 
 
@@ -239,7 +239,7 @@ def _check_readable(program: str) -> None:
 
     Raises
     ------
-    _Refused
+    Refused
         It cannot, as where root has installed them in its home.
     """
     used = [program.replace("%%", "%"), os.path.realpath(sys.executable), arrayd.__file__]
@@ -247,7 +247,7 @@ def _check_readable(program: str) -> None:
     for path in map(Path, used):
         for place in (path, *path.parents):
             if not _open_to_all(place):
-                raise _Refused(
+                raise Refused(
                     f"The service has a user of its own, who cannot read {path}, for {place} is "
                     "closed to others. Install arrayd and its Python where all can read it: "
                     "`python3 -m venv /opt/arrayd`, `pipx install --global`, or UV_TOOL_DIR="

@@ -1,0 +1,1 @@
+"""What is made for those who install arrayd: manual pages, completions, the package."""
