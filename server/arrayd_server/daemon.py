@@ -92,7 +92,7 @@ class Daemon:
         self._scope = scope
         self._started = time.monotonic()
         self._segments = Segments(scope)
-        self._registry = Registry(scope.prefix, config.budget, config.budget.bound)
+        self._registry = Registry(scope.name, config.budget, config.budget.bound)
         self._registry.holds.spares.seconds = config.keep_pages
         self._registry.blocks.quota = config.user_budget
         self._sessions: Sessions

@@ -40,7 +40,7 @@ def taken_by(scope: Scope) -> list[Block]:
     """Return the blocks that a daemon of an entered scope would adopt."""
     blocks = []
     segments = Segments(scope)
-    registry = Registry(scope.prefix, 1 << 30)
+    registry = Registry(scope.name, 1 << 30)
     for found in adoption.scan(segments):
         try:
             block = block_metadata.adopted(found, registry.blocks.new_number(), 0.0)
@@ -290,7 +290,7 @@ def test_whatever_the_metadata_say(lies: list[tuple[tuple[str, ...], Any]], seal
     for part in ("", "spec", "origin"):
         mine, theirs = ((m[part] if part else m) for m in (msgpack.unpackb(wire), meta))
         assert set(theirs) <= set(mine)
-    registry = Registry("p", 1 << 30)
+    registry = Registry("p-{}".format, 1 << 30)
     registry.adopt(block, 0.0)
     registry.inspected("N", mapped=False, now=0.0)
 

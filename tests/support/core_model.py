@@ -56,7 +56,7 @@ class Shell:
     """The daemon around a registry, with a clock that stands still."""
 
     def __init__(self, budget: int, capacity: int | None = None) -> None:
-        self.registry = Registry("run", budget)
+        self.registry = Registry("run-{}".format, budget)
         self.kernel = Kernel(budget * 10 if capacity is None else capacity)
         self.naive = Naive(self)
         self.now = 100.0

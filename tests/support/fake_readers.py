@@ -103,7 +103,7 @@ class Bench:
     def __init__(self, scope: Scope, readers: FakeReaders) -> None:
         self.loop = asyncio.new_event_loop()
         self.segments = Segments(scope)
-        self.registry = Registry(scope.prefix, 1 << 24)
+        self.registry = Registry(scope.name, 1 << 24)
         self.streams = Streams(self.registry, bytes(range(16)), os.getpid())
         pool = Pool(ForkServer(self.loop, ()), 1, timeout=1.0, memory=1 << 30)
         self._answers: dict[int, asyncio.Future[Any]] = {}

@@ -43,7 +43,7 @@ class StreamWorld:
     """The shell around `Streams` and `Registry`, with a clock that stands still."""
 
     def __init__(self, budget: int = 35) -> None:
-        self.registry = Registry("run", budget)
+        self.registry = Registry("run-{}".format, budget)
         self.streams = Streams(self.registry, OWN, 1)
         self.now = 100.0
         self.seen: list[Effect] = []

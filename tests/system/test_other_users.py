@@ -101,6 +101,23 @@ def test_a_segment_opens_to_its_holders_alone(people: People, ann: Puppet, bob: 
     assert stat.S_IMODE(os.stat(f"/dev/shm/{segment}").st_mode) == 0o600
 
 
+def test_names_that_bob_takes_first(people: People, ann: Puppet, bob: Puppet) -> None:
+    """He makes the files in /dev/shm that come next, as far as he can tell: loads go on."""
+    path = people.file("next.npy", npy(np.arange(30)), ANN, 0o644)
+    taken = bob(f"""
+start, number = {segment_of(ann, "p")!r}.rsplit("-", 1)
+taken = ["/dev/shm/%s-%d" % (start, int(number) + i) for i in range(1, 40)]
+for name in taken: open(name, "x").close()
+len(taken)""")
+    assert taken == 39
+    try:
+        for cast in ("f4", "f8", "i4"):
+            assert ann(f"int(arrayd.get({path!r}, cast={cast!r}).sum())") == 435
+        assert bob("int(arrayd.put(np.arange(4))[3])") == 3
+    finally:
+        bob("for name in taken: os.unlink(name)")
+
+
 def test_what_bob_says_of_ann_changes_nothing(
     people: People, daemon: Daemon, ann: Puppet, bob: Puppet
 ) -> None:

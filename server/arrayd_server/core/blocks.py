@@ -6,7 +6,7 @@ It decides nothing: the rules are in `registry`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Hashable, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 
 from arrayd_server.core import bounds, lifecycle
 from arrayd_server.core.bounds import Bound
@@ -15,20 +15,23 @@ from arrayd_server.core.model import Block, BlockMember, Edition, Job, Place, St
 MAX_ALIASES = 64
 """Spellings of one block that are remembered; more are probed again, never wrong."""
 
+Naming = Callable[[int], str]
+"""Returns the segment's name of the block of a number, the same each time."""
+
 
 class BlockTable:
     """All blocks of the daemon, from the reservation to the last page given back.
 
     Parameters
     ----------
-    prefix
-        Of the segment names: ``arrayd-<scope>-<run>``. Names count up, none comes twice.
+    name
+        How segments are called. Numbers count up, so no name comes twice.
     budget, bound
         Bytes the daemon may keep in segments, and what sets this limit.
     """
 
-    def __init__(self, prefix: str, budget: int, bound: Bound = bounds.GIVEN) -> None:
-        self.prefix = prefix
+    def __init__(self, name: Naming, budget: int, bound: Bound = bounds.GIVEN) -> None:
+        self.name = name
         self.budget = budget
         self.bound = bound  # what sets the budget
         self.headroom = budget  # what /dev/shm and the cgroup still give, as last measured
@@ -87,10 +90,6 @@ class BlockTable:
                 part.outdated = part.edition != latest
             blocks += [self.table[segment]] if any(part.outdated for part in parts) else []
         return blocks
-
-    def name(self, number: int) -> str:
-        """Return the segment's name of the block of a number."""
-        return f"{self.prefix}-{number}"
 
     def reserve(self, job: Job, state: State, now: float, spare: Block | None = None) -> Block:
         """Make and charge the block of an admitted job, of the pages of a spare if there is one."""

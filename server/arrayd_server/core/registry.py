@@ -35,7 +35,7 @@ from arrayd.errors import ArraydError, NoRoom
 from arrayd_server.core import bounds, error_texts, lifecycle, users
 from arrayd_server.core.admission import Admission
 from arrayd_server.core.asking import Asking
-from arrayd_server.core.blocks import BlockTable
+from arrayd_server.core.blocks import BlockTable, Naming
 from arrayd_server.core.bounds import Bound
 from arrayd_server.core.effects import Answer, Cancel, Effect, Inspect, Reply, Seal
 from arrayd_server.core.evict_requests import Evictions
@@ -70,15 +70,15 @@ class Registry:
 
     Parameters
     ----------
-    prefix
-        Of the segment names; unique to this run of the daemon.
+    name
+        How segments are called; no other run of the daemon calls one alike.
     budget, bound
         Bytes the daemon may keep in segments, and what sets this limit.
     """
 
-    def __init__(self, prefix: str, budget: int, bound: Bound = bounds.GIVEN) -> None:
+    def __init__(self, name: Naming, budget: int, bound: Bound = bounds.GIVEN) -> None:
         self.counters = Counters()
-        self.blocks = BlockTable(prefix, budget, bound)
+        self.blocks = BlockTable(name, budget, bound)
         self.holds = Holds(self.blocks, self.counters)
         self.jobs = JobTable(self.blocks, self.holds)
         self.admission = Admission(self.blocks, self.holds, self.jobs)

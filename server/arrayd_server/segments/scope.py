@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import pwd
 import secrets
 import stat
 import threading
@@ -19,6 +20,10 @@ from arrayd_server.segments.nospace import no_space_error
 
 class ScopeTaken(DaemonError):
     """Another daemon serves this endpoint."""
+
+
+TOKEN_DIGITS = 12
+"""Of each segment's name, which nobody can guess: see `Scope.name`."""
 
 
 class Scope:
@@ -41,6 +46,7 @@ class Scope:
         self.family = f"{layout.PREFIX}{self.id}-"
         self.run = secrets.token_hex(4)
         self.directory = f"{layout.SHM}/{layout.PREFIX}{uid}-{self.id}"
+        self._secret = secrets.token_bytes(32)
         self._lock = -1
         self._mutex = threading.Lock()
 
@@ -48,6 +54,17 @@ class Scope:
     def prefix(self) -> str:
         """What the names of this run's segments begin with."""
         return f"{self.family}{self.run}"
+
+    def name(self, number: int) -> str:
+        """Return the name of this run's segment of a number.
+
+        Everybody may make files in /dev/shm, and whoever knew the names to come could make them
+        first: no load would succeed any more. So each ends in digits that depend on a secret.
+        (Digits, for that is all that earlier versions of arrayd take for a segment's name.)
+        """
+        digest = hashlib.blake2b(number.to_bytes(8, "little"), key=self._secret, digest_size=8)
+        token = int.from_bytes(digest.digest(), "little") % 10**TOKEN_DIGITS
+        return f"{self.prefix}-{number}{token:0{TOKEN_DIGITS}}"
 
     def __enter__(self) -> Self:
         """Take the lock.
@@ -174,10 +191,27 @@ def _same(fd: int, path: str) -> bool:
 
 
 def _check_private(directory: str) -> None:
+    """Refuse what others could write to, or what they have made in the place of our directory.
+
+    Its name follows from the endpoint, for the next run must find it: so everybody can know it,
+    and make it before the daemon starts.
+    """
     info = os.lstat(directory)
-    private = info.st_uid == os.geteuid() and not stat.S_IMODE(info.st_mode) & 0o077
-    if not (private and stat.S_ISDIR(info.st_mode)):
-        raise DaemonError(
-            f"{directory} is not a directory of ours with mode 0700. Somebody else made it: "
-            "remove it, or choose another endpoint."
-        )
+    mode, own = stat.S_IMODE(info.st_mode), os.geteuid()
+    if stat.S_ISDIR(info.st_mode) and info.st_uid == own and not mode & 0o077:
+        return
+    kind = "directory" if stat.S_ISDIR(info.st_mode) else "file"
+    raise DaemonError(
+        f"{directory} is to be a directory of ours (user {_named(own)}) with mode 0700, and it is "
+        f"a {kind} of user {_named(info.st_uid)} with mode {mode:04o}. Who made it may want to "
+        f"keep this daemon from starting: have that user, or root, remove it (`rm -rf "
+        f"{directory}`), or choose another endpoint."
+    )
+
+
+def _named(uid: int) -> str:
+    """Return a user's number and name, if there is one."""
+    try:
+        return f"{uid}, {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return str(uid)

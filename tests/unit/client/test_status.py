@@ -338,7 +338,7 @@ def test_more_blocks_than_are_listed() -> None:
 
 def test_which_blocks_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those in use, then the idle ones used last; the oldest first, as always."""
-    blocks = BlockTable("run", 1 << 30)
+    blocks = BlockTable("run-{}".format, 1 << 30)
     for number in range(1, 7):
         added = model.Block(
             f"run-{number}", number, Spec((1,), "<f8", "C", 8), 9, "x", State.SEALED, 0.0, 0.0

@@ -28,7 +28,7 @@ OLD = b"old client"
 @pytest.fixture
 def registry() -> Registry:
     """Return a registry with a client that understands members, and one that does not."""
-    registry = Registry("run", 10_000)
+    registry = Registry("run-{}".format, 10_000)
     for nonce in (NEW, OLD):
         peer = Peer(7, 1, members=nonce == NEW)
         registry.hello(Asker(nonce, 0), peer, [], 0, 0.0)

@@ -324,7 +324,7 @@ def test_a_foreign_directory_is_refused(tmp_path: Path) -> None:
     os.mkdir(scope.directory, 0o777)
     os.chmod(scope.directory, 0o777)
     try:
-        with pytest.raises(DaemonError, match="0700"):
+        with pytest.raises(DaemonError, match=r"0700, and it is a directory .* mode 0777"):
             scope.__enter__()
     finally:
         os.rmdir(scope.directory)

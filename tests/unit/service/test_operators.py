@@ -14,7 +14,7 @@ from arrayd_server.service import operators
 
 def test_a_broken_rule_is_named() -> None:
     """The first that does not hold; an empty text where all do."""
-    registry = Registry("arrayd-x", 1 << 20)
+    registry = Registry("arrayd-x-{}".format, 1 << 20)
     service: Any = SimpleNamespace(registry=registry, streams=Streams(registry, bytes(16), 1))
 
     def broken() -> object:

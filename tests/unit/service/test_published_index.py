@@ -21,7 +21,7 @@ class Scene:
     """Blocks, and what a client reads of them."""
 
     def __init__(self, path: str) -> None:
-        self.blocks = BlockTable("run", 1 << 30)
+        self.blocks = BlockTable("run-{}".format, 1 << 30)
         self.index = PublishedIndex(self.blocks, path)
         self.index.publish()
         self.reader = BlockIndex(path)
