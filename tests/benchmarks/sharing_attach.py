@@ -293,7 +293,8 @@ def restarts(made: Scene, daemon: Daemon) -> None:
 
 def fresh_process(table: Markdown, daemon: Daemon, path: str) -> None:
     """Measure a new process that imports, gets once, and ends."""
-    environment = {**os.environ, "ARRAYD_ENDPOINT": daemon.endpoint}
+    # Compiled beforehand, as what pip has installed is.
+    environment = {**os.environ, "ARRAYD_ENDPOINT": daemon.endpoint, "PYTHONDONTWRITEBYTECODE": ""}
 
     def process(*words: str) -> tuple[float, float]:
         before, began = _children(), time.perf_counter()

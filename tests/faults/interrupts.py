@@ -31,7 +31,7 @@ import numpy as np
 
 import arrayd
 from arrayd.session import flusher
-from arrayd.system import launch
+from arrayd.system import daemon_probe, launch
 from arrayd.wire import protocol
 from arrayd_server.segments import clean
 
@@ -94,7 +94,7 @@ def send() -> None:
 def start() -> None:
     """Have a private daemon started."""
     os.environ["XDG_RUNTIME_DIR"] = os.getcwd()
-    assert launch.alive(launch.find_endpoint("private"))
+    assert daemon_probe.alive(launch.find_endpoint("private"))
 
 
 _ALL = (get, get_many, opening, put, create, send, start)
@@ -156,7 +156,7 @@ def _end_private() -> None:
             if endpoint in path.read_bytes().split(b"\0"):
                 pid = int(path.parent.name)
                 os.kill(pid, signal.SIGTERM)
-                launch.wait_ended(pid, _PATIENCE)
+                daemon_probe.wait_ended(pid, _PATIENCE)
     clean.clean(launch.private_endpoint())  # what one left that could not do so itself
 
 

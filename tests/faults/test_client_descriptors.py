@@ -130,10 +130,10 @@ def test_a_private_daemon_is_revived_later(hog: Puppet, tmp_path: Path) -> None:
     """A get that has no descriptors to start the daemon again leaves that to the next one."""
     hog(f'os.environ.update(ARRAYD_ENDPOINT="private", XDG_RUNTIME_DIR={str(tmp_path)!r})')
     hog("""
-from arrayd.system import launch
+from arrayd.system import daemon_probe
 client = arrayd.connect()
 a = client.get("a.npy")
-assert launch.wait_ended(client.stop(), 20)
+assert daemon_probe.wait_ended(client.stop(), 20)
 """)
     hog("hog(2)")
     assert "ulimit -n" in hog('outcome(lambda: client.get("large.npy")[5])')
@@ -141,7 +141,7 @@ assert launch.wait_ended(client.stop(), 20)
     try:
         assert hog('outcome(lambda: client.get("large.npy", timeout=9)[5])') == 5
     finally:
-        assert hog("a = None; launch.wait_ended(client.stop(), 20)")
+        assert hog("a = None; daemon_probe.wait_ended(client.stop(), 20)")
 
 
 def test_a_command_without_descriptors(daemon: Daemon, tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from arrayd.system import attach
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> attach.Functions:
     """Return `attach.c`, compiled from today's source."""
-    made = tmp_path_factory.mktemp("compiled") / attach.LIBRARY.name
+    made = tmp_path_factory.mktemp("compiled") / Path(attach.LIBRARY).name
     problem = compiling.compile_library(Path(attach.__file__).with_name("attach.c"), made)
     if problem.startswith("there is no C compiler"):
         pytest.skip(problem)
     assert problem == ""
-    found = attach.loaded(made)
+    found = attach.loaded(str(made))
     assert found is not None
     return found
 

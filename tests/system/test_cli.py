@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import arrayd
 from arrayd import cli
 from arrayd.cli import common
-from arrayd.system import launch
+from arrayd.system import daemon_probe, launch
 from tests.support.daemons import PATIENCE, Daemon
 
 ARRAYD = (sys.executable, "-c", "import sys, arrayd.cli; sys.exit(arrayd.cli.main())")
@@ -299,7 +299,7 @@ def test_stop(served: Daemon, call: Call) -> None:
     """``stop`` returns when the daemon has ended."""
     pid = served.pid
     assert call("stop") == (0, f"arrayd at {served.endpoint}, pid {pid}: stopped\n", "")
-    assert not launch.alive(served.endpoint)
+    assert not daemon_probe.alive(served.endpoint)
     assert served.end(signal.SIGTERM) == 0
 
 

@@ -13,7 +13,7 @@ import pytest
 import arrayd
 from arrayd import cli
 from arrayd.cli import install_service
-from arrayd.system import launch
+from arrayd.system import daemon_probe
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -193,5 +193,5 @@ def test_a_private_daemon_is_named(
         pid = client.status().pid
         assert f"run kill -USR1 {pid}  #" in call("--user", "--dry-run")[1]
         client.stop()
-    assert launch.wait_ended(pid, 10)
+    assert daemon_probe.wait_ended(pid, 10)
     assert "kill" not in call("--user", "--dry-run")[1].partition("[Install]")[2]

@@ -22,7 +22,7 @@ import pytest
 import arrayd
 from arrayd.errors import DaemonLost, NoDaemon
 from arrayd.session import connection
-from arrayd.system import launch
+from arrayd.system import daemon_probe, launch, private_daemon
 from arrayd_server.segments.scope import Scope
 from tests.support.daemons import PATIENCE
 from tests.support.processes import wait_until
@@ -41,10 +41,10 @@ def home(short_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
 def end(endpoint: str, number: int = signal.SIGTERM) -> None:
     """End the daemon at `endpoint`, if there is one, and wait until it has ended."""
-    if launch.alive(endpoint):
+    if daemon_probe.alive(endpoint):
         pid = pid_at(endpoint)
         os.kill(pid, number)
-        assert launch.wait_ended(pid, PATIENCE)
+        assert daemon_probe.wait_ended(pid, PATIENCE)
 
 
 def pid_at(endpoint: str) -> int:
@@ -219,11 +219,11 @@ def test_a_stale_socket_is_replaced(home: Path) -> None:
     """What a killed daemon left does not pass for a daemon."""
     home.mkdir(mode=0o700)
     with listening(home / "sock") as endpoint:
-        assert launch.alive(endpoint)
+        assert daemon_probe.alive(endpoint)
     assert (home / "sock").is_socket()
-    assert not launch.alive(endpoint)
+    assert not daemon_probe.alive(endpoint)
     assert launch.find_endpoint() == endpoint
-    assert launch.alive(endpoint)
+    assert daemon_probe.alive(endpoint)
 
 
 def test_a_daemon_that_died_is_started_again(home: Path) -> None:
@@ -232,16 +232,16 @@ def test_a_daemon_that_died_is_started_again(home: Path) -> None:
     first = pid_at(endpoint)
     end(endpoint, signal.SIGKILL)
     # A loader that it was starting has its socket until it becomes another program.
-    wait_until(lambda: not launch.alive(endpoint), "nobody listens")
+    wait_until(lambda: not daemon_probe.alive(endpoint), "nobody listens")
     launch.ensure("ipc:///somewhere/else")
-    assert not launch.alive(endpoint)
+    assert not daemon_probe.alive(endpoint)
     launch.ensure(endpoint)
     assert pid_at(endpoint) != first
 
 
 def test_a_daemon_on_its_way_out_is_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not listen any more but still has the scope makes no error."""
-    start, outcomes = launch._start, []
+    start, outcomes = private_daemon._start, []
     with contextlib.ExitStack() as outgoing:
         outgoing.enter_context(Scope(launch.private_endpoint()))
 
@@ -250,8 +250,8 @@ def test_a_daemon_on_its_way_out_is_waited_for(home: Path, monkeypatch: pytest.M
             outgoing.close()
             return outcomes[-1]
 
-        monkeypatch.setattr(launch, "_start", start_and_leave)
-        assert launch.alive(launch.find_endpoint(timeout=PATIENCE))
+        monkeypatch.setattr(private_daemon, "_start", start_and_leave)
+        assert daemon_probe.alive(launch.find_endpoint(timeout=PATIENCE))
     assert outcomes == [False, True]
 
 
@@ -260,7 +260,7 @@ def test_a_daemon_on_its_way_out_is_waited_for(home: Path, monkeypatch: pytest.M
 
 def test_a_daemon_that_stays_on_its_way_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wait for it ends in time, and says what is the matter."""
-    monkeypatch.setattr(launch, "_start", lambda *_: False)
+    monkeypatch.setattr(private_daemon, "_start", lambda *_: False)
     with pytest.raises(NoDaemon, match="is ending"):
         launch.find_endpoint(timeout=0.1)
 
@@ -327,7 +327,7 @@ def test_a_daemon_that_does_not_come_up(home: Path, monkeypatch: pytest.MonkeyPa
     pid = caught.value.details["pid"]
     assert Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
     os.kill(pid, signal.SIGKILL)
-    assert launch.wait_ended(pid, PATIENCE)
+    assert daemon_probe.wait_ended(pid, PATIENCE)
 
 
 def test_a_starter_that_hangs(home: Path) -> None:
@@ -366,11 +366,11 @@ def test_a_dead_daemon_that_seems_to_listen_is_looked_for_again(
 ) -> None:
     """Its socket may outlive it for a moment: a call that waits has another look at it."""
     np.save(tmp_path / "x.npy", np.arange(1000))
-    alive, looks = launch.alive, [True]
+    alive, looks = daemon_probe.alive, [True]
     with arrayd.connect() as client:
         client.status()
         os.kill(pid_at(client.endpoint), signal.SIGKILL)
-        monkeypatch.setattr(launch, "alive", lambda at: looks.pop() if looks else alive(at))
+        monkeypatch.setattr(daemon_probe, "alive", lambda at: looks.pop() if looks else alive(at))
         assert client.get(tmp_path / "x.npy")[7] == 7
         assert not looks
 
@@ -384,6 +384,6 @@ def test_status_starts_no_daemon(
         os.kill(client.status().pid, signal.SIGKILL)
         with pytest.raises(DaemonLost):
             client.status()
-        assert not launch.alive(client.endpoint)
+        assert not daemon_probe.alive(client.endpoint)
         scope = Scope(client.endpoint)
         shutil.rmtree(scope.directory)

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from arrayd.errors import ArraydError, NoDaemon, from_wire
-from arrayd.system import launch
+from arrayd.system import daemon_probe
 from arrayd.wire.dtypes import descr
 
 SAMPLE_DTYPE = np.dtype([("chr", "S10"), ("pos", "i4"), ("pct", "f4"), ("c", "i4"), ("t", "i4")])
@@ -88,8 +88,8 @@ class OwnDaemon:
             )
         try:
             ended = self._process.poll
-            wait_until(lambda: launch.alive(self.endpoint) or ended() is not None)
-            if not launch.alive(self.endpoint):
+            wait_until(lambda: daemon_probe.alive(self.endpoint) or ended() is not None)
+            if not daemon_probe.alive(self.endpoint):
                 raise NoDaemon(f"The demo's daemon does not start: {self._end_of_log()}")
         except BaseException:
             self.stop()

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import arrayd
 from arrayd.cli.common import Subparsers, add_command, print_json
@@ -20,7 +19,7 @@ from arrayd.common.findings import FAIL, OK, WARN, Finding
 from arrayd.errors import ArraydError, NoDaemon, ProtocolMismatch
 from arrayd.results.status import DaemonStatus
 from arrayd.results.status_table import terminal_width
-from arrayd.system import launch
+from arrayd.system import daemon_probe, launch
 from arrayd.wire.protocol import PACKAGE_VERSION
 
 _CHECK = 15  # characters of the column with what was looked at
@@ -69,7 +68,7 @@ def _look(wanted: str | None) -> tuple[str, DaemonStatus | None, list[Finding]]:
         endpoint = launch.find_endpoint(wanted, start=False)
     except NoDaemon as error:
         return launch.private_endpoint(), None, [_none(str(error), named)]
-    if not launch.alive(endpoint):
+    if not daemon_probe.alive(endpoint):
         return endpoint, None, [_dead(endpoint)]
     try:
         with arrayd.connect(endpoint, start=False) as client:
@@ -86,7 +85,7 @@ def _none(words: str, named: str) -> Finding:
     if named not in ("", PRIVATE):
         return Finding(FAIL, "daemon", words)
     folder = os.path.dirname(launch.private_endpoint().removeprefix(SCHEME))
-    if os.path.lexists(folder) and not launch.is_ours(Path(folder)):
+    if os.path.lexists(folder) and not daemon_probe.is_ours(folder):
         return Finding(
             FAIL,
             "daemon",

@@ -8,7 +8,7 @@ import time
 import arrayd
 from arrayd.cli.common import Subparsers, add_command, print_json
 from arrayd.errors import ArraydError, LoadTimeout
-from arrayd.system import launch
+from arrayd.system import daemon_probe, launch
 
 TIMEOUT = 5.0
 """Seconds in which a daemon that is well answers."""
@@ -36,7 +36,7 @@ def _asked(endpoint: str | None) -> tuple[str, bool, int | None]:
     """Return what is to say, whether all is well, and the daemon's pid if it has answered."""
     try:
         found = launch.find_endpoint(endpoint, start=False)
-        if not launch.alive(found):
+        if not daemon_probe.alive(found):
             return f"nobody listens at {found}, or admits you", False, None
         with arrayd.connect(found, start=False) as client:
             answer = client.health(TIMEOUT)

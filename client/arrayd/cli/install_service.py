@@ -24,7 +24,7 @@ import arrayd
 from arrayd.cli.common import Subparsers, UsageError, complain
 from arrayd.common.endpoints import PRIVATE
 from arrayd.errors import NoDaemon
-from arrayd.system import launch
+from arrayd.system import daemon_probe
 
 HELP = "have systemd run the daemon: for the machine, or for you"
 
@@ -100,7 +100,7 @@ class HandOver:
         pid = self.find()
         if pid:
             os.kill(pid, signal.SIGUSR1)
-            if not launch.wait_ended(pid, _HAND_OVER_SECONDS):
+            if not daemon_probe.wait_ended(pid, _HAND_OVER_SECONDS):
                 raise Refused(f"Your private daemon (pid {pid}) does not end: `arrayd stop`.")
 
 

@@ -8,7 +8,7 @@ import contextlib
 import arrayd
 from arrayd import DaemonLost
 from arrayd.cli.common import Subparsers, add_command
-from arrayd.system import launch
+from arrayd.system import daemon_probe
 
 TIMEOUT = 10.0
 """Seconds that the daemon has for freeing memory (40 to 80 ms per GiB)."""
@@ -31,6 +31,6 @@ def end(client: arrayd.Client, pid: int) -> None:
     with contextlib.suppress(DaemonLost):  # it may be gone before its answer is here
         client.stop()
     client.close()
-    ended = launch.wait_ended(pid, TIMEOUT)
+    ended = daemon_probe.wait_ended(pid, TIMEOUT)
     state = "stopped" if ended else "is still giving memory back"
     print(f"arrayd at {client.endpoint}, pid {pid}: {state}")

@@ -12,7 +12,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OPTIONS = (
     *("-O3", "-std=c11", "-fPIC", "-shared", "-ffp-contract=off"),
@@ -20,13 +23,17 @@ OPTIONS = (
 )
 
 
-def library(source: Path) -> Path:
-    """Return what a C file is compiled to.
+SUFFIX = ".so.1"
+"""Of what a C file is compiled to, beside it and with its name.
 
-    The number is that of the functions in all of them: one that an older arrayd left behind is not
-    loaded. And a name that ends with ``.so`` would be a Python module's.
-    """
-    return source.with_suffix(".so.1")
+The number is that of the functions in all of them: one that an older arrayd left behind is not
+loaded. And a name that ends with ``.so`` would be a Python module's.
+"""
+
+
+def library(source: Path) -> Path:
+    """Return what a C file is compiled to."""
+    return source.with_suffix(SUFFIX)
 
 
 def sources(*places: Path) -> list[Path]:
@@ -37,10 +44,11 @@ def sources(*places: Path) -> list[Path]:
 
 def compile_library(source: Path, target: Path) -> str:
     """Compile a C file to `target`; return why that was not possible, or "" if it was."""
-    import shlex  # here, for every client asks for the name of a library, and compiles none
+    import shlex  # here, for every client imports this, and compiles nothing
     import shutil
     import subprocess
     import tempfile
+    from pathlib import Path
 
     command = (
         shlex.split(os.environ.get("CC", ""))
@@ -63,6 +71,8 @@ def compile_library(source: Path, target: Path) -> str:
 
 def main(arguments: Iterable[str]) -> str:
     """Compile the C files that are named; return what went wrong, or ""."""
+    from pathlib import Path
+
     named = sources(*map(Path, arguments))
     problems = [compile_library(source, library(source)) for source in named]
     return "\n".join(filter(None, problems)) if named else "name C files, or folders that have some"

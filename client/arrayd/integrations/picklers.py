@@ -15,7 +15,6 @@ import sys
 from collections import ChainMap
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
-from multiprocessing.reduction import ForkingPickler
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +35,13 @@ _reducers: dict[type, Reducer] = {}
 def register(kind: type, reducer: Reducer) -> None:
     """Have every pickler of messages, imported already or not, reduce `kind` by `reducer`."""
     _reducers[kind] = reducer
-    ForkingPickler.register(kind, reducer)
     for name, tell in _PICKLERS.items():
         if name in sys.modules:
             tell(sys.modules[name])
 
 
 def _registry(module: ModuleType) -> None:
-    """Register with a module that has a function for it, as multiprocessing has."""
+    """Register with a module that has a function for it."""
     for kind, reducer in _reducers.items():
         module.register(kind, reducer)
 
@@ -94,6 +92,7 @@ def cloudpickled(value: Any) -> bytes:
 
 
 _PICKLERS: dict[str, Callable[[ModuleType], None]] = {
+    "multiprocessing.reduction": _registry,
     "joblib.externals.loky.backend.reduction": _registry,
     "loky.backend.reduction": _registry,
     "multiprocess.reduction": _registry,  # pathos

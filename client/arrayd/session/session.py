@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import threading
 import time
 import weakref
@@ -135,7 +134,7 @@ class Session:
         NoSuchBlock
             The daemon has no such block.
         """
-        token = secrets.token_bytes(protocol.TOKEN_BYTES)
+        token = os.urandom(protocol.TOKEN_BYTES)
         self.send_claims()
         self.tell("lend", segment=segment, token=token)
         failpoints.hit("client.lent")
@@ -184,7 +183,7 @@ class Session:
         failpoints.hit("client.opening")
         libzmq_guard.check_descriptors(libzmq_guard.DESCRIPTORS)
         libzmq_guard.check_threads(libzmq_guard.THREADS)
-        nonce = secrets.token_bytes(16)
+        nonce = os.urandom(16)
         me = weakref.proxy(self)  # dropped unclosed by a program, it ends; see `ReleaseFlusher`
         canary = DescriptorCanary()
         connection = Connection(

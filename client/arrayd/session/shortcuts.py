@@ -16,10 +16,10 @@ answer is None, and the long way finds out what is true now.
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import PosixPath
 from typing import Any, NamedTuple
 
 from arrayd.array import Held, SharedArray
@@ -156,6 +156,8 @@ def _wording(source: object, options: Mapping[str, Any]) -> Any:
 
 def _ways(what: object) -> list[str]:
     """Return the paths that an argument may mean, the longest first; none if it is no path."""
-    if type(what) is PosixPath:
-        return [str(what)]
-    return [what, *(head for head, _ in cuts(what))] if type(what) is str else []
+    if type(what) is str:
+        return [what, *(head for head, _ in cuts(what))]
+    # A path of the standard library never changes; its module, if there is none, is not loaded.
+    pathlib = sys.modules.get("pathlib")
+    return [str(what)] if pathlib is not None and type(what) is pathlib.PosixPath else []

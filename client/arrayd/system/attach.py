@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from arrayd.common.compiling import library
+from arrayd.common import compiling
 
-LIBRARY = library(Path(__file__).with_name("attach.c"))
+LIBRARY = os.path.splitext(__file__)[0] + compiling.SUFFIX
 
 Record = ctypes.c_uint64 * 3
 """What was mapped: address, size and inode; all zero: nothing."""
@@ -28,12 +28,12 @@ class Functions(NamedTuple):
     unchanged: Function
 
 
-def loaded(path: Path) -> Functions | None:
+def loaded(path: str) -> Functions | None:
     """Return the compiled functions; None: they are not there, or not for this machine."""
     if sys.byteorder != "little":
         return None
     try:
-        compiled = ctypes.CDLL(str(path))
+        compiled = ctypes.CDLL(path)
         found = Functions(compiled.arrayd_attach, compiled.arrayd_detach, compiled.arrayd_unchanged)
     except (OSError, AttributeError):
         return None

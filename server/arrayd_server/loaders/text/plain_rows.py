@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from arrayd.common.compiling import library as compiled
+from arrayd.common import compiling
 from arrayd_server.loaders.text.exact import columns_of
 
 Array = np.ndarray[Any, Any]
@@ -34,7 +34,7 @@ _SKIPPED = (0, 0, 0)
 _COLUMN = np.dtype([("offset", np.int64), ("kind", np.int32), ("size", np.int32)])
 
 
-LIBRARY = compiled(Path(__file__).with_name("plain_rows.c"))
+LIBRARY = Path(__file__).with_suffix(compiling.SUFFIX)
 
 
 @cache
