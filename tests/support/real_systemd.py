@@ -8,6 +8,7 @@ units but those that a test starts. One folder of the test is shared: `SHARED` i
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,6 +72,16 @@ mount -t tmpfs tmpfs "$1"
 mkdir "$1/upper" "$1/work" "$1/root" "$1/groups"
 mount -t overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" overlay "$1/root"
 mount -t cgroup2 cgroup2 "$1/groups"
+"""
+
+
+_READER = """
+import json, sys, arrayd
+space = {"arrayd": arrayd}
+for line in sys.stdin:
+    code, kind = json.loads(line)
+    value = eval(code, space) if kind == "eval" else exec(code, space)
+    print(json.dumps(value), flush=True)
 """
 
 
@@ -214,3 +226,55 @@ def _cgroups() -> Path | None:
         if kind == "cgroup2":
             return Path(point)
     return None
+
+
+class Reader:
+    """A client process inside, of a user, that does as it is told."""
+
+    def __init__(self, machine: RealSystemd, user: str) -> None:
+        self._process = subprocess.Popen(
+            [*machine.enter(user), sys.executable, "-c", _READER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd="/",
+        )
+
+    def __call__(self, code: str) -> Any:
+        """Return the value of an expression."""
+        return self._ask(code, "eval")
+
+    def do(self, code: str) -> None:
+        """Run a statement."""
+        self._ask(code, "exec")
+
+    def _ask(self, code: str, kind: str) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([code, kind]) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def end(self) -> None:
+        """Let it come to its end."""
+        self._process.communicate()
+
+
+class Readers:
+    """Two clients of different users, who hold ``a.npy``."""
+
+    def __init__(self, machine: RealSystemd) -> None:
+        self._both = [Reader(machine, user) for user in ("alice", "bob")]
+        for one in self._both:
+            one.do(f"a = arrayd.get('{SHARED}/a.npy')")
+
+    def __call__(self, code: str) -> Any:
+        """Return the value of an expression, which is the same for both."""
+        one, other = (reader(code) for reader in self._both)
+        assert one == other
+        return one
+
+    def end(self) -> None:
+        """Let both come to their end."""
+        for one in self._both:
+            one.end()

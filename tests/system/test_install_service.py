@@ -37,6 +37,7 @@ def venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (scripts / "arrayd").touch(0o755)
     monkeypatch.setattr(install_service, "_scripts", lambda: str(scripts))
     monkeypatch.setattr(install_service, "_ETC", tmp_path / "etc")
+    monkeypatch.setattr(install_service, "_PACKAGED", tmp_path / "arrayd.service")
     monkeypatch.setattr(install_service, "_open_to_all", lambda place: True)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
@@ -195,3 +196,11 @@ def test_a_private_daemon_is_named(
         client.stop()
     assert daemon_probe.wait_ended(pid, 10)
     assert "kill" not in call("--user", "--dry-run")[1].partition("[Install]")[2]
+
+
+def test_a_package_has_it_already(call: Call, venv: Path) -> None:
+    """The service of a package is not put aside by the way."""
+    (venv.parent / "arrayd.service").touch()
+    code, shown, complaints = call("--dry-run")
+    assert (code, shown) == (1, "")
+    assert "systemctl enable --now arrayd.socket" in complaints

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
 from tests.support.processes import save, wait_until
-from tests.support.real_systemd import ROOT, SHARED, RealSystemd, booted, skip_unless_possible
+from tests.support.real_systemd import (
+    ROOT,
+    SHARED,
+    Reader,
+    Readers,
+    RealSystemd,
+    booted,
+    skip_unless_possible,
+)
 
 UNIT = Path("/etc/systemd/system/arrayd.service")
 OPTIONS = Path("/etc/arrayd/arrayd.toml")
@@ -28,49 +34,8 @@ WatchdogSec=4s
 StandardError=append:/mnt/daemon.log
 """
 
-READER = """
-import json, sys, arrayd
-space = {"arrayd": arrayd}
-for line in sys.stdin:
-    code, kind = json.loads(line)
-    value = eval(code, space) if kind == "eval" else exec(code, space)
-    print(json.dumps(value), flush=True)
-"""
-
 CAN_SHIELD = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16) >> 24
 """Whether systemd may lower an OOM score here (CAP_SYS_RESOURCE, bit 24)."""
-
-
-class Reader:
-    """A client process inside, of a user, that does as it is told."""
-
-    def __init__(self, machine: RealSystemd, user: str) -> None:
-        self._process = subprocess.Popen(
-            [*machine.enter(user), sys.executable, "-c", READER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd="/",
-        )
-
-    def __call__(self, code: str) -> Any:
-        """Return the value of an expression."""
-        return self._ask(code, "eval")
-
-    def do(self, code: str) -> None:
-        """Run a statement."""
-        self._ask(code, "exec")
-
-    def _ask(self, code: str, kind: str) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([code, kind]) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def end(self) -> None:
-        """Let it come to its end."""
-        self._process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -101,26 +66,6 @@ def install(machine: RealSystemd) -> None:
         gpasswd -a alice arrayd; gpasswd -a bob arrayd
         chmod a+r {SHARED}/*; chown alice {SHARED}/secret.npy; chmod 0600 {SHARED}/secret.npy""",
     )
-
-
-class Readers:
-    """Two clients of different users, who hold ``a.npy``."""
-
-    def __init__(self, machine: RealSystemd) -> None:
-        self._both = [Reader(machine, user) for user in ("alice", "bob")]
-        for one in self._both:
-            one.do(f"a = arrayd.get('{SHARED}/a.npy')")
-
-    def __call__(self, code: str) -> Any:
-        """Return the value of an expression, which is the same for both."""
-        one, other = (reader(code) for reader in self._both)
-        assert one == other
-        return one
-
-    def end(self) -> None:
-        """Let both come to their end."""
-        for one in self._both:
-            one.end()
 
 
 @pytest.fixture

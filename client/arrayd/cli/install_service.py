@@ -31,6 +31,7 @@ HELP = "have systemd run the daemon: for the machine, or for you"
 MARK = "# Written by `arrayd install-service`, which overwrites it: change it by `systemctl edit`."
 
 _ETC = Path("/etc")
+_PACKAGED = Path("/usr/lib/systemd/system/arrayd.service")
 _SYSTEM_PROGRAM, _USER_PROGRAM = "/opt/arrayd/bin/arrayd", "%Y/../../../bin/arrayd"
 _NOBODY, _MEMBERS = '\n#allow = "none"\n', '\nallow = "@arrayd"\n'
 _EXPLAINS_LINK = re.compile(r"# %Y .*?\n(?=# %t)", re.DOTALL)
@@ -156,6 +157,11 @@ Log: `journalctl --user -u arrayd`."""
 
 
 def _for_machine() -> Iterator[Step]:
+    if _PACKAGED.exists():
+        raise Refused(
+            f"A package of this system has the service already ({_PACKAGED}), in its own version: "
+            "`systemctl enable --now arrayd.socket`. To have this arrayd instead, remove it first."
+        )
     program, files = _program(), shipped_files()
     _check_readable(program)
     sysusers = _ETC / "sysusers.d" / "arrayd.conf"
