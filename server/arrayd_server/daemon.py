@@ -23,7 +23,7 @@ from typing import Any
 from arrayd.common import failpoints, proc
 from arrayd.errors import ArraydError, DaemonError
 from arrayd.wire import layout, protocol
-from arrayd_server import systemd
+from arrayd_server import logs, systemd
 from arrayd_server.config import Config
 from arrayd_server.core import shutdown
 from arrayd_server.core.effects import Unlink
@@ -225,8 +225,9 @@ class Daemon:
     def _fail(self, request: protocol.Request, route: PeerConnection, error: Exception) -> None:
         """Answer a request that cannot be served."""
         if not isinstance(error, ArraydError):
-            pid = route.address.pid
-            log.error("request %s from pid %d: a bug in arrayd", request.op, pid, exc_info=error)
+            who = route.address
+            text = "request %s from pid %d: a bug in arrayd"
+            log.error(text, request.op, who.pid, exc_info=error, extra={"uid": who.uid})
             error = DaemonError(f"The daemon failed at {request.op}: a bug in arrayd; see its log.")
         self._sessions.send(route, request.id, error)
 
@@ -318,6 +319,7 @@ class Daemon:
         self._sessions.close()
         self._executor.close()
         self._socket_file.remove()
+        logs.LIMIT.tell(0.0)
         log.info("ended")
 
     async def _remove(self, unlinks: Iterable[Unlink]) -> None:

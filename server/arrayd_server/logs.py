@@ -9,9 +9,13 @@ from pathlib import Path
 from arrayd_server import systemd
 from arrayd_server.config import Config
 from arrayd_server.config_file import ConfigError
+from arrayd_server.log_limit import LineLimit
 
 FILE_BYTES = 1 << 20
 """A log file is renamed to ``FILE.1`` at this size; the one before it goes."""
+
+LIMIT = LineLimit()
+"""For what other users cause; it counts on when the file is changed."""
 
 _LINE = "%(asctime)s %(levelname)-7s %(message)s"
 
@@ -36,6 +40,7 @@ def configure(config: Config) -> None:
     """
     logger = logging.getLogger("arrayd_server")
     new = _handler(config.log_file)  # if it cannot be had, all stays as it was
+    new.addFilter(LIMIT)
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
         handler.close()

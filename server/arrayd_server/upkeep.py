@@ -1,7 +1,8 @@
 """What the daemon looks after by itself, every few seconds: what comes as no event.
 
 That its lock, its socket and its index are still there; that foreign mappings have gone; that
-memory is short; that systemd shows what is held; and that nobody has needed it for long.
+memory is short; that systemd shows what is held; that the log says what was left out of it; and
+that nobody has needed it for long.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from arrayd.errors import ArraydError
-from arrayd_server import systemd
+from arrayd_server import logs, systemd
 from arrayd_server.core.registry import Registry
 from arrayd_server.segments.scope import Scope
 from arrayd_server.service import status_report
@@ -70,6 +71,7 @@ class Upkeep:
             self._executor.recheck()
             self._relief.look()
             self._tell_systemd()
+            logs.LIMIT.tell()
             if self._is_useless(socket_file):
                 self._stop(signal.SIGTERM)
 

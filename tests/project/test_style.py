@@ -64,14 +64,15 @@ SERVER_ROOMS = {
     "config_check": "config",
     "option_text": "config",
     "systemd": "",
-    "logs": "config config_file systemd",
+    "log_limit": "access",
+    "logs": "config config_file log_limit systemd",
     "segments": "core identity kernel",
     "doctor": "config config_file kernel segments",
     "service": "access core identity kernel loading segments stream_identity streams transport",
     "reloading": "config config_file core loading logs service streams systemd",
-    "upkeep": "core segments service systemd transport",
-    "daemon": "config core kernel loading reloading segments service streams systemd transport "
-    "upkeep",
+    "upkeep": "core logs segments service systemd transport",
+    "daemon": "config core kernel loading logs reloading segments service streams systemd "
+    "transport upkeep",
     "__main__": "config config_file daemon logs segments systemd",
 }
 """The same of the server. A loader process (`loading.worker`) has nothing above `loading`."""

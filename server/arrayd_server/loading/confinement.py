@@ -77,6 +77,7 @@ def enter(path: str, inode: Sequence[int], segment: str | None = None) -> None:
         if (found.st_dev, found.st_ino) != tuple(inode):
             message = f"{path} was replaced while it was asked for. Ask again."
             raise SourceChanged(message, read=False)
+        nowhere = _open(os.devnull, opened, os.O_WRONLY)
         try:
             landlock.restrict(_code(), [file], [] if segment is None else [_open(segment, opened)])
         except OSError as error:
@@ -86,10 +87,12 @@ def enter(path: str, inode: Sequence[int], segment: str | None = None) -> None:
                 "Linux 5.13 with landlock among its security modules "
                 "(`cat /sys/kernel/security/lsm`)."
             ) from None
+        # Standard error is the daemon's log, which nobody else is to fill; the asker is told all.
+        os.dup2(nowhere, 2)
 
 
-def _open(path: str, opened: contextlib.ExitStack) -> int:
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+def _open(path: str, opened: contextlib.ExitStack, flags: int = os.O_PATH) -> int:
+    fd = os.open(path, flags | os.O_CLOEXEC)
     opened.callback(os.close, fd)
     return fd
 

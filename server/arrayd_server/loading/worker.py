@@ -311,8 +311,7 @@ def _do(wire: Mapping[str, Any], task: RunningTask) -> None:
     try:
         apart(lambda: _answer(wire, task))
     except OSError as error:
-        path = _label(wire)
-        task.fail(LoadError(f"{path}: no process can be had to read it: {error.strerror}."))
+        task.fail(LoadError(f"{_label(wire)}: no process to read it: {error.strerror}."))
 
 
 def _answer(wire: Mapping[str, Any], task: RunningTask) -> None:
@@ -329,7 +328,8 @@ def _answer(wire: Mapping[str, Any], task: RunningTask) -> None:
         task.fail(_out_of_memory(wire, error))
     except Exception as error:
         traceback.print_exc()
-        what = f"{type(error).__name__}: {error}"
+        last = traceback.extract_tb(error.__traceback__, limit=-1)[0]
+        what = f"{type(error).__name__}: {error} ({last.name}, line {last.lineno})"
         task.fail(LoadError(f"{_label(wire)}: {what}. This is a bug in arrayd."))
 
 
@@ -337,11 +337,11 @@ def _done(wire: Mapping[str, Any], task: RunningTask) -> dict[str, Any]:
     """Do what a message asks for; return the result."""
     op, fields = wire["op"], {key: value for key, value in wire.items() if key not in _ENVELOPE}
     if op in ("fill", "small"):
-        loaded = (
-            fill(FillTask.from_wire(fields).understand(), task)
-            if op == "fill"
-            else small_files(SmallFilesTask.from_wire(fields).understand(), task)
-        )
+        loaded: FilledPart | LoadedFiles
+        if op == "fill":
+            loaded = fill(FillTask.from_wire(fields).understand(), task)
+        else:
+            loaded = small_files(SmallFilesTask.from_wire(fields).understand(), task)
         failpoints.hit("worker.answering")
         return loaded.to_wire()
     _begin_looking()

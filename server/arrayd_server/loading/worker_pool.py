@@ -281,7 +281,8 @@ class Pool:
             worker.inbox.feed(data)
             answers = [messages.checked(message) for message in worker.inbox]
         except (ValueError, TypeError, msgpack.UnpackException) as error:
-            log.warning("loader %d talks nonsense: %s", worker.pid, error)
+            user = {"uid": worker.task.user if worker.task else None}
+            log.warning("loader %d talks nonsense: %s", worker.pid, error, extra=user)
             self._end(worker)
             return
         for message in answers:
@@ -339,7 +340,8 @@ class Pool:
         elif isinstance(how, OSError):
             worker.task.finish(_not_started(how))
         else:
-            log.warning("loader %d ended (%s)", worker.pid, cause(how))
+            user = {"uid": worker.task.user}
+            log.warning("loader %d ended (%s)", worker.pid, cause(how), extra=user)
             worker.task.finish(self._crashed(worker.task, how))
         self._dispatch()
 

@@ -1,7 +1,7 @@
 """The record of what other users than the daemon's asked for, and got or did not get.
 
 One line each, of the logger ``arrayd_server.audit``: who, by the kernel's word, what of, and by
-which rule.
+which rule. A user that causes more than anybody can read finds the rest counted: see `log_limit`.
 """
 
 from __future__ import annotations
@@ -20,21 +20,33 @@ _WORDS = 300
 def granted(who: Credentials, pid: int, grant: Grant) -> None:
     """Record that a user was let in to a segment."""
     what = (grant.segment, grant.source)
-    log.info("granted uid=%d pid=%d segment=%s source=%r", who.uid, pid, *what)
+    log.info("granted uid=%d pid=%d segment=%s source=%r", who.uid, pid, *what, extra=_by(who.uid))
 
 
 def refused(uid: int, pid: int, op: str, what: str, rule: str) -> None:
     """Record that a user was refused."""
     words = (what[:_WORDS], rule[:_WORDS])  # as they were sent: quoted, so that a line stays one
-    log.warning("refused uid=%d pid=%d op=%s source=%r rule=%r", uid, pid, op, *words)
+    log.warning(
+        "refused uid=%d pid=%d op=%s source=%r rule=%r", uid, pid, op, *words, extra=_by(uid)
+    )
 
 
 def drained(uid: int, pid: int, *, on: bool) -> None:
     """Record that somebody wants nothing new to be begun, or takes that back."""
-    log.info("%s uid=%d pid=%d", "draining" if on else "no longer draining", uid, pid)
+    what = "draining" if on else "no longer draining"
+    log.info("%s uid=%d pid=%d", what, uid, pid, extra=_by(uid))
 
 
 def kicked(uid: int, pid: int, target: int, owner: int, sessions: int, holds: int) -> None:
     """Record that somebody has ended the sessions of a process, and with them its holds."""
     whose = (target, owner, sessions, holds)
-    log.info("kicked uid=%d pid=%d: process %d of uid %d, sessions=%d holds=%d", uid, pid, *whose)
+    log.info(
+        "kicked uid=%d pid=%d: process %d of uid %d, sessions=%d holds=%d",
+        *(uid, pid, *whose),
+        extra=_by(uid),
+    )
+
+
+def _by(uid: int) -> dict[str, int]:
+    """Return what says whose line it is: see `log_limit`."""
+    return {"uid": uid}

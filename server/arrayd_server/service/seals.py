@@ -109,7 +109,8 @@ class Seals:
         self._threads.run(lambda: self._segments.renew(name, plan), copied)
 
     def _sealed(self, job: int, block: Block) -> None:
-        log.info("sealed %s: %s, %s", block.segment, block.identity, format_bytes(block.size))
+        what = (block.segment, block.identity, format_bytes(block.size))
+        log.info("sealed %s: %s, %s", *what, extra={"uid": block.user})
         self._take(self._registry.sealed, job, monotonic())
 
     def _refuse(self, job: int, why: str) -> None:

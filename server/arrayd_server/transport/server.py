@@ -236,7 +236,9 @@ class Server:
         while (worst := self._queue.excess()) is not None:
             self._drop(worst)
             log.warning(
-                "process %s sends half messages or reads no answers: hung up", worst.process.key
+                "process %s sends half messages or reads no answers: hung up",
+                worst.process.key,
+                extra={"uid": worst.address.uid},
             )
 
     # ---- out -----------------------------------------------------------------------------
