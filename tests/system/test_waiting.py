@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.support.processes import (
     SLOW,
     SLOW_ROWS,
     Stage,
+    block_of,
     frozen_load,
     leaves_nothing_behind,
     only_block,
@@ -173,6 +175,31 @@ def test_a_long_list_is_asked_for_bit_by_bit(client: arrayd.Client, daemon: Daem
     assert [int(array[0]) for array in got[0]] == list(range(300))
     del kept, got[:]
     leaves_nothing_behind(client)
+
+
+def maps(pid: int, array: arrayd.SharedArray) -> bool:
+    """Say whether a process maps the block of an array."""
+    return f"/dev/shm/{block_of(array).name}" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_what_is_there_is_attached_while_the_rest_is_waited_for(
+    client: arrayd.Client, daemon: Daemon, puppets: Stage
+) -> None:
+    """A list is not attached only when all of it is there; Ctrl-C gives back what was."""
+    one, two = puppets(daemon), puppets(daemon)
+    first = client.put(np.arange(5), name="first")
+    for puppet in (one, two):
+        puppet.send("arrayd.get_many(['name:first', 'name:last'], timeout=60)[1].tolist()")
+    wait_until(lambda: maps(one.pid, first) and maps(two.pid, first), "the first is attached")
+    one.interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        one.reply()
+    wait_until(lambda: sorted(pids(only_block(client))) == sorted([os.getpid(), two.pid]), "")
+    assert not maps(one.pid, first)
+    last = client.put(np.ones(3), name="last")
+    assert two.reply() == [1, 1, 1]
+    assert one.pid not in [pid for block in client.status().blocks for pid in pids(block)]
+    del last
 
 
 def test_threads_share_a_session(client: arrayd.Client, slow_file: Path, tmp_path: Path) -> None:

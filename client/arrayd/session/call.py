@@ -8,7 +8,7 @@ whatever point, leaves none of them behind.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,9 @@ more of a list of a million files than of one of a few hundred.
 
 Answer = Mapping[str, Any]
 
+Taker = Callable[[int, Answer], None]
+"""Called with an item of a call, and its answer."""
+
 
 class DeadlinePassed(Exception):
     """The deadline of a request has come."""
@@ -38,15 +41,37 @@ class CallState:
     ----------
     revives
         Whether the call may start a daemon.
+    takes
+        Whether its answers are passed on as they come.
     reports
         Progress to be passed on by the call's thread: item, rows done, rows in all.
+    arrived
+        Answers to be passed on by it: item, answer.
     woken
         Wakes the thread that made the call.
     """
 
     revives: bool = False
+    takes: bool = False
     reports: deque[tuple[int, int, int]] = field(default_factory=deque)
+    arrived: deque[tuple[int, Answer]] = field(default_factory=deque)
     woken: OneShotEvent = field(default_factory=OneShotEvent)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something for the call's thread to pass on."""
+        return bool(self.reports or self.arrived)
+
+    def reported(self, item: int, done: int, total: int) -> None:
+        """Have progress passed on."""
+        self.reports.append((item, done, total))
+        self.woken.set()
+
+    def answered(self, item: int, answer: Answer) -> None:
+        """Have an answer passed on, if that is wanted."""
+        if self.takes:
+            self.arrived.append((item, answer))
+            self.woken.set()
 
 
 @dataclass(eq=False)
@@ -86,6 +111,8 @@ class PendingCall:
         When it gives up (seconds, monotonic); None: never.
     report
         Called with progress: item, rows done, rows in all.
+    take
+        Called with each answer soon after it has come, while others are waited for.
     open
         The requests that lacked an answer when `left` was last called.
     """
@@ -93,6 +120,7 @@ class PendingCall:
     state: CallState
     deadline: float | None
     report: Reporter | None
+    take: Taker | None
     open: list[PendingRequest] = field(default_factory=list)
 
     def left(self) -> int:
@@ -100,12 +128,16 @@ class PendingCall:
         self.open = [one for one in self.open if len(one.answers) < one.count]
         return len(self.open)
 
-    def report_progress(self) -> None:
-        """Call `report` with the progress that has come."""
+    def pass_on(self) -> None:
+        """Call `report` and `take` with what has come."""
         while self.state.reports:
             item, done, total = self.state.reports.popleft()
             if self.report is not None:
                 self.report(item, done, total)
+        while self.state.arrived:
+            item, answer = self.state.arrived.popleft()
+            if self.take is not None:
+                self.take(item, answer)
 
 
 def requests(

@@ -36,6 +36,7 @@ from arrayd.session.call import (
     DeadlinePassed,
     PendingCall,
     PendingRequest,
+    Taker,
     requests,
 )
 from arrayd.system import launch
@@ -133,23 +134,25 @@ class Connection:
         revives: bool = False,
         ahead: bytes | None = None,
         report: Reporter | None = None,
+        take: Taker | None = None,
         **fields: Any,
     ) -> dict[int, Answer]:
         """Send a request, wait for its `count` answers, and return those that came, by number.
 
         It gives up at `deadline` (monotonic). Whatever ends the wait early (that, Ctrl-C, an
-        exception in `report`) cancels the request in the daemon.
+        exception in `report` or `take`) cancels the request in the daemon.
 
         Raises
         ------
         NoDaemon, DaemonLost
             The daemon has been away for `AWAY_TIMEOUT` seconds.
         """
-        call, pending = PendingCall(CallState(revives), deadline, report), list[PendingRequest]()
+        state, pending = CallState(revives, take is not None), list[PendingRequest]()
+        call = PendingCall(state, deadline, report, take)
         try:
             if ahead is not None:
                 self._outbox.append(ahead)
-            for request in requests(self._nonce, self._numbers, call.state, op, count, fields):
+            for request in requests(self._nonce, self._numbers, state, op, count, fields):
                 if len(call.open) >= MAX_IN_FLIGHT:
                     self._wait_for(call, MAX_IN_FLIGHT - 1)
                 self._pending[request.number] = request
@@ -165,6 +168,7 @@ class Connection:
         finally:
             for request in pending:
                 self._pending.pop(request.number, None)
+        call.pass_on()
         return {one.first + i: answer for one in pending for i, answer in one.answers.items()}
 
     def tell(self, op: str, **fields: Any) -> None:
@@ -182,9 +186,7 @@ class Connection:
 
     def nudge(self) -> None:
         """Send the outbox, and check the daemon's health, now."""
-        if self._closing:
-            return
-        if not self._try_pump(lambda: self._step(0)):
+        if not self._closing and not self._try_pump(lambda: self._step(0)):
             self.wake()
 
     def wake(self) -> None:
@@ -249,12 +251,12 @@ class Connection:
                 self.wake()  # there is something in the outbox
                 state.woken.wait(self._poll_timeout(call.deadline))
             state.woken.clear()
-            call.report_progress()
+            call.pass_on()
 
     def _pump_until(self, call: PendingCall, most: int, began: float) -> None:
         """With the pump held: send and receive until the call has something to do or to report."""
         state, deadline = call.state, call.deadline
-        while not (call.left() <= most or state.reports or self._should_revive(state)):
+        while not (call.left() <= most or state.has_news or self._should_revive(state)):
             self._check_health(began, deadline)
             if not self._step(self._poll_timeout(deadline)):
                 silent = time.monotonic() - max(began, self._last_heard)
@@ -352,10 +354,10 @@ class Connection:
         elif "again" in answer:
             self._outbox.append(request.frame)
         elif "progress" in answer:
-            request.call.reports.append((request.first + index, *answer["progress"][:2]))
-            request.call.woken.set()
+            request.call.reported(request.first + index, *answer["progress"][:2])
         elif index not in request.answers:
             request.answers[index] = self._granted(answer)
+            request.call.answered(request.first + index, request.answers[index])
             if request.done:
                 request.call.woken.set()
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from arrayd.errors import (
     SourceNotFound,
     SpecMismatch,
 )
-from arrayd.session.call import Answer
+from arrayd.session.call import Answer, Taker
 from arrayd.session.request import FileRequest
 from arrayd.session.session import Session, timed_out, unwrap_as
 from arrayd.system.mapping import Vanished
@@ -70,17 +71,26 @@ class Fetching:
             left = [i for i in range(len(requests)) if i not in results]
             if not left:
                 break
-            with self._session.blocks.attaching():
-                answers = self._ask_for([requests[i] for i in left])
-                for position, i in enumerate(left):
-                    try:
-                        results[i] = self._take(requests[i], answers.get(position))
-                    except Vanished:
-                        continue
+            results |= self._attached({i: requests[i] for i in left})
         lost = DaemonLost(f"The block vanished {TRIES} times before it could be mapped.")
         return [results.get(i, lost) for i in range(len(requests))]
 
-    def _ask_for(self, requests: list[FileRequest]) -> dict[int, Answer]:
+    def _attached(self, asked: dict[int, FileRequest]) -> dict[int, Result]:
+        """Ask, and attach what is granted while the rest is loaded; leave out what vanishes."""
+        numbers, results = list(asked), dict[int, Result]()
+
+        def take(item: int, answer: Answer) -> None:
+            with contextlib.suppress(Vanished):
+                results[numbers[item]] = self._take(asked[numbers[item]], answer)
+
+        with self._session.blocks.attaching():
+            answers = self._ask_for(list(asked.values()), take)
+        for item, number in enumerate(numbers):
+            if item not in answers:
+                results[number] = timed_out(asked[number].source, self._terms.timeout)
+        return results
+
+    def _ask_for(self, requests: list[FileRequest], take: Taker) -> dict[int, Answer]:
         terms = self._terms
         wait = None if terms.deadline is None else max(0.0, terms.deadline - time.monotonic())
         return self._session.ask_until(
@@ -88,16 +98,15 @@ class Fetching:
             wait,
             count=len(requests),
             report=terms.report,
+            take=take,
             items=[request.to_wire() for request in requests],
             pin=terms.pin,
             wait=wait,
             progress=terms.report is not None,
         )
 
-    def _take(self, request: FileRequest, answer: Answer | None) -> Result:
-        """Attach what was granted; None: no answer came in time."""
-        if answer is None:
-            return timed_out(request.source, self._terms.timeout)
+    def _take(self, request: FileRequest, answer: Answer) -> Result:
+        """Attach what was granted."""
         try:
             grant = unwrap_as(Grant, answer)
         except ArraydError as error:

@@ -16,7 +16,7 @@ from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, ProtocolMismatch
 from arrayd.results.progress import Reporter
 from arrayd.session import fork_and_exit
 from arrayd.session.block_index import BlockIndex
-from arrayd.session.call import Answer
+from arrayd.session.call import Answer, Taker
 from arrayd.session.connection import Connection
 from arrayd.session.flusher import ReleaseFlusher
 from arrayd.session.held_blocks import HeldBlocks
@@ -248,9 +248,13 @@ class Session:
         *,
         count: int,
         report: Reporter | None = None,
+        take: Taker | None = None,
         **fields: Any,
     ) -> dict[int, Answer]:
-        """Send a request, the releases that are due ahead of it; return what comes in time."""
+        """Send a request, the releases that are due ahead of it; return what comes in time.
+
+        `take` is called with each of these answers, mostly while others are still waited for.
+        """
         connection = self.connect()
         self.send_claims()
         releases: list[Release] = self.blocks.releases_due()
@@ -265,6 +269,7 @@ class Session:
                 revives=self._start and op not in _NEVER_START,
                 ahead=ahead,
                 report=report,
+                take=take,
                 **fields,
             )
         finally:
