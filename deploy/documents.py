@@ -16,6 +16,7 @@ from arrayd import cli
 from arrayd.cli.common import Parser
 from arrayd.cli.completion import SHELLS
 from arrayd_server.config import TABLE, flag
+from arrayd_server.events import catalogue
 from arrayd_server.option_text import toml_file
 from deploy import manual
 
@@ -79,6 +80,7 @@ def _prepare(parser: argparse.ArgumentParser, shell: str) -> None:
 def documents() -> Iterator[tuple[Path, str]]:
     """Yield each file of deploy/ that is made, and its text."""
     yield HERE / "arrayd.toml", toml_file()
+    yield HERE / "system" / "arrayd.catalog", catalogue()
     yield HERE / "man" / "arrayd.1", manual.arrayd(full_parser())
     yield HERE / "man" / "arrayd.toml.5", manual.arrayd_toml()
     for shell in SHELLS:

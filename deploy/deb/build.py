@@ -33,6 +33,7 @@ VENV = Path("/opt/venvs/arrayd")
 
 PLAIN = {
     "deploy/system/arrayd.sysusers.conf": "usr/lib/sysusers.d/arrayd.conf",
+    "deploy/system/arrayd.catalog": "usr/lib/systemd/catalog/arrayd.catalog",
     "deploy/deb/needrestart.conf": "etc/needrestart/conf.d/arrayd.conf",
     "deploy/completions/arrayd.bash": "usr/share/bash-completion/completions/arrayd",
     "deploy/completions/arrayd.zsh": "usr/share/zsh/vendor-completions/_arrayd",

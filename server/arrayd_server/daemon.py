@@ -23,7 +23,7 @@ from typing import Any
 from arrayd.common import failpoints, proc
 from arrayd.errors import ArraydError, DaemonError
 from arrayd.wire import layout, protocol
-from arrayd_server import logs, systemd
+from arrayd_server import events, logs, systemd
 from arrayd_server.config import Config
 from arrayd_server.core import shutdown
 from arrayd_server.core.effects import Unlink
@@ -141,7 +141,8 @@ class Daemon:
         # Whoever started a private one is about to ask it for something.
         loop.call_later(0 if self._config.private else SETTLED, self._forks.start)
         failpoints.hit("daemon.bound")
-        log.info("arrayd %s serves %s", protocol.PACKAGE_VERSION, self._config.endpoint)
+        version, endpoint = protocol.PACKAGE_VERSION, self._config.endpoint
+        log.info("arrayd %s serves %s", version, endpoint, extra=events.STARTED.about())
         systemd.notify(systemd.READY, systemd.status(status_report.summary(self._registry)))
         upkeep = loop.create_task(self._upkeep.run(self._socket_file))
         watched = loop.create_task(systemd.feed_watchdog())
@@ -227,7 +228,8 @@ class Daemon:
         if not isinstance(error, ArraydError):
             who = route.address
             text = "request %s from pid %d: a bug in arrayd"
-            log.error(text, request.op, who.pid, exc_info=error, extra={"uid": who.uid})
+            about = events.BUG.about(uid=who.uid, pid=who.pid)
+            log.error(text, request.op, who.pid, exc_info=error, extra=about)
             error = DaemonError(f"The daemon failed at {request.op}: a bug in arrayd; see its log.")
         self._sessions.send(route, request.id, error)
 
@@ -291,14 +293,17 @@ class Daemon:
             try:
                 block = block_metadata.adopted(found, self._registry.blocks.new_number(), now)
             except layout.NewerSegment as error:
-                log.warning("%s is left alone: %s", found.name, error)
+                about = events.NOT_ADOPTED.about(block=found.name)
+                log.warning("%s is left alone: %s", found.name, error, extra=about)
                 self._segments.disown(found.name)
                 continue
             except ValueError as error:
-                log.warning("%s is not usable (%s): removed", found.name, error)
+                about = events.NOT_ADOPTED.about(block=found.name)
+                log.warning("%s is not usable (%s): removed", found.name, error, extra=about)
                 self._segments.discard(found.name)
                 continue
-            log.info("adopted %s: %s", found.name, block.identity)
+            about = events.ADOPTED.about(block=found.name, source=block.identity, bytes=block.size)
+            log.info("adopted %s: %s", found.name, block.identity, extra=about)
             self._executor.act(self._registry.adopt(block, now))
             failpoints.hit("daemon.adopting")
         if self._segments.leases:
@@ -320,7 +325,7 @@ class Daemon:
         self._executor.close()
         self._socket_file.remove()
         logs.LIMIT.tell(0.0)
-        log.info("ended")
+        log.info("ended", extra=events.ENDED.about())
 
     async def _remove(self, unlinks: Iterable[Unlink]) -> None:
         """Perform the last effects: what nobody holds may still be mapped for a moment.

@@ -9,6 +9,7 @@ from pathlib import Path
 from arrayd_server import systemd
 from arrayd_server.config import Config
 from arrayd_server.config_file import ConfigError
+from arrayd_server.journal import JournalHandler
 from arrayd_server.log_limit import LineLimit
 
 FILE_BYTES = 1 << 20
@@ -18,16 +19,6 @@ LIMIT = LineLimit()
 """For what other users cause; it counts on when the file is changed."""
 
 _LINE = "%(asctime)s %(levelname)-7s %(message)s"
-
-
-class _JournalFormatter(logging.Formatter):
-    """The message alone, each line with its priority as sd-daemon(3) writes it."""
-
-    _PRIORITY = ((logging.ERROR, "<3>"), (logging.WARNING, "<4>"), (logging.INFO, "<6>"))
-
-    def format(self, record: logging.LogRecord) -> str:
-        priority = next((p for level, p in self._PRIORITY if record.levelno >= level), "<7>")
-        return "\n".join(priority + line for line in super().format(record).splitlines())
 
 
 def configure(config: Config) -> None:
@@ -50,6 +41,8 @@ def configure(config: Config) -> None:
 
 
 def _handler(file: Path | None) -> logging.Handler:
+    if file is None and systemd.logs_to_journal():
+        return JournalHandler()
     if file is None:
         handler: logging.Handler = logging.StreamHandler()
     else:
@@ -57,6 +50,5 @@ def _handler(file: Path | None) -> logging.Handler:
             handler = RotatingFileHandler(file, maxBytes=FILE_BYTES, backupCount=1)
         except OSError as error:
             raise ConfigError(f"log_file {file}: cannot be written: {error.strerror}.") from None
-    journal = file is None and systemd.logs_to_journal()
-    handler.setFormatter(_JournalFormatter() if journal else logging.Formatter(_LINE))
+    handler.setFormatter(logging.Formatter(_LINE))
     return handler

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 
-from arrayd_server import logs, systemd
+from arrayd_server import events, logs, systemd
 from arrayd_server.config import TABLE, Config
 from arrayd_server.config_file import ConfigError
 from arrayd_server.core.registry import Registry
@@ -57,7 +57,8 @@ class Reloading:
         try:
             new = self._apply(old)
         except ConfigError as error:
-            log.error("reload refused, all options stay as they were: %s", error)
+            about = events.RELOAD_REFUSED.about()
+            log.error("reload refused, all options stay as they were: %s", error, extra=about)
             new = old
         line = status_report.summary(self._registry)
         systemd.notify(systemd.READY, systemd.status(line))
@@ -78,7 +79,8 @@ class Reloading:
         self._reception.adjust(new.callers, new.roots)
         self._registry.blocks.quota = new.user_budget
         self._change_room(old, new)
-        log.info("reload done: %d options have changed", len(old.differing(new)))
+        changed = len(old.differing(new))
+        log.info("reload done: %d options have changed", changed, extra=events.RELOADED.about())
         return new
 
     def _change_room(self, old: Config, new: Config) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from arrayd.errors import ArraydError
-from arrayd_server import logs, systemd
+from arrayd_server import events, logs, systemd
 from arrayd_server.core.registry import Registry
 from arrayd_server.segments.scope import Scope
 from arrayd_server.service import status_report
@@ -85,14 +85,18 @@ class Upkeep:
         """Say whether our scope is ours still: somebody may have removed its lock."""
         with contextlib.suppress(ArraydError):  # requests that need it get the error
             if not self._scope.regain():
-                log.warning("another daemon has taken over this endpoint: stopping")
+                log.warning(
+                    "another daemon has taken over this endpoint: stopping",
+                    extra=events.REPLACED.about(),
+                )
                 return False
         return True
 
     def _is_useless(self, socket_file: SocketFile) -> bool:
         """Say whether nobody can reach us, or nobody has needed us for long."""
         if not socket_file.is_ours():
-            log.warning("the socket %s is gone: stopping", socket_file.path)
+            about = events.SOCKET_GONE.about()
+            log.warning("the socket %s is gone: stopping", socket_file.path, extra=about)
             return True
         now = time.monotonic()
         blocks = self._registry.blocks
@@ -100,6 +104,7 @@ class Upkeep:
             self.busy_at = now
         idle = now - self.busy_at
         if 0 < self._idle_exit() <= idle:
-            log.info("nobody has needed this daemon for %.0f s: stopping", idle)
+            about = events.UNNEEDED.about()
+            log.info("nobody has needed this daemon for %.0f s: stopping", idle, extra=about)
             return True
         return False

@@ -55,7 +55,9 @@ SERVER_ROOMS = {
     "transport": "access",
     "loaders": "kernel",
     "identity": "core loading",
-    "loading": "core identity kernel loaders",
+    "events": "",
+    "journal": "events",
+    "loading": "core events identity kernel loaders",
     "stream_identity": "",
     "streams": "kernel loaders loading stream_identity",
     "config_file": "",
@@ -65,13 +67,14 @@ SERVER_ROOMS = {
     "option_text": "config",
     "systemd": "",
     "log_limit": "access",
-    "logs": "config config_file log_limit systemd",
+    "logs": "config config_file journal log_limit systemd",
     "segments": "core identity kernel",
     "doctor": "config config_file kernel segments",
-    "service": "access core identity kernel loading segments stream_identity streams transport",
-    "reloading": "config config_file core loading logs service streams systemd",
-    "upkeep": "core logs segments service systemd transport",
-    "daemon": "config core kernel loading logs reloading segments service streams systemd "
+    "service": "access core events identity kernel loading segments stream_identity streams "
+    "transport",
+    "reloading": "config config_file core events loading logs service streams systemd",
+    "upkeep": "core events logs segments service systemd transport",
+    "daemon": "config core events kernel loading logs reloading segments service streams systemd "
     "transport upkeep",
     "__main__": "config config_file daemon logs segments systemd",
 }

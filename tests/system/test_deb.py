@@ -7,6 +7,7 @@ It has the arrayd of this checkout, and for the rest uses what the tests use. Wi
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +26,7 @@ import pytest
 import arrayd
 import arrayd_server
 from arrayd.wire.protocol import PACKAGE_VERSION
+from arrayd_server import events
 from deploy.deb import build
 from tests.support.processes import save
 from tests.support.real_systemd import (
@@ -176,6 +179,7 @@ def machine(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         save(one.shared / "a.npy", np.arange(1000))
         save(one.shared / "b.npy", np.arange(2000))
         (one.shared / "users.conf").write_text("u alice -\nu bob -\n")
+        one.run("systemctl", "start", "systemd-journald.service")
         dpkg(one, "--install", "first.deb")
         users = f"""chmod a+r {SHARED}/*.npy; systemd-sysusers {SHARED}/users.conf
             gpasswd -a alice arrayd; gpasswd -a bob arrayd
@@ -223,6 +227,22 @@ def test_an_upgrade_drops_nothing(machine: RealSystemd, readers: Readers) -> Non
     assert readers("arrayd.__version__") == PACKAGE_VERSION
     assert 'budget = "64M"' in machine.run("cat", OPTIONS)
     assert machine.show("arrayd", "NRestarts") == "0"
+
+
+def test_the_journal_has_it_all(machine: RealSystemd, readers: Readers) -> None:
+    """The confined service reaches the journal, which has its events with their facts."""
+    wanted = {"started": 2, "granted": 4, "adopted": 1, "ended": 1}
+    machine.run("journalctl", "--sync")
+    lines = machine.run("journalctl", "-o", "json", "_SYSTEMD_UNIT=arrayd.service").splitlines()
+    entries = [json.loads(line) for line in lines]
+    names = Counter(one["ARRAYD_EVENT"] for one in entries if "ARRAYD_EVENT" in one)
+    assert {name: names[name] for name in wanted} == wanted
+    adopted = next(one for one in entries if one.get("ARRAYD_EVENT") == "adopted")
+    assert adopted["MESSAGE_ID"] == events.ADOPTED.message_id
+    assert adopted["ARRAYD_BLOCK"] == readers("a.block.name")
+    assert f"{SHARED}/a.npy" in adopted["ARRAYD_SOURCE"]
+    granted = {one["ARRAYD_UID"] for one in entries if one.get("ARRAYD_EVENT") == "granted"}
+    assert granted == {machine.run("id", "-u", user).strip() for user in ("alice", "bob")}
 
 
 def test_removed_it_keeps_the_options(machine: RealSystemd, readers: Readers) -> None:

@@ -15,6 +15,8 @@ from arrayd import cli
 from arrayd.cli import install_service
 from arrayd.system import daemon_probe
 
+UNITS = {"arrayd.service", "arrayd.socket", "arrayd.catalog"}
+
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -59,7 +61,7 @@ def test_a_dry_run_for_the_machine(call: Call, venv: Path) -> None:
     code, shown, complaints = call("--dry-run")
     assert (code, complaints) == (0, "")
     files = written(shown)
-    assert set(files) == {"arrayd.conf", "arrayd.toml", "arrayd.service", "arrayd.socket"}
+    assert set(files) == {"arrayd.conf", "arrayd.toml", *UNITS}
     assert f"ExecStart={venv}/bin/arrayd serve --endpoint ipc:///run/" in files["arrayd.service"]
     assert f"ExecReload={venv}/bin/arrayd config check" in files["arrayd.service"]
     assert "/opt/arrayd" not in files["arrayd.service"]
@@ -68,6 +70,7 @@ def test_a_dry_run_for_the_machine(call: Call, venv: Path) -> None:
     commands = [line.split()[1:3] for line in shown.splitlines() if line.startswith("run ")]
     assert commands == [
         ["systemd-sysusers", f"{venv.parent}/etc/sysusers.d/arrayd.conf"],
+        ["journalctl", "--update-catalog"],
         ["systemctl", "daemon-reload"],
         ["systemctl", "try-restart"],
         ["systemctl", "enable"],
@@ -95,7 +98,7 @@ def test_options_of_before_are_kept(call: Call, venv: Path) -> None:
     (etc / "systemd" / "system" / "arrayd.service").write_text(install_service.MARK)
     _, shown, _ = call("--dry-run")
     assert f"keep {etc}/arrayd/arrayd.toml\n" in shown
-    assert set(written(shown)) == {"arrayd.conf", "arrayd.service", "arrayd.socket"}
+    assert set(written(shown)) == {"arrayd.conf", *UNITS}
 
 
 def test_a_unit_of_somebody_else_is_left_alone(call: Call, venv: Path) -> None:

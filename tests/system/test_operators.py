@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,32 @@ def test_kick(daemon: Daemon, tmp_path: Path, call: Call) -> None:
     code, said, complaint = call("kick", "999999999")
     assert (code, said) == (1, "")
     assert "No process 999999999 uses this daemon" in complaint
+
+
+def test_what_is_freed_is_recorded(daemon: Daemon, tmp_path: Path, call: Call) -> None:
+    """One line of who freed which file; none where it was in use, or not there."""
+    path = tmp_path / "freed.npy"
+    np.save(path, np.arange(5))
+    with arrayd.connect(daemon.endpoint) as client:
+        array = client.get(path)
+        assert call("evict", str(path))[0] == 1
+        del array
+    assert call("evict", str(path))[0] == 0
+    assert call("evict", str(path))[0] == 1
+    lines = [line for line in daemon.log.splitlines() if "evicted uid=" in line]
+    (line,) = (line for line in lines if str(path) in line)
+    assert f"evicted uid={os.geteuid()} pid=" in line
+
+
+def test_a_load_that_fails_is_recorded(daemon: Daemon, tmp_path: Path, call: Call) -> None:
+    """The log has which file, and what the error says; to ask what a file holds is no load."""
+    path = tmp_path / "damaged.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00nothing")
+    assert call("info", str(path))[0] == 1
+    assert f"load of {path}" not in daemon.log
+    assert call("get", str(path))[0] == 1
+    (line,) = (one for one in daemon.log.splitlines() if f"load of {path} failed" in one)
+    assert re.search(r"failed: \w+: .* is no readable \.npy", line)
 
 
 def test_kick_of_others(people: People, daemon: Daemon) -> None:

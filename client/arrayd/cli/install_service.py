@@ -173,6 +173,9 @@ def _for_machine() -> Iterator[Step]:
     for name in ("arrayd.service", "arrayd.socket"):
         text = (files / "system" / name).read_text().replace(_SYSTEM_PROGRAM, program)
         yield _owned(_ETC / "systemd" / "system" / name, text)
+    catalog = (files / "system" / "arrayd.catalog").read_text()
+    yield _owned(_ETC / "systemd" / "catalog" / "arrayd.catalog", catalog)
+    yield Run(("journalctl", "--update-catalog"))
     yield Run(("systemctl", "daemon-reload"))
     yield Run(("systemctl", "try-restart", "arrayd.service"))
     yield Run(("systemctl", "enable", "--now", "arrayd.socket"))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from arrayd.errors import ArraydError, LoaderCrashed
 from arrayd.wire.grant import Spec
-from arrayd_server import identity
+from arrayd_server import events, identity
 from arrayd_server.core.model import BlockMember
 from arrayd_server.identity import BlockIdentity
 from arrayd_server.loading.member_loads import Loaded, MemberLoads
@@ -23,6 +24,11 @@ from arrayd_server.loading.messages import (
 )
 from arrayd_server.loading.tasks import Task
 from arrayd_server.loading.worker_pool import Pool
+
+log = logging.getLogger(__name__)
+
+_WORDS = 300
+"""Characters of an error in one line of the log."""
 
 PARTS_WAITING = 32
 """Parts of a load that the pool knows of: to tell it of all at once takes the loop milliseconds."""
@@ -134,7 +140,7 @@ class Loads:
         self, job: int, origin: BlockIdentity, result: Mapping[str, Any] | ArraydError
     ) -> None:
         if isinstance(result, ArraydError):
-            self._on.failed(job, result)
+            self._failed(job, origin, result)
             return
         assert origin.source is not None
         try:
@@ -144,7 +150,7 @@ class Loads:
             key = identity.key(origin.source, found)
             probed = Probed(origin, key, found.spec, found.rows, bool(found.files))
         except (TypeError, ValueError) as error:
-            self._on.failed(job, _nonsense(origin, error))
+            self._failed(job, origin, _nonsense(origin, error))
             return
         self._loads[job] = Load(origin, found, iter(found.parts))
         self._on.probed(job, probed)
@@ -161,13 +167,19 @@ class Loads:
             filled = _nonsense(origin, error)
         if isinstance(filled, ArraydError):
             self.cancel(job)
-            self._on.failed(job, filled)
+            self._failed(job, origin, filled)
             return
         load.parts_left -= 1
         load.lost += filled.lost
         self._submit(job, load, 1)
         if load.parts_left == 0:
             self._finish(job)
+
+    def _failed(self, job: int, origin: BlockIdentity, error: ArraydError) -> None:
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:_WORDS]}"
+        about = events.LOAD_FAILED.about(source=origin, uid=origin.user)
+        log.info("load of %s failed: %s", origin, words, extra=about)
+        self._on.failed(job, error)
 
     def _finish(self, job: int) -> None:
         self._on.filled(job, self._loads.pop(job).lost)

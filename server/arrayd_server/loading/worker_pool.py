@@ -38,6 +38,7 @@ from arrayd.common import failpoints
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import LoaderCrashed, LoadError, LoadTimeout, ProtocolMismatch
 from arrayd.wire.codec import stream
+from arrayd_server import events
 from arrayd_server.loading import messages
 from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.loading.own_process import OwnProcess, cause
@@ -340,8 +341,8 @@ class Pool:
         elif isinstance(how, OSError):
             worker.task.finish(_not_started(how))
         else:
-            user = {"uid": worker.task.user}
-            log.warning("loader %d ended (%s)", worker.pid, cause(how), extra=user)
+            about = events.LOADER_ENDED.about(pid=worker.pid, uid=worker.task.user)
+            log.warning("loader %d ended (%s)", worker.pid, cause(how), extra=about)
             worker.task.finish(self._crashed(worker.task, how))
         self._dispatch()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 from arrayd.wire.grant import Grant
+from arrayd_server import events
 from arrayd_server.access.policy import Credentials
 
 log = logging.getLogger("arrayd_server.audit")
@@ -20,21 +21,21 @@ _WORDS = 300
 def granted(who: Credentials, pid: int, grant: Grant) -> None:
     """Record that a user was let in to a segment."""
     what = (grant.segment, grant.source)
-    log.info("granted uid=%d pid=%d segment=%s source=%r", who.uid, pid, *what, extra=_by(who.uid))
+    about = events.GRANTED.about(uid=who.uid, pid=pid, block=grant.segment, source=grant.source)
+    log.info("granted uid=%d pid=%d segment=%s source=%r", who.uid, pid, *what, extra=about)
 
 
 def refused(uid: int, pid: int, op: str, what: str, rule: str) -> None:
     """Record that a user was refused."""
     words = (what[:_WORDS], rule[:_WORDS])  # as they were sent: quoted, so that a line stays one
-    log.warning(
-        "refused uid=%d pid=%d op=%s source=%r rule=%r", uid, pid, op, *words, extra=_by(uid)
-    )
+    about = events.REFUSED.about(uid=uid, pid=pid, source=words[0])
+    log.warning("refused uid=%d pid=%d op=%s source=%r rule=%r", uid, pid, op, *words, extra=about)
 
 
 def drained(uid: int, pid: int, *, on: bool) -> None:
     """Record that somebody wants nothing new to be begun, or takes that back."""
     what = "draining" if on else "no longer draining"
-    log.info("%s uid=%d pid=%d", what, uid, pid, extra=_by(uid))
+    log.info("%s uid=%d pid=%d", what, uid, pid, extra=events.DRAINING.about(uid=uid, pid=pid))
 
 
 def kicked(uid: int, pid: int, target: int, owner: int, sessions: int, holds: int) -> None:
@@ -43,10 +44,12 @@ def kicked(uid: int, pid: int, target: int, owner: int, sessions: int, holds: in
     log.info(
         "kicked uid=%d pid=%d: process %d of uid %d, sessions=%d holds=%d",
         *(uid, pid, *whose),
-        extra=_by(uid),
+        extra=events.KICKED.about(uid=uid, pid=pid),
     )
 
 
-def _by(uid: int) -> dict[str, int]:
-    """Return what says whose line it is: see `log_limit`."""
-    return {"uid": uid}
+def evicted(uid: int, pid: int, what: str) -> None:
+    """Record that somebody has had blocks freed that nobody used."""
+    what = what[:_WORDS]
+    about = events.EVICTED.about(uid=uid, pid=pid, source=what)
+    log.info("evicted uid=%d pid=%d source=%r", uid, pid, what, extra=about)

@@ -33,7 +33,7 @@ from arrayd_server.core.model import (
 )
 from arrayd_server.identity import BlockIdentity
 from arrayd_server.segments.block_metadata import planned
-from arrayd_server.service import operators, status_report, stream_requests
+from arrayd_server.service import audit, operators, status_report, stream_requests
 from arrayd_server.service.service import Service
 from arrayd_server.service.small_files import SmallFiles
 
@@ -169,13 +169,17 @@ def evict(service: Service, request: Request, now: float) -> list[Effect]:  # no
     """Free blocks that nobody uses."""
     failpoints.hit("daemon.evicting")
     to = Asker(request.nonce, request.id)
-    block = request.fields["block"]
-    if block is not None:
-        return service.registry.evict(to, lambda b: block in (b.number, b.segment))
-    source = _source(request.fields["source"] or {})
-    if isinstance(source, ArraydError):
-        return [Reply(to, source)]
-    return service.registry.evict(to, _matcher(source, service.caller(to.nonce)))
+    caller, block = service.caller(to.nonce), request.fields["block"]
+    what, matches = f"block {block}", lambda b: block in (b.number, b.segment)
+    if block is None:
+        source = _source(request.fields["source"] or {})
+        if isinstance(source, ArraydError):
+            return [Reply(to, source)]
+        what, matches = str(source), _matcher(source, caller)
+    effects = service.registry.evict(to, matches)
+    if not any(isinstance(effect, Reply) for effect in effects):  # none of them is in use
+        audit.evicted(caller.uid, caller.pid, what)
+    return effects
 
 
 def who(service: Service, request: Request, now: float) -> list[Effect]:

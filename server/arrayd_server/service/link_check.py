@@ -8,6 +8,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from arrayd.errors import ArraydError
+from arrayd_server import events
 from arrayd_server.core.registry import Registry
 from arrayd_server.segments.store import Segments
 
@@ -62,7 +63,8 @@ class LinkCheck:
             return True
         block, _ = self._registry.block(segment)
         assert block is not None
-        log.warning("%s: somebody removed the segment %s", block.identity, segment)
+        about = events.SEGMENT_REMOVED.about(block=segment, source=block.identity)
+        log.warning("%s: somebody removed the segment %s", block.identity, segment, extra=about)
         self._take(self._registry.segment_removed, segment, monotonic())
         return False
 
