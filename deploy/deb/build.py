@@ -41,6 +41,9 @@ PLAIN = {
     "deploy/README.md": "usr/share/doc/arrayd/README.md",
     "deploy/system/read-users-files.conf": "usr/share/doc/arrayd/examples/read-users-files.conf",
     "client/examples/train_digits.py": "usr/share/doc/arrayd/examples/train_digits.py",
+    "deploy/kubernetes/daemonset.yaml": "usr/share/doc/arrayd/examples/kubernetes/daemonset.yaml",
+    "deploy/kubernetes/pod.yaml": "usr/share/doc/arrayd/examples/kubernetes/pod.yaml",
+    "deploy/kubernetes/Dockerfile": "usr/share/doc/arrayd/examples/kubernetes/Dockerfile",
     "LICENSE": "usr/share/doc/arrayd/copyright",
 }
 """What goes into the package as it is."""

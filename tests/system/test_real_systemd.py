@@ -112,6 +112,20 @@ def test_the_first_request_starts_it(machine: RealSystemd) -> None:
     assert facts.splitlines() == ["root root 755", "root arrayd 660"]
 
 
+def test_a_pod_shares_it(machine: RealSystemd, readers: Readers) -> None:
+    """A process in namespaces as a pod's, to which /dev/shm is read-only, has the same block."""
+    places = (
+        "mount -t proc proc /proc; for p in /dev/shm /run/arrayd; do mount -B -o ro $p $p; done"
+    )
+    code = f"import os, arrayd; print(os.getpid(), arrayd.get('{SHARED}/a.npy').block.name)"
+    said = machine.run(
+        *("unshare", "--pid", "--fork", "--mount", "--ipc", "--uts", "--net", "--kill-child"),
+        *("sh", "-ec", f'{places}; exec setpriv --reuid=bob --regid=bob --init-groups "$@"'),
+        *("sh", sys.executable, "-c", code),
+    )
+    assert said.split() == ["1", readers("a.block.name")]
+
+
 def test_what_it_may_and_when_it_goes(machine: RealSystemd, readers: Readers) -> None:
     """A user of its own without capabilities; of its processes the loaders go first for memory."""
     pid = main_pid(machine)
