@@ -11,7 +11,7 @@ from dataclasses import replace
 from arrayd.errors import BadFile, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.loaders import kinds, plugins
-from arrayd_server.loaders.validation import open_regular, os_errors
+from arrayd_server.loaders.validation import open_regular, os_errors, reads_one
 
 _MAY_BE_EMPTY = ("text", "raw")
 _ZARR_FILES = (".zarray", ".zgroup", "zarr.json", ".zmetadata")
@@ -56,7 +56,11 @@ def recognised(source: Source) -> Source:
 
 
 def _refuse_stores(path: str) -> None:
-    if os.path.isdir(path) and any(os.path.exists(os.path.join(path, f)) for f in _ZARR_FILES):
+    if (
+        not reads_one()
+        and os.path.isdir(path)
+        and any(os.path.exists(os.path.join(path, f)) for f in _ZARR_FILES)
+    ):
         raise BadFile(f"{path}: this directory is {kinds.advise(kinds.ZARR)}")
 
 

@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 
 from arrayd.common.locate import locate
-from arrayd.errors import AccessDenied, ArraydError, BadFile, SourceNotFound, SpecMismatch
+from arrayd.errors import (
+    AccessDenied,
+    ArraydError,
+    BadFile,
+    SourceChanged,
+    SourceNotFound,
+    SpecMismatch,
+)
 from arrayd.source import Source
 from arrayd.wire.codec import pack
 from arrayd.wire.dtypes import descr, from_descr
@@ -34,6 +41,44 @@ ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _NO_MEMORY = re.compile(
     r"memory allocation failed|(unable|can.?t) (to )?allocate|out of memory", re.IGNORECASE
 )
+
+_OF_A_PATH = (
+    *ABSENT,
+    *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO),
+)
+"""What the system says of what a path leads to, and not of a file that was opened."""
+
+_only: list[str] = []  # the path of the one file that this process may read, if there is just one
+
+
+def only(path: str) -> None:
+    """Let this process read one file alone: see `arrayd_server.loading.confinement`.
+
+    What is under other paths, and whether anything is, its asker may not be able to see. So the
+    system is not asked where that can be avoided, and of what it says nothing is passed on.
+    """
+    _only[:] = [path]
+
+
+def reads_one() -> bool:
+    """Say whether this process may read one file alone."""
+    return bool(_only)
+
+
+def moved(path: object) -> SourceChanged:
+    """Return the answer where a path leads elsewhere than when it was looked at, or nowhere."""
+    return SourceChanged(
+        f"{path} changed, or was replaced or removed, while it was asked for. Ask again.",
+        read=False,
+    )
+
+
+def refers(source: object) -> AccessDenied:
+    """Return the answer where a file refers to others, for one who may read that file alone."""
+    return AccessDenied(
+        f"{source} refers to other files. For other users than the daemon's no file but the one "
+        "that is asked for is read: copy what it is made of into one file."
+    )
 
 
 @contextmanager
@@ -67,6 +112,8 @@ def blame_memory(error: Exception) -> None:
 
 
 def _translated(path: object, error: OSError) -> ArraydError:
+    if _only and error.errno in _OF_A_PATH:
+        return moved(path) if str(path).startswith(_only[0]) else refers(path)
     if error.errno in ABSENT:
         return SourceNotFound(f"{path}: no such file.")
     if error.errno == errno.EISDIR:
@@ -74,8 +121,7 @@ def _translated(path: object, error: OSError) -> ArraydError:
     if error.errno in (errno.EACCES, errno.EPERM):
         return AccessDenied(
             f"{path}: the daemon's loaders (user {os.geteuid()}) may not read this file. Its owner "
-            "can allow that user (chmod, setfacl). For other users than the daemon's no file but "
-            "the one that is asked for is read: none that it refers to."
+            "can allow that user (chmod, setfacl)."
         )
     # libhdf5's own failures carry no errno, only a text.
     return BadFile(f"{path} cannot be read: {error.strerror or error}.")

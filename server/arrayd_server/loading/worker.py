@@ -145,7 +145,7 @@ def probe(task: ProbeTask) -> FoundFile:
     now = file_identity.settled_identity(source.path)
     if task.stat is not None:
         _same_file(source, now, task.stat)
-    source = formats.recognised(source)
+    source = confinement.recognised(task, source)
     plan, files = _planned(source)
     confinement.refuse_others(task, plan.files)
     target = plan.target or plan.dtype
@@ -190,7 +190,7 @@ def _planned(source: Source) -> tuple[LoadPlan, list[NamedIdentity]]:
 def info(task: InfoTask) -> dict[str, Any]:
     """Return what a file holds: its members, and the array asked for if that is clear."""
     confinement.for_look(task)
-    source = formats.recognised(task.source.understand())
+    source = confinement.recognised(task, task.source.understand())
     members = formats.members(source)
     result: dict[str, Any] = {
         "members": [(m.name, m.shape, descr(_plain(m.dtype))) for m in members or ()],
@@ -247,7 +247,8 @@ def _check_unchanged(source: Source, found: FoundFile) -> None:
     ]
     for path, then, one in states:
         if not file_identity.unchanged(then, one, growing=_grows(source)):
-            raise SourceChanged(f"{path} changed while {source} was read. Ask again.")
+            error = SourceChanged(f"{path} changed while {source} was read. Ask again.")
+            raise validation.moved(path) if validation.reads_one() else error
 
 
 def _grows(source: Source) -> bool:
@@ -380,9 +381,8 @@ def _same_file(source: Source, now: FileIdentity, stat: tuple[int, ...]) -> None
     seen = now[1:]
     if file_identity.unchanged((now[0], *stat), now, growing=_grows(source)):
         return
-    if seen[:2] == stat[:2]:
-        message = f"{source.path} changed while it was asked for. Ask again."
-        raise SourceChanged(message, read=False)
+    if seen[:2] == stat[:2] or validation.reads_one():
+        raise validation.moved(source.path)
     raise SourceNotFound(
         f"{source.path} is another file for the daemon (inode {seen[1]}) than for you (inode "
         f"{stat[1]}): you are in different mount namespaces (a container, PrivateTmp=), or "

@@ -9,9 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from arrayd.errors import AccessDenied, SourceChanged, SourceNotFound
+from arrayd.errors import AccessDenied, SourceChanged
 from arrayd_server.kernel import landlock
 from arrayd_server.loading import confinement
 
@@ -75,7 +76,7 @@ def test_another_inode_under_the_path(files: list[str]) -> None:
     info = os.stat(files[0])
     with pytest.raises(SourceChanged, match="replaced"):
         confinement.enter(files[3], (info.st_dev, info.st_ino))
-    with pytest.raises(SourceNotFound):
+    with pytest.raises(SourceChanged, match="replaced or removed"):
         confinement.enter(files[0] + "s", (info.st_dev, info.st_ino))
     assert Path(files[2]).read_bytes()
     socket.socket(socket.AF_UNIX).close()
@@ -87,3 +88,53 @@ def test_a_kernel_without_landlock(files: list[str], monkeypatch: pytest.MonkeyP
     info = os.stat(files[0])
     with pytest.raises(AccessDenied, match="Landlock"):
         confinement.enter(files[0], (info.st_dev, info.st_ino))
+
+
+SWAPPED = """
+import json, os, sys
+from arrayd.errors import ArraydError
+from arrayd.source import Source
+from arrayd_server.loaders import file_identity, formats
+from arrayd_server.loading import confinement, worker
+path = sys.argv[1]
+info, stat = os.stat(path), file_identity.identity(path)[1:]
+source = Source(path=path, format="npy")
+confinement.enter(path, (info.st_dev, info.st_ino))
+def told(work):
+    try:
+        work()
+    except ArraydError as error:
+        return f"{type(error).__name__}: {error} {error.details}"
+for _ in sys.stdin:
+    print(json.dumps([told(work) for work in (
+        lambda: worker._same_file(source, file_identity.identity(path), stat),
+        lambda: formats.recognised(Source(path=path)), lambda: formats.probe(source))]), flush=True)
+"""
+"""Says for each line what becomes of the file that it may read, in each of three steps."""
+
+
+def test_a_path_that_is_swapped_later(files: list[str], tmp_path: Path) -> None:
+    """Whatever the path leads to once the file is all that is left, the answer is the same."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / ".zarray").touch()
+    os.mkfifo(tmp_path / "pipe")
+    os.symlink("loop", tmp_path / "loop")
+    np.save(tmp_path / "array.npy", np.arange(3))
+    command, path = [sys.executable, "-c", SWAPPED, files[0]], Path(files[0])
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdin is not None and process.stdout is not None
+        told = []
+        for number, target in enumerate(("other", "absent", "folder", "pipe", "loop", "array.npy")):
+            if not number:  # else it would be swapped before it is entered
+                process.stdin.write("\n")
+                process.stdin.flush()
+                assert json.loads(process.stdout.readline())[0] is None
+            path.unlink()
+            path.symlink_to(target)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            told.append(json.loads(process.stdout.readline()))
+        process.stdin.close()
+    assert len({one for line in told for one in line}) == 1, told
+    assert "was replaced or removed" in told[0][0]

@@ -29,7 +29,14 @@ from arrayd_server.loaders.hdf5.filters import need_filters
 from arrayd_server.loaders.hdf5.names import decoded, encoded
 from arrayd_server.loaders.hdf5.opening import Access, locked, open_file
 from arrayd_server.loaders.hdf5.reading import is_decoded
-from arrayd_server.loaders.validation import ABSENT, blame_memory, open_regular, os_errors
+from arrayd_server.loaders.validation import (
+    ABSENT,
+    blame_memory,
+    open_regular,
+    os_errors,
+    reads_one,
+    refers,
+)
 
 MAX_FILES = 10_000
 """Files that one array may be made of; their names are remembered with it."""
@@ -247,6 +254,9 @@ class Links:
         yield from (os.path.join(folder, tail) for folder in dict.fromkeys(folders))
 
     def _note(self, path: str) -> None:
+        """Remember a file before it is looked for; raise AccessDenied if it may not be."""
+        if reads_one() and path != self._source.path:
+            raise refers(self._source)
         self.further[path] = None
         if len(self.further) > MAX_FILES:
             raise self._too_many()
