@@ -13,7 +13,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from arrayd.errors import SpecMismatch
+from arrayd.errors import ArraydError, SpecMismatch
 from arrayd.source import Source
 from arrayd.wire import index
 from arrayd.wire.codec import pack
@@ -49,6 +49,20 @@ class BlockIdentity(Record):
     def confined(self) -> bool:
         """Whether it is read by a process that can open no other file."""
         return self.user is not None
+
+    @property
+    def path(self) -> str:
+        """The path of its file; empty where there is none."""
+        return "" if self.source is None else self.source.path
+
+    def retold(self, error: ArraydError, other: BlockIdentity) -> ArraydError:
+        """Return an error about `other`, which holds the same, in the words of this one."""
+        if (other.words, other.path) == (self.words, self.path):
+            return error
+        text = error.message.replace(other.words, self.words)
+        if other.path:
+            text = text.replace(other.path, self.path)
+        return type(error)(text, **error.details)
 
     def __str__(self) -> str:
         return self.words

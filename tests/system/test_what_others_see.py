@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd.errors import ArraydError
+from arrayd.errors import ArraydError, InUse, NoSuchBlock
 from tests.support.daemons import Daemon
-from tests.support.people import ALLOW, ANN, BOB, People, npy
+from tests.support.people import ALLOW, ANN, BOB, People, npy, segment_of
 from tests.support.processes import Puppet
 
 pytestmark = pytest.mark.one_daemon("--allow", ALLOW)
@@ -81,3 +81,33 @@ def test_a_list_of_files_that_bob_has(
     assert answer(bob, call) == there
     os.unlink(rows)
     assert answer(bob, call) == there
+
+
+def test_by_which_path_each_has_asked(people: People, daemon: Daemon, bob: Puppet) -> None:
+    """Ann gets a file by a link in a folder of hers, Bob by another path: he is not told."""
+    ann = people(daemon, ANN)
+    path = people.file("both.npy", npy(np.arange(3000)), ANN, 0o644)
+    hers = people.folder / "private"
+    hers.mkdir()
+    os.chown(hers, ANN, ANN)
+    os.chmod(hers, 0o700)
+    ann(f"os.symlink({path!r}, '{hers}/link.npy'); a = arrayd.get('{hers}/link.npy', cast='f4')")
+    bob(f"b = arrayd.get({path!r}, cast='f4')")
+    assert segment_of(ann, "a") == segment_of(bob, "b")
+    seen = bob("[b.block.source, [[x.source, x.path] for x in arrayd.status().blocks]]")
+    assert seen == [f"{path} (cast=float32)", [[f"{path} (cast=float32)", path]]]
+    assert ann("a.block.source") == f"{hers}/link.npy (cast=float32)"
+    whose = f"arrayd.connect().who('{path}')"
+    assert path in bob(f"str({whose})") and "private" not in bob(f"str({whose})")
+    assert str(ann.pid) not in bob(f"str({whose})")
+    assert bob(f"arrayd.connect().who('{hers}/link.npy').blocks") == []
+    for one, other in ((ann, bob), (bob, ann)):
+        with pytest.raises((InUse, NoSuchBlock)) as caught:
+            one(f"arrayd.connect().evict({segment_of(ann, 'a')!r})")
+        assert str(other.pid) not in str(caught.value)
+    ann("import gc; gc.collect(); p = arrayd.put(np.arange(9), name='theirs', share='all')")
+    bob(f"q = arrayd.get('name:~{ANN}/theirs')")
+    assert bob("q.block.source") == f"name:~{ANN}/theirs"
+    with pytest.raises(InUse, match="1 of other users, ") as caught:
+        ann("arrayd.evict('name:theirs')")
+    assert str(bob.pid) not in str(caught.value) and str(ann.pid) in str(caught.value)

@@ -87,7 +87,9 @@ class Admission:
 
     def _over_quota(self, job: Job, timeout: float, now: float) -> list[Effect]:
         """Refuse those of a user who may have no more; a load goes on for the others who wait."""
-        refusal = error_texts.over_quota(job, job.user or 0, self._blocks)
+        refusal = error_texts.over_quota(
+            job.identity, job.size, job.user or 0, self._blocks, self._holds.sessions
+        )
         peers = {to: self._holds.sessions[to.nonce].peer for to in job.waiters}
         others = [peer for peer in peers.values() if peer.user != job.user]
         if not others:

@@ -29,7 +29,8 @@ class Asking:
         if place is not None and self._holds.may_grant(place, [to.nonce]):
             peer = self._holds.sessions[to.nonce].peer
             if not users.may_hold(self._blocks, place.block, peer):
-                return [Reply(to, error_texts.over_quota(place.block, peer.uid, self._blocks))]
+                facts = (place.block.size, peer.uid, self._blocks, self._holds.sessions)
+                return [Reply(to, error_texts.over_quota(wanted.identity, *facts))]
             self._counters.hits += 1
             place.part.outdated = False  # the file may be again what it was
             waiter.member = place.member

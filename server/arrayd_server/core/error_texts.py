@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import (
@@ -20,7 +21,7 @@ from arrayd.errors import (
 )
 from arrayd_server.core import users
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.model import Block, Job, Nonce, Session, State
+from arrayd_server.core.model import Block, Job, Nonce, Peer, Session, State
 
 _SHOWN = 5
 
@@ -85,17 +86,22 @@ def not_your_session(session: Session, pid: int) -> AccessDenied:
     return AccessDenied(f"This session is process {session.peer.pid}'s, not {pid}'s.")
 
 
-def over_quota(wanted: Job | Block, user: int, blocks: BlockTable) -> NoRoom:
-    """Explain that a user has as much as one may have."""
+def over_quota(
+    what: Any, size: int, user: int, blocks: BlockTable, sessions: Mapping[Nonce, Session]
+) -> NoRoom:
+    """Explain that a user, who asks for `what`, has as much as one may have."""
     mine = users.counted(blocks, user)
     held = sum(block.size for block in mine)
-    shown = _shorten([f"{b.identity} {format_bytes(b.size)}" for b in mine if b.claimed])
+    lines = [
+        f"{_words(b, user, sessions)} {format_bytes(b.size)}".strip() for b in mine if b.claimed
+    ]
+    shown = _shorten(lines)
     return NoRoom(
-        f"{wanted.identity} needs {format_bytes(wanted.size)}; user {user} has "
+        f"{what} needs {format_bytes(size)}; user {user} has "
         f"{format_bytes(held)} in memory and may have {format_bytes(blocks.quota)}"
         f"{': ' + shown if shown else ''}. Release arrays, or have the daemon's administrator "
         "raise its option user_budget.",
-        needed=wanted.size,
+        needed=size,
         quota=blocks.quota,
         held=held,
     )
@@ -111,9 +117,10 @@ def removed(block: Block) -> ArraydError:
     )
 
 
-def in_use(blocks: Iterable[Block], sessions: Mapping[Nonce, Session]) -> InUse:
-    """Explain that blocks cannot be evicted: who is using them."""
-    lines = [f"{b.identity} ({_user(b, sessions)})" for b in blocks]
+def in_use(blocks: Iterable[Block], sessions: Mapping[Nonce, Session], to: Peer) -> InUse:
+    """Explain to a process that blocks cannot be evicted: who is using them."""
+    user = None if to.admin else to.user
+    lines = [f"{b.identity} ({_user(b, sessions, user)})" for b in blocks]
     return InUse(f"In use: {_shorten(lines)}. Release the arrays or end these processes first.")
 
 
@@ -144,7 +151,7 @@ def _reason(
         bound = blocks.tightest
         limit = f"{bound.words} gives {format_bytes(system)}"
     kept = [
-        f"{b.identity} {format_bytes(b.size)} ({_user(b, sessions)})"
+        f"{b.identity} {format_bytes(b.size)} ({_user(b, sessions, job.user)})"
         for b in sorted(blocks.unevictable(now), key=lambda b: -b.size)
         if job.user is None or b.user == job.user  # others' are not its business
     ]
@@ -152,10 +159,21 @@ def _reason(
     return f"{need}; {limit}.{held} Release arrays, or {bound.remedy}."
 
 
-def _user(block: Block, sessions: Mapping[Nonce, Session]) -> str:
+def _words(block: Block, user: int, sessions: Mapping[Nonce, Session]) -> str:
+    """Return in which words another user than the daemon's is told of a block of its quota."""
+    mine = users.holds_of(block, user, sessions)
+    asked = next((hold.asked for hold in mine if hold.asked is not None), None)
+    return str(block.identity if block.user == user else asked or "")
+
+
+def _user(block: Block, sessions: Mapping[Nonce, Session], user: int | None) -> str:
+    """Return who uses a block; to another `user` than the daemon's its own processes are named."""
     peers = [sessions[nonce].peer for nonce in block.holders]
+    mine = [peer for peer in peers if user is None or peer.uid == user]
     if peers:
-        return "held by " + _shorten([f"{p.pid} {p.program}".strip() for p in peers])
+        others = len(peers) - len(mine)
+        named = [f"{p.pid} {p.program}".strip() for p in mine]
+        return "held by " + _shorten([*([f"{others} of other users"] if others else []), *named])
     if block.state is not State.SEALED:
         return str(block.state.value)
     if block.lends:

@@ -9,7 +9,7 @@ from arrayd_server.core import error_texts, users
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Effect, Reply, Result
 from arrayd_server.core.holds import Holds
-from arrayd_server.core.model import Asker, Block, State
+from arrayd_server.core.model import Asker, Block, Peer, State
 
 _GOING = (State.UNLINKED, State.SPARE)
 
@@ -17,6 +17,7 @@ _GOING = (State.UNLINKED, State.SPARE)
 @dataclass(slots=True)
 class _Eviction:
     to: Asker
+    peer: Peer
     open: int  # blocks that the kernel has not decided on
     blocks: int = 0
     bytes: int = 0
@@ -45,8 +46,8 @@ class Evictions:
             return [Reply(to, error_texts.not_in_memory())]
         busy = [b for b in chosen if b.claimed or b.state is not State.SEALED]
         if busy:
-            return [Reply(to, error_texts.in_use(busy, self._holds.sessions))]
-        eviction = _Eviction(to, len(chosen))
+            return [Reply(to, error_texts.in_use(busy, self._holds.sessions, peer))]
+        eviction = _Eviction(to, peer, len(chosen))
         self._of.update((block.segment, eviction) for block in chosen)
         return [effect for block in chosen for effect in self._holds.unlink(block)]
 
@@ -65,6 +66,7 @@ class Evictions:
         if eviction.open:
             return []
         if eviction.busy:
-            return [Reply(eviction.to, error_texts.in_use(eviction.busy, self._holds.sessions))]
+            facts = (eviction.busy, self._holds.sessions, eviction.peer)
+            return [Reply(eviction.to, error_texts.in_use(*facts))]
         keys = ("blocks", "bytes", "arrays")
         return [Reply(eviction.to, Result({key: getattr(eviction, key) for key in keys}))]

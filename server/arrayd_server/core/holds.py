@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import cast
 
 from arrayd.errors import ArraydError
@@ -133,7 +134,13 @@ class Holds:
         """Let the session of `to` hold a block, and tell it so."""
         seq = self.hold(self.sessions[to.nonce], block, now)
         self.pin(block, to, waiter, now)
-        return Reply(to, grant_of(Place(block, waiter.member), seq, window=waiter.whole_source))
+        place, peer = Place(block, waiter.member), self.sessions[to.nonce].peer
+        grant = grant_of(place, seq, window=waiter.whole_source)
+        if peer.foreign:
+            hold = block.holders[to.nonce]
+            hold.asked = waiter.asked or hold.asked
+            grant = replace(grant, source=str(users.shown(block, peer, [hold]) or ""))
+        return Reply(to, grant)
 
     def pin(self, block: Block, to: Asker, waiter: AwaitedItem, now: float) -> None:
         """Keep a block warm for as long as `waiter` asks, if it is its user's to keep."""

@@ -236,8 +236,14 @@ class JobTable:
     def fail(self, job: Job, error: ArraydError) -> list[Effect]:
         """Answer everyone who waits with an error, and end the job."""
         askers = list(job.waiters) + ([job.writer] if job.writer else [])
-        replies: list[Effect] = [Reply(to, error) for to in askers]
+        replies: list[Effect] = [Reply(to, self._told(job, to, error)) for to in askers]
         return replies + self.end(job)
+
+    def _told(self, job: Job, to: Asker, error: ArraydError) -> ArraydError:
+        """Return an error in the words in which its asker has asked: see `users.shown`."""
+        asked = job.waiters[to].asked if to in job.waiters else None
+        retold: ArraydError = error if asked is None else asked.retold(error, job.identity)
+        return retold
 
     def finish(self, job: Job, place: Place, now: float) -> list[Effect]:
         """Grant what is at `place` to all who wait for `job`, which is done."""

@@ -21,8 +21,7 @@ Nonce = bytes
 class ContentKey(bytes):
     """The alias by which loads, not requests, find a block: the key of what was found in a file.
 
-    Whatever words it is asked for in, an array has one key. No client knows it, so it is in no
-    index.
+    However it is asked for, an array has one key. No client knows it, so it is in no index.
     """
 
     __slots__ = ()
@@ -53,15 +52,15 @@ class Peer:
 class Hold:
     """The relation *session holds block*, and since when.
 
-    It has two parts, each with a number: the latest grant, given by the daemon, and the latest
-    claim, by which a session says that it has attached the block without asking. It ends with
-    both.
+    It has two parts, each with a number: the latest grant, by the daemon, and the latest claim, by
+    which a session says that it has attached the block by itself. It ends with both.
     """
 
     seq: int  # 0: it has no grant that its session has not given back
     since: float
     own: bool = False  # the daemon's: never stale
     claim: int = 0  # the number of the session's latest claim of it; 0: as with `seq`
+    asked: Any = None  # the identity by which a user has asked for it: see `users.shown`
 
 
 @dataclass(slots=True)
@@ -246,6 +245,7 @@ class AwaitedItem:
     progress: bool = False  # report how far the load is
     late: bool = False  # it came when the probe of its job was under way
     member: BlockMember | None = None  # of the block of its job, which one it asks for
+    asked: Any = None  # as of a `Hold`
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,8 @@ class Probing:
         for to in list(job.waiters):
             peer = self._holds.sessions[to.nonce].peer
             if not users.may_hold(self._blocks, block, peer):
-                refusal = error_texts.over_quota(block, peer.uid, self._blocks)
+                what, sessions = job.waiters[to].asked or job.identity, self._holds.sessions
+                facts = (block.size, peer.uid, self._blocks, sessions)
+                refusal = error_texts.over_quota(what, *facts)
                 effects += self._jobs.refuse(job, [to], refusal)
         return effects

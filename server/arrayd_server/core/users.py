@@ -14,11 +14,12 @@ user's own idle blocks go.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Effect, Share
-from arrayd_server.core.model import Block, Job, Peer, State
+from arrayd_server.core.model import Block, Hold, Job, Nonce, Peer, Session, State
 
 
 def let_in(block: Block, peer: Peer) -> None:
@@ -49,6 +50,12 @@ def let_all_out(block: Block) -> list[Effect]:
     return [Share(block.segment)]
 
 
+def holds_of(block: Block, user: int, sessions: Mapping[Nonce, Session]) -> list[Hold]:
+    """Return the holds that a user's sessions have of a block."""
+    holds = block.holders.items()
+    return [hold for nonce, hold in holds if sessions[nonce].peer.user == user]
+
+
 def may_redeem(block: Block, peer: Peer, token: bytes) -> bool:
     """Say whether a process may turn a reference into a hold: it is of its user, or was let in."""
     lend = block.lends.get(token)
@@ -58,6 +65,22 @@ def may_redeem(block: Block, peer: Peer, token: bytes) -> bool:
 def owns(block: Block, peer: Peer) -> bool:
     """Say whether a process may end a block that nobody uses, or see who does."""
     return peer.admin or not peer.foreign or block.user == peer.uid
+
+
+def shown(block: Block, peer: Peer, holds: Iterable[Hold] = ()) -> Any:
+    """Return the identity by which a process is told of a block; None: by none.
+
+    Two users may ask for one file by different paths, or links, and that of the first, for whom
+    the block was made, is nothing that the other could see. So to each it has the identity by
+    which that user asks for it, if one of its `holds` knows that.
+    """
+    return next(iter(known(block, peer, holds)), None)
+
+
+def known(block: Block, peer: Peer, holds: Iterable[Hold]) -> list[Any]:
+    """Return all identities by which a process may be told of a block; the first is the latest."""
+    asked = [hold.asked for hold in holds if hold.asked is not None]
+    return [*asked, block.identity] if owns(block, peer) else asked
 
 
 def may_use(block: Block, peer: Peer) -> bool:

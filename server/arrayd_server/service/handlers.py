@@ -58,12 +58,13 @@ def get(service: Service, request: Request, now: float) -> list[Effect]:
     """Grant, join or load each item."""
     effects: list[Effect] = []
     small, terms = SmallFiles(service, request.nonce), _Terms.of(request)
+    foreign = service.caller(request.nonce).foreign
     for index, item in enumerate(request.fields["items"]):
         to = Asker(request.nonce, request.id, index)
         wanted = _wanted(service, to, item)
         if isinstance(wanted, ArraydError):
             effects.append(Reply(to, wanted))
-        elif not small.take(to, wanted, waiter := terms.waiter(wanted)):
+        elif not small.take(to, wanted, waiter := terms.waiter(wanted, foreign=foreign)):
             effects += service.registry.get(to, wanted, waiter, now)
     return effects + small.load(now)
 
@@ -188,7 +189,7 @@ def who(service: Service, request: Request, now: float) -> list[Effect]:
     source, caller = _source(request.fields["source"]), service.caller(request.nonce)
     if isinstance(source, ArraydError):
         return [Reply(to, source)]
-    matches, registry = _matcher(source, caller), service.registry
+    matches, registry = _teller(service, source, caller), service.registry
 
     def is_named(origin: object, user: int | None) -> bool:  # to be published, or published before
         return source.name is not None and str(origin) == str(source) and user == caller.user
@@ -334,11 +335,12 @@ class _Terms(NamedTuple):
         pinned = float("inf") if pin < 0 else float(pin)
         return cls(pinned, _timeout(wait), bool(request.fields["progress"]), wait is not None)
 
-    def waiter(self, wanted: Wanted) -> AwaitedItem:
-        """Return what the asker of an item waits for."""
+    def waiter(self, wanted: Wanted, *, foreign: bool) -> AwaitedItem:
+        """Return what the asker of an item waits for; `foreign`: another user than the daemon's."""
         # A name is waited for only if a timeout says so.
         timeout = self.timeout if wanted.name is None or self.waits else 0.0
-        return AwaitedItem(pin=self.pin, timeout=timeout, progress=self.progress)
+        asked = wanted.identity if foreign else None
+        return AwaitedItem(pin=self.pin, timeout=timeout, progress=self.progress, asked=asked)
 
 
 def _timeout(wait: float | None) -> float:
@@ -361,6 +363,20 @@ def _published(service: Service, name: str, caller: Peer) -> Result | ArraydErro
             "order": spec.order,
         }
     )
+
+
+def _teller(service: Service, source: Source, caller: Peer) -> Callable[[Block], bool]:
+    """Return what says whether a block is told of to one who asks for a source by this path."""
+    if source.name is not None or not caller.foreign or caller.admin:
+        return _matcher(source, caller)
+    sessions = service.registry.sessions
+
+    def matches(block: Block) -> bool:
+        holds = users.holds_of(block, caller.uid, sessions) if block.holders else []
+        known = users.known(block, caller, holds)
+        return any(identity.matches(one, source) for one in known)
+
+    return matches
 
 
 def _matcher(source: Source, caller: Peer) -> Callable[[Block], bool]:

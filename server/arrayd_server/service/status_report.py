@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from arrayd.wire import layout, protocol
 from arrayd_server.core import users
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.model import Block, Job, Peer, State
+from arrayd_server.core.model import AwaitedItem, Block, Job, Peer, State
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
-from arrayd_server.identity import of_members
+from arrayd_server.identity import BlockIdentity, of_members
 
 MAX_BLOCKS = 10_000
 """Blocks in one report, or fewer if they have many holders: 0.1 s of the daemon, and 3 MB."""
@@ -57,21 +57,24 @@ def build(
 
     Another user than the daemon's gets the sums, and of blocks, loads and sessions its own.
     """
-    report = _whole(registry, streams, facts, now)
-    return _mine(registry, report, caller) if caller.foreign and not caller.admin else report
+    report = _whole(registry, streams, facts, caller, now)
+    return _mine(registry, report, caller) if _is_other(caller) else report
 
 
 def of_some(
     registry: Registry, blocks: Iterable[Block], jobs: Iterable[Job], caller: Peer, now: float
 ) -> dict[str, Any]:
     """Return what `build` says of these blocks, and of these jobs that have none yet."""
+    told_of = [block for block in blocks if _is_told(block)]
+    if _is_other(caller):
+        told_of = [block for block in told_of if _is_of(registry, block, caller)]
+        jobs = [job for job in jobs if _of_job(registry, job, caller)]
     report = {
-        "blocks": [_block(registry, block, now) for block in blocks if _is_told(block)],
-        "blocks_more": 0,
+        "blocks": [_block(registry, block, now) for block in told_of],
         "sessions": [],
-        "jobs": [_job(registry, job, now) for job in jobs],
+        "jobs": [_job(registry, job, caller, now) for job in jobs],
     }
-    told = _mine(registry, report, caller) if caller.foreign and not caller.admin else report
+    told = _mine(registry, report, caller) if _is_other(caller) else report
     return {key: told[key] for key in ("blocks", "jobs")}
 
 
@@ -79,41 +82,58 @@ def _is_told(block: Block) -> bool:
     return block.state is not State.SPARE
 
 
+def _is_other(caller: Peer) -> bool:
+    """Say whether a process is told of its own user's alone."""
+    return caller.foreign and not caller.admin
+
+
+def _is_of(registry: Registry, block: Block, caller: Peer) -> bool:
+    """Say whether a block is a user's: made for it, or held by it."""
+    return users.owns(block, caller) or bool(
+        users.holds_of(block, caller.uid, registry.sessions) if block.holders else ()
+    )
+
+
+def _of_job(registry: Registry, job: Job, caller: Peer) -> list[AwaitedItem]:
+    """Return what a user waits for of a job."""
+    waiters = job.waiters.items()
+    return [one for to, one in waiters if registry.sessions[to.nonce].peer.uid == caller.uid]
+
+
 def _mine(registry: Registry, report: dict[str, Any], caller: Peer) -> dict[str, Any]:
-    """Leave out what is others'."""
-    blocks = [_part(block, caller) for block in report["blocks"]]
-    mine = [
-        block
-        for block in blocks
-        if block["holders"] or users.owns(registry.blocks.table[block["segment"]], caller)
-    ]
+    """Leave out who else holds what is the caller's, and by which path others have asked for it."""
     return {
         **report,
         "sessions": _of(report["sessions"], caller),
-        "blocks": mine,
-        "blocks_more": report["blocks_more"] + len(blocks) - len(mine),
-        "jobs": [
-            {**job, "waiters": waiters}
-            for job in report["jobs"]
-            if (waiters := _of(job["waiters"], caller))
-        ],
+        "blocks": [_part(registry, block, caller) for block in report["blocks"]],
+        "jobs": [{**job, "waiters": _of(job["waiters"], caller)} for job in report["jobs"]],
         "streams": [],
     }
 
 
-def _part(block: dict[str, Any], caller: Peer) -> dict[str, Any]:
-    mine = {key: _of(block[key], caller) for key in ("holders", "waiters")}
-    return {**block, **mine}
+def _part(registry: Registry, told: dict[str, Any], caller: Peer) -> dict[str, Any]:
+    block = registry.blocks.table[told["segment"]]
+    mine = {key: _of(told[key], caller) for key in ("holders", "waiters")}
+    holds = users.holds_of(block, caller.uid, registry.sessions)
+    asked: BlockIdentity | None = users.shown(block, caller, holds)
+    words = "" if asked is None else str(asked)
+    return {**told, **mine, "source": words, "path": "" if asked is None else asked.path}
 
 
 def _of(clients: list[dict[str, Any]], caller: Peer) -> list[dict[str, Any]]:
     return [client for client in clients if client["uid"] == caller.uid]
 
 
-def _whole(registry: Registry, streams: Streams, facts: Facts, now: float) -> dict[str, Any]:
+def _whole(
+    registry: Registry, streams: Streams, facts: Facts, caller: Peer, now: float
+) -> dict[str, Any]:
     shm = os.statvfs(layout.SHM)
     bare = [job for job in registry.jobs.table.values() if job.segment is None]
-    blocks = _chosen(registry.blocks)
+    if _is_other(caller):
+        bare = [job for job in bare if _of_job(registry, job, caller)]
+        blocks = _chosen(registry.blocks, lambda block: _is_of(registry, block, caller))
+    else:
+        blocks = _chosen(registry.blocks)
     return {
         "version": protocol.PACKAGE_VERSION,
         "pid": os.getpid(),
@@ -136,7 +156,7 @@ def _whole(registry: Registry, streams: Streams, facts: Facts, now: float) -> di
         ],
         "blocks": [_block(registry, block, now) for block in blocks],
         "blocks_more": len(registry.blocks.table) - len(registry.blocks.spares) - len(blocks),
-        "jobs": [_job(registry, job, now) for job in bare[:MAX_JOBS]],
+        "jobs": [_job(registry, job, caller, now) for job in bare[:MAX_JOBS]],
         "jobs_more": max(0, len(bare) - MAX_JOBS),
         "streams": [_stream(registry, stream) for stream in streams.describe(now)],
     }
@@ -159,14 +179,14 @@ def _sums(blocks: BlockTable) -> dict[str, int]:
     return {"charged": blocks.charged, "idle": idle, "held": held, "spare": spare}
 
 
-def _chosen(blocks: BlockTable) -> list[Block]:
+def _chosen(blocks: BlockTable, wanted: Callable[[Block], bool] | None = None) -> list[Block]:
     """Return the blocks to report, oldest first; if they are too many, idle ones are left out."""
     away = blocks.idle.keys() | blocks.spares.keys()
     used = (block for block in blocks.table.values() if block.segment not in away)
     idle = (blocks.table[segment] for segment in reversed(blocks.idle))
     chosen: list[Block] = []
     room = float(MAX_BLOCKS)
-    for block in itertools.chain(used, idle):
+    for block in filter(wanted, itertools.chain(used, idle)):
         room -= max(1.0, len(block.holders) / 4)
         if room < 0:
             break
@@ -217,10 +237,11 @@ def _state(block: Block, *, idle: bool) -> str:
     return "idle" if idle else "stray"
 
 
-def _job(registry: Registry, job: Job, now: float) -> dict[str, Any]:
+def _job(registry: Registry, job: Job, caller: Peer, now: float) -> dict[str, Any]:
+    asked = (one.asked for one in _of_job(registry, job, caller) if one.asked is not None)
     return {
         "stage": "info" if job.info else str(job.stage.value),
-        "source": str(job.identity),
+        "source": str(next(asked, job.identity) if _is_other(caller) else job.identity),
         "size": job.size,
         "waiters": _waiters(registry, job, now),
         "age": now - job.since,

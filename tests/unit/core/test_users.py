@@ -6,11 +6,20 @@ import dataclasses
 
 import pytest
 
-from arrayd.errors import AccessDenied, NoRoom, NoSuchBlock
+from arrayd.errors import AccessDenied, ArraydError, LoadError, NoRoom, NoSuchBlock
 from arrayd.wire.grant import Grant
 from arrayd_server.core import users
-from arrayd_server.core.effects import Share
-from arrayd_server.core.model import Block, Claims, Peer, State
+from arrayd_server.core.effects import Probe, Reply, Share
+from arrayd_server.core.model import (
+    Asker,
+    AwaitedItem,
+    Block,
+    Claims,
+    Peer,
+    ProbedFacts,
+    State,
+    Wanted,
+)
 from tests.support.core_files import SPEC, wanted
 from tests.support.core_script import SMALL, World
 
@@ -131,3 +140,48 @@ def test_a_quota_counts_what_is_found_resident(town: World) -> None:
     for error in (by_alias, town.answer(to)):
         assert isinstance(error, NoRoom)
         assert error.details["quota"] == 20
+
+
+@dataclasses.dataclass
+class Words:
+    """An identity that tells an error in words of its own."""
+
+    words: str
+
+    def retold(self, error: ArraydError, other: object) -> ArraydError:
+        """Return it."""
+        return type(error)(error.message.replace(str(other), self.words))
+
+
+def test_an_error_is_told_in_the_words_of_who_asked(town: World) -> None:
+    """Bob waits for the load that Ann has begun, by another path: of hers he is not told."""
+    tos = [Asker(nonce, 1) for nonce in (b"ann", b"bob")]
+    for number, (to, peer) in enumerate(zip(tos, (ANN, BOB), strict=True)):
+        town.registry.hello(Asker(to.nonce, 0), peer, [], 0, 1.0)
+        waiter = AwaitedItem(asked=Words(f"/{number}"))
+        town.registry.get(to, Wanted(("f", number), f"/{number}"), waiter, 1.0)
+    first, second = list(town.registry.jobs.table)
+    for number in (first, second):
+        town.registry.probed(number, ProbedFacts("key", SPEC, 25, 1), 1.0)
+    replies = town.registry.failed(first, LoadError("/0 is cut off."), 1.0)
+    told = {reply.to: str(reply.body) for reply in replies if isinstance(reply, Reply)}
+    assert told == {tos[0]: "/0 is cut off.", tos[1]: "/1 is cut off."}
+
+
+def test_a_grant_names_the_path_that_was_asked_for(town: World) -> None:
+    """Ann has had it loaded, Bob gets it as well, and she again by another path."""
+    peers = {b"ann": ANN, b"bob": BOB}
+    told = []
+    for number, nonce in enumerate((b"ann", b"bob", b"ann")):
+        town.registry.hello(Asker(nonce, 0), peers[nonce], [], 0, 1.0)
+        waiter = AwaitedItem(asked=Words(f"/{number}"))
+        wanted, to = Wanted(("f", number), f"/{number}"), Asker(nonce, number + 1)
+        effects = town.registry.get(to, wanted, waiter, 1.0)
+        (probe,) = [one for one in effects if isinstance(one, Probe)]
+        effects = town.registry.probed(probe.job, ProbedFacts("key", SPEC, 25, 1), 1.0)
+        if not number:
+            town.registry.filled(probe.job, 0)
+            effects = town.registry.sealed(probe.job, 1.0)
+        bodies = [one.body for one in effects if isinstance(one, Reply)]
+        told += [body.source for body in bodies if isinstance(body, Grant)]
+    assert told == [str(Words(f"/{number}")) for number in range(3)]

@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given, settings
 
+from arrayd.errors import NoRoom, SourceChanged
 from arrayd.source import Source
 from arrayd.wire.codec import pack, unpack
 from arrayd_server import identity
@@ -66,3 +67,15 @@ def test_what_metadata_keep_is_told_apart() -> None:
     assert kinds == [bytes, ContentKey, bytes]
     assert [type(one) for one in identity.kept([b"key"], linked=True)] == [ContentKey]
     assert identity.kept(()) == []
+
+
+def test_an_error_about_a_file_that_another_has_asked_for() -> None:
+    """It is told in the words of who gets it; its numbers stay."""
+    hers = identity.of_source(Source(path="/hers/x.npy", cast=np.dtype("f4")), STAT, 1)
+    his = identity.of_source(Source(path="/data/x.npy", cast=np.dtype("f4")), STAT, 2)
+    text = "/hers/x.npy changed while /hers/x.npy (cast=float32) was read. Ask again."
+    told = his.retold(SourceChanged(text, read=False), hers)
+    assert str(told) == text.replace("/hers", "/data")
+    assert (type(told), told.details) == (SourceChanged, {"read": False})
+    same = NoRoom("no room", needed=3)
+    assert hers.retold(same, hers) is same
