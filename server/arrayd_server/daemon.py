@@ -274,10 +274,11 @@ class Daemon:
         """Serve a request of another user, now that it is known what that user may read."""
         if self._stopping.is_set() or request.nonce not in self._registry.sessions:
             return
-        try:
-            self._executor.take(HANDLERS[request.op], self._service, request, time.monotonic())
-        except Exception as error:
-            self._fail(request, route, error)
+        with self._server.counted(route):
+            try:
+                self._executor.take(HANDLERS[request.op], self._service, request, time.monotonic())
+            except Exception as error:
+                self._fail(request, route, error)
 
     def _on_death(self, nonce: bytes) -> None:
         log.debug("session of pid %d ended with its process", self._sessions.pid_of(nonce))

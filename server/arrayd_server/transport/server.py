@@ -20,7 +20,7 @@ import select
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from arrayd.errors import ArraydError, ProtocolMismatch, to_wire
@@ -152,6 +152,14 @@ class Server:
         frame = zmtp.frame(protocol.answer(number, index, **body))
         self._posted.setdefault(to, []).append(frame)
 
+    @contextlib.contextmanager
+    def counted(self, connection: PeerConnection) -> Iterator[None]:
+        """Count as a turn of a connection's process what is done for it later than in its turn."""
+        began = time.thread_time()
+        yield
+        cost = time.thread_time() - began
+        self._queue.charge(connection.process, cost, time.perf_counter())
+
     def flush(self) -> None:
         """Send what was posted: all for one connection by one call of the kernel.
 
@@ -193,7 +201,7 @@ class Server:
     def _on_accept(self, sock: socket.socket) -> None:
         """Welcome a connection, unless its process has too many."""
         address = peers.of(sock)
-        process = self._queue.process(address.pid or sock)  # pid 0: each stands alone
+        process = self._queue.process(address.pid or sock, address.uid)  # pid 0: each stands alone
         if len(process.buffered) >= self._listener.max_per_process() or self._is_full(address.uid):
             sock.close()
             return
@@ -237,7 +245,7 @@ class Server:
             self._drop(worst)
             log.warning(
                 "process %s sends half messages or reads no answers: hung up",
-                worst.process.key,
+                worst.address.pid,
                 extra={"uid": worst.address.uid},
             )
 

@@ -18,9 +18,11 @@ class Clients:
         self.queue: FairQueue[str] = FairQueue(max_buffered)
         self.now = 100.0
 
-    def add(self, name: str, connections: int = 1, *, wake: bool = True) -> ProcessQueue[str]:
-        """Add a process."""
-        process = self.queue.process(name)
+    def add(
+        self, name: str, connections: int = 1, *, user: str | None = None, wake: bool = True
+    ) -> ProcessQueue[str]:
+        """Add a process of a user."""
+        process = self.queue.process(name, user)
         for number in range(connections):
             self.queue.join(process, f"{name}{number}")
             if wake:
@@ -175,3 +177,53 @@ def test_coming_again_ends_no_pause(clients: Clients) -> None:
     clients.queue.leave(process, "a0")
     clients.add("a")
     assert clients.turn(0.001) is None
+
+
+def test_shares_are_of_users_first(clients: Clients) -> None:
+    """Bob's ten processes, one of them with ten connections, get no more than Ann's one."""
+    for number in range(10):
+        clients.add(f"b{number}-", 10 if not number else 1, user="bob")
+    clients.add("a", user="ann")
+    heard = [str(clients.turn(0.001)) for _ in range(400)]
+    assert abs(Counter(one[0] for one in heard)["a"] - 200) <= 1
+    of_bobs = Counter(one.partition("-")[0] for one in heard if one[0] == "b")
+    assert max(of_bobs.values()) - min(of_bobs.values()) <= 1
+
+
+def test_a_user_whose_processes_take_turns_at_long_messages(clients: Clients) -> None:
+    """Each is Bob's, who leaves half of the time to Ann with her little; alone he has all."""
+    for number in range(10):
+        clients.add(f"b{number}-", user="bob")
+    clients.add("a", user="ann")
+    spent = Counter[str]()
+    long = 10 * LONG_TURN
+    for _ in range(2000):
+        process = clients.queue.next(clients.now)
+        if process is None:
+            resume = clients.queue.resume_at()
+            assert resume is not None and resume > clients.now
+            clients.now = resume
+            continue
+        cost = LONG_TURN / 10 if next(iter(process.ready)) == "a0" else long
+        spent[str(clients.turn(cost))[0]] += round(cost / LONG_TURN * 10)
+    assert spent["b"] <= spent["a"] + 200
+    alone = Clients()
+    alone.add("b", user="bob")
+    assert [alone.turn(long) for _ in range(5)] == ["b0"] * 5
+
+
+def test_who_hoards_is_a_user(clients: Clients) -> None:
+    """Bob's ten processes keep most of what may be kept, though Ann's one has more than any."""
+    for number in range(10):
+        clients.queue.buffer(clients.add(f"b{number}-", user="bob"), f"b{number}-0", 90 + number)
+    clients.queue.buffer(clients.add("a", user="ann"), "a0", 200)
+    assert clients.queue.excess() == "b9-0"
+
+
+def test_users_are_forgotten(clients: Clients) -> None:
+    """Of a user without a connection nothing is left."""
+    process = clients.add("b", user="bob")
+    clients.queue.leave(process, "b0")
+    assert clients.turn(0.001) is None
+    clients.queue.prune()
+    assert not clients.queue._users and not clients.queue._processes
