@@ -50,8 +50,6 @@ PLAIN = {
 
 PAGES = {"arrayd.1": "man1", "arrayd.toml.5": "man5"}
 
-UNITS = ("arrayd.service", "arrayd.socket")
-
 CONFFILES = ("/etc/arrayd/arrayd.toml", "/etc/needrestart/conf.d/arrayd.conf")
 """Files that the administrator may change: dpkg asks before it replaces such a change."""
 
@@ -156,9 +154,9 @@ def _add_files(stage: Path) -> None:
     for name, section in PAGES.items():
         page = gzip.compress((DEPLOY / "man" / name).read_bytes(), mtime=0)
         _write(stage / "usr/share/man" / section / f"{name}.gz", page)
-    for name in UNITS:
-        unit = (DEPLOY / "system" / name).read_text().replace(_STAND_IN, f"{VENV}/bin/arrayd")
-        _write(stage / "usr/lib/systemd/system" / name, unit.encode())
+    for unit in (*DEPLOY.glob("system/*.service"), *DEPLOY.glob("system/*.socket")):
+        text = unit.read_text().replace(_STAND_IN, f"{VENV}/bin/arrayd")
+        _write(stage / "usr/lib/systemd/system" / unit.name, text.encode())
     options = (DEPLOY / "arrayd.toml").read_text().replace(_NOBODY, _MEMBERS)
     _write(stage / "etc/arrayd/arrayd.toml", options.encode())
 

@@ -89,6 +89,13 @@ NOT_ADOPTED = Event(
     "It is of a newer version of arrayd, and left alone, or damaged, and removed; the message "
     "says which. What is asked for again is loaded again.",
 )
+SEALED = Event(
+    "sealed",
+    "b6619754b2b54e849e90a100c6b586ae",
+    "An array is in memory: @ARRAYD_SOURCE@",
+    "It was loaded, or published by a program, into @ARRAYD_BLOCK@, @ARRAYD_BYTES@ bytes. Nobody "
+    "writes it from now on.",
+)
 LOAD_FAILED = Event(
     "load-failed",
     "ccf7af12e99c4239bbcbae1b2c0774f8",

@@ -231,7 +231,7 @@ def test_an_upgrade_drops_nothing(machine: RealSystemd, readers: Readers) -> Non
 
 def test_the_journal_has_it_all(machine: RealSystemd, readers: Readers) -> None:
     """The confined service reaches the journal, which has its events with their facts."""
-    wanted = {"started": 2, "granted": 4, "adopted": 1, "ended": 1}
+    wanted = {"started": 2, "sealed": 2, "granted": 4, "adopted": 1, "ended": 1}
     machine.run("journalctl", "--sync")
     lines = machine.run("journalctl", "-o", "json", "_SYSTEMD_UNIT=arrayd.service").splitlines()
     entries = [json.loads(line) for line in lines]

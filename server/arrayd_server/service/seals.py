@@ -11,6 +11,7 @@ from typing import Any
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import ArraydError, NotSealed
 from arrayd.wire import layout
+from arrayd_server import events
 from arrayd_server.core import error_texts
 from arrayd_server.core.model import Block
 from arrayd_server.core.registry import Registry
@@ -110,7 +111,10 @@ class Seals:
 
     def _sealed(self, job: int, block: Block) -> None:
         what = (block.segment, block.identity, format_bytes(block.size))
-        log.info("sealed %s: %s, %s", *what, extra={"uid": block.user})
+        about = events.SEALED.about(
+            block=block.segment, source=block.identity, bytes=block.size, uid=block.user
+        )
+        log.info("sealed %s: %s, %s", *what, extra=about)
         self._take(self._registry.sealed, job, monotonic())
 
     def _refuse(self, job: int, why: str) -> None:
