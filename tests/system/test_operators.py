@@ -81,6 +81,8 @@ def test_kick(daemon: Daemon, tmp_path: Path, call: Call) -> None:
         (block,) = status.blocks
         assert len(status.sessions) == 1
         assert (block.holders, block.state) == ((), "stray")
+        told = json.loads(call("status", "--json")[1])["blocks"]
+        assert told[0]["mapped_by"] == [os.getpid()]
         assert array.tolist() == [0, 1, 2, 3, 4]
         del array
     assert f"kicked uid={os.geteuid()} pid={os.getpid()}: process {os.getpid()}" in daemon.log
@@ -113,6 +115,11 @@ def test_a_load_that_fails_is_recorded(daemon: Daemon, tmp_path: Path, call: Cal
     assert call("get", str(path))[0] == 1
     (line,) = (one for one in daemon.log.splitlines() if f"load of {path} failed" in one)
     assert re.search(r"failed: \w+: .* is no readable \.npy", line)
+    failed = json.loads(call("status", "--json")[1])["failures"][0]
+    assert (failed["source"], failed["error"]) == (str(path), "BadFile")
+    assert "is no readable .npy" in failed["message"]
+    assert [one["pid"] for one in failed["askers"]] == [os.getpid()]
+    assert call("status")[1].splitlines()[-1].startswith("failed  0 s ago, ")
 
 
 def test_kick_of_others(people: People, daemon: Daemon) -> None:

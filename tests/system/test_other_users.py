@@ -215,11 +215,13 @@ def test_who_is_told_what(people: People, daemon: Daemon, ann: Puppet, bob: Pupp
         True,
     ]
     assert bob("st.charged > sum(b.size for b in st.blocks), st.blocks_more") == [True, 2]
+    assert bob("[(u.uid, u.blocks) for u in st.users]") == [[BOB, 1], [None, 2]]
     with pytest.raises(AccessDenied, match="may not stop"):
         bob("arrayd.connect().stop()")
     assert f"refused uid={BOB} pid={bob.pid} op=stop" in daemon.log
     with arrayd.connect(daemon.endpoint) as own:
         assert {s.uid for s in own.status().sessions} >= {ANN, BOB, 0}
+        assert {user.uid for user in own.status().users} >= {ANN, BOB, 0}
         with pytest.raises(InUse, match=str(ann.pid)):
             own.evict(f"{people.folder}/secret.npy")
 

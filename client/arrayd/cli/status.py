@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import arrayd
 from arrayd.cli.common import Subparsers, add_command, print_json
+from arrayd.results.status_table import Status
+from arrayd.system.segment_mappers import mappers
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -16,9 +19,19 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the status of the daemon; never start one."""
     with arrayd.connect(args.endpoint, start=False) as client:
-        status = client.status()
+        status = with_mappers(client.status())
     if args.json:
         print_json(status.to_json())
     else:
         print(status)
     return 0
+
+
+def with_mappers(status: Status) -> Status:
+    """Return a status that names who maps blocks that nobody holds, as far as /proc shows it."""
+    found = mappers({block.segment for block in status.blocks if block.state == "stray"})
+    blocks = (
+        replace(block, mapped_by=found[block.segment]) if found.get(block.segment) else block
+        for block in status.blocks
+    )
+    return replace(status, blocks=tuple(blocks)) if found else status

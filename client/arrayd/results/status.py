@@ -63,6 +63,11 @@ class BlockStatus(Record):
         References on their way.
     age, unused
         Since it was made; since it was last granted or held.
+    eta
+        Seconds until it is loaded, if it goes on as it went; None: not loading, or not known yet.
+    mapped_by
+        Of a ``stray`` one: the processes that map it, as far as this user may see them. The
+        client finds them in /proc (`arrayd status`); a daemon does not say.
     members
         Arrays in it, if it has those of several small files: then shape and dtype are those of
         all their bytes.
@@ -90,6 +95,8 @@ class BlockStatus(Record):
     age: float
     unused: float
     members: int = later(0)
+    eta: float | None = later(None)
+    mapped_by: tuple[int, ...] = later(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,43 @@ class JobStatus(Record):
     size: int
     waiters: tuple[Holder, ...]
     age: float
+
+
+@dataclass(frozen=True, slots=True)
+class UserSum(Record):
+    """What a user has; `uid` is None for all others together.
+
+    `held` is bytes, of `blocks` blocks that its processes hold: one that two users hold counts for
+    both.
+    """
+
+    uid: int | None
+    held: int
+    blocks: int
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus(Record):
+    """A process that has asked for something."""
+
+    pid: int
+    uid: int
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailureStatus(Record):
+    """A load that failed, `age` seconds ago.
+
+    `error` is the class of the error, `message` its first line, `askers` are who got it.
+    """
+
+    source: str
+    error: str
+    message: str
+    age: float
+    askers: tuple[ProcessStatus, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +255,12 @@ class DaemonStatus(Record):
         which has a hundred at most.
     streams
         All of them.
+    users
+        What each user holds. Another user than the daemon's has its own sum, and that of all
+        others together.
+    failures
+        The ten loads that failed last, the latest first; another user than the daemon's has its
+        own.
     draining
         Somebody has asked that nothing new is begun (`arrayd drain`), for it is to stop.
     """
@@ -239,6 +289,8 @@ class DaemonStatus(Record):
     streams: tuple[StreamStatus, ...] = later(())
     spare: int = later(0)
     draining: bool = later(False)
+    users: tuple[UserSum, ...] = later(())
+    failures: tuple[FailureStatus, ...] = later(())
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain data for `json.dumps`; a dtype is its ``.npy`` description."""

@@ -28,9 +28,11 @@ from arrayd.results.status import (
     BlockStatus,
     ConsumerStatus,
     DaemonStatus,
+    FailureStatus,
     Holder,
     JobStatus,
     StreamStatus,
+    UserSum,
 )
 
 STREAM_HEAD = ("STREAM", "AT", "LAG", "STALLED", "STATE", "SOURCE")
@@ -38,6 +40,7 @@ STREAM_HEAD = ("STREAM", "AT", "LAG", "STALLED", "STATE", "SOURCE")
 HEAD = ("BLOCK", "SIZE", "SHAPE", "DTYPE", "STATE", "SOURCE", "HELD BY", "AGE")
 
 _EXPENDABLE = ("DTYPE", "SHAPE")  # left out, in this order, where the terminal is narrow
+_FAILURES = 3  # in the table; ``--json`` has ten
 _LEAST = 32  # characters that SOURCE and HELD BY should have together
 _NAMED_DIMENSION = 100_000  # from here up as 1.2e5
 _LONG_SHAPE = 10
@@ -71,22 +74,26 @@ def terminal_width() -> int | None:
 def text(status: DaemonStatus, width: int | None = None) -> str:
     """Return the table of `status`, in lines of at most `width` characters if that can be."""
     lines = [*_flow(_daemon(status), "  ", width), *_flow(_memory(status), "   ", width)]
+    lines += _flow(users, "   ", width) if (users := user_sums(status)) else []
     rows = _rows(status)
     grid = _grid([HEAD, *rows], width) if rows else ["no blocks"]
     streams = _stream_grid(_stream_rows(status), width)
-    return "\n".join([*lines, *grid, *_more(status), *streams])
+    failures = [line if width is None else _beginning(line, width) for line in _failures(status)]
+    return "\n".join([*lines, *grid, *_more(status), *streams, *failures])
 
 
 def html(status: DaemonStatus) -> str:
     """Return the table of `status` as HTML."""
     lines = ["  ".join(_daemon(status)), "   ".join(_memory(status))]
+    lines += ["   ".join(users)] if (users := user_sums(status)) else []
     head = "".join(f"<div>{_html.escape(line)}</div>" for line in lines)
     rows = _rows(status)
+    last = "".join(f"<div>{_html.escape(line)}</div>" for line in _failures(status))
     if not rows:
-        return f"{head}<div>no blocks</div>"
+        return f"{head}<div>no blocks</div>{last}"
     more = "".join(f"<div>{line}</div>" for line in _more(status))
     streams = _stream_rows(status)
-    return head + _html_table(HEAD, rows) + more + _html_table(STREAM_HEAD, streams)
+    return head + _html_table(HEAD, rows) + more + _html_table(STREAM_HEAD, streams) + last
 
 
 def _html_table(head: Row, rows: Sequence[Row]) -> str:
@@ -132,6 +139,42 @@ def _memory(status: DaemonStatus) -> list[str]:
         f"/dev/shm {used} of {total.removesuffix('.0')} {shm_unit}",
         f"loads {loads}",
     ]
+
+
+def user_sums(status: DaemonStatus) -> list[str]:
+    """Return what each user holds, where there is more than one."""
+    words = [_user_sum(one) for one in status.users] if len(status.users) > 1 else []
+    return [f"users   {words[0]}", *words[1:]] if words else []
+
+
+def _user_sum(one: UserSum) -> str:
+    who = "others" if one.uid is None else user_name(one.uid)
+    return (
+        f"{who} {format_bytes(one.held)} in {counted(one.blocks, 'block')}, "
+        f"{counted(one.sessions, 'session')}"
+    )
+
+
+def counted(count: int, what: str) -> str:
+    """Return ``1 block``, ``2 blocks``."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _failures(status: DaemonStatus) -> list[str]:
+    """Return the latest failed loads, a line each, and how many more are known."""
+    lines = [f"failed  {failure(one)}" for one in status.failures[:_FAILURES]]
+    more = len(status.failures) - _FAILURES
+    return [*lines, f"and {more} more failed (see --json)"] if more > 0 else lines
+
+
+def failure(one: FailureStatus) -> str:
+    """Return in a line when a load failed, why, and for whom."""
+    first = one.askers[0] if one.askers else None
+    who = "" if first is None else f", {first.pid or '?'} {first.program} {user_name(first.uid)}"
+    more = f" +{len(one.askers) - 1}" if len(one.askers) > 1 else ""
+    about = "" if one.source in one.message else f"{one.source}: "
+    words = f"{duration(one.age)} ago{who}{more}  {one.error}: {about}{one.message}"
+    return printable(words)
 
 
 def _in_unit(count: int, unit: str) -> str:
@@ -217,7 +260,12 @@ def _state(block: BlockStatus) -> str:
     if block.state == "idle":
         return f"idle {duration(block.unused)}"
     if block.state == "loading" and block.total:
-        return f"loading {100 * block.done // block.total} %"
+        left = "" if block.eta is None else f", {duration(block.eta)} left"
+        return f"loading {100 * block.done // block.total} %{left}"
+    if block.mapped_by:
+        pids = f"pid {block.mapped_by[0]}"
+        more = len(block.mapped_by) - 1
+        return f"{block.state} {pids}" + (f" +{more}" if more else "")
     return block.state
 
 

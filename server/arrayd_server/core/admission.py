@@ -93,10 +93,10 @@ class Admission:
         peers = {to: self._holds.sessions[to.nonce].peer for to in job.waiters}
         others = [peer for peer in peers.values() if peer.user != job.user]
         if not others:
-            return self._jobs.fail(job, refusal)
+            return self._jobs.fail(job, refusal, now)
         refused = [to for to, peer in peers.items() if peer.user == job.user]
         job.user = others[0].user
-        return self._jobs.refuse(job, refused, refusal) + self.admit(job, timeout, now)
+        return self._jobs.refuse(job, refused, refusal, now) + self.admit(job, timeout, now)
 
     def retry(self, job: Job, now: float) -> list[Effect]:
         """Let a job begin anew: there was room, but the kernel had no pages for its block.
@@ -231,7 +231,7 @@ class Admission:
         if job.members:
             return self._jobs.scatter(job, now)
         facts = (self._blocks, self._holds.sessions, self._jobs.unfilled, now)
-        return self._jobs.fail(job, error_texts.no_room(job, *facts))
+        return self._jobs.fail(job, error_texts.no_room(job, *facts), now)
 
 
 def _last_resort_due(job: Job, now: float) -> bool:

@@ -37,6 +37,7 @@ from arrayd.errors import ArraydError
 from arrayd_server.core import lifecycle
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Cancel, Effect, Probe, Reply, ReportProgress
+from arrayd_server.core.failed_loads import FailedLoads
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.model import (
     Asker,
@@ -73,6 +74,7 @@ class JobTable:
         self.awaited: Counter[Nonce] = Counter()  # items that each session waits for
         self.all_awaited = 0  # the sum
         self.drafted: Counter[str] = Counter()  # the names of blocks to be published
+        self.failures = FailedLoads()
         self._blocks = blocks
         self._holds = holds
         self._by_alias: dict[Hashable, tuple[Job, BlockMember | None]] = {}
@@ -227,15 +229,18 @@ class JobTable:
                 effects += self.end(job)
         return effects
 
-    def refuse(self, job: Job, askers: list[Asker], error: ArraydError) -> list[Effect]:
+    def refuse(self, job: Job, askers: list[Asker], error: ArraydError, now: float) -> list[Effect]:
         """Answer some of those who wait with an error; the job goes on for the others."""
+        if askers:
+            self.failures.note(job, askers, error, self._holds.sessions, now)
         for to in askers:
             self.remove_waiter(job, to)
         return [Reply(to, error) for to in askers]
 
-    def fail(self, job: Job, error: ArraydError) -> list[Effect]:
+    def fail(self, job: Job, error: ArraydError, now: float) -> list[Effect]:
         """Answer everyone who waits with an error, and end the job."""
         askers = list(job.waiters) + ([job.writer] if job.writer else [])
+        self.failures.note(job, askers, error, self._holds.sessions, now)
         replies: list[Effect] = [Reply(to, self._told(job, to, error)) for to in askers]
         return replies + self.end(job)
 

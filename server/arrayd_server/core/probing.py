@@ -50,7 +50,7 @@ class Probing:
         place, other = self._blocks.locate(found.key), self._jobs.find(found.key)
         if place is not None and self._holds.may_grant(place, job.sessions):
             place.part.outdated = False
-            effects += self._refuse_over_quota(job, place.block)
+            effects += self._refuse_over_quota(job, place.block, now)
             return [*effects, Cancel(job.number), *self._jobs.finish(job, place, now)]
         if other is not None and other is not job:
             return [*effects, Cancel(job.number), *self._jobs.merge(job, other, now)]
@@ -60,7 +60,7 @@ class Probing:
         self._jobs.enter(job, Stage.QUEUED)
         return effects + self._admission.admit(job, timeout, now)
 
-    def _refuse_over_quota(self, job: Job, block: Block) -> list[Effect]:
+    def _refuse_over_quota(self, job: Job, block: Block, now: float) -> list[Effect]:
         """Answer those whose user may not hold a block that turned out to be there already."""
         effects: list[Effect] = []
         for to in list(job.waiters):
@@ -69,5 +69,5 @@ class Probing:
                 what, sessions = job.waiters[to].asked or job.identity, self._holds.sessions
                 facts = (block.size, peer.uid, self._blocks, sessions)
                 refusal = error_texts.over_quota(what, *facts)
-                effects += self._jobs.refuse(job, [to], refusal)
+                effects += self._jobs.refuse(job, [to], refusal, now)
         return effects

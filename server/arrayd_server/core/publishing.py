@@ -91,16 +91,16 @@ class Publishing:
         alias = name_alias(block.name)
         effects = self._displace(alias, now)
         if (awaited := self._jobs.find(alias)) is not None:
-            effects += self._refuse_others(awaited, block)
+            effects += self._refuse_others(awaited, block, now)
             return effects + self._jobs.finish(awaited, Place(block), now)
         self._blocks.add_alias(Place(block), alias)
         return effects
 
-    def _refuse_others(self, awaited: Job, block: Block) -> list[Effect]:
+    def _refuse_others(self, awaited: Job, block: Block, now: float) -> list[Effect]:
         """Answer those who wait for a name with which nothing is shared with them."""
         peers = {to: self._holds.sessions[to.nonce].peer for to in awaited.waiters}
         others = [to for to, peer in peers.items() if not users.may_use(block, peer)]
-        return self._jobs.refuse(awaited, others, error_texts.no_such_name(str(block.name)))
+        return self._jobs.refuse(awaited, others, error_texts.no_such_name(str(block.name)), now)
 
     def rewrite_older(self, job: Job) -> list[Effect]:
         """Have the name removed from the metadata of the block that a job is to take it from.

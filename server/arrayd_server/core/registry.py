@@ -301,7 +301,7 @@ class Registry:
         if isinstance(error, NoRoom) and job.stage in RESERVED and not job.retried:
             return self.admission.retry(job, now)
         self.counters.failures += not job.info
-        return self.jobs.fail(job, error) + self.admission.start_queued(now)
+        return self.jobs.fail(job, error, now) + self.admission.start_queued(now)
 
     # ---- what the kernel says ------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from arrayd.wire import layout, protocol
 from arrayd_server.core import users
 from arrayd_server.core.blocks import BlockTable
+from arrayd_server.core.failed_loads import FailedLoad
 from arrayd_server.core.model import AwaitedItem, Block, Job, Peer, State
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
@@ -18,6 +20,9 @@ from arrayd_server.identity import BlockIdentity, of_members
 
 MAX_BLOCKS = 10_000
 """Blocks in one report, or fewer if they have many holders: 0.1 s of the daemon, and 3 MB."""
+
+MAX_WORDS = 300
+"""Characters of the first line of an error."""
 
 MAX_JOBS = 100
 """Jobs without a block in one report; of the others only their number is given."""
@@ -159,6 +164,47 @@ def _whole(
         "jobs": [_job(registry, job, caller, now) for job in bare[:MAX_JOBS]],
         "jobs_more": max(0, len(bare) - MAX_JOBS),
         "streams": [_stream(registry, stream) for stream in streams.describe(now)],
+        "users": _users(registry, caller),
+        "failures": [
+            _failure(failed, now)
+            for failed in registry.jobs.failures.latest(caller.uid if _is_other(caller) else None)
+        ],
+    }
+
+
+def _users(registry: Registry, caller: Peer) -> list[dict[str, Any]]:
+    """Return what each user holds; of others than its own a process may learn the sum only.
+
+    A block that two users hold counts for both.
+    """
+    alone = caller.uid if _is_other(caller) else None
+    owner = {nonce: _told_user(one.peer, alone) for nonce, one in registry.sessions.items()}
+    sessions = Counter(owner.values())
+    sizes: Counter[int | None] = Counter()
+    counts: Counter[int | None] = Counter()
+    for block in registry.blocks.table.values():
+        for uid in {owner[nonce] for nonce in block.holders if nonce in owner}:
+            sizes[uid] += block.size
+            counts[uid] += 1
+    found = sorted(sessions, key=lambda uid: (uid is None, uid))
+    return [
+        {"uid": uid, "held": sizes[uid], "blocks": counts[uid], "sessions": sessions[uid]}
+        for uid in found
+    ]
+
+
+def _told_user(peer: Peer, alone: int | None) -> int | None:
+    return None if alone is not None and peer.uid != alone else peer.uid
+
+
+def _failure(failed: FailedLoad, now: float) -> dict[str, Any]:
+    first = failed.error.message.partition("\n")[0]
+    return {
+        "source": str(failed.identity),
+        "error": type(failed.error).__name__,
+        "message": first[:MAX_WORDS],
+        "age": now - failed.at,
+        "askers": [_named(peer) for peer, _ in failed.askers],
     }
 
 
@@ -210,6 +256,7 @@ def _block(registry: Registry, block: Block, now: float) -> dict[str, Any]:
         "pinned": block.keep or block.pinned_until > now,
         "done": job.done if job else 0,
         "total": job.total if job else 0,
+        "eta": _eta(block, job, now),
         "source": _words(block),
         "members": len(block.members),
         "path": source.path if source is not None else "",
@@ -220,6 +267,13 @@ def _block(registry: Registry, block: Block, now: float) -> dict[str, Any]:
         "age": now - block.since,
         "unused": now - block.used,
     }
+
+
+def _eta(block: Block, job: Job | None, now: float) -> float | None:
+    """Return the seconds that a load still takes if it goes on as it went; None: unknown."""
+    if job is None or not job.done or job.total <= job.done:
+        return None
+    return (now - block.since) * (job.total - job.done) / job.done
 
 
 def _words(block: Block) -> str:

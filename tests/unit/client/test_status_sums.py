@@ -1,0 +1,86 @@
+"""What the table says besides the blocks: sums of users, failed loads, what is left of a load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from arrayd.common.bytesize import format_bytes
+from arrayd.results import status_table
+from arrayd.results.status import FailureStatus, ProcessStatus, UserSum
+from arrayd.results.status_table import Status
+from arrayd.system.segment_mappers import mappers
+from arrayd.wire.layout import PREFIX, SHM
+from tests.unit.client.test_status import IDLE, LOADING, block, state_of, status
+
+NOBODYS = 4_000_000_000
+"""A uid that has no name."""
+
+SIZE = 5 << 30
+
+FAILED = FailureStatus(
+    "/d/a.npy",
+    "BadFile",
+    "/d/a.npy is no readable .npy",
+    130.0,
+    (ProcessStatus(7, NOBODYS, "train.py"), ProcessStatus(8, NOBODYS, "eval.py")),
+)
+
+
+def test_users_have_sums() -> None:
+    """Where there is more than one: bytes and blocks that each holds, and its sessions."""
+    one, others = UserSum(NOBODYS, SIZE, 2, 1), UserSum(None, 2 * SIZE, 1, 3)
+    shared = status(block(), users=(one, others))
+    words = (
+        f"{NOBODYS} {format_bytes(SIZE)} in 2 blocks, 1 session",
+        f"others {format_bytes(2 * SIZE)} in 1 block, 3 sessions",
+    )
+    assert f"users   {words[0]}   {words[1]}" in status_table.text(shared).splitlines()
+    assert all(len(line) <= 80 for line in status_table.text(shared, 80).splitlines())
+    assert words[1] in shared._repr_html_()
+    assert "users " not in status_table.text(status(block(), users=(one,)))
+
+
+def test_failed_loads_have_lines() -> None:
+    """The latest three are below the table: when, who, which class, and the first line."""
+    some = status(IDLE, failures=(FAILED,))
+    line = f"failed  2 min ago, 7 train.py {NOBODYS} +1  BadFile: /d/a.npy is no readable .npy"
+    assert status_table.text(some).splitlines()[-1] == line
+    assert line in status_table.html(some)
+    assert status_table.text(some, 40).splitlines()[-1] == line[:39] + "…"
+    many = status(IDLE, failures=(FAILED,) * 9)
+    assert status_table.text(many).splitlines()[-2:] == [line, "and 6 more failed (see --json)"]
+    assert Status.from_wire(json.loads(json.dumps(many.to_json()))) == many
+
+
+def test_a_failure_names_its_source_once() -> None:
+    """It is put before a message that does not name it; a name cannot speak to the terminal."""
+    other = FailureStatus("/d/\x1bb.npy", "NoRoom", "The budget is spent.", 3.0, ())
+    assert status_table.failure(other) == "3 s ago  NoRoom: /d/?b.npy: The budget is spent."
+
+
+def test_how_long_a_load_still_takes() -> None:
+    """The state of a load has what is left, once that is known."""
+    assert state_of(block(state="loading", done=61, total=100)) == "loading 61 %"
+    assert state_of(block(state="loading", done=61, total=100, eta=9.5)) == "loading 61 %, 9 s left"
+    assert LOADING.eta is None
+
+
+def test_who_maps_what_nobody_holds() -> None:
+    """The state of a stray block names the process, and how many others there are."""
+    assert state_of(block(state="stray", holders=())) == "stray"
+    assert state_of(block(state="stray", holders=(), mapped_by=(7,))) == "stray pid 7"
+    assert state_of(block(state="stray", holders=(), mapped_by=(7, 8, 9))) == "stray pid 7 +2"
+
+
+def test_mappers_of_a_segment(tmp_path: Path) -> None:
+    """Those whose maps name it, removed or not; who has ended meanwhile is left out."""
+    name, other = f"{PREFIX}0123456789-01234567-1", f"{PREFIX}0123456789-01234567-12"
+    maps = {"5": f"7f00-7f10 r--s 0 0:1 9  {SHM}/{name} (deleted)\n", "3": f"1 {SHM}/{other}\n"}
+    for pid, text in maps.items():
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "maps").write_text(f"{text}7f20-7f30 r-xp 0 0:1 2  /lib/libc.so\n")
+    (tmp_path / "9").mkdir()
+    (tmp_path / "self").mkdir()
+    assert mappers({name, other}, str(tmp_path)) == {name: (5,), other: (3,)}
+    assert mappers((), str(tmp_path / "none")) == {}
