@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from arrayd.array import SharedArray
 from arrayd.common import failpoints
-from arrayd.errors import DaemonLost, NoRoom, NotSealed
+from arrayd.errors import ArraydError, DaemonLost, NoRoom, NotSealed
 from arrayd.session.fetch import TRIES
 from arrayd.session.session import Session, unwrap_as
 from arrayd.system import writers
@@ -31,6 +31,8 @@ def draft(session: Session, timeout: float | None, fields: dict[str, Any]) -> Sh
     ------
     NameTaken, NoRoom
         It cannot be made.
+    AccessDenied
+        This process may not write to shared memory.
     """
     for _ in range(TRIES):
         with session.blocks.attaching():
@@ -40,6 +42,9 @@ def draft(session: Session, timeout: float | None, fields: dict[str, Any]) -> Sh
                 return session.blocks.attach(grant, "w")
             except Vanished:  # with the daemon that made it, which was stopped just then
                 session.tell("abort", segment=grant.segment)
+            except ArraydError:
+                session.tell("abort", segment=grant.segment)
+                raise
     raise DaemonLost(f"The block vanished {TRIES} times before it could be mapped.")
 
 

@@ -279,6 +279,11 @@ def _refused(segment: str, error: OSError) -> Exception:
         return NoRoom(f"{segment} cannot be opened: {no_descriptors(error)}")
     if isinstance(error, PermissionError):
         return AccessDenied(f"{segment}: you may not open it ({error.strerror}).")
+    if error.errno == errno.EROFS:
+        return AccessDenied(
+            f"{segment} cannot be written, for {layout.SHM} is read-only to this process, as in a "
+            "container with a read-only volume: mount it with the right to write, to publish."
+        )
     return Vanished(f"{segment}: {error.strerror}")  # a link, a directory: not what was granted
 
 
