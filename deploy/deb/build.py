@@ -90,7 +90,6 @@ def build(
     output: Path,
     python: str = "/usr/bin/python3",
     *,
-    version: str | None = None,
     compression: str = "xz",
     install: Callable[[Path], None] = pip_install,
 ) -> Path:
@@ -102,15 +101,12 @@ def build(
         The folder that it goes to.
     python
         The interpreter that is to run arrayd; it will have the same path.
-    version
-        Of the package; None: that of the project.
     compression
         Of dpkg-deb: ``xz`` is small, ``none`` is fast.
     install
         Puts arrayd into the venv whose Python it is given.
     """
-    if version is None:
-        version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="arrayd-deb-") as folder:
         stage = Path(folder, "stage")

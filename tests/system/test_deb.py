@@ -73,13 +73,22 @@ def install(python: Path) -> None:
     program.chmod(0o700)  # it is the package's to set modes
 
 
-def install_next(python: Path) -> None:
-    """Install the same as another version."""
-    (build.pip_install if WHOLE else install)(python)
-    protocol = packages_of(python) / "arrayd" / "wire" / "protocol.py"
-    text = protocol.read_text()
-    assert text.count(f'"{PACKAGE_VERSION}"') == 1
-    protocol.write_text(text.replace(PACKAGE_VERSION, NEXT))
+def repacked(package: Path, folder: Path) -> Path:
+    """Return the same package with another version, of itself and of what is in it."""
+    subprocess.run(["dpkg-deb", "--raw-extract", str(package), str(folder)], check=True)
+    (protocol,) = folder.glob("opt/venvs/arrayd/lib/*/site-packages/arrayd/wire/protocol.py")
+    for compiled in protocol.parent.glob("__pycache__/protocol.*"):
+        compiled.unlink()  # it would be believed
+    for path in (protocol, folder / "DEBIAN" / "control"):
+        text = path.read_text()
+        assert text.count(PACKAGE_VERSION) == 1
+        path.write_text(text.replace(PACKAGE_VERSION, NEXT))
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(folder), f"{folder}.deb"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return Path(f"{folder}.deb")
 
 
 @pytest.fixture(scope="module")
@@ -171,11 +180,10 @@ def test_the_c_library_is_looked_up(tmp_path: Path) -> None:
 def machine(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSystemd]:
     """Give a systemd on which the package is installed, and two users who may use it."""
     skip_unless_possible()
-    second = tmp_path_factory.mktemp("next")
-    build.build(second, PYTHON, version=NEXT, compression="none", install=install_next)
+    second = repacked(package, tmp_path_factory.mktemp("next") / "package")
     with tempfile.TemporaryDirectory(dir="/tmp") as place, booted(Path(place)) as one:
         shutil.copy(package, one.shared / "first.deb")
-        shutil.copy(next(second.iterdir()), one.shared / "second.deb")
+        shutil.copy(second, one.shared / "second.deb")
         save(one.shared / "a.npy", np.arange(1000))
         save(one.shared / "b.npy", np.arange(2000))
         (one.shared / "users.conf").write_text("u alice -\nu bob -\n")
