@@ -43,6 +43,7 @@ from arrayd_server.service import status_report
 from arrayd_server.service.executor import EffectExecutor
 from arrayd_server.service.gate import Gate
 from arrayd_server.service.handlers import HANDLERS, WITHOUT_ANSWER, WITHOUT_SESSION
+from arrayd_server.service.health import HealthCheck
 from arrayd_server.service.published_index import PublishedIndex
 from arrayd_server.service.reception import Reception
 from arrayd_server.service.service import Service
@@ -185,7 +186,8 @@ class Daemon:
         who = (executor, sessions, self._reception, self._pool, self._readers)
         self._reloading = Reloading(self._read_options, registry, *who)
         means = (executor.update_headroom, self.stop, self._facts, self._caller)
-        self._service = Service(registry, streams, sessions, *means)
+        health = HealthCheck(registry, streams)
+        self._service = Service(registry, streams, sessions, *means, health)
 
     def _facts(self) -> status_report.Facts:
         return status_report.Facts(

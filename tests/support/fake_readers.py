@@ -20,6 +20,7 @@ from arrayd_server.segments.store import Segments
 from arrayd_server.service import status_report
 from arrayd_server.service.executor import EffectExecutor
 from arrayd_server.service.handlers import HANDLERS
+from arrayd_server.service.health import HealthCheck
 from arrayd_server.service.published_index import PublishedIndex
 from arrayd_server.service.service import Service
 from arrayd_server.service.sessions import Sessions
@@ -119,6 +120,7 @@ class Bench:
             lambda _: None,
             cast(Callable[[], status_report.Facts], None),  # nobody asks for the status here
             lambda nonce: self.registry.sessions[nonce].peer,
+            HealthCheck(self.registry, self.streams),
         )
         self._requests = 0
         for nonce in (ME, YOU):

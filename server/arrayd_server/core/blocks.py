@@ -42,6 +42,7 @@ class BlockTable:
         self.table: dict[str, Block] = {}
         #: of each its blocks, and what in them was loaded from it
         self.files: dict[Hashable, dict[str, list[Block | BlockMember]]] = {}
+        self.by_user: dict[int, dict[str, Block]] = {}  # made for others than the daemon's user
         self.idle: dict[str, None] = {}  # least recently used first
         self.idle_bytes = 0
         self.unlinked: dict[str, Block] = {}
@@ -61,6 +62,8 @@ class BlockTable:
         lifecycle.check_step(None, block.state)
         self.table[block.segment] = block
         self.charged += block.size
+        if block.user is not None:
+            self.by_user.setdefault(block.user, {})[block.segment] = block
         self._add_files(block)
 
     def keep_loaded(self, block: Block) -> None:
@@ -125,6 +128,11 @@ class BlockTable:
         del self.table[block.segment]
         self.unlinked.pop(block.segment, None)
         self.charged -= block.size
+        if block.user is not None:
+            mine = self.by_user[block.user]
+            del mine[block.segment]
+            if not mine:
+                del self.by_user[block.user]
         self._forget_files(block)
 
     def add_spare(self, old: Block, now: float) -> None:

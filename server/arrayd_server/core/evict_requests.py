@@ -40,7 +40,8 @@ class Evictions:
     def begin(self, to: Asker, matches: Callable[[Block], bool]) -> list[Effect]:
         """Free the matching blocks, or say who uses one of them."""
         peer = self._holds.sessions[to.nonce].peer
-        blocks = [b for b in self._blocks.table.values() if b.state not in _GOING]
+        told = users.told_of(self._blocks, self._holds.sessions, peer)
+        blocks = [b for b in told if b.state not in _GOING]
         chosen = [b for b in blocks if users.owns(b, peer) and matches(b)]
         if not chosen:
             return [Reply(to, error_texts.not_in_memory())]

@@ -51,6 +51,8 @@ def _blocks(registry: Registry) -> None:
             assert len(block.aliases) == 1, "found by more than its key"
         resting = block.state is State.SEALED and not block.claimed and not block.mapped
         assert resting == (segment in blocks.idle), "rule 4: the idle list"
+    of_users = {s for mine in blocks.by_user.values() for s in mine}
+    assert of_users == {s for s, b in blocks.table.items() if b.user is not None}, "made for whom"
     assert set(blocks.idle) <= set(blocks.table), "rule 4: idle but gone"
     assert blocks.idle_bytes == sum(blocks.table[s].size for s in blocks.idle), "the idle bytes"
     unlinked = {s for s, block in blocks.table.items() if block.state is State.UNLINKED}

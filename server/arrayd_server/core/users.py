@@ -56,6 +56,20 @@ def holds_of(block: Block, user: int, sessions: Mapping[Nonce, Session]) -> list
     return [hold for nonce, hold in holds if sessions[nonce].peer.user == user]
 
 
+def told_of(blocks: BlockTable, sessions: Mapping[Nonce, Session], peer: Peer) -> list[Block]:
+    """Return the blocks that a process may be told of: all, or those made for its user or held.
+
+    Of others' there may be a hundred thousand: they are not looked at.
+    """
+    if peer.admin or not peer.foreign:
+        return list(blocks.table.values())
+    found = dict(blocks.by_user.get(peer.uid, {}))
+    for session in sessions.values():
+        if session.peer.user == peer.uid:
+            found |= {segment: blocks.table[segment] for segment in session.holds}
+    return sorted(found.values(), key=lambda block: block.number)
+
+
 def may_redeem(block: Block, peer: Peer, token: bytes) -> bool:
     """Say whether a process may turn a reference into a hold: it is of its user, or was let in."""
     lend = block.lends.get(token)

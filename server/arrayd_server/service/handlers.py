@@ -194,13 +194,13 @@ def who(service: Service, request: Request, now: float) -> list[Effect]:
     def is_named(origin: object, user: int | None) -> bool:  # to be published, or published before
         return source.name is not None and str(origin) == str(source) and user == caller.user
 
-    every = registry.blocks.table.values()
+    every = users.told_of(registry.blocks, registry.sessions, caller)
     blocks = [one for one in every if matches(one) or is_named(one.identity, one.user)]
-    bare = (job for job in registry.jobs.table.values() if job.segment is None)
     jobs = [
         job
-        for job in bare
-        if identity.matches(job.identity, source) or is_named(job.identity, job.user)
+        for job in status_report.bare_jobs(registry, caller)
+        if is_named(job.identity, job.user)
+        or any(identity.matches(one, source) for one in status_report.asked(registry, job, caller))
     ]
     return [Reply(to, Result(status_report.of_some(registry, blocks, jobs, caller, now)))]
 

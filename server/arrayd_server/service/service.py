@@ -9,6 +9,7 @@ from arrayd_server.core.model import Peer
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
 from arrayd_server.service import status_report
+from arrayd_server.service.health import HealthCheck
 from arrayd_server.service.sessions import Sessions
 
 
@@ -26,6 +27,8 @@ class Service:
         Returns what a status says of the daemon as it is now.
     caller
         Returns who is asking, by the session of the request: it need not be open.
+    health
+        Looks whether the rules hold.
     """
 
     registry: Registry
@@ -35,3 +38,4 @@ class Service:
     stop: Callable[[int], None]
     facts: Callable[[], status_report.Facts]
     caller: Callable[[bytes], Peer]
+    health: HealthCheck

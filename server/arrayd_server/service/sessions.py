@@ -29,6 +29,9 @@ from arrayd_server.transport.server import PeerConnection, Server
 MISSED = 60.0
 """Seconds without a connection after which a session whose process we cannot see has ended."""
 
+MAX_KICKED = 10_000
+"""Sessions that were kicked, and have not come back, of which that is remembered."""
+
 
 class Sessions:
     """Which connection leads to a session, and when its process dies.
@@ -64,7 +67,8 @@ class Sessions:
         self._peers = peers.Peers(loop, limit, on_death)
         self._routes: dict[bytes, PeerConnection] = {}  # session -> the latest way to it
         self._drainers: set[bytes] = set()
-        self._kicked: set[bytes] = set()  # they may come back, without the holds that they had
+        #: they may come back, without the holds that they had; the first was kicked first
+        self._kicked: dict[bytes, None] = {}
 
     def limit(self, sessions: int) -> None:
         """Let there be so many at a time from now on; those that there are may stay."""
@@ -120,13 +124,15 @@ class Sessions:
 
     def kick(self, nonce: bytes, now: float) -> list[Effect]:
         """End a session that has not asked for it: its client may open it anew, with no hold."""
-        self._kicked.add(nonce)
+        self._kicked[nonce] = None
+        if len(self._kicked) > MAX_KICKED:
+            del self._kicked[next(iter(self._kicked))]
         return self.end(nonce, now)
 
     def statable(self, nonce: bytes, holds: Sequence[str]) -> Sequence[str]:
         """Return which of the holds that a hello states may be true: none after a kick."""
         if nonce in self._kicked:
-            self._kicked.discard(nonce)
+            del self._kicked[nonce]
             return ()
         return holds
 

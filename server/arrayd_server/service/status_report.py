@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,13 +69,9 @@ def build(
 def of_some(
     registry: Registry, blocks: Iterable[Block], jobs: Iterable[Job], caller: Peer, now: float
 ) -> dict[str, Any]:
-    """Return what `build` says of these blocks, and of these jobs that have none yet."""
-    told_of = [block for block in blocks if _is_told(block)]
-    if _is_other(caller):
-        told_of = [block for block in told_of if _is_of(registry, block, caller)]
-        jobs = [job for job in jobs if _of_job(registry, job, caller)]
+    """Return what `build` says of blocks and jobs that the caller may be told of."""
     report = {
-        "blocks": [_block(registry, block, now) for block in told_of],
+        "blocks": [_block(registry, block, now) for block in blocks if _is_told(block)],
         "sessions": [],
         "jobs": [_job(registry, job, caller, now) for job in jobs],
     }
@@ -92,17 +88,31 @@ def _is_other(caller: Peer) -> bool:
     return caller.foreign and not caller.admin
 
 
-def _is_of(registry: Registry, block: Block, caller: Peer) -> bool:
-    """Say whether a block is a user's: made for it, or held by it."""
-    return users.owns(block, caller) or bool(
-        users.holds_of(block, caller.uid, registry.sessions) if block.holders else ()
-    )
+def _may_see(caller: Peer, peer: Peer) -> bool:
+    return peer.uid == caller.uid or not _is_other(caller)
+
+
+def bare_jobs(registry: Registry, caller: Peer) -> list[Job]:
+    """Return the jobs without a block that a process may be told of: all, or its user's."""
+    jobs = registry.jobs
+    if not _is_other(caller):
+        return [job for job in jobs.table.values() if job.segment is None]
+    nonces = [one.nonce for one in registry.sessions.values() if _may_see(caller, one.peer)]
+    mine = {job.number: job for nonce in nonces for job in jobs.of_session(nonce)}
+    return [job for job in mine.values() if job.segment is None and _of_job(registry, job, caller)]
 
 
 def _of_job(registry: Registry, job: Job, caller: Peer) -> list[AwaitedItem]:
     """Return what a user waits for of a job."""
     waiters = job.waiters.items()
     return [one for to, one in waiters if registry.sessions[to.nonce].peer.uid == caller.uid]
+
+
+def asked(registry: Registry, job: Job, caller: Peer) -> list[BlockIdentity]:
+    """Return the identities by which a process may be told of a job."""
+    if not _is_other(caller) or job.user == caller.uid:
+        return [job.identity]
+    return [one.asked for one in _of_job(registry, job, caller) if one.asked is not None]
 
 
 def _mine(registry: Registry, report: dict[str, Any], caller: Peer) -> dict[str, Any]:
@@ -133,10 +143,10 @@ def _whole(
     registry: Registry, streams: Streams, facts: Facts, caller: Peer, now: float
 ) -> dict[str, Any]:
     shm = os.statvfs(layout.SHM)
-    bare = [job for job in registry.jobs.table.values() if job.segment is None]
+    bare = bare_jobs(registry, caller)
+    sessions = [one for one in registry.sessions.values() if _may_see(caller, one.peer)]
     if _is_other(caller):
-        bare = [job for job in bare if _of_job(registry, job, caller)]
-        blocks = _chosen(registry.blocks, lambda block: _is_of(registry, block, caller))
+        blocks = users.told_of(registry.blocks, registry.sessions, caller)[:MAX_BLOCKS]
     else:
         blocks = _chosen(registry.blocks)
     return {
@@ -157,7 +167,7 @@ def _whole(
         "counters": asdict(registry.counters),
         "sessions": [
             {**_named(session.peer), "age": now - session.since, "version": session.peer.version}
-            for session in registry.sessions.values()
+            for session in sessions
         ],
         "blocks": [_block(registry, block, now) for block in blocks],
         "blocks_more": len(registry.blocks.table) - len(registry.blocks.spares) - len(blocks),
@@ -225,14 +235,14 @@ def _sums(blocks: BlockTable) -> dict[str, int]:
     return {"charged": blocks.charged, "idle": idle, "held": held, "spare": spare}
 
 
-def _chosen(blocks: BlockTable, wanted: Callable[[Block], bool] | None = None) -> list[Block]:
+def _chosen(blocks: BlockTable) -> list[Block]:
     """Return the blocks to report, oldest first; if they are too many, idle ones are left out."""
     away = blocks.idle.keys() | blocks.spares.keys()
     used = (block for block in blocks.table.values() if block.segment not in away)
     idle = (blocks.table[segment] for segment in reversed(blocks.idle))
     chosen: list[Block] = []
     room = float(MAX_BLOCKS)
-    for block in filter(wanted, itertools.chain(used, idle)):
+    for block in itertools.chain(used, idle):
         room -= max(1.0, len(block.holders) / 4)
         if room < 0:
             break
@@ -292,10 +302,9 @@ def _state(block: Block, *, idle: bool) -> str:
 
 
 def _job(registry: Registry, job: Job, caller: Peer, now: float) -> dict[str, Any]:
-    asked = (one.asked for one in _of_job(registry, job, caller) if one.asked is not None)
     return {
         "stage": "info" if job.info else str(job.stage.value),
-        "source": str(next(asked, job.identity) if _is_other(caller) else job.identity),
+        "source": str(next(iter(asked(registry, job, caller)), "")),
         "size": job.size,
         "waiters": _waiters(registry, job, now),
         "age": now - job.since,

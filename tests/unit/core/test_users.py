@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,8 +16,10 @@ from arrayd_server.core.model import (
     AwaitedItem,
     Block,
     Claims,
+    Hold,
     Peer,
     ProbedFacts,
+    Session,
     State,
     Wanted,
 )
@@ -185,3 +188,32 @@ def test_a_grant_names_the_path_that_was_asked_for(town: World) -> None:
         bodies = [one.body for one in effects if isinstance(one, Reply)]
         told += [body.source for body in bodies if isinstance(body, Grant)]
     assert told == [str(Words(f"/{number}")) for number in range(3)]
+
+
+class Unseen(dict[str, Block]):
+    """A table in which blocks are found by name, and that nobody goes through."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Fail."""
+        raise AssertionError("all blocks are looked at")
+
+    values = items = keys = __iter__  # type: ignore[assignment]  # they fail alike
+
+
+def test_who_is_told_of_what(town: World) -> None:
+    """Ann of what was made for her and what she holds, and others' blocks are not looked at."""
+    blocks = town.registry.blocks
+    for number, owner in enumerate((ANN.uid, BOB.uid, None, ANN.uid), 1):
+        name = f"run-{number}"
+        blocks.add(block(segment=name, number=number, user=owner))
+    session = Session(b"x", ANN, 0.0)
+    session.holds["run-3"] = Hold(1, 0.0)
+    assert len(users.told_of(blocks, {b"x": session}, ADMIN)) == 4
+    blocks.table = Unseen(blocks.table)
+    told = users.told_of(blocks, {b"x": session}, ANN)
+    assert [one.segment for one in told] == ["run-1", "run-3", "run-4"]
+    assert [one.segment for one in users.told_of(blocks, {}, BOB)] == ["run-2"]
+    gone = blocks.table["run-2"]
+    blocks.mark_unlinked(gone)
+    blocks.remove(gone)
+    assert users.told_of(blocks, {}, BOB) == [] and list(blocks.by_user) == [ANN.uid]
