@@ -6,6 +6,9 @@ that name was unlinked. The daemon itself opens through its own directory, so it
 are not reported. Closes are reported only while a segment is waited for; removed names always:
 a name that the resource tracker of Python < 3.13 unlinks, when a process ends that merely
 attached, is linked again at once.
+
+Of names that are none of ours the kernel reports as well, and anybody may make and remove files in
+/dev/shm all the time. They are counted, so that whoever reads can pause.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ _IN_CLOSE = 0x8 | 0x10
 _IN_GONE = 0x200 | 0x40  # deleted, or renamed
 _IN_Q_OVERFLOW = 0x4000
 _EVENT = struct.Struct("iIII")
+_READ = 1 << 14  # bytes of some 400 events
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -35,13 +39,21 @@ class NameEvents:
     closed: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
     overflow: bool = False  # the kernel dropped some: ask about all
+    others: int = 0  # events of names that are none of ours
 
 
 class CloseWatch:
-    """Waits for the last close of some files in a directory, and for removed names."""
+    """Waits for the last close of some files in a directory, and for removed names.
 
-    def __init__(self, directory: str) -> None:
+    Parameters
+    ----------
+    ours
+        What the names of our files begin with.
+    """
+
+    def __init__(self, directory: str, ours: str = "") -> None:
         self.names: set[str] = set()
+        self._ours = os.fsencode(ours)
         self._directory = os.fsencode(directory)
         self._fd = _opened()
         self._reports_closes = False
@@ -68,17 +80,21 @@ class CloseWatch:
         """Return what happened since the last call; whether a file is in use, leases tell."""
         found = NameEvents()
         try:
-            events = os.read(self._fd, 1 << 16)
+            events = os.read(self._fd, _READ)
         except BlockingIOError:
             return found
         offset = 0
         while offset < len(events):
             _, mask, _, length = _EVENT.unpack_from(events, offset)
             offset += _EVENT.size + length
-            name = os.fsdecode(events[offset - length : offset].rstrip(b"\0"))
             if mask & _IN_Q_OVERFLOW:
                 found.overflow = True
-            elif mask & _IN_GONE:
+                continue
+            if not events.startswith(self._ours, offset - length):
+                found.others += 1
+                continue
+            name = os.fsdecode(events[offset - length : offset].rstrip(b"\0"))
+            if mask & _IN_GONE:
                 found.gone.add(name)
             else:
                 found.closed.add(name)

@@ -9,7 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from time import monotonic
+from time import monotonic, thread_time
 from typing import Any, ParamSpec
 
 from arrayd.common import failpoints
@@ -61,6 +61,9 @@ from arrayd_server.transport import peers
 
 log = logging.getLogger(__name__)
 
+DEAF = 30
+"""How many times as long as it took to hear of names that are none of ours we hear of none."""
+
 P = ParamSpec("P")
 Answer = Callable[[Sequence[Reply | ReportProgress]], None]
 
@@ -104,8 +107,9 @@ class EffectExecutor:
         self._making: dict[str, bool] = {}  # segment -> it was given up meanwhile
         self._alarm: asyncio.TimerHandle | None = None
         self._threads = PageThreads(loop)
-        self._watch = CloseWatch(layout.SHM)
-        loop.add_reader(self._watch.fileno(), self._on_heard)
+        self._watch = CloseWatch(layout.SHM, segments.family)
+        self._listens_again: asyncio.TimerHandle | None = None
+        self._listen()
         on = (self._on_probed, self._on_info, self._on_progress, self._on_filled, self._on_failed)
         self._loads = Loads(pool, Callbacks(*on, self._on_loaded))
         events = (self.take, self._described, self._share)
@@ -157,6 +161,8 @@ class EffectExecutor:
 
     def close(self) -> None:
         """Stop; the threads finish what they have begun, which nobody will use."""
+        if self._listens_again is not None:
+            self._listens_again.cancel()
         self._loop.remove_reader(self._watch.fileno())
         self._watch.close()
         if self._alarm is not None:
@@ -345,12 +351,21 @@ class EffectExecutor:
             assert error is None
             self.take(self._registry.made, job, monotonic())
 
+    def _listen(self) -> None:
+        self._listens_again = None
+        self._loop.add_reader(self._watch.fileno(), self._on_heard)
+
     def _on_heard(self) -> None:
+        began = thread_time()
         heard = self._watch.read()
         for segment in heard.closed:
             self._inspect(segment)
         for segment in heard.gone:
             self._links.relink(segment)
+        if heard.others > len(heard.closed) + len(heard.gone):  # somebody fills /dev/shm with files
+            self._loop.remove_reader(self._watch.fileno())
+            pause = DEAF * (thread_time() - began)
+            self._listens_again = self._loop.call_later(pause, self._listen)
 
     # ---- the loop ------------------------------------------------------------------------
 

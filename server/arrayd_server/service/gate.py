@@ -2,12 +2,14 @@
 
 A file server that is away answers to no ``stat``, so nothing is looked at on the loop, and a user
 whose files hang has `SHARE` of the threads at most: the requests of a user wait for each other, not
-for those of other users.
+for those of other users. A thread that works takes time from the loop (they share Python's lock),
+so after a look that took long the user has none for `REST` times as long.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +23,9 @@ from arrayd_server.access.policy import Credentials
 THREADS, SHARE = 8, 2
 """Threads in all, and how many of them one user may have."""
 
+LONG_LOOK, REST = 0.02, 3
+"""Processor seconds of a look, and after one that took more how many times as many it rests."""
+
 MAX_WAITING = 256
 """Requests of one user that may wait for a thread."""
 
@@ -28,6 +33,7 @@ Verdict = Stat | ArraydError
 """The ``stat`` of a file that may be read; or why it may not."""
 
 Done = Callable[[Sequence[Verdict]], None]
+_Found = tuple[list[Verdict], float]  # and the processor seconds that it took
 _Look = tuple[Credentials, Sequence[str], Done]
 
 
@@ -83,25 +89,36 @@ class Gate:
             self._waiting.pop(uid, None)
             self._running.pop(uid, None)
 
-    def _report(self, uid: int, done: Done, future: Future[list[Verdict]]) -> None:
+    def _report(self, uid: int, done: Done, future: Future[_Found]) -> None:
         if not self._closed and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._tell, uid, future, done)
 
-    def _tell(self, uid: int, future: Future[list[Verdict]], done: Done) -> None:
+    def _tell(self, uid: int, future: Future[_Found], done: Done) -> None:
         if self._closed:
             return
-        self._running[uid] -= 1
-        self._start(uid)
-        done(future.result())
+        verdicts, cost = future.result()
+        if cost > LONG_LOOK:
+            self._loop.call_later(REST * cost, self._go_on, uid)
+        else:
+            self._go_on(uid)
+        done(verdicts)
+
+    def _go_on(self, uid: int) -> None:
+        """Give the thread that a user had back to that user."""
+        if not self._closed:
+            self._running[uid] -= 1
+            self._start(uid)
 
 
-def _verdicts(who: Credentials, paths: Sequence[str], roots: Sequence[str]) -> list[Verdict]:
-    return [_verdict(who, path, roots) for path in paths]
+def _verdicts(who: Credentials, paths: Sequence[str], roots: Sequence[str]) -> _Found:
+    began, known = time.thread_time(), files.Known()
+    verdicts = [_verdict(who, path, roots, known) for path in paths]
+    return verdicts, time.thread_time() - began
 
 
-def _verdict(who: Credentials, path: str, roots: Sequence[str]) -> Verdict:
+def _verdict(who: Credentials, path: str, roots: Sequence[str], known: files.Known) -> Verdict:
     try:
-        return files.look(path, who, roots)[1]
+        return files.look(path, who, roots, known)[1]
     except ArraydError as error:
         return error
     except Exception as error:  # in doubt: no

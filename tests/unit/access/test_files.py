@@ -12,7 +12,7 @@ import pytest
 from arrayd.errors import AccessDenied, ArraydError, BadFile, SourceNotFound
 from arrayd_server.access import files
 from arrayd_server.access.files import look
-from arrayd_server.access.policy import Credentials
+from arrayd_server.access.policy import Acl, Credentials
 
 ME = Credentials(os.geteuid(), os.getegid(), frozenset(os.getgroups()))
 OTHER = Credentials(60001, 60001)
@@ -135,3 +135,32 @@ def test_lists_of_nfs() -> None:
     assert files.named_in_nfs4_acl(nfs4(*plain, (2, b"OWNER@")))
     assert files.named_in_nfs4_acl(nfs4(*plain) + b"????")
     assert files.named_in_nfs4_acl(nfs4(*plain)[:-3])
+
+
+def test_what_was_found_out_just_now(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder is looked at once for many files of it, and again when its mode has changed."""
+    asked: list[int] = []
+    real = files._acl_of
+
+    def acl_of(fd: int) -> Acl | None:
+        asked.append(fd)
+        return real(fd)
+
+    monkeypatch.setattr(files, "_acl_of", acl_of)
+    (tree / "open/y").write_bytes(b"1")
+    (tree / "open/y").chmod(0o644)
+    known = files.Known()
+    look(str(tree / "open/x"), OTHER, known=known)
+    first = len(asked)
+    look(str(tree / "open/y"), OTHER, known=known)
+    assert (first > 2, len(asked)) == (True, first + 1)
+    (tree / "open").chmod(0o700)
+    with pytest.raises(AccessDenied, match="may not search"):
+        look(str(tree / "open/y"), OTHER, known=known)
+
+
+def test_a_path_of_too_many_components(tree: Path) -> None:
+    """It is refused before it has cost much, however it goes round in circles."""
+    path = str(tree / "open") + "/../open" * files.MAX_COMPONENTS + "/x"
+    with pytest.raises(SourceNotFound, match="too long"):
+        look(path, OTHER)

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 import arrayd
 from arrayd_server.kernel.close_watch import CloseWatch, NameEvents
+from arrayd_server.service.executor import EffectExecutor
 from tests.support.daemons import Daemon
 from tests.support.processes import block_of, wait_until
 
@@ -32,6 +34,31 @@ def test_the_watch_hears_of_names_that_go(tmp_path: Path) -> None:
     (tmp_path / "d").read_bytes()
     assert watch.read() == NameEvents()
     watch.close()
+
+
+def test_names_of_others_are_counted(tmp_path: Path) -> None:
+    """Anybody makes and removes files there: of theirs nothing is reported but how many."""
+    watch = CloseWatch(str(tmp_path), "arrayd-x-")
+    names = ["arrayd-x-1", "arrayd-y-1", "other", "arrayd-x-2", "arrayd-x"]
+    for name in names:
+        (tmp_path / name).touch()
+        (tmp_path / name).unlink()
+    assert watch.read() == NameEvents(gone={"arrayd-x-1", "arrayd-x-2"}, others=3)
+    watch.close()
+
+
+@pytest.mark.parametrize(("others", "pauses"), [(0, 0), (1, 0), (5, 1)])
+def test_who_fills_the_folder_is_heard_now_and_then(others: int, pauses: int) -> None:
+    """Where most of what is heard is nothing of ours, nothing is heard for a moment."""
+    heard, loop = NameEvents({"a"}, set(), others=others), Mock()
+    executor = Mock(_loop=loop, _watch=Mock(read=lambda: heard))
+    EffectExecutor._on_heard(executor)
+    executor._inspect.assert_called_once_with("a")
+    assert loop.remove_reader.call_count == loop.call_later.call_count == pauses
+    if pauses:
+        delay, again = loop.call_later.call_args.args
+        assert 0 < delay < 5
+        assert again is executor._listen
 
 
 def test_without_a_watch_its_names_are_asked_about(tmp_path: Path) -> None:

@@ -94,6 +94,23 @@ def test_files_that_hang(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.run(gate.SHARE + gate.MAX_WAITING + 1)
 
 
+def test_a_look_that_takes_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it its user has that thread no more for a while; other users wait for nothing."""
+    monkeypatch.setattr(gate, "LONG_LOOK", 0.0)
+    monkeypatch.setattr(gate, "REST", 10**9)
+    for _ in range(gate.SHARE + 1):
+        bench.look(ANN, "/x")
+    bench.run(gate.SHARE)
+    bench.look(BOB, "/y", "/z")
+    bench.run(gate.SHARE + 1)
+    assert [len(verdicts) for verdicts in bench.said] == [1] * gate.SHARE + [2]
+    monkeypatch.setattr(gate, "LONG_LOOK", 1e9)
+    for _ in range(9):
+        bench.look(BOB, "/y", "/z")
+    bench.run(gate.SHARE + 10)
+    assert len(bench.said[-1]) == 2
+
+
 def request(op: str, **fields: object) -> Request:
     """Return a request."""
     return Request(1, b"n" * 16, op, fields)
