@@ -13,6 +13,7 @@ compile later, run by root, no package would ever remove.
 from __future__ import annotations
 
 import argparse
+import email.utils
 import gzip
 import hashlib
 import os
@@ -21,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,15 +61,23 @@ Version: {version}
 Architecture: {architecture}
 Maintainer: {maintainer}
 Installed-Size: {kib}
-Depends: python3 (>= {python}), python3 (<< {next_python}), libc6 (>= {libc}), systemd,
- init-system-helpers, passwd
+Depends: {depends}
 Section: science
 Priority: optional
 Description: one copy of your big NumPy arrays per machine
- A daemon loads arrays from files into shared memory, once, and programs of all users who may read
- these files get the same pages, read-only. The first program that asks starts it.
+ A daemon loads arrays from files into shared memory, once, and programs of all
+ users who may read these files get the same pages, read-only. The first program
+ that asks starts it.
  .
  It lies in a Python environment of its own, /opt/venvs/arrayd.
+"""
+
+CHANGES = """\
+arrayd ({version}) unstable; urgency=medium
+
+  * Built from the sources of this version.
+
+ -- {maintainer}  {date}
 """
 
 _STAND_IN = "/opt/arrayd/bin/arrayd"
@@ -114,7 +124,7 @@ def build(
         subprocess.run([python, "-m", "venv", "--without-pip", str(venv)], check=True)
         install(venv / "bin" / "python3")
         _settle(venv, stage)
-        _add_files(stage)
+        _add_files(stage, version)
         (stage / "usr/bin").mkdir()
         (stage / "usr/bin/arrayd").symlink_to(VENV / "bin" / "arrayd")
         _set_modes(stage)
@@ -144,7 +154,7 @@ def _settle(venv: Path, stage: Path) -> None:
     subprocess.run([str(venv / "bin" / "python3"), *compiled], check=True)
 
 
-def _add_files(stage: Path) -> None:
+def _add_files(stage: Path, version: str) -> None:
     for source, place in PLAIN.items():
         _write(stage / place, (ROOT / source).read_bytes())
     for name, section in PAGES.items():
@@ -155,6 +165,16 @@ def _add_files(stage: Path) -> None:
         _write(stage / "usr/lib/systemd/system" / unit.name, text.encode())
     options = (DEPLOY / "arrayd.toml").read_text().replace(_NOBODY, _MEMBERS)
     _write(stage / "etc/arrayd/arrayd.toml", options.encode())
+
+    date = email.utils.formatdate(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())))
+    changes = CHANGES.format(version=version, maintainer=_maintainer(), date=date)
+    _write(stage / "usr/share/doc/arrayd/changelog.gz", gzip.compress(changes.encode(), mtime=0))
+
+
+def _maintainer() -> str:
+    """Return who builds it, by the variables that Debian's own tools read."""
+    name, address = (os.environ.get(f"DEB{what}") for what in ("FULLNAME", "EMAIL"))
+    return f"{name or 'arrayd'} <{address or 'root@localhost'}>"
 
 
 def _write(path: Path, text: bytes) -> None:
@@ -179,11 +199,10 @@ def _add_control(stage: Path, python: str, version: str, architecture: str) -> N
     control = CONTROL.format(
         version=version,
         architecture=architecture,
-        maintainer=os.environ.get("DEBEMAIL", "arrayd <root@localhost>"),
+        maintainer=_maintainer(),
         kib=sum(path.stat().st_size for path in files) // 1024,
-        python=f"3.{minor}",
-        next_python=f"3.{minor + 1}",
-        libc=".".join(map(str, newest_libc(files))),
+        depends=f"python3 (>= 3.{minor}), python3 (<< 3.{minor + 1}), "
+        f"libc6 (>= {'.'.join(map(str, newest_libc(files)))}), systemd, passwd",
     )
     sums = [
         f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  "

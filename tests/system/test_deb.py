@@ -130,7 +130,7 @@ def test_it_depends_on_what_it_was_built_with(package: Path) -> None:
     field = dict(re.findall(r"(?m)^([A-Z][\w-]*): (.*)$", _control(package, "control")))
     minor = sys.version_info.minor
     assert f"python3 (>= 3.{minor}), python3 (<< 3.{minor + 1})," in field["Depends"]
-    assert re.search(r"libc6 \(>= 2\.\d+\)", field["Depends"])
+    assert re.search(r"libc6 \(>= 2\.\d+\), systemd, passwd$", field["Depends"])
     assert field["Version"] == PACKAGE_VERSION
     assert int(field["Installed-Size"]) > 1000
     assert _control(package, "conffiles").split() == list(build.CONFFILES)
@@ -148,6 +148,7 @@ def test_everything_has_its_place(package: Path, contents: dict[str, tarfile.Tar
     unit = _text(package, "/usr/lib/systemd/system/arrayd.service")
     assert "ExecStart=/opt/venvs/arrayd/bin/arrayd serve" in unit
     assert "/opt/arrayd" not in unit
+    assert "/usr/share/doc/arrayd/changelog.gz" in contents
     assert '\nallow = "@arrayd"\n' in _text(package, "/etc/arrayd/arrayd.toml")
 
 
