@@ -86,11 +86,13 @@ class Errand:
         urgent: bool = False,
         size: int = 0,
         patience: float | None = None,
+        user: int | None = None,
     ) -> None:
         self._result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.told = 0
         wire = {"op": "probe", "source": {"path": "/x" + size * "x"}}
         self.task = Task(job, "/x", wire, self._tell, lambda rows: None, urgent, patience=patience)
+        self.task.user = user
         pool.submit(self.task)
 
     async def result(self) -> Any:

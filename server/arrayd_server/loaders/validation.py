@@ -51,13 +51,13 @@ _OF_A_PATH = (
 _only: list[str] = []  # the path of the one file that this process may read, if there is just one
 
 
-def only(path: str) -> None:
-    """Let this process read one file alone: see `arrayd_server.loading.confinement`.
+def only(path: str | None) -> None:
+    """Let this process read one file alone: see `arrayd_server.loading.confinement`; None: any.
 
     What is under other paths, and whether anything is, its asker may not be able to see. So the
     system is not asked where that can be avoided, and of what it says nothing is passed on.
     """
-    _only[:] = [path]
+    _only[:] = [] if path is None else [path]
 
 
 def reads_one() -> bool:

@@ -6,6 +6,10 @@ And what an HDF5 file refers to, or a plug-in opens, nobody has looked at. So th
 that does this one task, opens the file, sees that it is the inode, and has the kernel refuse it
 every other, but for the folders of Python and its packages: what is imported later lies there.
 
+Where no library has a part in reading a file (`ALONE`) a child would be for nothing, and to fork
+takes ten times as long as to read a small file. The kernel confines threads one by one, so such a
+task is done in a thread, which ends with it.
+
 The kernel refuses to open a file, but says whether there is one, and what ``stat`` says of it. The
 asker may not be able to see that. So whatever a path leads to by then, be it nothing, the answer is
 one (`validation.moved`), and so it is for all that a file refers to (`validation.refers`).
@@ -16,16 +20,57 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
 
-from arrayd.errors import AccessDenied
+from arrayd.errors import AccessDenied, BadFile, LoadError, SpecMismatch
 from arrayd.source import Source
 from arrayd_server.kernel import landlock
 from arrayd_server.loaders import formats, validation
 from arrayd_server.loaders.validation import os_errors
 from arrayd_server.loading.messages import FillTask, InfoTask, ProbeTask
 
+ALONE = frozenset({"npy", "raw"})
+"""Formats that arrayd reads without a library that a file could lead astray, or make remember."""
+
 _CODE = ("/usr", "/lib", "/lib64")
+
+_T = TypeVar("_T")
+
+
+def needs_child(source: Source) -> bool:
+    """Say whether a file of another user is read in a child; else a thread will do."""
+    try:
+        return source.resolved_format() not in ALONE
+    except SpecMismatch:  # only its first bytes say what it is
+        return True
+
+
+def around(*, confined: bool, child: bool) -> Callable[[Callable[[], _T]], _T]:
+    """Return what does the work of a task that may be confined, in a child or in a worker."""
+    if confined and child:
+        _be_silent()
+    return _in_thread if confined and not child else lambda work: work()
+
+
+def _in_thread(work: Callable[[], _T]) -> _T:
+    """Do work that enters it in a thread of its own: this one stays as free as it is.
+
+    Raises
+    ------
+    LoadError
+        There is no thread to be had.
+    """
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            future = threads.submit(work)
+    except RuntimeError as error:
+        raise LoadError(f"There is no thread to read the file: {error}. Ask again.") from None
+    finally:
+        validation.only(None)
+    return future.result()
 
 
 def for_look(task: ProbeTask | InfoTask) -> None:
@@ -41,11 +86,16 @@ def recognised(task: ProbeTask | InfoTask, source: Source) -> Source:
     ------
     AccessDenied
         It is one: it consists of what it says of other files, and of nothing else.
+    BadFile
+        It is no file of the format for which a thread was enough.
     """
-    source = formats.recognised(source)
-    if task.confined and source.resolved_format() == "dataset":
+    found = formats.recognised(source)
+    if task.confined and found.resolved_format() == "dataset":
         raise validation.refers(source)
-    return source
+    if task.confined and needs_child(found) and not needs_child(source):
+        named, kind = source.resolved_format(), found.resolved_format()
+        raise BadFile(f"{source} is called .{named} and is {kind}. Ask with format={kind!r}.")
+    return found
 
 
 def refuse_others(task: ProbeTask | InfoTask, files: Sequence[str]) -> None:
@@ -67,7 +117,7 @@ def for_fill(task: FillTask) -> None:
 
 
 def enter(path: str, inode: Sequence[int], segment: str | None = None) -> None:
-    """Leave this process, for good, a file, the segment that it fills, and Python's folders.
+    """Leave this thread, for good, a file, the segment that it fills, and Python's folders.
 
     Parameters
     ----------
@@ -87,7 +137,6 @@ def enter(path: str, inode: Sequence[int], segment: str | None = None) -> None:
     """
     with contextlib.ExitStack() as opened:
         file = _opened(path, inode, opened)
-        nowhere = _open(os.devnull, opened, os.O_WRONLY)
         try:
             landlock.restrict(_code(), [file], [] if segment is None else [_open(segment, opened)])
         except OSError as error:
@@ -98,8 +147,15 @@ def enter(path: str, inode: Sequence[int], segment: str | None = None) -> None:
                 "(`cat /sys/kernel/security/lsm`)."
             ) from None
         validation.only(path)
-        # Standard error is the daemon's log, which nobody else is to fill; the asker is told all.
-        os.dup2(nowhere, 2)
+
+
+def _be_silent() -> None:
+    """Let this process write nothing to standard error: it is the daemon's log.
+
+    Nobody else is to fill that, by a library that complains of each chunk. The asker is told all.
+    """
+    with contextlib.ExitStack() as opened:
+        os.dup2(_open(os.devnull, opened, os.O_WRONLY), 2)
 
 
 def _opened(path: str, inode: Sequence[int], opened: contextlib.ExitStack) -> int:
@@ -122,6 +178,7 @@ def _open(path: str, opened: contextlib.ExitStack, flags: int = os.O_PATH) -> in
     return fd
 
 
+@cache
 def _code() -> list[str]:
     """Return where Python and its packages lie."""
     places = {os.path.realpath(p) for p in (sys.prefix, sys.base_prefix, *sys.path) if p}

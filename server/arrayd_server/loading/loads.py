@@ -13,6 +13,7 @@ from arrayd.wire.grant import Spec
 from arrayd_server import events, identity
 from arrayd_server.core.model import BlockMember
 from arrayd_server.identity import BlockIdentity
+from arrayd_server.loading import confinement
 from arrayd_server.loading.member_loads import Loaded, MemberLoads
 from arrayd_server.loading.messages import (
     FilledPart,
@@ -126,7 +127,7 @@ class Loads:
             {"op": "fill", **load.task, "part": part},
             lambda result: self._on_part(job, load.origin, result),
             lambda rows: self._on.progress(job, rows),
-            apart=load.found.apart or load.origin.confined,
+            apart=load.found.apart or _needs_child(load.origin),
             user=load.origin.user,
         )
 
@@ -194,9 +195,15 @@ def _task(
 ) -> Task:
     assert origin.source is not None
     wire = {"op": op, **kind(origin.source, origin.stat, origin.confined).to_wire()}
-    task = Task(job, str(origin), wire, on_result, _no_rows, urgent=True, apart=origin.confined)
+    apart = _needs_child(origin)
+    task = Task(job, str(origin), wire, on_result, _no_rows, urgent=True, apart=apart)
     task.user = origin.user
     return task
+
+
+def _needs_child(origin: BlockIdentity) -> bool:
+    """Say whether a file is read in a child for whose it is, whatever it holds."""
+    return origin.confined and (origin.source is None or confinement.needs_child(origin.source))
 
 
 def _nonsense(origin: BlockIdentity, error: Exception) -> LoaderCrashed:

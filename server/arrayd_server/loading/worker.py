@@ -207,9 +207,7 @@ def info(task: InfoTask) -> dict[str, Any]:
         if (header := formats.header(source, plan)) is not None:
             result["header"], result["left_out"] = header
         if plan.shape and source.rows is None:
-            with contextlib.suppress(
-                ArraydError
-            ):  # what is wrong with it is said when it is loaded
+            with contextlib.suppress(ArraydError):  # it is said when it is loaded
                 result["unit"] = file_rows.unit_rows(source, plan)
     return result
 
@@ -317,7 +315,8 @@ def _do(wire: Mapping[str, Any], task: RunningTask) -> None:
 
 def _answer(wire: Mapping[str, Any], task: RunningTask) -> None:
     try:
-        task.end(ok=_done(wire, task))
+        where = confinement.around(confined=wire.get("confined", False), child=task.apart)
+        task.end(ok=where(lambda: _done(wire, task)))
         if wire["op"] == "fill":
             failpoints.hit("worker.answered")
     except segment_writer.Cancelled:  # nobody reads the answer, unless the segment was not there
@@ -328,7 +327,8 @@ def _answer(wire: Mapping[str, Any], task: RunningTask) -> None:
     except MemoryError as error:
         task.fail(_out_of_memory(wire, error))
     except Exception as error:
-        traceback.print_exc()
+        if not wire.get("confined"):  # nobody else is to fill the log
+            traceback.print_exc()
         last = traceback.extract_tb(error.__traceback__, limit=-1)[0]
         what = f"{type(error).__name__}: {error} ({last.name}, line {last.lineno})"
         task.fail(LoadError(f"{_label(wire)}: {what}. This is a bug in arrayd."))

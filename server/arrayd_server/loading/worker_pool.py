@@ -11,7 +11,8 @@ hangs, can occupy them all and starve the other. Within a kind the first to come
 minute. A worker is *clean* until it has read a file itself. Some files must be read by a process
 that has read no other (see `apart`): such a task goes to a clean worker, which forks a child for
 it and stays clean. So clean workers are the last to get other tasks, and the last clean one
-reads even headers in a child.
+reads even headers in a child. Those of other users' files come by the hundred, and what is filled
+for them may make no worker unclean: another one is started for them, if there is room.
 
 *Failures.* A worker that dies, hangs or sends what is no message fails its task, not the pool.
 The error is reported once the process is dead, for only then is it sure that it writes no more
@@ -24,6 +25,7 @@ others take their places.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import sys
@@ -198,10 +200,20 @@ class Pool:
         # Clean ones last: reading a file itself makes a worker unfit for tasks that are apart.
         for worker in sorted(idle, key=lambda worker: worker.clean):
             if worker.clean or not task.apart:
-                return worker
+                return self._instead_of(worker) if _is_of_others(task) else worker
         if idle and not self._has_room() and len(self._ending) < self._most:
             self._end(idle[0])
         return self._start() if self._has_room() else None
+
+    def _instead_of(self, worker: Worker) -> Worker:
+        """Return a new worker instead of the last clean one, which would fork for each header."""
+        if self._is_last_clean(worker) and self._has_room():
+            with contextlib.suppress(OSError):
+                return self._start()
+        return worker
+
+    def _is_last_clean(self, worker: Worker) -> bool:
+        return worker.clean and sum(one.clean for one in self.workers) == 1
 
     def _has_room(self) -> bool:
         """Say whether one more worker may be started."""
@@ -227,8 +239,7 @@ class Pool:
         worker.stop_timer()
         worker.task = task
         # The last clean one stays clean: it reads headers apart.
-        last = all(other is worker for other in self.workers if other.clean)
-        apart = task.apart or (task.urgent and worker.clean and last)
+        apart = task.apart or (task.urgent and self._is_last_clean(worker))
         worker.clean = worker.clean and apart
         self._limit_time(task, self._loop.time(), task.patience)
         failpoints.hit("daemon.part")
@@ -353,6 +364,11 @@ class Pool:
             f"{format_bytes(self._memory)} (the daemon's --loader-memory).",
             signal=-code if code < 0 else None,
         )
+
+
+def _is_of_others(task: Task) -> bool:
+    """Say whether a header of another user's file is to be read, and no child is needed for it."""
+    return task.urgent and not task.apart and task.user is not None
 
 
 def _not_started(error: OSError) -> LoadError:

@@ -7,14 +7,19 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
-from arrayd.errors import AccessDenied, SourceChanged
+from arrayd.errors import AccessDenied, BadFile, SourceChanged
+from arrayd.source import Source
 from arrayd_server.kernel import landlock
+from arrayd_server.loaders import validation
 from arrayd_server.loading import confinement
+from arrayd_server.loading.messages import InfoTask
 
 CODE = """
 import json, os, socket, sys
@@ -69,6 +74,50 @@ def test_what_is_left(files: list[str]) -> None:
         f"write {segment}",
     } | ({"bind"} if landlock.version() < 4 else set())
     assert set(tried.values()) == {"done", "Permission denied"}
+
+
+def test_a_thread_gives_up_the_same(files: list[str]) -> None:
+    """It can read its file and write its segment, and nothing else; the others can, all that."""
+    info = os.stat(files[0])
+
+    def work() -> list[str]:
+        confinement.enter(files[0], (info.st_dev, info.st_ino), files[1])
+        Path(files[1]).write_bytes(Path(files[0]).read_bytes())
+        for path in (files[2], files[3], "/proc/self/environ"):
+            with pytest.raises(PermissionError):
+                open(path).close()
+        with pytest.raises(PermissionError):
+            Path(files[0]).write_bytes(b"x")
+        assert validation.reads_one()
+        raise SourceChanged("what is raised there arrives")
+
+    with pytest.raises(SourceChanged, match="arrives"):
+        confinement.around(confined=True, child=False)(work)
+    assert not validation.reads_one()
+    assert Path(files[2]).read_bytes()
+    assert Path("/proc/self/environ").read_bytes()
+
+
+def test_whose_files_take_a_child(tmp_path: Path) -> None:
+    """All but those that are read without a library; what is called so, and is none, is refused."""
+    alone = [
+        Source("/a.npy"),
+        Source("/a", format="npy"),
+        Source("/a.h5", format="raw"),
+    ]
+    assert not any(confinement.needs_child(source) for source in alone)
+    others = [Source("/a.h5"), Source("/a.npz"), Source("/a.csv"), Source("/a.unknown")]
+    assert all(confinement.needs_child(source) for source in others)
+    path = tmp_path / "x.npy"
+    with h5py.File(path, "w") as file:
+        file["x"] = np.arange(3)
+    task = InfoTask(Source(str(path)), None, confined=True)
+    with pytest.raises(BadFile, match="format='hdf5'"):
+        confinement.recognised(task, task.source)
+    whole = replace(task, source=Source(str(path), format="hdf5"))
+    assert confinement.recognised(whole, whole.source).format == "hdf5"
+    mine = replace(task, confined=False)
+    assert confinement.recognised(mine, mine.source).format == "hdf5"
 
 
 def test_another_inode_under_the_path(files: list[str]) -> None:

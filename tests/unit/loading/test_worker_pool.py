@@ -26,6 +26,22 @@ def test_more_loaders_begin_at_once() -> None:
     asyncio.run(run())
 
 
+def test_headers_leave_one_loader_clean() -> None:
+    """The second header for another user is read by a second loader, as are all that follow."""
+
+    async def run() -> None:
+        async with pool(limit=2) as one:
+            with program("honest"):
+                await Errand(one, urgent=True, user=1).result()
+                (clean,) = one.workers
+                for _ in range(3):
+                    await Errand(one, urgent=True, user=1).result()
+                    assert [worker.clean for worker in one.workers] == [True, False]
+                assert one.workers[0] is clean
+
+    asyncio.run(run())
+
+
 def test_a_loader_with_other_memory_goes_when_it_is_idle() -> None:
     """At once, or when it has done what it was given; the next task gets a new one."""
 
