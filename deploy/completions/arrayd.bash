@@ -2,10 +2,11 @@
 # https://github.com/tqdm/shtab). Not to be changed by hand.
 
 _shtab_arrayd_config_subparsers=(check)
-_shtab_arrayd_subparsers=(serve status get info evict who kick drain stop clean doctor health config install-service completion collect pack report list plan receipt demo)
+_shtab_arrayd_subparsers=(serve status top get info evict who kick drain stop clean doctor health config install-service completion collect pack report list plan receipt demo)
 
 _shtab_arrayd_serve_option_strings=(--config --endpoint --budget --workers --load-timeout --loader-memory --keep-pages --idle-exit --private --no-private --allow --admins --roots --user-budget --max-clients --log-level --log-file --check --no-check)
 _shtab_arrayd_status_option_strings=(-h --help --endpoint --json)
+_shtab_arrayd_top_option_strings=(-h --help --endpoint)
 _shtab_arrayd_get_option_strings=(-h --help --endpoint --json --dtype --cast --overflow --rows --dataset --order --format -o --attach --pin --timeout)
 _shtab_arrayd_info_option_strings=(-h --help --endpoint --json --dtype --cast --overflow --rows --dataset --order --format -o --timeout)
 _shtab_arrayd_evict_option_strings=(-h --help --endpoint --json --block)
@@ -65,7 +66,7 @@ _shtab_arrayd_list___label_from_choices=(parent)
 _shtab_arrayd_plan___overflow_choices=(error clip inf)
 _shtab_arrayd_plan___order_choices=(C F)
 _shtab_arrayd_receipt_pos_0_choices=(verify)
-_shtab_arrayd_pos_0_choices=(serve status get info evict who kick drain stop clean doctor health config install-service completion collect pack report list plan receipt demo)
+_shtab_arrayd_pos_0_choices=(serve status top get info evict who kick drain stop clean doctor health config install-service completion collect pack report list plan receipt demo)
 
 _shtab_arrayd_serve___private_nargs=0
 _shtab_arrayd_serve___no_private_nargs=0
@@ -74,6 +75,8 @@ _shtab_arrayd_serve___no_check_nargs=0
 _shtab_arrayd_status__h_nargs=0
 _shtab_arrayd_status___help_nargs=0
 _shtab_arrayd_status___json_nargs=0
+_shtab_arrayd_top__h_nargs=0
+_shtab_arrayd_top___help_nargs=0
 _shtab_arrayd_get_pos_0_nargs=+
 _shtab_arrayd_get__h_nargs=0
 _shtab_arrayd_get___help_nargs=0

@@ -42,7 +42,7 @@ function _shtab_arrayd_using
   test "$_shtab_arrayd_cmdpath" = "$argv"
 end
 
-set -g _shtab_arrayd_commands serve status get info evict who kick drain stop clean doctor health config 'config check' install-service completion collect pack report list plan receipt demo
+set -g _shtab_arrayd_commands serve status top get info evict who kick drain stop clean doctor health config 'config check' install-service completion collect pack report list plan receipt demo
 set -g _shtab_arrayd_opts_with_value --admins --allow --batch-size --block --budget --cast --compression --config --dataset --dtype --endpoint --format --idle-exit --ids --keep-pages --label-from --load-timeout --loader-memory --log-file --log-level --max-clients --option --order --out --overflow --pattern --pin --roots --rows --suffix --timeout --user-budget --workers -o
 
 complete -c arrayd -e
@@ -72,6 +72,9 @@ complete -c arrayd -n '_shtab_arrayd_using; and test $_shtab_arrayd_npos -eq 0' 
 complete -c arrayd -n '_shtab_arrayd_using status' -s h -l help -d 'show this help message and exit'
 complete -c arrayd -n '_shtab_arrayd_using status' -l endpoint -x -d 'the daemon'"'"'s socket, or `private`'
 complete -c arrayd -n '_shtab_arrayd_using status' -l json -d 'print JSON, for programs'
+complete -c arrayd -n '_shtab_arrayd_using; and test $_shtab_arrayd_npos -eq 0' -a top -d 'Watch the arrays in memory: sort, filter and evict by keys.'
+complete -c arrayd -n '_shtab_arrayd_using top' -s h -l help -d 'show this help message and exit'
+complete -c arrayd -n '_shtab_arrayd_using top' -l endpoint -x -d 'the daemon'"'"'s socket, or `private`'
 complete -c arrayd -n '_shtab_arrayd_using; and test $_shtab_arrayd_npos -eq 0' -a get -d 'Load arrays into shared memory.'
 complete -c arrayd -n '_shtab_arrayd_using get' -s h -l help -d 'show this help message and exit'
 complete -c arrayd -n '_shtab_arrayd_using get' -l endpoint -x -d 'the daemon'"'"'s socket, or `private`'

@@ -25,6 +25,7 @@ _shtab_arrayd_commands() {
     serve:'run the daemon, in the foreground'
     status:'Show the arrays in memory, and who holds them.'
     stop:'Stop the daemon; arrays in use stay readable.'
+    top:'Watch the arrays in memory: sort, filter and evict by keys.'
     who:'Tell who holds, or waits for, a file.'
   )
   _describe 'arrayd commands' _commands
@@ -313,6 +314,14 @@ _shtab_arrayd_stop_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_arrayd_stop_defaults_added=0
 
+_shtab_arrayd_top_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--endpoint[the daemon\'s socket, or \`private\`]:ipc\://PATH:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_arrayd_top_defaults_added=0
+
 _shtab_arrayd_who_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--endpoint[the daemon\'s socket, or \`private\`]:ipc\://PATH:"
@@ -363,6 +372,7 @@ _shtab_arrayd() {
         serve) _arguments -C -s $_shtab_arrayd_serve_options ;;
         status) _arguments -C -s $_shtab_arrayd_status_options ;;
         stop) _arguments -C -s $_shtab_arrayd_stop_options ;;
+        top) _arguments -C -s $_shtab_arrayd_top_options ;;
         who) _arguments -C -s $_shtab_arrayd_who_options ;;
       esac
   esac

@@ -22,7 +22,7 @@ from arrayd.errors import ArraydError
 from arrayd.wire.protocol import PACKAGE_VERSION
 
 COMMANDS = (
-    *("serve", "status", "get", "info", "evict", "who", "kick", "drain", "stop", "clean"),
+    *("serve", "status", "top", "get", "info", "evict", "who", "kick", "drain", "stop", "clean"),
     *("doctor", "health", "config", "install-service", "completion"),
     *("collect", "pack", "report", "list", "plan", "receipt", "demo"),
 )

@@ -115,7 +115,7 @@ class JobStatus(Record):
 
 @dataclass(frozen=True, slots=True)
 class UserSum(Record):
-    """What a user has; `uid` is None for all others together.
+    """What a user has; `uid` is None for all that others have in use.
 
     `held` is bytes, of `blocks` blocks that its processes hold: one that two users hold counts for
     both.
@@ -256,8 +256,8 @@ class DaemonStatus(Record):
     streams
         All of them.
     users
-        What each user holds. Another user than the daemon's has its own sum, and that of all
-        others together.
+        What each user holds. Another user than the daemon's has its own sum, and what is in use
+        besides, as one.
     failures
         The ten loads that failed last, the latest first; another user than the daemon's has its
         own.

@@ -73,18 +73,18 @@ def terminal_width() -> int | None:
 
 def text(status: DaemonStatus, width: int | None = None) -> str:
     """Return the table of `status`, in lines of at most `width` characters if that can be."""
-    lines = [*_flow(_daemon(status), "  ", width), *_flow(_memory(status), "   ", width)]
-    lines += _flow(users, "   ", width) if (users := user_sums(status)) else []
+    lines = [*flow(daemon_words(status), "  ", width), *flow(memory_words(status), "   ", width)]
+    lines += flow(users, "   ", width) if (users := user_sums(status)) else []
     rows = _rows(status)
-    grid = _grid([HEAD, *rows], width) if rows else ["no blocks"]
+    table = grid([HEAD, *rows], width) if rows else ["no blocks"]
     streams = _stream_grid(_stream_rows(status), width)
-    failures = [line if width is None else _beginning(line, width) for line in _failures(status)]
-    return "\n".join([*lines, *grid, *_more(status), *streams, *failures])
+    failures = [line if width is None else beginning(line, width) for line in _failures(status)]
+    return "\n".join([*lines, *table, *_more(status), *streams, *failures])
 
 
 def html(status: DaemonStatus) -> str:
     """Return the table of `status` as HTML."""
-    lines = ["  ".join(_daemon(status)), "   ".join(_memory(status))]
+    lines = ["  ".join(daemon_words(status)), "   ".join(memory_words(status))]
     lines += ["   ".join(users)] if (users := user_sums(status)) else []
     head = "".join(f"<div>{_html.escape(line)}</div>" for line in lines)
     rows = _rows(status)
@@ -112,7 +112,8 @@ def _html_row(cells: Iterable[str], tag: str) -> str:
 # ---- the contents -----------------------------------------------------------------------------
 
 
-def _daemon(status: DaemonStatus) -> list[str]:
+def daemon_words(status: DaemonStatus) -> list[str]:
+    """Return which daemon it is, in parts."""
     return [
         f"arrayd {status.version}",
         "private" if status.private else f"user {user_name(status.uid)}",
@@ -124,14 +125,15 @@ def _daemon(status: DaemonStatus) -> list[str]:
     ]
 
 
-def _memory(status: DaemonStatus) -> list[str]:
+def memory_words(status: DaemonStatus) -> list[str]:
+    """Return how much memory is in use, in parts."""
     budget, unit = format_bytes(status.budget).split()
     charged, held, idle = (
-        _in_unit(count, unit) for count in (status.charged, status.held, status.idle)
+        in_unit(count, unit) for count in (status.charged, status.held, status.idle)
     )
-    spare = f", spare {_in_unit(status.spare, unit)}" if status.spare else ""
+    spare = f", spare {in_unit(status.spare, unit)}" if status.spare else ""
     total, shm_unit = format_bytes(status.shm_total).split()
-    used = _in_unit(status.shm_used, shm_unit)
+    used = in_unit(status.shm_used, shm_unit)
     waiting = len(status.jobs) + status.jobs_more
     loads = sum(block.state == "loading" for block in status.blocks) + waiting
     return [
@@ -177,7 +179,7 @@ def failure(one: FailureStatus) -> str:
     return printable(words)
 
 
-def _in_unit(count: int, unit: str) -> str:
+def in_unit(count: int, unit: str) -> str:
     """Return bytes as a number of that unit, or with its own unit where that would read 0.0."""
     power = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB").index(unit)
     number = f"{count / 1024**power:.1f}"
@@ -187,7 +189,7 @@ def _in_unit(count: int, unit: str) -> str:
 
 
 def _rows(status: DaemonStatus) -> list[Row]:
-    return [*map(_block, status.blocks), *map(_job, status.jobs)]
+    return [*map(block_row, status.blocks), *map(job_row, status.jobs)]
 
 
 def _more(status: DaemonStatus) -> list[str]:
@@ -195,7 +197,8 @@ def _more(status: DaemonStatus) -> list[str]:
     return [f"and {more:,} more blocks (those in use are shown first)"] if more else []
 
 
-def _block(block: BlockStatus) -> Row:
+def block_row(block: BlockStatus) -> Row:
+    """Return the cells of a block, as `HEAD` names them."""
     waits = f"waits: {_who(block.waiters)}" if block.waiters else "-"
     return (
         str(block.number),
@@ -209,7 +212,8 @@ def _block(block: BlockStatus) -> Row:
     )
 
 
-def _job(job: JobStatus) -> Row:
+def job_row(job: JobStatus) -> Row:
+    """Return the cells of work that has no block yet."""
     size = format_bytes(job.size) if job.size else "-"
     held = f"waits: {_who(job.waiters)}" if job.waiters else "-"
     return ("-", size, "-", "-", job.stage, printable(job.source), held, duration(job.age))
@@ -323,7 +327,7 @@ def printable(words: str) -> str:
 # ---- the layout ------------------------------------------------------------------------------
 
 
-def _flow(parts: Sequence[str], gap: str, width: int | None) -> list[str]:
+def flow(parts: Sequence[str], gap: str, width: int | None) -> list[str]:
     """Join parts into lines that fit; those after the first are indented."""
     lines = [parts[0]]
     for part in parts[1:]:
@@ -334,7 +338,7 @@ def _flow(parts: Sequence[str], gap: str, width: int | None) -> list[str]:
     return lines
 
 
-def _grid(rows: Sequence[Row], width: int | None) -> list[str]:
+def grid(rows: Sequence[Row], width: int | None) -> list[str]:
     """Set rows, the first of them `HEAD`, in columns."""
     columns, gap = dict(zip(HEAD, zip(*rows, strict=True), strict=True)), 2
     if width is not None:
@@ -350,7 +354,7 @@ def _stream_grid(rows: Sequence[Row], width: int | None) -> list[str]:
     columns = [*zip(STREAM_HEAD, *rows, strict=True)]
     padded = ([cell.ljust(_wide(cells)) for cell in cells] for cells in columns)
     lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
-    return lines if width is None else [_beginning(line, width) for line in lines]
+    return lines if width is None else [beginning(line, width) for line in lines]
 
 
 def _narrowed(columns: Columns, width: int) -> tuple[Columns, int]:
@@ -364,7 +368,7 @@ def _narrowed(columns: Columns, width: int) -> tuple[Columns, int]:
     held = min(held, max(room // 2, room - source))
     cut = {
         "SOURCE": tuple(cut_left(cell, room - held) for cell in kept["SOURCE"]),
-        "HELD BY": tuple(_beginning(cell, held) for cell in kept["HELD BY"]),
+        "HELD BY": tuple(beginning(cell, held) for cell in kept["HELD BY"]),
     }
     return {**kept, **cut}, gap
 
@@ -387,5 +391,6 @@ def cut_left(words: str, width: int) -> str:
     return words if len(words) <= width else "…" + words[len(words) - width + 1 :]
 
 
-def _beginning(words: str, width: int) -> str:
+def beginning(words: str, width: int) -> str:
+    """Shorten at the right."""
     return words if len(words) <= width else words[: width - 1] + "…"

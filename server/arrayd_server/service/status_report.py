@@ -183,28 +183,34 @@ def _whole(
 
 
 def _users(registry: Registry, caller: Peer) -> list[dict[str, Any]]:
-    """Return what each user holds; of others than its own a process may learn the sum only.
+    """Return what each user holds: of the holds, for there may be very many blocks without.
 
-    A block that two users hold counts for both.
+    A block that two users hold counts for both. Another user than the daemon's has its own sum,
+    and what is in use besides, as one: that takes no look at what others hold.
     """
-    alone = caller.uid if _is_other(caller) else None
-    owner = {nonce: _told_user(one.peer, alone) for nonce, one in registry.sessions.items()}
-    sessions = Counter(owner.values())
-    sizes: Counter[int | None] = Counter()
-    counts: Counter[int | None] = Counter()
-    for block in registry.blocks.table.values():
-        for uid in {owner[nonce] for nonce in block.holders if nonce in owner}:
-            sizes[uid] += block.size
-            counts[uid] += 1
-    found = sorted(sessions, key=lambda uid: (uid is None, uid))
-    return [
-        {"uid": uid, "held": sizes[uid], "blocks": counts[uid], "sessions": sessions[uid]}
-        for uid in found
-    ]
+    held: dict[int, set[str]] = {}
+    sessions: Counter[int] = Counter()
+    for session in registry.sessions.values():
+        if _may_see(caller, session.peer):
+            held.setdefault(session.peer.uid, set()).update(session.holds)
+            sessions[session.peer.uid] += 1
+    found = [_user(registry, uid, held[uid], sessions[uid]) for uid in sorted(held)]
+    if not _is_other(caller):
+        return found
+    blocks, mine = registry.blocks, found[0] if found else _user(registry, caller.uid, set(), 0)
+    used = len(blocks.table) - len(blocks.idle) - len(blocks.spares)
+    others = {
+        "uid": None,
+        "held": max(0, _sums(blocks)["held"] - mine["held"]),
+        "blocks": max(0, used - mine["blocks"]),
+        "sessions": len(registry.sessions) - mine["sessions"],
+    }
+    return [mine, others]
 
 
-def _told_user(peer: Peer, alone: int | None) -> int | None:
-    return None if alone is not None and peer.uid != alone else peer.uid
+def _user(registry: Registry, uid: int, held: set[str], sessions: int) -> dict[str, Any]:
+    size = sum(registry.blocks.table[segment].size for segment in held)
+    return {"uid": uid, "held": size, "blocks": len(held), "sessions": sessions}
 
 
 def _failure(failed: FailedLoad, now: float) -> dict[str, Any]:

@@ -115,7 +115,7 @@ TYPICAL = status(block(), IDLE, LOADING)
 
 def state_of(one: BlockStatus) -> str:
     """Return the STATE of a block as the table shows it."""
-    return status_table._block(one)[status_table.HEAD.index("STATE")]
+    return status_table.block_row(one)[status_table.HEAD.index("STATE")]
 
 
 def golden(text: str) -> str:
@@ -267,7 +267,7 @@ def test_durations(seconds: float, short: str, fine: str) -> None:
 def test_users_without_a_name() -> None:
     """A uid without a name is shown as a number, and pid 0 (another namespace) as ``?``."""
     stranger = (Holder(0, NOBODY, "x", 1.0),)
-    assert status_table._block(block(holders=stranger))[6] == f"? x {NOBODY}"
+    assert status_table.block_row(block(holders=stranger))[6] == f"? x {NOBODY}"
 
 
 def test_a_program_cannot_speak_to_the_terminal() -> None:
