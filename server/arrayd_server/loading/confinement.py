@@ -4,7 +4,8 @@ That the user may read the file has been found out by its path, and holds for an
 then and now the path may lead elsewhere: the user can swap a symbolic link as often as it likes.
 And what an HDF5 file refers to, or a plug-in opens, nobody has looked at. So the process, a child
 that does this one task, opens the file, sees that it is the inode, and has the kernel refuse it
-every other, but for the folders of Python and its packages: what is imported later lies there.
+every other, but for the folders of Python's modules and of libraries: what is imported later lies
+there.
 
 Where no library has a part in reading a file (`ALONE`) a child would be for nothing, and to fork
 takes ten times as long as to read a small file. The kernel confines threads one by one, so such a
@@ -18,8 +19,10 @@ one (`validation.moved`), and so it is for all that a file refers to (`validatio
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -35,7 +38,7 @@ from arrayd_server.loading.messages import FillTask, InfoTask, ProbeTask
 ALONE = frozenset({"npy", "raw"})
 """Formats that arrayd reads without a library that a file could lead astray, or make remember."""
 
-_CODE = ("/usr", "/lib", "/lib64")
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 
 _T = TypeVar("_T")
 
@@ -117,7 +120,7 @@ def for_fill(task: FillTask) -> None:
 
 
 def enter(path: str, inode: Sequence[int], segment: str | None = None) -> None:
-    """Leave this thread, for good, a file, the segment that it fills, and Python's folders.
+    """Leave this thread, for good, a file, the segment that it fills, and where modules lie.
 
     Parameters
     ----------
@@ -140,13 +143,32 @@ def enter(path: str, inode: Sequence[int], segment: str | None = None) -> None:
         try:
             landlock.restrict(_code(), [file], [] if segment is None else [_open(segment, opened)])
         except OSError as error:
-            raise AccessDenied(
-                f"{path} is not read for you: a loader that reads other users' files is confined "
-                f"to the file by Landlock, and this kernel has none ({error.strerror}). It takes "
-                "Linux 5.13 with landlock among its security modules "
-                "(`cat /sys/kernel/security/lsm`)."
-            ) from None
+            raise _unconfined(path, error) from None
         validation.only(path)
+
+
+def _unconfined(path: str, error: OSError) -> AccessDenied:
+    """Return why a file is not read: the kernel has not confined this thread to it."""
+    if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
+        why = (
+            f"and this kernel has none ({error.strerror}). It takes Linux 5.13 with landlock among "
+            "its security modules (`cat /sys/kernel/security/lsm`)"
+        )
+    elif error.errno == errno.EPERM:
+        why = (
+            "and something forbids the daemon to call it: a filter of system calls, of a container "
+            "or a unit (SystemCallFilter=@sandbox allows it)"
+        )
+    else:
+        name = errno.errorcode.get(error.errno or 0, "?")
+        why = (
+            f"which has failed: {error.strerror} ({name}). Ask again; if that stays so, the "
+            "daemon's administrator must know"
+        )
+    return AccessDenied(
+        f"{path} is not read for you: a loader that reads other users' files is confined to the "
+        f"file by Landlock, {why}."
+    )
 
 
 def _be_silent() -> None:
@@ -180,6 +202,8 @@ def _open(path: str, opened: contextlib.ExitStack, flags: int = os.O_PATH) -> in
 
 @cache
 def _code() -> list[str]:
-    """Return where Python and its packages lie."""
-    places = {os.path.realpath(p) for p in (sys.prefix, sys.base_prefix, *sys.path) if p}
-    return [*_CODE, *sorted(places - {"/"})]
+    """Return where modules, and the libraries that they are linked with, lie; no programs."""
+    libraries = (*_LIBRARIES, f"{sys.prefix}/lib", f"{sys.base_prefix}/lib")
+    modules = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    places = {os.path.realpath(path) for path in (*libraries, *modules, *sys.path) if path}
+    return sorted(places - {"/"})

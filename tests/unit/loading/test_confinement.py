@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -40,10 +41,11 @@ tried = {f"read {one}": outcome(lambda: open(one).close()) for one in (path, seg
 tried |= {f"write {one}": outcome(lambda: write(one)) for one in (path, segment, *others)}
 tried["make"] = outcome(lambda: open(os.path.dirname(path) + "/new", "w"))
 tried["list"] = outcome(lambda: os.listdir(os.path.dirname(path)))
+tried["program"] = outcome(lambda: open("/usr/bin/env", "rb").close())
 server = socket.socket()
 tried["bind"] = outcome(lambda: server.bind(("127.0.0.1", 0)))
 server.close()
-import xml.dom.minidom  # the code of Python's own is there still
+import xml.dom.minidom  # Python's own modules are there still
 print(json.dumps(tried))
 """
 
@@ -131,11 +133,35 @@ def test_another_inode_under_the_path(files: list[str]) -> None:
     socket.socket(socket.AF_UNIX).close()
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSYS, "this kernel has none .*Linux 5.13"),
+        (errno.EOPNOTSUPP, "this kernel has none .*Linux 5.13"),
+        (errno.EPERM, "a filter of system calls.*@sandbox"),
+        (errno.ENOMEM, r"has failed: Cannot allocate memory .ENOMEM.\. Ask again"),
+    ],
+)
+def test_a_kernel_that_does_not_confine(
+    files: list[str], monkeypatch: pytest.MonkeyPatch, code: int, said: str
+) -> None:
+    """The error says what is missing, or what went wrong; nothing is read unconfined."""
+
+    def restrict(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(landlock, "restrict", restrict)
+    info = os.stat(files[0])
+    with pytest.raises(AccessDenied, match=said):
+        confinement.enter(files[0], (info.st_dev, info.st_ino))
+    assert not validation.reads_one()
+
+
 def test_a_kernel_without_landlock(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says what is missing; nothing is read unconfined."""
+    """A call that it does not know is told from one that fails."""
     monkeypatch.setattr(landlock, "_CREATE", 9999)  # a number of no call
     info = os.stat(files[0])
-    with pytest.raises(AccessDenied, match="Landlock"):
+    with pytest.raises(AccessDenied, match="Landlock, and this kernel has none"):
         confinement.enter(files[0], (info.st_dev, info.st_ino))
 
 
