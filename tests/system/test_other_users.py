@@ -275,8 +275,8 @@ def swap():
 swap_it = threading.Thread(target=swap)
 os.symlink("own.npy", "{place}/link")
 swap_it.start()
-seen, end = {{}}, time.monotonic() + 3
-while time.monotonic() < end or len(seen) < 2:
+seen, begin = {{}}, time.monotonic()
+while (since := time.monotonic() - begin) < 3 or (since < 60 and 0 not in seen):
     try:
         kind = np.random.choice(["f8", "f4"])
         value = int(arrayd.get("{place}/link", format="npy", cast=kind)[0])
