@@ -291,6 +291,7 @@ _shtab_arrayd_serve_options=(
   "--max-clients[sessions at a time\; \`auto\`\: what the limit of open files allows, at most 4096 (default\: \`auto\`)]:N:"
   "--log-level[\`debug\`, \`info\`, \`warning\` or \`error\` (default\: \`info\`)]:LEVEL:"
   "--log-file[log here, in two files of at most 1 MiB\; \`-\`\: standard error (default\: \`-\`)]:FILE:_files"
+  "--metrics-textfile[write metrics to \`arrayd.prom\` in this directory, for node_exporter\'s textfile collector\; \`-\`\: no (default\: \`-\`)]:DIR:_files -/"
   {--check,--no-check}"[verify the registry\'s rules after every event (for tests) (default\: \`false\`)]"
 )
 

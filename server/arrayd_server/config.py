@@ -160,6 +160,13 @@ class Config:
         "log here, in two files of at most 1 MiB; `-`: standard error",
         live=True,
     )
+    metrics_textfile: Path | None = _option(  # noqa: RUF009  it is a dataclasses.field
+        option_parsing.file,
+        "-",
+        "DIR",
+        "write metrics to `arrayd.prom` in this directory, for node_exporter's textfile collector; "
+        "`-`: no",
+    )
     check: bool = _option(
         option_parsing.switch,
         "false",

@@ -26,7 +26,7 @@ from arrayd.wire import layout, protocol
 from arrayd_server import events, logs, systemd
 from arrayd_server.config import Config
 from arrayd_server.core import shutdown
-from arrayd_server.core.effects import Unlink
+from arrayd_server.core.effects import Answer, Unlink
 from arrayd_server.core.model import Asker, Peer
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
@@ -34,6 +34,8 @@ from arrayd_server.kernel import leases
 from arrayd_server.loading import worker_pool
 from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.loading.worker_pool import Pool
+from arrayd_server.metrics.meter import Meter
+from arrayd_server.metrics.observation import Observation
 from arrayd_server.reloading import Reloading, has_terminal
 from arrayd_server.segments import adoption, block_metadata
 from arrayd_server.segments.outcome import Outcome
@@ -98,6 +100,7 @@ class Daemon:
         self._registry.blocks.quota = config.user_budget
         self._sessions: Sessions
         self._executor: EffectExecutor
+        self._observation: Observation | None = None
         self._upkeep: Upkeep
         self._service: Service
         self._index: PublishedIndex
@@ -130,6 +133,8 @@ class Daemon:
         self._readers = ReaderPool(
             self._forks, timeout=self._config.load_timeout, memory=self._config.loader_memory
         )
+        if self._config.metrics_textfile is not None:
+            self._observation = Observation(loop, self._config.metrics_textfile)
         self._make_service(loop)
         self._adopt()
         gone = self._sessions.disconnected
@@ -139,6 +144,9 @@ class Daemon:
         self._sessions.server = self._server
         path, passed = self._config.endpoint.removeprefix("ipc://"), self._passed is not None
         self._socket_file = SocketFile(path, passed=passed)
+        if self._observation is not None:
+            garbage = lambda: self._server.garbage  # noqa: E731
+            self._observation.begin(self._registry, self._service.streams, garbage)
         # Whoever started a private one is about to ask it for something.
         loop.call_later(0 if self._config.private else SETTLED, self._forks.start)
         failpoints.hit("daemon.bound")
@@ -177,7 +185,10 @@ class Daemon:
         streams = Streams(registry, secrets.token_bytes(16), os.getpid())
         sessions = Sessions(loop, registry, streams, config.max_clients, about_us, self._on_death)
         self._index = PublishedIndex(registry.blocks, self._scope.index_path)
-        shells = (segments, self._index, self._pool, self._readers, sessions.answer)
+        meter = self._meter
+        answer = sessions.answer if meter is None else meter.watching(sessions.answer)
+        on_ended = None if meter is None else meter.load_ended
+        shells = (segments, self._index, self._pool, self._readers, answer, on_ended)
         executor = EffectExecutor(loop, registry, streams, *shells, check=config.check)
         self._sessions, self._executor = sessions, executor
         kept = (self._scope, registry, executor, self._index)
@@ -188,6 +199,11 @@ class Daemon:
         means = (executor.update_headroom, self.stop, self._facts, self._caller)
         health = HealthCheck(registry, streams)
         self._service = Service(registry, streams, sessions, *means, health)
+
+    @property
+    def _meter(self) -> Meter | None:
+        """What counts requests, if metrics are wanted."""
+        return None if self._observation is None else self._observation.meter
 
     def _facts(self) -> status_report.Facts:
         return status_report.Facts(
@@ -208,6 +224,8 @@ class Daemon:
         if self._stopping.is_set():
             return  # the client sees us die, and asks the next daemon
         now = time.monotonic()
+        if self._meter is not None:
+            self._meter.request(request, answered=request.op not in WITHOUT_ANSWER)
         try:
             failpoints.hit("daemon.request")
             self._reception.check(route.credentials, peer.pid)
@@ -220,7 +238,7 @@ class Daemon:
                 self._sessions.heard(request.nonce, route)
                 self._handle(request, route, now)
             elif request.op not in WITHOUT_ANSWER:
-                self._sessions.send(route, request.id, refused)
+                self._send(request, route, refused)
         except Exception as error:
             self._fail(request, route, error)
         self._sessions.drop_unknown(request.nonce)
@@ -233,7 +251,13 @@ class Daemon:
             about = events.BUG.about(uid=who.uid, pid=who.pid)
             log.error(text, request.op, who.pid, exc_info=error, extra=about)
             error = DaemonError(f"The daemon failed at {request.op}: a bug in arrayd; see its log.")
-        self._sessions.send(route, request.id, error)
+        self._send(request, route, error)
+
+    def _send(self, request: protocol.Request, route: PeerConnection, answer: Answer) -> None:
+        """Answer a request that the core has nothing to do with."""
+        if self._meter is not None:
+            self._meter.answered(request.nonce, request.id, answer)
+        self._sessions.send(route, request.id, answer)
 
     def _caller(self, nonce: bytes) -> Peer:
         """Return who asks by a session, open or not."""
@@ -322,6 +346,8 @@ class Daemon:
         self._index.close(hand_over=hand_over)
         unlinks = shutdown.last_unlinks(self._registry.blocks, hand_over=hand_over)
         await self._remove(unlinks)
+        if self._observation is not None:
+            self._observation.close()
         self._server.close()
         self._reception.close()
         self._sessions.close()

@@ -73,9 +73,10 @@ SERVER_ROOMS = {
     "service": "access core events identity kernel loading segments stream_identity streams "
     "transport",
     "reloading": "config config_file core events loading logs service streams systemd",
+    "metrics": "core",
     "upkeep": "core events logs segments service systemd transport",
-    "daemon": "config core events kernel loading logs reloading segments service streams systemd "
-    "transport upkeep",
+    "daemon": "config core events kernel loading logs metrics reloading segments service streams "
+    "systemd transport upkeep",
     "__main__": "config config_file daemon logs segments systemd",
 }
 """The same of the server. A loader process (`loading.worker`) has nothing above `loading`."""

@@ -61,7 +61,7 @@ class Admission:
         own = users.to_evict(self._blocks, self._jobs.queued(), job, now)
         if own is None:
             return self._over_quota(job, timeout, now)
-        effects = self._evict(own, None)
+        effects = self._evict(own, None, "quota")
         if job.size > self._blocks.budget:
             return effects + self._fail_for_room(job, now)  # no release can help
         effects += self.start_queued(now)
@@ -148,7 +148,7 @@ class Admission:
                 promised += max(0, job.size - given)
                 job.next_check = math.inf  # not timed: how the unlinks end is an event
                 heir = None if given else self._spares.heir(job, victims)
-                effects += self._evict(victims, heir)
+                effects += self._evict(victims, heir, "room")
             else:
                 stuck.append(job)
         return effects + self._wait(stuck, now)
@@ -157,7 +157,7 @@ class Admission:
         """Have what is beyond a budget that was made smaller unlinked, as far as nobody uses it."""
         surplus = self._blocks.charged - self._blocks.bytes_being_freed() - self._blocks.budget
         self._shrinks = surplus > 0
-        return self._evict(list(self._blocks.evictable(surplus, now)), None)
+        return self._evict(list(self._blocks.evictable(surplus, now)), None, "budget")
 
     def _victims(
         self, job: Job, shortage: int, wanted: Container[str], now: float
@@ -211,14 +211,14 @@ class Admission:
         self._jobs.enter(job, Stage.FILLING)
         return [Fill(job.number, block.segment)]
 
-    def _evict(self, victims: list[Block], heir: Block | None) -> list[Effect]:
-        """Have blocks unlinked; `heir` leaves its pages."""
+    def _evict(self, victims: list[Block], heir: Block | None, reason: str) -> list[Effect]:
+        """Have blocks unlinked, for that reason; `heir` leaves its pages."""
         effects: list[Effect] = []
         for block in victims:
             if block.state is State.SPARE:
                 effects.append(self._spares.unlink(block))
                 continue
-            self._holds.count_eviction()
+            self._holds.count_eviction(reason)
             effects += self._holds.unlink(block, recycle=block is heir)
         return effects
 

@@ -60,6 +60,7 @@ class Evictions:
         eviction.open -= 1
         if block.state is State.UNLINKED:
             eviction.blocks += 1
+            self._holds.count_eviction("request")
             eviction.bytes += block.size
             eviction.arrays += len(block.members) or 1
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import cast
@@ -42,6 +43,7 @@ class Holds:
         self._blocks = blocks
         self._counters = counters
         self.spares = Spares(blocks)
+        self.evicted: Counter[str] = Counter()  # blocks, by what they had to go for
         self._expiry_heap: list[tuple[float, str]] = []  # when, and of which block
         self._expiry_of: dict[str, float] = {}  # of a block's times on it the one that counts
 
@@ -319,9 +321,10 @@ class Holds:
         """Count a load that begins, if it begins with the pages of a spare."""
         self._counters.recycled += recycled
 
-    def count_eviction(self) -> None:
-        """Count an eviction."""
-        self._counters.evictions += 1
+    def count_eviction(self, reason: str) -> None:
+        """Count an eviction: ``room``, ``quota`` or ``budget``; ``request`` is somebody's wish."""
+        self.evicted[reason] += 1
+        self._counters.evictions += reason != "request"
 
 
 def grant_of(place: Place, seq: int, *, window: bool = False) -> Grant:

@@ -52,6 +52,7 @@ class Serving:
     def end_wait(self, consumer: Consumer, now: float) -> None:
         """Let a consumer wait no longer, and count how long it has."""
         consumer.stalled += now - consumer.waiting_since
+        self._table.totals.stalled += now - consumer.waiting_since
         consumer.waiting = None
 
     def _lift_barrier(self, stream: SharedStream, now: float) -> None:

@@ -64,6 +64,15 @@ class RingGeneration:
     windows: Windows
 
 
+@dataclass(slots=True)
+class StreamTotals:
+    """What all streams since the start have come to: rows read, bytes of files, seconds waited."""
+
+    rows: int = 0
+    bytes_read: int = 0
+    stalled: float = 0.0
+
+
 class ReaderState(Enum):
     """How far the reader process of a stream is."""
 

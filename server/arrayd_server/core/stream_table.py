@@ -15,6 +15,7 @@ from arrayd_server.core.stream_model import (
     RingGeneration,
     SharedStream,
     StreamPlan,
+    StreamTotals,
 )
 from arrayd_server.core.windows import Windows
 
@@ -30,6 +31,7 @@ class StreamTable:
         self.consumers: dict[int, Consumer] = {}
         self.opened: dict[Asker, Consumer] = {}
         self.asked: dict[int, SharedStream] = {}  # request -> whose block it asked for
+        self.totals = StreamTotals()
         self._rings = rings
         self._numbers = itertools.count(1)
         # A client may still speak of a consumer of an earlier run: its number is none of ours.

@@ -245,6 +245,8 @@ class Streams:
         if not found.ring.windows.read(start, stop):
             return []
         found.stats.update(stats)
+        self.table.totals.rows += stop - start
+        self.table.totals.bytes_read += stats.get("bytes_read", 0)
         return self._serving.go_on(found, now)
 
     def stream_failed(self, stream: int, error: ArraydError, now: float) -> list[Effect]:

@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from arrayd.errors import ArraydError, LoaderCrashed
@@ -53,9 +54,15 @@ class Load:
     origin: BlockIdentity
     found: FoundFile
     unsent: Iterator[Rows]  # the parts that the pool does not know of yet
+    began: float = 0.0  # when it got its block
     parts_left: int = 0
     task: Mapping[str, Any] = field(default_factory=dict)  # of every part, but for which it is
     lost: int = 0
+
+
+Ended = Callable[[str, str, int, int, float], None]
+"""Takes the format of loads that have ended, ``ok``, ``error`` or ``cancelled``, how many they are,
+the bytes of their arrays, and the seconds that they took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +78,14 @@ class Callbacks:
 
 
 class Loads:
-    """The loads in flight."""
+    """The loads in flight; `on_ended` is for those who count them."""
 
-    def __init__(self, pool: Pool, callbacks: Callbacks) -> None:
+    def __init__(self, pool: Pool, callbacks: Callbacks, on_ended: Ended | None = None) -> None:
         self._pool = pool
         self._on = callbacks
+        self._on_ended = on_ended
         self._loads: dict[int, Load] = {}
-        self._members = MemberLoads(pool, callbacks.loaded, callbacks.progress)
+        self._members = MemberLoads(pool, callbacks.loaded, callbacks.progress, on_ended)
 
     def describe(self, job: int, origin: BlockIdentity) -> None:
         """Ask what a file holds."""
@@ -99,6 +107,7 @@ class Loads:
             self._members.fill(job, path, members)
             return
         load = self._loads[job]
+        load.began = monotonic()
         source = load.origin.source
         assert source is not None
         load.parts_left = len(load.found.parts)
@@ -116,7 +125,9 @@ class Loads:
 
     def cancel(self, job: int) -> None:
         """Stop a load, or forget what is known of one that is over."""
-        self._loads.pop(job, None)
+        load = self._loads.pop(job, None)
+        if load is not None:
+            self._count(load, "cancelled")
         self._members.cancel(job)
         self._pool.cancel(job)
 
@@ -167,8 +178,9 @@ class Loads:
         except (TypeError, ValueError) as error:
             filled = _nonsense(origin, error)
         if isinstance(filled, ArraydError):
+            del self._loads[job]
             self.cancel(job)
-            self._failed(job, origin, filled)
+            self._failed(job, origin, filled, load.found.format)
             return
         load.parts_left -= 1
         load.lost += filled.lost
@@ -176,14 +188,25 @@ class Loads:
         if load.parts_left == 0:
             self._finish(job)
 
-    def _failed(self, job: int, origin: BlockIdentity, error: ArraydError) -> None:
+    def _failed(
+        self, job: int, origin: BlockIdentity, error: ArraydError, name: str = "unknown"
+    ) -> None:
+        if self._on_ended is not None:
+            self._on_ended(name, "error", 1, 0, 0.0)
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:_WORDS]}"
         about = events.LOAD_FAILED.about(source=origin, uid=origin.user)
         log.info("load of %s failed: %s", origin, words, extra=about)
         self._on.failed(job, error)
 
     def _finish(self, job: int) -> None:
-        self._on.filled(job, self._loads.pop(job).lost)
+        load = self._loads.pop(job)
+        self._count(load, "ok")
+        self._on.filled(job, load.lost)
+
+    def _count(self, load: Load, outcome: str) -> None:
+        if self._on_ended is not None:
+            found, seconds = load.found, monotonic() - load.began
+            self._on_ended(found.format, outcome, 1, found.spec.nbytes, seconds)
 
 
 def _task(

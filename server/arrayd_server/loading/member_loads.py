@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from arrayd.errors import ArraydError
@@ -49,16 +50,25 @@ class _MembersLoad:
 
     members: Sequence[BlockMember]
     tasks_left: int
+    began: float
     found: dict[int, LoadedMember] = field(default_factory=dict)
     failed: bool = False
 
 
 class MemberLoads:
-    """The loads of small files; `on_loaded` is told of each what was found, by position."""
+    """The loads of small files; `on_loaded` is told of each what was found, by position.
+
+    `on_ended` is as of `loads.Loads`.
+    """
 
     def __init__(
-        self, pool: Pool, on_loaded: Loaded, on_progress: Callable[[int, int], None]
+        self,
+        pool: Pool,
+        on_loaded: Loaded,
+        on_progress: Callable[[int, int], None],
+        on_ended: Callable[[str, str, int, int, float], None] | None = None,
     ) -> None:
+        self._on_ended = on_ended
         self._pool = pool
         self._on_loaded = on_loaded
         self._on_progress = on_progress
@@ -67,7 +77,7 @@ class MemberLoads:
     def fill(self, job: int, path: str, members: Sequence[BlockMember]) -> None:
         """Load members into the segment file at `path`."""
         firsts = range(0, len(members), MAX_FILES)
-        self._loads[job] = _MembersLoad(members, len(firsts))
+        self._loads[job] = _MembersLoad(members, len(firsts), monotonic())
         for first in firsts:
             self._pool.submit(self._task(job, path, first, members[first:][:MAX_FILES]))
 
@@ -102,6 +112,10 @@ class MemberLoads:
         load.tasks_left -= 1
         if not load.tasks_left:
             del self._loads[job]
+            if self._on_ended is not None and not load.failed:  # else they are loaded one by one
+                nbytes = sum(one.spec.nbytes for one in load.found.values())
+                seconds = monotonic() - load.began
+                self._on_ended("npy", "ok", len(load.found), nbytes, seconds)
             self._on_loaded(job, {} if load.failed else load.found)
 
 

@@ -45,7 +45,7 @@ from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
 from arrayd_server.kernel import memory_limits
 from arrayd_server.kernel.close_watch import CloseWatch
-from arrayd_server.loading.loads import Callbacks, Loads, Probed
+from arrayd_server.loading.loads import Callbacks, Ended, Loads, Probed
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments.block_metadata import metadata, placed, planned
 from arrayd_server.segments.member_metadata import describable
@@ -80,6 +80,8 @@ class EffectExecutor:
         What to keep in step.
     pool, readers, answer
         The loader processes, those of streams, and what sends replies and progress messages.
+    on_ended
+        Told of each load that has ended, if anybody counts them.
     check
         Assert the core's rules after every event.
     """
@@ -94,6 +96,7 @@ class EffectExecutor:
         pool: Pool,
         readers: ReaderPool,
         answer: Answer,
+        on_ended: Ended | None = None,
         *,
         check: bool,
     ) -> None:
@@ -111,7 +114,7 @@ class EffectExecutor:
         self._listens_again: asyncio.TimerHandle | None = None
         self._listen()
         on = (self._on_probed, self._on_info, self._on_progress, self._on_filled, self._on_failed)
-        self._loads = Loads(pool, Callbacks(*on, self._on_loaded))
+        self._loads = Loads(pool, Callbacks(*on, self._on_loaded), on_ended)
         events = (self.take, self._described, self._share)
         self._seals = Seals(loop, registry, segments, self._threads, *events)
         self._reading = ReaderEffects(readers, streams, self.take, segments.path)
