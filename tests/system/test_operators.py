@@ -135,6 +135,12 @@ def test_kick_of_others(people: People, daemon: Daemon) -> None:
         bob("arrayd.connect().drain()")
     with pytest.raises(AccessDenied, match=f"User {BOB} may not end"):
         bob(f"arrayd.connect().kick({pid})")
+    answers = []
+    for other in (int(pid), 999999999, 1):  # whether it uses the daemon he does not learn
+        with pytest.raises(AccessDenied) as caught:
+            bob(f"arrayd.connect().kick({other})")
+        answers.append(str(caught.value).replace(str(other), "N"))
+    assert len(set(answers)) == 1
     assert f"refused uid={BOB}" in own.log
     assert bob(f"len(arrayd.connect().who({path!r}).blocks)") == 0
     with arrayd.connect(own.endpoint) as client:

@@ -29,12 +29,13 @@ def kick(service: Service, request: Request, now: float) -> list[Effect]:
     others = [one for one in service.registry.sessions.values() if one.nonce != request.nonce]
     found = [one for one in others if one.peer.pid == pid and not one.peer.own]
     mine = [one for one in found if _may_end(caller, one.peer)]
-    if len(mine) < len(found):
-        audit.refused(caller.uid, caller.pid, "kick", f"pid {pid}", "another user's process")
+    if len(mine) < len(found) or (not found and caller.foreign and not caller.admin):
+        audit.refused(caller.uid, caller.pid, "kick", f"pid {pid}", "no process of its own")
+        # Who else uses the daemon is not for others to know: one answer, whether it does or not.
         raise AccessDenied(
-            f"User {caller.uid} may not end the sessions of process {pid}, which is another "
-            f"user's. The daemon's own user ({os.geteuid()}) and root may, whom its option admins "
-            "names, and that user."
+            f"User {caller.uid} may not end the sessions of process {pid}: it has none here, or is "
+            f"another user's. The daemon's own user ({os.geteuid()}) and root may, whom its option "
+            "admins names, and that user."
         )
     if not found:
         return [Reply(to, NoSuchBlock(f"No process {pid} uses this daemon: see `arrayd status`."))]
