@@ -43,7 +43,7 @@ function _shtab_arrayd_using
 end
 
 set -g _shtab_arrayd_commands serve status top get info evict who kick drain stop clean doctor health config 'config check' install-service completion collect pack report list plan receipt demo
-set -g _shtab_arrayd_opts_with_value --admins --allow --batch-size --block --budget --cast --compression --config --dataset --dtype --endpoint --format --idle-exit --ids --keep-pages --label-from --load-timeout --loader-memory --log-file --log-level --max-clients --metrics-textfile --option --order --out --overflow --pattern --pin --roots --rows --suffix --timeout --user-budget --workers -o
+set -g _shtab_arrayd_opts_with_value --admins --allow --batch-size --block --budget --cast --compression --config --dataset --dtype --endpoint --format --idle-exit --ids --keep-pages --label-from --load-timeout --loader-memory --log-file --log-level --max-clients --metrics-listen --metrics-textfile --option --order --out --overflow --pattern --pin --roots --rows --suffix --timeout --user-budget --workers -o
 
 complete -c arrayd -e
 complete -c arrayd -f
@@ -68,6 +68,7 @@ complete -c arrayd -n '_shtab_arrayd_using serve' -l max-clients -x -d 'sessions
 complete -c arrayd -n '_shtab_arrayd_using serve' -l log-level -x -d '`debug`, `info`, `warning` or `error` (default: `info`)'
 complete -c arrayd -n '_shtab_arrayd_using serve' -l log-file -xka "(__fish_complete_path (commandline -ct))" -d 'log here, in two files of at most 1 MiB; `-`: standard error (default: `-`)'
 complete -c arrayd -n '_shtab_arrayd_using serve' -l metrics-textfile -xka "(__fish_complete_directories)" -d 'write metrics to `arrayd.prom` in this directory, for node_exporter'"'"'s textfile collector; `-`: no (default: `-`)'
+complete -c arrayd -n '_shtab_arrayd_using serve' -l metrics-listen -x -d 'give metrics by HTTP at `/metrics`, to whoever is on this machine; port `0`: a free one, which the log names; `-`: no (default: `-`)'
 complete -c arrayd -n '_shtab_arrayd_using serve' -l check -l no-check -d 'verify the registry'"'"'s rules after every event (for tests) (default: `false`)'
 complete -c arrayd -n '_shtab_arrayd_using; and test $_shtab_arrayd_npos -eq 0' -a status -d 'Show the arrays in memory, and who holds them.'
 complete -c arrayd -n '_shtab_arrayd_using status' -s h -l help -d 'show this help message and exit'

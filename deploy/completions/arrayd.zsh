@@ -292,6 +292,7 @@ _shtab_arrayd_serve_options=(
   "--log-level[\`debug\`, \`info\`, \`warning\` or \`error\` (default\: \`info\`)]:LEVEL:"
   "--log-file[log here, in two files of at most 1 MiB\; \`-\`\: standard error (default\: \`-\`)]:FILE:_files"
   "--metrics-textfile[write metrics to \`arrayd.prom\` in this directory, for node_exporter\'s textfile collector\; \`-\`\: no (default\: \`-\`)]:DIR:_files -/"
+  "--metrics-listen[give metrics by HTTP at \`\/metrics\`, to whoever is on this machine\; port \`0\`\: a free one, which the log names\; \`-\`\: no (default\: \`-\`)]:127.0.0.1\:PORT:"
   {--check,--no-check}"[verify the registry\'s rules after every event (for tests) (default\: \`false\`)]"
 )
 

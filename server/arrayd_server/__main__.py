@@ -26,11 +26,13 @@ def main() -> int:
         if systemd.watchdog_interval() is not None:
             faulthandler.enable()  # the watchdog's SIGABRT shall tell where the loop hangs
         path = config.endpoint.removeprefix("ipc://")
-        passed = systemd.passed_socket(path)
+        descriptors = systemd.passed_descriptors()
+        passed = systemd.passed_socket(descriptors, path)
+        asked = systemd.passed_metrics_sockets(descriptors)
         if passed is None:  # the socket's directory is made for this user alone
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with Scope(config.endpoint) as scope:
-            asyncio.run(_serve(config, scope, passed))
+            asyncio.run(_serve(config, scope, passed, asked))
     except ConfigError as error:
         return _complain(error, 2)
     except ScopeTaken as error:
@@ -45,8 +47,10 @@ def _complain(error: object, status: int) -> int:
     return status
 
 
-async def _serve(config: Config, scope: Scope, passed: socket.socket | None) -> None:
-    await Daemon(config, scope, lambda: Config.load(sys.argv[1:]), passed).run()
+async def _serve(
+    config: Config, scope: Scope, passed: socket.socket | None, asked: list[socket.socket]
+) -> None:
+    await Daemon(config, scope, lambda: Config.load(sys.argv[1:]), passed, asked).run()
 
 
 if __name__ == "__main__":

@@ -167,6 +167,13 @@ class Config:
         "write metrics to `arrayd.prom` in this directory, for node_exporter's textfile collector; "
         "`-`: no",
     )
+    metrics_listen: tuple[str, int] | None = _option(
+        option_parsing.loopback,
+        "-",
+        "127.0.0.1:PORT",
+        "give metrics by HTTP at `/metrics`, to whoever is on this machine; port `0`: a free one, "
+        "which the log names; `-`: no",
+    )
     check: bool = _option(
         option_parsing.switch,
         "false",

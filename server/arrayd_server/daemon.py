@@ -17,7 +17,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from arrayd.common import failpoints, proc
@@ -34,6 +34,7 @@ from arrayd_server.kernel import leases
 from arrayd_server.loading import worker_pool
 from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.loading.worker_pool import Pool
+from arrayd_server.metrics import http_server
 from arrayd_server.metrics.meter import Meter
 from arrayd_server.metrics.observation import Observation
 from arrayd_server.reloading import Reloading, has_terminal
@@ -79,6 +80,8 @@ class Daemon:
         Returns the options as they are now, for a reload.
     passed
         The socket, if a socket unit has made it.
+    metrics
+        The sockets for metrics that one has made.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Daemon:
         scope: Scope,
         read: Callable[[], Config],
         passed: socket.socket | None = None,
+        metrics: Sequence[socket.socket] = (),
     ) -> None:
         self._config = config
         self._read_options = read
@@ -100,6 +104,7 @@ class Daemon:
         self._registry.blocks.quota = config.user_budget
         self._sessions: Sessions
         self._executor: EffectExecutor
+        self._metrics_sockets = [*metrics]
         self._observation: Observation | None = None
         self._upkeep: Upkeep
         self._service: Service
@@ -133,8 +138,11 @@ class Daemon:
         self._readers = ReaderPool(
             self._forks, timeout=self._config.load_timeout, memory=self._config.loader_memory
         )
-        if self._config.metrics_textfile is not None:
-            self._observation = Observation(loop, self._config.metrics_textfile)
+        if self._config.metrics_listen is not None:
+            self._metrics_sockets.append(http_server.listen(*self._config.metrics_listen))
+        if self._metrics_sockets or self._config.metrics_textfile is not None:
+            wanted = (self._config.metrics_textfile, self._metrics_sockets)
+            self._observation = Observation(loop, *wanted)
         self._make_service(loop)
         self._adopt()
         gone = self._sessions.disconnected

@@ -10,6 +10,7 @@ import math
 import os
 import resource
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 
 from arrayd.common import endpoints
@@ -158,3 +159,21 @@ def file(text: str) -> Path | None:
     """Return an absolute path, or None for ``-``."""
     # Absolute, for the daemon works in /.
     return None if text == "-" else Path(text).expanduser().absolute()
+
+
+def loopback(text: str) -> tuple[str, int] | None:
+    """Return an address of this machine alone, and a port; None for ``-``."""
+    if text == "-":
+        return None
+    host, _, port = text.rpartition(":")
+    name = "127.0.0.1" if host == "localhost" else host.removeprefix("[").removesuffix("]")
+    try:
+        ours = ip_address(name).is_loopback and 0 <= int(port) < 1 << 16
+    except ValueError:
+        ours = False
+    if not ours:
+        raise ValueError(
+            "write 127.0.0.1:PORT: metrics are for this machine alone, for whoever asks is not "
+            "asked who he is; a proxy that does may pass them on"
+        )
+    return name, int(port)

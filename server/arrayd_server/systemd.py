@@ -10,6 +10,8 @@ import os
 import socket
 import stat
 import time
+from collections.abc import Mapping
+from ipaddress import ip_address
 
 from arrayd.errors import DaemonError
 
@@ -19,6 +21,9 @@ WATCHDOG = "WATCHDOG=1"
 
 SOCKET_NAME = "arrayd"
 """``FileDescriptorName=`` of the socket that clients connect to; others are left alone."""
+
+METRICS_NAME = "metrics"
+"""That of the socket that metrics are to be had from."""
 
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 
@@ -81,15 +86,36 @@ async def feed_watchdog() -> None:
         await asyncio.sleep(interval)
 
 
-def passed_socket(path: str) -> socket.socket | None:
+def passed_descriptors() -> dict[str, list[int]]:
+    """Return the descriptors that socket units have for us, by their names.
+
+    The variables that tell of them are removed, for they are not meant for the processes that we
+    start.
+    """
+    told = [os.environ.pop(f"LISTEN_{what}", "") for what in ("PID", "FDS", "FDNAMES")]
+    if told[0] != str(os.getpid()) or not told[1].isdecimal():
+        return {}
+    passed = range(_FIRST_PASSED, _FIRST_PASSED + int(told[1]))
+    for fd in passed:
+        os.set_inheritable(fd, False)
+    # systemd-socket-activate, for trying things out, names nothing unless it is told to.
+    names = told[2].split(":") if told[2] else [SOCKET_NAME]
+    found: dict[str, list[int]] = {}
+    for fd, name in zip(passed, names, strict=False):
+        found.setdefault(name, []).append(fd)
+    return found
+
+
+def passed_socket(descriptors: Mapping[str, list[int]], path: str) -> socket.socket | None:
     """Return the listening socket that a socket unit has for us; None: there is none.
 
     It is the manager's: who may connect, its mode and its group are settings of the unit, and it
-    is there when we are not. The variables that tell of it are removed, for they are not meant
-    for the processes that we start.
+    is there when we are not.
 
     Parameters
     ----------
+    descriptors
+        Of `passed_descriptors`.
     path
         Where we are to listen.
 
@@ -98,18 +124,10 @@ def passed_socket(path: str) -> socket.socket | None:
     DaemonError
         It is no such socket, or one at another path.
     """
-    told = [os.environ.pop(f"LISTEN_{what}", "") for what in ("PID", "FDS", "FDNAMES")]
-    if told[0] != str(os.getpid()) or not told[1].isdecimal():
-        return None
-    passed = range(_FIRST_PASSED, _FIRST_PASSED + int(told[1]))
-    for fd in passed:
-        os.set_inheritable(fd, False)
-    # systemd-socket-activate, for trying things out, names nothing unless it is told to.
-    names = told[2].split(":") if told[2] else [SOCKET_NAME]
-    ours = [fd for fd, name in zip(passed, names, strict=False) if name == SOCKET_NAME]
+    ours = descriptors.get(SOCKET_NAME, [])
     if not ours:
         return None
-    if len(ours) > 1 or not _listens(ours[0]):
+    if len(ours) > 1 or not _listens(ours[0], socket.AF_UNIX):
         raise DaemonError(
             f"The socket unit must have one line ListenStream={path}, Accept=no, and "
             f"FileDescriptorName={SOCKET_NAME} for nothing else: systemctl cat arrayd.socket."
@@ -124,14 +142,37 @@ def passed_socket(path: str) -> socket.socket | None:
     return listening
 
 
-def _listens(fd: int) -> bool:
-    """Say whether it is a stream socket of the file system that takes connections."""
+def passed_metrics_sockets(descriptors: Mapping[str, list[int]]) -> list[socket.socket]:
+    """Return the listening sockets that a socket unit has for metrics; all are on loopback.
+
+    Raises
+    ------
+    DaemonError
+        One is not: whoever can reach it sees what the machine does.
+    """
+    ours = descriptors.get(METRICS_NAME, [])
+    wrong = [fd for fd in ours if not _listens(fd, socket.AF_INET, socket.AF_INET6)]
+    sockets = [socket.socket(fileno=fd) for fd in ours if fd not in wrong]
+    far = [one for one in sockets if not ip_address(one.getsockname()[0]).is_loopback]
+    if wrong or far:
+        for one in sockets:
+            one.close()
+        raise DaemonError(
+            "arrayd-metrics.socket must have ListenStream=127.0.0.1:PORT, or [::1]:PORT, and "
+            "Accept=no: metrics are for this machine alone. To have them elsewhere, let a proxy "
+            "that asks for a password pass them on."
+        )
+    return sockets
+
+
+def _listens(fd: int, *families: socket.AddressFamily) -> bool:
+    """Say whether it is a stream socket of one of these families that takes connections."""
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return False
     with socket.socket(fileno=os.dup(fd)) as one:
-        kind = (one.family, one.type)
+        family, kind = one.family, one.type
         takes = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    return kind == (socket.AF_UNIX, socket.SOCK_STREAM) and bool(takes)
+    return family in families and kind == socket.SOCK_STREAM and bool(takes)
 
 
 def _resolved(path: str) -> str:

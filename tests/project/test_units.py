@@ -65,6 +65,7 @@ UNITS = [
     ("user/arrayd.service", "--user"),
     ("system/arrayd.service", "--system"),
     ("system/arrayd.socket", "--system"),
+    ("system/arrayd-metrics.socket", "--system"),
 ]
 
 

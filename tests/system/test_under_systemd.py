@@ -93,7 +93,7 @@ def test_its_children_hear_nothing_of_the_socket(
 @pytest.mark.parametrize(
     ("names", "listener"),
     [
-        pytest.param("metrics", "", id="another's name"),
+        pytest.param("other", "", id="another's name"),
         pytest.param("arrayd", "1", id="not for us"),
     ],
 )

@@ -206,6 +206,10 @@ def test_clients_default_to_what_descriptors_allow(
 @pytest.mark.parametrize(
     ("flag", "value", "form"),
     [
+        ("--metrics-listen", "0.0.0.0:80", "for this machine alone"),
+        ("--metrics-listen", "example.org:80", "write 127.0.0.1:PORT"),
+        ("--metrics-listen", "127.0.0.1", "write 127.0.0.1:PORT"),
+        ("--metrics-listen", "127.0.0.1:70000", "write 127.0.0.1:PORT"),
         ("--budget", "12Q", "16M, 4G, 1.5T (binary units), or a percentage"),
         ("--budget", "0", "above 0"),
         ("--budget", "0%", "above 0%"),
@@ -380,3 +384,17 @@ def test_lines_for_the_journal_carry_their_priority(
     logger.warning("a\nb")
     logger.debug("c")
     assert capsys.readouterr().err == "<4>a\n<4>b\n<7>c\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("-", None),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("localhost:80", ("127.0.0.1", 80)),
+        ("[::1]:80", ("::1", 80)),
+    ],
+)
+def test_where_metrics_are_given(text: str, address: tuple[str, int] | None) -> None:
+    """At an address that the machine has for itself."""
+    assert Config.load(["--metrics-listen", text]).metrics_listen == address

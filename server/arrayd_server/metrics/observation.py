@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 
 from arrayd.errors import MissingDependency
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
+from arrayd_server.metrics.http_server import HttpAnswer, HttpRequest, HttpServer, refusal
 from arrayd_server.metrics.loop_lag import LoopLag
 from arrayd_server.metrics.measurements import Measurements
 from arrayd_server.metrics.meter import Meter
@@ -28,6 +31,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 15.0
 """Seconds between two files: as often as Prometheus usually looks."""
+
+OPEN_METRICS = "application/openmetrics-text;version=1.0.0"
 
 FRESH = 1.0
 """Seconds that measurements are good for, however many ask."""
@@ -60,6 +65,8 @@ class Observation:
     ----------
     textfile
         The directory of ``arrayd.prom``; None: no file is written.
+    sockets
+        That listen for HTTP.
 
     Raises
     ------
@@ -67,13 +74,20 @@ class Observation:
         prometheus-client is not installed.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, textfile: Path | None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        textfile: Path | None,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
         self.meter = Meter()
         self.render = renderer()
         self._loop = loop
         self._lag = LoopLag(loop)
         self._started = time.time()
         self._file = None if textfile is None else Textfile(textfile)
+        self._server = HttpServer(sockets, self._respond) if sockets else None
+        self._text: tuple[Measurements | None, dict[str, tuple[bytes, str]]] = (None, {})
         self._thread = ThreadPoolExecutor(1, "arrayd-metrics")
         self._complaint = ""
         self._asking = asyncio.Lock()
@@ -89,6 +103,11 @@ class Observation:
         self._registry, self._garbage = registry, garbage
         self._survey = Survey(registry, streams)
         self._task = self._loop.create_task(self._run())
+        if self._server is not None:
+            self._server.start()
+            for host, port, *_ in (one.getsockname() for one in self._server.sockets):
+                shown = f"[{host}]" if ":" in host else host
+                log.info("metrics at http://%s:%d/metrics", shown, port)
 
     async def measured(self) -> Measurements:
         """Return what there is; on the loop."""
@@ -105,6 +124,8 @@ class Observation:
         """Measure no more."""
         self._task.cancel()
         self._lag.close()
+        if self._server is not None:
+            self._server.close()
         if self._file is not None:
             self._thread.submit(self._file.remove)  # after what it may be writing
         self._thread.shutdown(wait=False)
@@ -119,6 +140,20 @@ class Observation:
                         await self._loop.run_in_executor(self._thread, self._write, measured)
                     )
                 await asyncio.sleep(INTERVAL)
+
+    async def _respond(self, request: HttpRequest) -> HttpAnswer:
+        """Answer, in the server's thread; a text is made once, however many ask for it."""
+        if request.path != "/metrics":
+            return refusal(HTTPStatus.NOT_FOUND, "The metrics are at /metrics.")
+        asked = asyncio.run_coroutine_threadsafe(self.measured(), self._loop)
+        measured = await asyncio.wrap_future(asked)
+        if self._text[0] is not measured:
+            self._text = (measured, {})
+        texts = self._text[1]
+        kind = OPEN_METRICS if "openmetrics" in request.headers.get("accept", "") else ""
+        if kind not in texts:
+            texts[kind] = self.render(measured, kind)
+        return HttpAnswer(*texts[kind])
 
     def _write(self, measured: Measurements) -> str:
         """Write the file; return what is wrong, or nothing."""
