@@ -22,6 +22,7 @@ _shtab_arrayd_commands() {
     plan:'Tell how a dataset would be delivered to a training.'
     receipt:'Check receipts: that the rows of an epoch were delivered as they say.'
     report:'Tell what a cast to fewer bits would cost.'
+    schema:'Print the json schema of what a command prints with --json.'
     serve:'run the daemon, in the foreground'
     status:'Show the arrays in memory, and who holds them.'
     stop:'Stop the daemon; arrays in use stay readable.'
@@ -104,7 +105,7 @@ _shtab_arrayd_demo_defaults_added=0
 _shtab_arrayd_doctor_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--endpoint[the daemon\'s socket, or \`private\`]:ipc\://PATH:"
-  "--json[print JSON, for programs]"
+  "--json[print JSON, for programs\: see \`arrayd schema doctor\`]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -113,6 +114,7 @@ _shtab_arrayd_doctor_defaults_added=0
 _shtab_arrayd_drain_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--endpoint[the daemon\'s socket, or \`private\`]:ipc\://PATH:"
+  "--json[print JSON, for programs\: see \`arrayd schema drain\`]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -121,7 +123,7 @@ _shtab_arrayd_drain_defaults_added=0
 _shtab_arrayd_evict_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--endpoint[the daemon\'s socket, or \`private\`]:ipc\://PATH:"
-  "--json[print JSON, for programs]"
+  "--json[print JSON, for programs\: see \`arrayd schema evict\`]"
   "--block[number or segment name of one block]:N:"
   ":as for \`arrayd get\`\: all blocks of that file:"
 )
@@ -132,7 +134,7 @@ _shtab_arrayd_evict_defaults_added=0
 _shtab_arrayd_get_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--endpoint[the daemon\'s socket, or \`private\`]:ipc\://PATH:"
-  "--json[print JSON, for programs]"
+  "--json[print JSON, for programs\: see \`arrayd schema get\`]"
   "--dtype[the type in the file\: f4, chr\:S10,pos\:i4 or \[(\'x\', \'f4\'), \…\]]:dtype:"
   "--cast[the type wanted]:DTYPE:"
   "--overflow[what to do with values beyond --cast]:overflow:(error clip inf)"
@@ -153,7 +155,7 @@ _shtab_arrayd_get_defaults_added=0
 _shtab_arrayd_health_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--endpoint[the daemon\'s socket, or \`private\`]:ipc\://PATH:"
-  "--json[print JSON, for programs]"
+  "--json[print JSON, for programs\: see \`arrayd schema health\`]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -162,7 +164,7 @@ _shtab_arrayd_health_defaults_added=0
 _shtab_arrayd_info_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--endpoint[the daemon\'s socket, or \`private\`]:ipc\://PATH:"
-  "--json[print JSON, for programs]"
+  "--json[print JSON, for programs\: see \`arrayd schema info\`]"
   "--dtype[the type in the file\: f4, chr\:S10,pos\:i4 or \[(\'x\', \'f4\'), \…\]]:dtype:"
   "--cast[the type wanted]:DTYPE:"
   "--overflow[what to do with values beyond --cast]:overflow:(error clip inf)"
@@ -190,7 +192,7 @@ _shtab_arrayd_install_service_defaults_added=0
 _shtab_arrayd_kick_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--endpoint[the daemon\'s socket, or \`private\`]:ipc\://PATH:"
-  "--json[print JSON, for programs]"
+  "--json[print JSON, for programs\: see \`arrayd schema kick\`]"
   ":as \`arrayd status\` shows it:"
 )
 
@@ -259,7 +261,7 @@ _shtab_arrayd_receipt_defaults_added=0
 _shtab_arrayd_report_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--endpoint[the daemon\'s socket, or \`private\`]:ipc\://PATH:"
-  "--json[print JSON, for programs]"
+  "--json[print JSON, for programs\: see \`arrayd schema report\`]"
   "--dtype[the type in the file\: f4, chr\:S10,pos\:i4 or \[(\'x\', \'f4\'), \…\]]:dtype:"
   "--cast[the type wanted]:DTYPE:"
   "--overflow[what to do with values beyond --cast]:overflow:(error clip inf)"
@@ -273,6 +275,14 @@ _shtab_arrayd_report_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_arrayd_report_defaults_added=0
+
+_shtab_arrayd_schema_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  ":which command:(status get info evict who kick drain stop doctor health report)"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_arrayd_schema_defaults_added=0
 
 _shtab_arrayd_serve_options=(
   "--config[TOML file with the options below, \`name \= value\`\; \`-\`\: none (default\: \`-\`)]:FILE:_files"
@@ -302,7 +312,7 @@ _shtab_arrayd_serve_defaults_added=0
 _shtab_arrayd_status_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--endpoint[the daemon\'s socket, or \`private\`]:ipc\://PATH:"
-  "--json[print JSON, for programs]"
+  "--json[print JSON, for programs\: see \`arrayd schema status\`]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -311,6 +321,7 @@ _shtab_arrayd_status_defaults_added=0
 _shtab_arrayd_stop_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--endpoint[the daemon\'s socket, or \`private\`]:ipc\://PATH:"
+  "--json[print JSON, for programs\: see \`arrayd schema stop\`]"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -327,7 +338,7 @@ _shtab_arrayd_top_defaults_added=0
 _shtab_arrayd_who_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--endpoint[the daemon\'s socket, or \`private\`]:ipc\://PATH:"
-  "--json[print JSON, for programs]"
+  "--json[print JSON, for programs\: see \`arrayd schema who\`]"
   ":or FILE\:MEMBER, name\:NAME:_files"
 )
 
@@ -371,6 +382,7 @@ _shtab_arrayd() {
         plan) _arguments -C -s $_shtab_arrayd_plan_options ;;
         receipt) _arguments -C -s $_shtab_arrayd_receipt_options ;;
         report) _arguments -C -s $_shtab_arrayd_report_options ;;
+        schema) _arguments -C -s $_shtab_arrayd_schema_options ;;
         serve) _arguments -C -s $_shtab_arrayd_serve_options ;;
         status) _arguments -C -s $_shtab_arrayd_status_options ;;
         stop) _arguments -C -s $_shtab_arrayd_stop_options ;;

@@ -23,7 +23,7 @@ from arrayd.wire.protocol import PACKAGE_VERSION
 
 COMMANDS = (
     *("serve", "status", "top", "get", "info", "evict", "who", "kick", "drain", "stop", "clean"),
-    *("doctor", "health", "config", "install-service", "completion"),
+    *("doctor", "health", "config", "install-service", "completion", "schema"),
     *("collect", "pack", "report", "list", "plan", "receipt", "demo"),
 )
 

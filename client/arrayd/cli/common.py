@@ -12,8 +12,10 @@ from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
+from arrayd.client import Client
 from arrayd.errors import DaemonLost, NoDaemon, NoRoom
 from arrayd.source import FORMATS, OVERFLOWS
+from arrayd.system import daemon_probe, launch
 from arrayd.wire import dtypes
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -66,6 +68,23 @@ def become(module: str, *arguments: str) -> NoReturn:
     os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
 
 
+def running(endpoint: str | None) -> Client:
+    """Connect to a daemon that runs: none is started, and none is waited for.
+
+    Raises
+    ------
+    NoDaemon
+        None does. (A client of an array waits for ten seconds, for it may be restarted.)
+    """
+    found = launch.find_endpoint(endpoint, start=False)
+    if not daemon_probe.alive(found):
+        raise NoDaemon(
+            f"No arrayd daemon listens at {found}, or it does not admit you: `arrayd doctor` tells "
+            "which. Start one: `arrayd serve`, `systemctl start arrayd`."
+        )
+    return Client(found, start=False)
+
+
 # ---- options ---------------------------------------------------------------------------------
 
 
@@ -76,7 +95,8 @@ def add_command(subparsers: Subparsers, name: str, help: str, *, json: bool = Fa
         "--endpoint", metavar="ipc://PATH", help="the daemon's socket, or `private`"
     )
     if json:
-        parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+        about = f"print JSON, for programs: see `arrayd schema {name}`"
+        parser.add_argument("--json", action="store_true", help=about)
     return parser
 
 

@@ -6,7 +6,7 @@ import argparse
 from time import sleep
 
 import arrayd
-from arrayd.cli.common import Subparsers, add_command, complain
+from arrayd.cli.common import Subparsers, add_command, complain, running
 from arrayd.cli.stop import end
 from arrayd.common.bytesize import format_bytes
 from arrayd.results.status import DaemonStatus, Holder
@@ -19,19 +19,19 @@ EVERY = 0.5
 def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
     help = "begin nothing new, wait until nobody holds anything, and stop; Ctrl-C takes it back"
-    add_command(subparsers, "drain", help)
+    add_command(subparsers, "drain", help, json=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Drain and stop, and tell meanwhile who is waited for; never start a daemon."""
-    with arrayd.connect(args.endpoint, start=False) as client:
+    with running(args.endpoint) as client:
         pid = client.drain()
         try:
             _wait(client)
         except KeyboardInterrupt:
             complain(f"taken back: pid {pid} serves as before")
             raise
-        end(client, client.status().pid)
+        end(client, client.status().pid, json=args.json)
     return 0
 
 

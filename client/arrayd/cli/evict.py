@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-import arrayd
-from arrayd.cli.common import Subparsers, add_command, print_json
+from arrayd.cli.common import Subparsers, add_command, print_json, running
 from arrayd.common.bytesize import format_bytes
 
 
@@ -20,7 +19,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evict, and print how much was freed; never start a daemon."""
     block = int(args.block) if args.block and args.block.isdecimal() else args.block
-    with arrayd.connect(args.endpoint, start=False) as client:
+    with running(args.endpoint) as client:
         freed = client.evict(args.source, block=block)
     if args.json:
         print_json(freed)

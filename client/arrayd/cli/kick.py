@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-import arrayd
-from arrayd.cli.common import Subparsers, add_command, print_json
+from arrayd.cli.common import Subparsers, add_command, print_json, running
 from arrayd.results.status_table import printable, user_name
 
 
@@ -18,7 +17,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Kick, and print what has ended; never start a daemon."""
-    with arrayd.connect(args.endpoint, start=False) as client:
+    with running(args.endpoint) as client:
         ended = client.kick(args.pid)
     if args.json:
         print_json(ended)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-import arrayd
-from arrayd.cli.common import Subparsers, add_command, print_json
+from arrayd.cli.common import Subparsers, add_command, print_json, running
 from arrayd.results.status_table import Status
 from arrayd.system.segment_mappers import mappers
 
@@ -18,7 +17,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the status of the daemon; never start one."""
-    with arrayd.connect(args.endpoint, start=False) as client:
+    with running(args.endpoint) as client:
         status = with_mappers(client.status())
     if args.json:
         print_json(status.to_json())

@@ -7,7 +7,7 @@ import contextlib
 
 import arrayd
 from arrayd import DaemonLost
-from arrayd.cli.common import Subparsers, add_command
+from arrayd.cli.common import Subparsers, add_command, print_json, running
 from arrayd.system import daemon_probe
 
 TIMEOUT = 10.0
@@ -16,21 +16,24 @@ TIMEOUT = 10.0
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
-    add_command(subparsers, "stop", "stop the daemon; arrays in use stay readable")
+    add_command(subparsers, "stop", "stop the daemon; arrays in use stay readable", json=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Stop the daemon; never start one for that."""
-    with arrayd.connect(args.endpoint, start=False) as client:
-        end(client, client.status().pid)
+    with running(args.endpoint) as client:
+        end(client, client.status().pid, json=args.json)
     return 0
 
 
-def end(client: arrayd.Client, pid: int) -> None:
+def end(client: arrayd.Client, pid: int, *, json: bool) -> None:
     """Stop a daemon, whose process is `pid`, and print what came of it."""
     with contextlib.suppress(DaemonLost):  # it may be gone before its answer is here
         client.stop()
     client.close()
     ended = daemon_probe.wait_ended(pid, TIMEOUT)
+    if json:
+        print_json({"endpoint": client.endpoint, "pid": pid, "ended": ended})
+        return
     state = "stopped" if ended else "is still giving memory back"
     print(f"arrayd at {client.endpoint}, pid {pid}: {state}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-import arrayd
-from arrayd.cli.common import Subparsers, add_command, print_json
+from arrayd.cli.common import Subparsers, add_command, print_json, running
 from arrayd.results.status_table import terminal_width
 
 
@@ -17,7 +16,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each process; never start a daemon."""
-    with arrayd.connect(args.endpoint, start=False) as client:
+    with running(args.endpoint) as client:
         uses = client.who(args.source)
     if args.json:
         print_json(uses.to_json())
