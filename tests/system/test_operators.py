@@ -13,6 +13,8 @@ import pytest
 
 import arrayd
 from arrayd import AccessDenied, DaemonError, cli
+from arrayd.cli import drain
+from arrayd.cli.status import with_mappers
 from arrayd.errors import ProtocolMismatch
 from arrayd.results.uses import Uses
 from tests.support.daemons import Daemon
@@ -83,12 +85,26 @@ def test_kick(daemon: Daemon, tmp_path: Path, call: Call) -> None:
         assert (block.holders, block.state) == ((), "stray")
         told = json.loads(call("status", "--json")[1])["blocks"]
         assert told[0]["mapped_by"] == [os.getpid()]
+        row = call("who", str(path))[1].splitlines()[1].split()
+        assert row[1:5] == ["stray", str(os.getpid()), "-", "-"]
+        words = drain._busy(with_mappers(client.status()))
+        assert words.endswith(f" in use: mapped by {os.getpid()}")
         assert array.tolist() == [0, 1, 2, 3, 4]
         del array
     assert f"kicked uid={os.geteuid()} pid={os.getpid()}: process {os.getpid()}" in daemon.log
     code, said, complaint = call("kick", "999999999")
     assert (code, said) == (1, "")
     assert "No process 999999999 uses this daemon" in complaint
+
+
+def test_numbers_of_nothing(call: Call) -> None:
+    """What is no pid is a usage error; a block that is not there is named."""
+    for pid in ("0", "-7", "x"):
+        code, _, complaint = call("kick", "--", pid)
+        assert (code, complaint.count("\n")) == (2, 1)
+        assert f"{pid!r} is no process id" in complaint
+    assert call("evict", "--block", "77")[2].startswith("arrayd: No block 77 is in memory: ")
+    assert call("evict", "/none.npy")[2] == "arrayd: No block of that source is in memory.\n"
 
 
 def test_what_is_freed_is_recorded(daemon: Daemon, tmp_path: Path, call: Call) -> None:

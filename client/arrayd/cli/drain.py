@@ -7,6 +7,7 @@ from time import sleep
 
 import arrayd
 from arrayd.cli.common import Subparsers, add_command, complain, running
+from arrayd.cli.status import with_mappers
 from arrayd.cli.stop import end
 from arrayd.common.bytesize import format_bytes
 from arrayd.results.status import DaemonStatus, Holder
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 def _wait(client: arrayd.Client) -> None:
     """Return when nobody holds or maps anything, and nothing is under way."""
     told = ""
-    while words := _busy(status := client.status()):
+    while words := _busy(status := with_mappers(client.status())):
         if not status.draining:  # it was started anew
             client.drain()
         if words != told:
@@ -54,7 +55,10 @@ def _busy(status: DaemonStatus) -> str:
     parts += [f"{jobs} load{'s' * (jobs > 1)} under way"] if jobs else []
     parts += [f"{len(status.streams)} streams"] if status.streams else []
     people = [one for block in status.blocks for one in (*block.holders, *block.waiters)]
-    return ", ".join(parts) + (f": {_named(people)}" if parts and people else "")
+    mapped = sorted({pid for block in status.blocks for pid in block.mapped_by})
+    words = [_named(people)] if people else []
+    words += [f"mapped by {', '.join(map(str, mapped[:3]))}"] if mapped else []
+    return ", ".join(parts) + (f": {'; '.join(words)}" if parts and words else "")
 
 
 def _named(people: list[Holder]) -> str:

@@ -6,6 +6,7 @@ import argparse
 
 from arrayd.cli.common import Subparsers, add_command, print_json, running
 from arrayd.common.bytesize import format_bytes
+from arrayd.errors import NoSuchBlock
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -20,7 +21,13 @@ def run(args: argparse.Namespace) -> int:
     """Evict, and print how much was freed; never start a daemon."""
     block = int(args.block) if args.block and args.block.isdecimal() else args.block
     with running(args.endpoint) as client:
-        freed = client.evict(args.source, block=block)
+        try:
+            freed = client.evict(args.source, block=block)
+        except NoSuchBlock as error:
+            if block is None:
+                raise
+            words = f"No block {block} is in memory: `arrayd status` shows their numbers."
+            raise NoSuchBlock(words) from error
     if args.json:
         print_json(freed)
     else:

@@ -12,7 +12,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
     help = "end the sessions of a process: its holds end, its arrays stay readable"
     parser = add_command(subparsers, "kick", help, json=True)
-    parser.add_argument("pid", type=int, metavar="PID", help="as `arrayd status` shows it")
+    parser.add_argument("pid", type=_pid, metavar="PID", help="as `arrayd status` shows it")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,6 +25,12 @@ def run(args: argparse.Namespace) -> int:
         who = f"{args.pid} {printable(ended['program'])} {user_name(ended['uid'])}"
         print(f"{who}: {_counted(ended, 'session')} and {_counted(ended, 'hold')} ended")
     return 0
+
+
+def _pid(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no process id; `arrayd status` shows them")
 
 
 def _counted(ended: dict[str, int], what: str) -> str:

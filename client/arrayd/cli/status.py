@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import TypeVar
 
 from arrayd.cli.common import Subparsers, add_command, print_json, running
 from arrayd.results.status_table import Status
+from arrayd.results.uses import Uses
 from arrayd.system.segment_mappers import mappers
+
+_Told = TypeVar("_Told", Status, Uses)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -26,11 +30,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def with_mappers(status: Status) -> Status:
+def with_mappers(told: _Told) -> _Told:
     """Return a status that names who maps blocks that nobody holds, as far as /proc shows it."""
-    found = mappers({block.segment for block in status.blocks if block.state == "stray"})
+    found = mappers({block.segment for block in told.blocks if block.state == "stray"})
     blocks = (
         replace(block, mapped_by=found[block.segment]) if found.get(block.segment) else block
-        for block in status.blocks
+        for block in told.blocks
     )
-    return replace(status, blocks=tuple(blocks)) if found else status
+    return replace(told, blocks=tuple(blocks)) if found else told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from arrayd.cli.common import Subparsers, add_command, print_json, running
+from arrayd.cli.status import with_mappers
 from arrayd.results.status_table import terminal_width
 
 
@@ -17,7 +18,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a line for each process; never start a daemon."""
     with running(args.endpoint) as client:
-        uses = client.who(args.source)
+        uses = with_mappers(client.who(args.source))
     if args.json:
         print_json(uses.to_json())
     else:

@@ -58,7 +58,16 @@ class Uses(Record):
             source = printable(block.source)
             yield from _people(str(block.number), block.state, block.holders, source)
             yield from _people(str(block.number), "waits", block.waiters, source)
-            if not block.holders and not block.waiters:
+            for pid in block.mapped_by:  # who they are is known of holders alone
+                yield (
+                    str(block.number),
+                    block.state,
+                    str(pid),
+                    *"--",
+                    duration(block.unused),
+                    source,
+                )
+            if not block.holders and not block.waiters and not block.mapped_by:
                 words = (str(block.number), block.state, "-", "-", "-", duration(block.unused))
                 yield (*words, source)
         for job in self.jobs:
