@@ -343,8 +343,8 @@ def grid(rows: Sequence[Row], width: int | None) -> list[str]:
     columns, gap = dict(zip(HEAD, zip(*rows, strict=True), strict=True)), 2
     if width is not None:
         columns, gap = _narrowed(columns, width)
-    padded = [[cell.ljust(_wide(cells)) for cell in cells] for cells in columns.values()]
-    return [(" " * gap).join(line).rstrip() for line in zip(*padded, strict=True)]
+    padded = zip(*map(_padded, columns.values()), strict=True)
+    return [(" " * gap).join(line).rstrip() for line in padded]
 
 
 def _stream_grid(rows: Sequence[Row], width: int | None) -> list[str]:
@@ -352,8 +352,7 @@ def _stream_grid(rows: Sequence[Row], width: int | None) -> list[str]:
     if not rows:
         return []
     columns = [*zip(STREAM_HEAD, *rows, strict=True)]
-    padded = ([cell.ljust(_wide(cells)) for cell in cells] for cells in columns)
-    lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
+    lines = ["  ".join(cells).rstrip() for cells in zip(*map(_padded, columns), strict=True)]
     return lines if width is None else [beginning(line, width) for line in lines]
 
 
@@ -384,6 +383,11 @@ def _layouts(columns: Columns) -> Iterator[tuple[Columns, int]]:
 
 def _wide(cells: Row) -> int:
     return max(map(len, cells))
+
+
+def _padded(cells: Row) -> list[str]:
+    width = _wide(cells)  # once: there may be ten thousand
+    return [cell.ljust(width) for cell in cells]
 
 
 def cut_left(words: str, width: int) -> str:
