@@ -180,6 +180,21 @@ def test_a_restart_hands_over(machine: RealSystemd, readers: Readers) -> None:
     assert machine.show("arrayd", "NRestarts") == "0"
 
 
+def test_metrics_by_a_socket_unit(machine: RealSystemd, readers: Readers) -> None:
+    """As the README says: whoever is on the machine may read them, and no block is lost."""
+    block, unit = readers("a.block.name"), "arrayd-metrics.socket"
+    (machine.shared / unit).write_text((ROOT / "deploy/system" / unit).read_text())
+    machine.run("sh", "-ec", f"cp {SHARED}/{unit} /etc/systemd/system; systemctl daemon-reload")
+    machine.run("sh", "-ec", f"systemctl enable {unit}; systemctl restart arrayd")
+    read = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9746/metrics').read())"
+    assert "arrayd_adopted_blocks_total" in machine.run(sys.executable, "-c", read, user="stranger")
+    still_reads(machine, readers, block)
+    machine.run("sh", "-ec", f"systemctl disable --now {unit}; rm /etc/systemd/system/{unit}")
+    machine.run("sh", "-ec", "systemctl daemon-reload; systemctl restart arrayd")
+    assert machine.show(unit, "ActiveState") == "inactive"
+    still_reads(machine, readers, block)
+
+
 def test_one_that_hangs_is_replaced(machine: RealSystemd, readers: Readers) -> None:
     """The watchdog ends it, the log tells where it hung; the next run has its blocks."""
     block, pid = readers("a.block.name"), main_pid(machine)
