@@ -59,8 +59,8 @@ def test_what_is_no_python_is_installed(installed: metadata.Distribution) -> Non
 
 
 def test_every_extra_is_known(installed: metadata.Distribution) -> None:
-    """``arrayd[test]``, ``[images]``, ``[top]``, ``[all]`` exist, and nothing else is promised."""
-    extras = {"test", "images", "top", "all"}
+    """``arrayd[test]``, ``[images]``, ``[all]`` and so on exist, and nothing else is promised."""
+    extras = {"test", "images", "top", "metrics", "all"}
     assert set(installed.metadata.get_all("Provides-Extra") or ()) == extras, "install again"
 
 
