@@ -58,6 +58,16 @@ def test_what_is_no_python_is_installed(installed: metadata.Distribution) -> Non
                 assert copy.read_text() == path.read_text(), "install again"
 
 
+def test_the_web_page_is_installed(installed: metadata.Distribution) -> None:
+    """All of its files are beside the modules of the metrics."""
+    source = ROOT / "server" / "arrayd_server" / "metrics" / "assets"
+    copies = resources.files("arrayd_server") / "metrics" / "assets"
+    names = sorted(path.name for path in source.iterdir())
+    assert names == ["page.css", "page.html", "page.js"]
+    for name in names:
+        assert (copies / name).read_text() == (source / name).read_text(), "install again"
+
+
 def test_every_extra_is_known(installed: metadata.Distribution) -> None:
     """``arrayd[test]``, ``[images]``, ``[all]`` and so on exist, and nothing else is promised."""
     extras = {"test", "images", "top", "metrics", "all"}

@@ -73,7 +73,7 @@ SERVER_ROOMS = {
     "service": "access core events identity kernel loading segments stream_identity streams "
     "transport",
     "reloading": "config config_file core events loading logs service streams systemd",
-    "metrics": "core",
+    "metrics": "core identity",
     "upkeep": "core events logs segments service systemd transport",
     "daemon": "config core events kernel loading logs metrics reloading segments service streams "
     "systemd transport upkeep",

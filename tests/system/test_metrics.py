@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import sys
 import time
@@ -37,17 +38,46 @@ def port_of(daemon: Daemon) -> int:
     return int(found[1])
 
 
+def ask(port: int, path: str, method: str = "GET") -> tuple[http.client.HTTPResponse, bytes]:
+    """Return an answer and its body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection.request(method, path)
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer, body
+
+
 def scrape(port: int) -> dict[tuple[str, ...], float]:
     """Return what Prometheus would read: values by name and labels, these by their names."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    connection.request("GET", "/metrics")
-    answer = connection.getresponse()
-    text = answer.read().decode()
-    connection.close()
+    answer, body = ask(port, "/metrics")
+    text = body.decode()
     assert answer.status == 200, text
     families = text_string_to_metric_families(text)
     samples = [sample for family in families for sample in family.samples]
     return {(one.name, *one.labels.values()): one.value for one in samples}
+
+
+def look_at_the_page(port: int, path: Path) -> None:
+    """Check the web page of a daemon that has an array of that file, which is held."""
+    kinds = {"/": "text/html", "/page.css": "text/css", "/page.js": "text/javascript"}
+    for asset, kind in {**kinds, "/api/status": "application/json"}.items():
+        answer, body = ask(port, asset)
+        assert (answer.status, len(body) > 0) == (200, True)
+        assert (answer.getheader("Content-Type") or "").startswith(kind)
+        assert answer.getheader("Content-Security-Policy") == "default-src 'self'"
+        assert answer.getheader("X-Content-Type-Options") == "nosniff"
+        assert answer.getheader("X-Frame-Options") == "DENY"
+        assert answer.getheader("Cache-Control") == "no-store"
+        assert ask(port, asset, "HEAD")[1] == b""
+        assert ask(port, asset, "POST")[0].status == 405
+    assert ask(port, "/../page.js")[0].status == ask(port, "/page.html")[0].status == 404
+    shown = json.loads(ask(port, "/api/status")[1])
+    assert str(path) not in json.dumps(shown)
+    (block,) = shown["blocks"]
+    assert (block["state"], block["shape"], block["dtype"]) == ("held", [1000], "int64")
+    assert (block["format"], block["holders"], block["user"]) == ("npy", 2, 1)
+    assert shown["memory"]["held"] == block["size"] == shown["history"]["states"]["held"][-1]
 
 
 def test_what_happens_is_counted(start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
@@ -76,6 +106,7 @@ def test_what_happens_is_counted(start_daemon: Callable[..., Daemon], tmp_path: 
         assert seen["arrayd_requests_total", "ok", "get"] >= 1
         assert seen["arrayd_requests_total", "error", "info"] == 1
         assert seen["arrayd_request_duration_seconds_count", "get"] >= 1
+        look_at_the_page(port, path)
         del kept
 
 

@@ -17,7 +17,7 @@ def describe(table: StreamTable, stream: SharedStream, now: float) -> dict[str, 
     return {
         "number": stream.number,
         "identity": stream.plan.identity,
-        "state": _state(stream),
+        "state": state(stream),
         "rows": stream.plan.rows,
         "slots": stream.plan.slots,
         "generation": stream.ring.number,
@@ -33,7 +33,8 @@ def describe(table: StreamTable, stream: SharedStream, now: float) -> dict[str, 
     }
 
 
-def _state(stream: SharedStream) -> str:
+def state(stream: SharedStream) -> str:
+    """Return what a stream does, or waits for."""
     if stream.error is not None:
         return "failed"
     if stream.reader is ReaderState.ABSENT:

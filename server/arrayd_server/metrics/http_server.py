@@ -1,4 +1,4 @@
-"""A small HTTP server on loopback: what is measured, for Prometheus.
+"""A small HTTP server on loopback: what is measured, for Prometheus and for browsers.
 
 Every user of the machine can connect to loopback, so whoever does is a stranger. It has a thread
 and an event loop of its own: a client that is slow, or sends nothing, costs the daemon nothing.
@@ -34,6 +34,7 @@ HEADERS = (
     "X-Content-Type-Options: nosniff",
     "X-Frame-Options: DENY",
     "Referrer-Policy: no-referrer",
+    "Cross-Origin-Resource-Policy: same-origin",
 )
 """Of every answer."""
 

@@ -1,14 +1,15 @@
 """`Observation`: what is there when metrics are wanted; without it nothing is counted or measured.
 
 Events reach its `Meter` where they happen, all else is read when somebody asks, or every
-`INTERVAL` for the file. The loop does no more than add up: the text is made, and written, in a
-thread.
+`INTERVAL` for the file and the history. The loop does no more than add up: texts are made, and
+files written, in threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import socket
 import time
@@ -16,21 +17,25 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from arrayd.errors import MissingDependency
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
+from arrayd_server.metrics.history import MemoryHistory
 from arrayd_server.metrics.http_server import HttpAnswer, HttpRequest, HttpServer, refusal
 from arrayd_server.metrics.loop_lag import LoopLag
 from arrayd_server.metrics.measurements import Measurements
 from arrayd_server.metrics.meter import Meter
+from arrayd_server.metrics.picture import Picture
 from arrayd_server.metrics.sums import Survey
 from arrayd_server.metrics.textfile import Textfile
+from arrayd_server.metrics.web_page import ASSETS, asset
 
 log = logging.getLogger(__name__)
 
 INTERVAL = 15.0
-"""Seconds between two files: as often as Prometheus usually looks."""
+"""Seconds between two files, and samples of memory: as often as Prometheus usually looks."""
 
 OPEN_METRICS = "application/openmetrics-text;version=1.0.0"
 
@@ -87,6 +92,8 @@ class Observation:
         self._started = time.time()
         self._file = None if textfile is None else Textfile(textfile)
         self._server = HttpServer(sockets, self._respond) if sockets else None
+        self._history = MemoryHistory()
+        self._page: tuple[dict[str, Any] | None, HttpAnswer] = (None, HttpAnswer(b""))
         self._text: tuple[Measurements | None, dict[str, tuple[bytes, str]]] = (None, {})
         self._thread = ThreadPoolExecutor(1, "arrayd-metrics")
         self._complaint = ""
@@ -95,6 +102,7 @@ class Observation:
         self._good_until = float("-inf")
         self._registry: Registry
         self._survey: Survey
+        self._picture: Picture
         self._garbage: Callable[[], int]
         self._task: asyncio.Task[None]
 
@@ -102,12 +110,14 @@ class Observation:
         """Begin to measure; `garbage` returns how many messages were none."""
         self._registry, self._garbage = registry, garbage
         self._survey = Survey(registry, streams)
+        self._picture = Picture(registry, streams, self._history)
         self._task = self._loop.create_task(self._run())
         if self._server is not None:
             self._server.start()
             for host, port, *_ in (one.getsockname() for one in self._server.sockets):
                 shown = f"[{host}]" if ":" in host else host
-                log.info("metrics at http://%s:%d/metrics", shown, port)
+                at = f"http://{shown}:{port}"
+                log.info("metrics at %s/metrics, and as a page to look at at %s/", at, at)
 
     async def measured(self) -> Measurements:
         """Return what there is; on the loop."""
@@ -135,6 +145,7 @@ class Observation:
             while True:
                 self.meter.forget_ended(self._registry.sessions)
                 measured = await self.measured()
+                self._history.add(measured.sums)
                 if self._file is not None:
                     self._tell(
                         await self._loop.run_in_executor(self._thread, self._write, measured)
@@ -142,9 +153,26 @@ class Observation:
                 await asyncio.sleep(INTERVAL)
 
     async def _respond(self, request: HttpRequest) -> HttpAnswer:
-        """Answer, in the server's thread; a text is made once, however many ask for it."""
-        if request.path != "/metrics":
-            return refusal(HTTPStatus.NOT_FOUND, "The metrics are at /metrics.")
+        """Answer, in the server's thread."""
+        if request.path in ASSETS:
+            return asset(request.path)
+        if request.path == "/metrics":
+            return await self._metrics(request)
+        if request.path == "/api/status":
+            return await self._status()
+        return refusal(HTTPStatus.NOT_FOUND, "The metrics are at /metrics, a page is at /.")
+
+    async def _status(self) -> HttpAnswer:
+        """Return what the page shows; it becomes text once, however many ask for it."""
+        asked = asyncio.run_coroutine_threadsafe(self._picture.take(self.measured), self._loop)
+        shown = await asyncio.wrap_future(asked)
+        if self._page[0] is not shown:
+            text = json.dumps(shown, separators=(",", ":"))
+            self._page = shown, HttpAnswer(text.encode(), "application/json")
+        return self._page[1]
+
+    async def _metrics(self, request: HttpRequest) -> HttpAnswer:
+        """Return the metrics; a text is made once, however many ask for it."""
         asked = asyncio.run_coroutine_threadsafe(self.measured(), self._loop)
         measured = await asyncio.wrap_future(asked)
         if self._text[0] is not measured:
