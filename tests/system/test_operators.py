@@ -42,7 +42,11 @@ def test_who(daemon: Daemon, tmp_path: Path, call: Call) -> None:
     path, other = tmp_path / "a.npy", tmp_path / "b.npy"
     for one in (path, other):
         np.save(one, np.arange(5))
-    assert call("who", str(path)) == (0, "not in memory, and nobody waits for it\n", "")
+    nobody = "not in memory, and nobody waits for it\n"
+    assert call("who", str(path)) == (0, nobody, "")
+    assert call("who", "name:absent") == (0, nobody, "")
+    absent = f"{tmp_path}/absent.h5"
+    assert call("who", f"{absent}:x") == (0, nobody, f"(there is no file {absent})\n")
     with arrayd.connect(daemon.endpoint) as client:
         kept = [client.get(path), client.get(other)]
         code, said, _ = call("who", str(path))

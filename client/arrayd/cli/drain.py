@@ -10,8 +10,9 @@ from arrayd.cli.common import Subparsers, add_command, complain, running
 from arrayd.cli.status import with_mappers
 from arrayd.cli.stop import end
 from arrayd.common.bytesize import format_bytes
+from arrayd.common.users import user_name
 from arrayd.results.status import DaemonStatus, Holder
-from arrayd.results.status_table import printable, user_name
+from arrayd.results.status_table import printable
 
 EVERY = 0.5
 """Seconds between two looks at who is left."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from arrayd.cli.common import Subparsers, add_command, print_json, running
-from arrayd.results.status_table import printable, user_name
+from arrayd.common.users import user_name
+from arrayd.results.status_table import printable
 
 
 def add_parser(subparsers: Subparsers) -> None:

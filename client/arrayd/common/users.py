@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 from arrayd.errors import SpecMismatch
@@ -24,6 +25,20 @@ def absolute_name(name: str) -> str:
         return f"~{pwd.getpwnam(found[1]).pw_uid}/{name[found.end() :]}"
     except KeyError:
         return name
+
+
+@cache
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number of one without.
+
+    The system is asked once: it may have to ask a directory in the network.
+    """
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def share(value: Any) -> str | None:

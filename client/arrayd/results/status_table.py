@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import html as _html
-import pwd
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from arrayd.common.bytesize import format_bytes
+from arrayd.common.users import user_name
 from arrayd.results.status import (
     BlockStatus,
     ConsumerStatus,
@@ -280,14 +280,6 @@ def _who(people: Sequence[Holder], *, user: bool = False) -> str:
     words += [user_name(first.uid)] if user else []
     words += [f"+{len(people) - 1}"] if len(people) > 1 else []
     return " ".join(words)
-
-
-def user_name(uid: int) -> str:
-    """Return the name of a user, or the number of one without."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from arrayd.common.users import user_name
 from arrayd.results.status import BlockStatus, Holder, JobStatus, listed
-from arrayd.results.status_table import Row, cut_left, duration, printable, user_name
+from arrayd.results.status_table import Row, cut_left, duration, printable
 from arrayd.wire.records import Record
 
 USES_HEAD = ("BLOCK", "STATE", "PID", "USER", "COMMAND", "SINCE", "SOURCE")
