@@ -45,7 +45,7 @@ requests = st.one_of(
 _MANY = int(os.environ.get("ARRAYD_TEST_WALKS", "0"))
 
 WALKS = settings(
-    max_examples=_MANY or 300,
+    max_examples=_MANY or 200,
     stateful_step_count=80,
     deadline=None,
     derandomize=not _MANY,

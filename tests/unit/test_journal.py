@@ -49,7 +49,9 @@ def stand_in(tmp_path: Path) -> Iterator[Journal]:
     handler = JournalHandler(one.path)
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
+    log.propagate = False  # what is no UTF-8 pytest-xdist could not pass on, with what was logged
     yield one
+    log.propagate = True
     log.removeHandler(handler)
     handler.close()
     one.socket.close()

@@ -237,4 +237,4 @@ class SpareWalk(Walk):
 
 
 TestSpareWalk = SpareWalk.TestCase
-TestSpareWalk.settings = settings(WALKS, max_examples=max(100, WALKS.max_examples // 3))
+TestSpareWalk.settings = settings(WALKS, max_examples=WALKS.max_examples // 3)

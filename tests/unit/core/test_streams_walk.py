@@ -348,5 +348,5 @@ class StreamWalk(RuleBasedStateMachine):
 
 TestStreamWalk = StreamWalk.TestCase
 TestStreamWalk.settings = (
-    WALKS if WALKS.max_examples > 300 else settings(WALKS, max_examples=60, stateful_step_count=40)
+    WALKS if WALKS.max_examples > 200 else settings(WALKS, max_examples=60, stateful_step_count=40)
 )
