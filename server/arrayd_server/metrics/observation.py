@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import socket
 import time
@@ -22,6 +21,7 @@ from typing import Any
 from arrayd.errors import MissingDependency
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
+from arrayd_server.metrics import picture
 from arrayd_server.metrics.history import MemoryHistory
 from arrayd_server.metrics.http_server import HttpAnswer, HttpRequest, HttpServer, refusal
 from arrayd_server.metrics.loop_lag import LoopLag
@@ -165,10 +165,9 @@ class Observation:
     async def _status(self) -> HttpAnswer:
         """Return what the page shows; it becomes text once, however many ask for it."""
         asked = asyncio.run_coroutine_threadsafe(self._picture.take(self.measured), self._loop)
-        shown = await asyncio.wrap_future(asked)
-        if self._page[0] is not shown:
-            text = json.dumps(shown, separators=(",", ":"))
-            self._page = shown, HttpAnswer(text.encode(), "application/json")
+        taken = await asyncio.wrap_future(asked)
+        if self._page[0] is not taken:
+            self._page = taken, HttpAnswer(picture.text(taken), "application/json")
         return self._page[1]
 
     async def _metrics(self, request: HttpRequest) -> HttpAnswer:

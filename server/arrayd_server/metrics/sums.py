@@ -31,7 +31,7 @@ _UNSEALED = {
     State.SPARE: "recycled",
 }
 
-SLICE = 2000
+SLICE = 1000
 """Blocks that are looked at before the loop turns."""
 
 WALK_PAUSE = 200

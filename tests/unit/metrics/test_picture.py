@@ -49,7 +49,8 @@ def drawer(world: World) -> tuple[Picture, Any]:
 def take(world: World) -> dict[str, Any]:
     """Return what is shown of it."""
     one, measured = drawer(world)
-    return asyncio.run(one.take(measured))
+    shown: dict[str, Any] = json.loads(picture.text(asyncio.run(one.take(measured))))
+    return shown
 
 
 def test_blocks_with_states_and_holders(world: World) -> None:
@@ -177,26 +178,26 @@ def test_an_hour_is_remembered() -> None:
     for number in range(history.SAMPLES + 10):
         one.add(sums_of(15.0 * number, {}))
     latest = sums_of(1e6, {}, held=7)
-    shown = one.shown(one.sample(latest))
+    shown = history.shown(one.samples(one.sample(latest)))
     assert len(shown["at"]) == history.SAMPLES + 1
     assert (shown["at"][0], shown["at"][-1]) == (150.0, 1e6)
     assert shown["states"]["held"][-2:] == [1000, 7]
     assert list(shown["states"]) == list(sums.STATES)
     one.add(latest)
-    assert one.shown(one.sample(latest))["at"].count(1e6) == 1
+    assert history.shown(one.samples(one.sample(latest)))["at"].count(1e6) == 1
 
 
 def test_users_are_numbers() -> None:
     """In the order in which they come; those with little are summed, whoever they are."""
     one = MemoryHistory()
     one.add(sums_of(1.0, {4321: 100, 77: 300}))
-    shown = one.shown(one.sample(sums_of(2.0, {77: 200})))
+    shown = history.shown(one.samples(one.sample(sums_of(2.0, {77: 200}))))
     assert shown["users"] == {"1": [600, 800], "2": [300, 200], "3": [100, 0]}
     many = {uid: 10 + uid for uid in range(history.KEPT_USERS + 5)}
     sample = one.sample(sums_of(3.0, many, held=10_000))
     assert sum(sample.users.values()) == 10_000
     assert sample.users[history.OTHERS] == sum(sorted(many.values())[:5])
-    lines = one.shown(sample)["users"]
+    lines = history.shown(one.samples(sample))["users"]
     assert len(lines) == history.SHOWN_USERS + 1
     assert sum(line[-1] for line in lines.values()) == 10_000
 

@@ -134,12 +134,15 @@ function drawUsers(data) {
 }
 
 // Return a table; `columns` are [title, class, what of a row to show]; classes: number, wide.
-function table(columns, rows, more, none, what) {
+// On a narrow screen what is wide goes, and `second` says it in a line of its own.
+function table(columns, second, rows, more, none, what) {
   if (!rows.length) return [element("p", { class: "note" }, none)];
   const head = element("tr", {}, ...columns.map(([title, kind]) =>
     element("th", { class: kind, scope: "col" }, title)));
-  const body = rows.map((row) => element("tr", {}, ...columns.map(([, kind, show]) =>
-    element("td", { class: kind }, show(row)))));
+  const body = rows.flatMap((row) => [
+    element("tr", {}, ...columns.map(([, kind, show]) => element("td", { class: kind }, show(row)))),
+    element("tr", { class: "second" }, element("td", { colspan: columns.length }, second(row))),
+  ]);
   const made = element("div", { class: "scroll" }, element("table", {},
     element("thead", {}, head), element("tbody", {}, ...body)));
   return more ? [made, element("p", { class: "note" }, `and ${more} more ${what}`)] : [made];
@@ -163,11 +166,12 @@ function drawBlocks(data) {
     ["State", "state", stateOf],
     ["Holders", "number", (one) => String(one.holders)],
     ["Idle", "number", (one) => duration(one.idle)],
-    ["Array", "", contents],
+    ["Array", "wide", contents],
     ["Format", "wide", (one) => one.format],
     ["User", "wide", (one) => `user ${one.user}`],
   ];
-  put("blocks", ...table(columns, data.blocks, data.blocks_more, "There are no blocks.",
+  const second = (one) => [contents(one), one.format, `user ${one.user}`].filter(Boolean).join(" · ");
+  put("blocks", ...table(columns, second, data.blocks, data.blocks_more, "There are no blocks.",
     "that are smaller"));
 }
 
@@ -181,27 +185,31 @@ function drawLoads(data) {
   const columns = [
     ["Block", "number", (one) => (one.block === null ? "–" : String(one.block))],
     ["Size", "number", (one) => (one.size ? bytes(one.size) : "?")],
-    ["Stage", "", (one) => one.stage],
+    ["Stage", "wide", (one) => one.stage],
     ["Progress", "", progress],
     ["Left", "number", (one) => duration(one.left)],
     ["Since", "number wide", (one) => duration(one.age)],
     ["Waiting", "number wide", (one) => String(one.waiters)],
   ];
-  put("loads", ...table(columns, data.loads, data.loads_more, "Nothing is being loaded.", "loads"));
+  const second = (one) => `${one.stage} for ${duration(one.age)}, ${one.waiters} waiting`;
+  put("loads", ...table(columns, second, data.loads, data.loads_more, "Nothing is being loaded.",
+    "loads"));
 }
 
 function drawStreams(data) {
   const columns = [
     ["Stream", "number", (one) => String(one.number)],
-    ["State", "", (one) => one.state],
+    ["State", "wide", (one) => one.state],
     ["Epoch", "number", (one) => String(one.epoch)],
-    ["Row", "number", (one) => `${one.row} of ${one.rows}`],
+    ["Row", "number wide", (one) => `${one.row} of ${one.rows}`],
     ["Readers", "number", (one) => String(one.consumers)],
     ["Waiting", "number", (one) => String(one.waiting)],
     ["Ring", "number wide", (one) => counted(one.slots, "row")],
     ["Read", "number wide", (one) => bytes(one.bytes_read)],
   ];
-  put("streams", ...table(columns, data.streams, data.streams_more, "No stream is open.",
+  const second = (one) => `${one.state} · row ${one.row} of ${one.rows} · ring of `
+    + `${counted(one.slots, "row")} · ${bytes(one.bytes_read)} read`;
+  put("streams", ...table(columns, second, data.streams, data.streams_more, "No stream is open.",
     "streams"));
 }
 
