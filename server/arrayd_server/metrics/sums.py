@@ -24,6 +24,8 @@ from arrayd_server.core.streams import Streams
 
 STATES = ("held", "idle", "pinned", "stray", "loading", "leaving", "recycled")
 
+_SEALED = State.SEALED  # looked up for each block, it makes the walk half as long again
+
 _UNSEALED = {
     State.LOADING: "loading",
     State.WRITING: "loading",
@@ -82,7 +84,7 @@ class Sums:
 
 def state_of(block: Block, idle: Container[str], now: float) -> str:
     """Return which of `STATES` a block is in; those in `idle` are on the idle list."""
-    if block.state is not State.SEALED:
+    if block.state is not _SEALED:
         return _UNSEALED[block.state]
     if block.holders or block.lends:
         return "held"
