@@ -49,9 +49,7 @@ def stand_in(tmp_path: Path) -> Iterator[Journal]:
     handler = JournalHandler(one.path)
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
-    log.propagate = False  # what is no UTF-8 pytest-xdist could not pass on, with what was logged
     yield one
-    log.propagate = True
     log.removeHandler(handler)
     handler.close()
     one.socket.close()
@@ -93,7 +91,12 @@ def test_the_level_is_a_priority(level: str, priority: str, stand_in: Journal) -
 def test_a_value_cannot_add_fields(stand_in: Journal) -> None:
     """A line break in what a user has sent is part of the value, whatever comes after it."""
     path = "/data/a\nMESSAGE_ID=00000000000000000000000000000000\n\udcff"
-    log.info("no: %s", path, extra=events.REFUSED.about(source=path, uid=5))
+    about = events.REFUSED.about(source=path, uid=5)
+    # Past the logger, whose lines pytest keeps: xdist cannot pass on what is no UTF-8.
+    where = (log.name, logging.INFO, __file__, 1)
+    line = log.makeRecord(*where, "no: %s", (path,), None, "here", extra=about)
+    handler = next(one for one in log.handlers if isinstance(one, JournalHandler))
+    handler.handle(line)
     entry = stand_in.entry()
     assert entry["ARRAYD_SOURCE"] == path
     assert entry["MESSAGE"] == f"no: {path}"
