@@ -39,6 +39,9 @@ ALLOWED = {
     "server/arrayd_server/loaders/file_identity.py": {
         "time.time_ns": "waits until a file's time stamp is a tick old, and 20 ms at most"
     },
+    "server/arrayd_server/metrics/observation.py": {
+        "time.time": "is shown beside figures: when the daemon began, when a sample was taken"
+    },
 }
 """Where the time of day may be asked for, and why it decides nothing."""
 
