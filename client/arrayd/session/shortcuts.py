@@ -158,6 +158,6 @@ def _ways(what: object) -> list[str]:
     """Return the paths that an argument may mean, the longest first; none if it is no path."""
     if type(what) is str:
         return [what, *(head for head, _ in cuts(what))]
-    # A path of the standard library never changes; its module, if there is none, is not loaded.
+    # A path object never changes. Whoever has one has imported pathlib; we need not, it is slow.
     pathlib = sys.modules.get("pathlib")
     return [str(what)] if pathlib is not None and type(what) is pathlib.PosixPath else []

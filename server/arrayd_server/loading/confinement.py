@@ -52,7 +52,10 @@ def needs_child(source: Source) -> bool:
 
 
 def around(*, confined: bool, child: bool) -> Callable[[Callable[[], _T]], _T]:
-    """Return what does the work of a task that may be confined, in a child or in a worker."""
+    """Return what is to do the work of a task: a thread of its own if it enters this in a worker.
+
+    In a `child`, which ends with the task, the process itself may enter it, and is silenced.
+    """
     if confined and child:
         _be_silent()
     return _in_thread if confined and not child else lambda work: work()

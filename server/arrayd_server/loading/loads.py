@@ -15,7 +15,7 @@ from arrayd_server import events, identity
 from arrayd_server.core.model import BlockMember
 from arrayd_server.identity import BlockIdentity
 from arrayd_server.loading import confinement
-from arrayd_server.loading.member_loads import Loaded, MemberLoads
+from arrayd_server.loading.member_loads import Ended, Loaded, MemberLoads
 from arrayd_server.loading.messages import (
     FilledPart,
     FillTask,
@@ -58,11 +58,6 @@ class Load:
     parts_left: int = 0
     task: Mapping[str, Any] = field(default_factory=dict)  # of every part, but for which it is
     lost: int = 0
-
-
-Ended = Callable[[str, str, int, int, float], None]
-"""Takes the format of loads that have ended, ``ok``, ``error`` or ``cancelled``, how many they are,
-the bytes of their arrays, and the seconds that they took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +220,7 @@ def _task(
 
 
 def _needs_child(origin: BlockIdentity) -> bool:
-    """Say whether a file is read in a child for whose it is, whatever it holds."""
+    """Say whether a file is read in a child because it is another user's."""
     return origin.confined and (origin.source is None or confinement.needs_child(origin.source))
 
 

@@ -31,6 +31,10 @@ MAX_BYTES = 256 << 10
 
 Loaded = Callable[[int, Mapping[int, LoadedMember]], None]
 
+Ended = Callable[[str, str, int, int, float], None]
+"""Takes the format of loads that have ended, ``ok``, ``error`` or ``cancelled``, how many they are,
+the bytes of their arrays, and the seconds that they took."""
+
 
 def may_be_member(source: Source, size: int) -> bool:
     """Say whether a source, whose file has `size` bytes, can be loaded with others.
@@ -58,7 +62,7 @@ class _MembersLoad:
 class MemberLoads:
     """The loads of small files; `on_loaded` is told of each what was found, by position.
 
-    `on_ended` is as of `loads.Loads`.
+    `on_ended` is for those who count them.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class MemberLoads:
         pool: Pool,
         on_loaded: Loaded,
         on_progress: Callable[[int, int], None],
-        on_ended: Callable[[str, str, int, int, float], None] | None = None,
+        on_ended: Ended | None = None,
     ) -> None:
         self._on_ended = on_ended
         self._pool = pool

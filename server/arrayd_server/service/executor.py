@@ -45,7 +45,8 @@ from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
 from arrayd_server.kernel import memory_limits
 from arrayd_server.kernel.close_watch import CloseWatch
-from arrayd_server.loading.loads import Callbacks, Ended, Loads, Probed
+from arrayd_server.loading.loads import Callbacks, Loads, Probed
+from arrayd_server.loading.member_loads import Ended
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments.block_metadata import metadata, placed, planned
 from arrayd_server.segments.member_metadata import describable
