@@ -22,7 +22,7 @@ from typing import Any
 
 from arrayd.common import failpoints, proc
 from arrayd.errors import ArraydError, DaemonError
-from arrayd.wire import layout, protocol
+from arrayd.wire import protocol
 from arrayd_server import events, logs, systemd
 from arrayd_server.config import Config
 from arrayd_server.core import shutdown
@@ -38,7 +38,6 @@ from arrayd_server.metrics import http_server
 from arrayd_server.metrics.meter import Meter
 from arrayd_server.metrics.observation import Observation
 from arrayd_server.reloading import Reloading, has_terminal
-from arrayd_server.segments import adoption, block_metadata
 from arrayd_server.segments.outcome import Outcome
 from arrayd_server.segments.scope import Scope
 from arrayd_server.segments.store import Segments
@@ -53,6 +52,7 @@ from arrayd_server.service.service import Service
 from arrayd_server.service.sessions import Sessions
 from arrayd_server.streams import readers
 from arrayd_server.streams.readers import ReaderPool
+from arrayd_server.takeover import Takeover
 from arrayd_server.transport import peers
 from arrayd_server.transport.server import PeerConnection, Server
 from arrayd_server.transport.socket_file import SocketFile
@@ -107,6 +107,7 @@ class Daemon:
         self._metrics_sockets = [*metrics]
         self._observation: Observation | None = None
         self._upkeep: Upkeep
+        self._takeover: Takeover | None = None
         self._service: Service
         self._index: PublishedIndex
         self._reception: Reception
@@ -144,7 +145,6 @@ class Daemon:
             wanted = (self._config.metrics_textfile, self._metrics_sockets)
             self._observation = Observation(loop, *wanted)
         self._make_service(loop)
-        self._adopt()
         gone = self._sessions.disconnected
         listening = (self._config.endpoint, self._on_request, gone)
         mode = self._config.callers.socket_mode
@@ -152,6 +152,7 @@ class Daemon:
         self._sessions.server = self._server
         path, passed = self._config.endpoint.removeprefix("ipc://"), self._passed is not None
         self._socket_file = SocketFile(path, passed=passed)
+        await self._take_over()
         if self._observation is not None:
             garbage = lambda: self._server.garbage  # noqa: E731
             self._observation.begin(self._registry, self._service.streams, garbage)
@@ -231,6 +232,9 @@ class Daemon:
     ) -> None:
         if self._stopping.is_set():
             return  # the client sees us die, and asks the next daemon
+        if self._takeover is not None:
+            self._takeover.keep_waiting(request, route, self._server)
+            return
         now = time.monotonic()
         if self._meter is not None:
             self._meter.request(request, answered=request.op not in WITHOUT_ANSWER)
@@ -321,28 +325,15 @@ class Daemon:
 
     # ---- life ----------------------------------------------------------------------------
 
-    def _adopt(self) -> None:
-        """Take over what an earlier run of this scope left."""
-        now = time.monotonic()
-        for found in adoption.scan(self._segments):
-            try:
-                block = block_metadata.adopted(found, self._registry.blocks.new_number(), now)
-            except layout.NewerSegment as error:
-                about = events.NOT_ADOPTED.about(block=found.name)
-                log.warning("%s is left alone: %s", found.name, error, extra=about)
-                self._segments.disown(found.name)
-                continue
-            except ValueError as error:
-                about = events.NOT_ADOPTED.about(block=found.name)
-                log.warning("%s is not usable (%s): removed", found.name, error, extra=about)
-                self._segments.discard(found.name)
-                continue
-            about = events.ADOPTED.about(block=found.name, source=block.identity, bytes=block.size)
-            log.info("adopted %s: %s", found.name, block.identity, extra=about)
-            self._executor.act(self._registry.adopt(block, now))
-            failpoints.hit("daemon.adopting")
+    async def _take_over(self) -> None:
+        """Take over what an earlier run of this scope left, then serve who waits for that."""
+        self._takeover = Takeover(self._segments, self._registry, self._executor)
+        hellos = await self._takeover.run()
         if self._segments.leases:
             self._index.publish()
+        self._takeover = None
+        for route, hello in hellos.items():
+            self._on_request(hello, route, route.address)
 
     async def _end(self) -> None:
         systemd.notify(systemd.STOPPING)
@@ -369,7 +360,7 @@ class Daemon:
 
         While one block is waited for, others may go by themselves: their last user has gone.
         """
-        deadline = time.monotonic() + PARTING
+        deadline, freed = time.monotonic() + PARTING, 0
         for segment, force in ((unlink.segment, unlink.force) for unlink in unlinks):
             block, _ = self._registry.block(segment)
             if block is None:
@@ -381,7 +372,10 @@ class Daemon:
                 outcome, fd = self._segments.unlink(segment, force=force)
             if fd >= 0:
                 os.close(fd)
-            log.info("%s: %s", block.identity, outcome.value)
+            freed += outcome is Outcome.GONE
+            level = logging.DEBUG if outcome is Outcome.GONE else logging.INFO
+            log.log(level, "%s: %s", block.identity, outcome.value)
+        log.info("freed blocks: %d", freed)
 
 
 def _raise_descriptor_limit() -> None:

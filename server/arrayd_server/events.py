@@ -79,8 +79,8 @@ ENDED = Event(
 ADOPTED = Event(
     "adopted",
     "30946451bd9f48bb8af959892ff1a247",
-    "A block of an earlier run is taken over: @ARRAYD_BLOCK@",
-    "It holds @ARRAYD_SOURCE@, @ARRAYD_BYTES@ bytes. Who had mapped it noticed nothing.",
+    "The blocks of an earlier run are taken over: @ARRAYD_BYTES@ bytes",
+    "Who had mapped them noticed nothing, and what is asked for again is not loaded again.",
 )
 NOT_ADOPTED = Event(
     "not-adopted",

@@ -38,6 +38,11 @@ def reloading() -> str:
     return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
 
 
+def extend_timeout(seconds: int) -> str:
+    """Return the assignment that says: a start that takes longer is no hang, for so long."""
+    return f"EXTEND_TIMEOUT_USEC={seconds * 1_000_000}"
+
+
 def under_systemd() -> bool:
     """Whether a service manager waits for our notifications."""
     return os.environ.get("NOTIFY_SOCKET", "").startswith(("/", "@"))

@@ -119,11 +119,9 @@ def grown(folder: Path, blocks: int, sessions: int) -> Iterator[Grown]:
     daemon = subprocess.Popen([*command, *options])
     crowd: list[subprocess.Popen[bytes]] = []
     try:
-        while not (place / "sock").exists():  # it listens when all is adopted
-            assert daemon.poll() is None, "the daemon did not start"
-            time.sleep(0.01)
-        started = time.perf_counter() - began
         with arrayd.connect(endpoint) as client:
+            client.health()  # answered when all is adopted
+            started = time.perf_counter() - began
             one = Grown(blocks, sessions, daemon, client, started)
             one.spent, one.kept = one.busy, one.own
             assert len(client.status().blocks) == blocks

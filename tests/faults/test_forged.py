@@ -41,7 +41,7 @@ def taken_by(scope: Scope) -> list[Block]:
     blocks = []
     segments = Segments(scope)
     registry = Registry(scope.name, 1 << 30)
-    for found in adoption.scan(segments):
+    for found in adoption.Leftovers(segments):
         try:
             block = block_metadata.adopted(found, registry.blocks.new_number(), 0.0)
         except layout.NewerSegment:

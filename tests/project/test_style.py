@@ -75,8 +75,9 @@ SERVER_ROOMS = {
     "reloading": "config config_file core events loading logs service streams systemd",
     "metrics": "core identity",
     "upkeep": "core events logs segments service systemd transport",
+    "takeover": "core events segments service systemd transport",
     "daemon": "config core events kernel loading logs metrics reloading segments service streams "
-    "systemd transport upkeep",
+    "systemd takeover transport upkeep",
     "__main__": "config config_file daemon logs segments systemd",
 }
 """The same of the server. A loader process (`loading.worker`) has nothing above `loading`."""

@@ -6,15 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zmq
 
 import arrayd
 from arrayd.results.status import BlockStatus
 from arrayd.session import connection
+from arrayd.wire import protocol
 from tests.support.daemons import PATIENCE, Daemon
 from tests.support.processes import (
     SLOW_ROWS,
@@ -238,6 +242,39 @@ def test_a_call_without_a_daemon_gives_up(
     daemon.start()
     assert client.get(tmp_path / "y.npy", rows=slice(3)).sum() == 3
     del mine
+
+
+def starting(router: zmq.Socket[bytes], hellos: int) -> None:
+    """Answer as a daemon that takes over many blocks: until so many hellos it is starting."""
+    for done in range(hellos):
+        route, _ = router.recv_multipart()
+        router.send_multipart([route, protocol.answer(0, starting=[done, hellos])])
+    answered = False
+    while not answered:
+        route, frame = router.recv_multipart()
+        request = protocol.decode(frame)
+        answered = request["op"] == "health"
+        about_us = {"version": "1", "run": "r", "leases": True, "holds": {}}
+        ok = {"healthy": 1} if answered else {"pid": os.getpid(), **about_us}
+        router.send_multipart([route, protocol.answer(request["id"], ok=ok)])
+
+
+def test_a_daemon_that_takes_over_is_waited_for(
+    short_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as it says that it is starting, a client waits, however many blocks there are."""
+    monkeypatch.setattr(connection, "AWAY_TIMEOUT", 0.5)
+    monkeypatch.setattr(connection, "_HELLO_EVERY", 0.05)
+    endpoint = f"ipc://{short_directory}/sock"
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.bind(endpoint)
+        stub = threading.Thread(target=starting, args=(router, 20))
+        stub.start()
+        with arrayd.connect(endpoint) as client:
+            began = time.monotonic()
+            assert client.health() == {"healthy": 1}
+            assert time.monotonic() - began > connection.AWAY_TIMEOUT
+        stub.join()
 
 
 def test_one_daemon_per_endpoint(daemon: Daemon, client: arrayd.Client) -> None:

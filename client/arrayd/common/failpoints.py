@@ -37,7 +37,7 @@ VARIABLE = "ARRAYD_FAILPOINTS"
 
 POINTS = {
     # what the daemon has just done, or is about to do (…ing)
-    "daemon.bound": "the socket is there, and what was left is adopted; not ready yet",
+    "daemon.bound": "what was left is adopted, and who waited for that was welcomed; not ready yet",
     "daemon.request": "a request was received, nothing is decided",
     "daemon.welcomed": "a session was opened or restated, and the answer is sent",
     "daemon.probed": "a worker has found out what a file holds, nothing is decided",

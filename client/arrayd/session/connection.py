@@ -111,8 +111,7 @@ class Connection:
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 200)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing piles up for an absent daemon
-        self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.set_hwm(0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 10)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
         self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_ANSWER)
@@ -349,6 +348,8 @@ class Connection:
         request = self._pending.get(number) if isinstance(number, int) else None
         if answer.get("hello"):
             self._start_recovery()
+        elif "starting" in answer:  # the daemon is there: it is no time without one that passes
+            self.unknown_since = self.unknown_since and time.monotonic()
         elif request is None:
             self._granted(answer)
         elif "again" in answer:

@@ -51,7 +51,9 @@ stop            (none) the daemon stops, as on SIGTERM
 Answers: ``{"v", "id", "i"}`` and one of ``ok`` (the result of item i), ``err``
 (`arrayd.errors`), ``progress`` ([done, total] rows; the answer is still to come) or
 ``hello`` (the daemon does not know the session: the client says hello and asks again) or
-``again`` (the block to be granted has just been removed: the client asks again).
+``again`` (the block to be granted has just been removed: the client asks again). While the daemon
+takes over the blocks of an earlier run it answers a hello, for the time being, with ``starting``
+([done, total] blocks) as number 0.
 The answer to hello carries pid, uid, version, run, leases, the seqs of the holds, and the path of
 the index.
 

@@ -319,16 +319,15 @@ class Segments:
 
     # ---- names ---------------------------------------------------------------------------
 
-    def adopt(self, name: str, inode: int, readers: frozenset[int]) -> None:
-        """Take over a segment of an earlier run, to which a name leads, and `readers` may open."""
+    def adopt(self, name: str, inode: int, readers: frozenset[int], *, whole: bool) -> None:
+        """Take over a segment of an earlier run; `whole`: both names lead to it, else one."""
         self._inodes[name] = inode
         if readers:
             self._sharing.found(name, readers)
-        if inode_of(self.path(name)) == inode == inode_of(self.public(name)):
-            return  # as almost always, and there may be a hundred thousand
         # Without room for the other link, the segment is adopted all the same.
         with contextlib.suppress(ArraydError):
-            self._relink(name)
+            if not whole:
+                self._relink(name)
 
     def _forget(self, name: str) -> None:
         self._inodes.pop(name, None)

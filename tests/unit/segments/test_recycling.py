@@ -12,7 +12,7 @@ import pytest
 from arrayd.wire import layout
 from arrayd_server.kernel import leases
 from arrayd_server.segments import recycling
-from arrayd_server.segments.adoption import read, read_footer, scan
+from arrayd_server.segments.adoption import Leftovers, read, read_footer
 from arrayd_server.segments.outcome import Outcome
 from arrayd_server.segments.scope import Scope
 from arrayd_server.segments.store import Segments
@@ -203,7 +203,7 @@ def test_a_step_that_fails(
         with pytest.raises(OSError, match="Input/output"):
             recycling.hand_down(fd, links)
     os.close(fd)
-    assert list(scan(Segments(scope))) == []
+    assert list(Leftovers(Segments(scope))) == []
     assert not any(map(os.path.exists, paths))
 
 

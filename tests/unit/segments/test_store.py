@@ -20,7 +20,7 @@ from arrayd.errors import DaemonError
 from arrayd.wire import layout
 from arrayd_server.kernel import leases, segment_users
 from arrayd_server.kernel.close_watch import CloseWatch
-from arrayd_server.segments.adoption import read_footer, scan
+from arrayd_server.segments.adoption import Leftovers, read_footer
 from arrayd_server.segments.outcome import Outcome
 from arrayd_server.segments.scope import Scope, ScopeTaken
 from arrayd_server.segments.store import Segments
@@ -288,7 +288,7 @@ def test_a_scan_adopts_what_is_whole_and_removes_the_rest(segments: Segments, sc
     os.symlink("/etc/passwd", f"/dev/shm/{link}")
     loose = make(segments, scope, 6)
     os.chmod(segments.path(loose), 0o644)
-    found = {f.name: f for f in scan(segments)}
+    found = {f.name: f for f in Leftovers(segments)}
     assert set(found) == {whole, lone, unsealed}
     assert [found[n].sealed for n in (whole, lone, unsealed)] == [True, True, False]
     assert found[whole].meta == {"made": 1}
@@ -308,7 +308,7 @@ def test_flipped_bytes_in_the_end_are_noticed(segments: Segments, scope: Scope) 
             byte = file.read(1)
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([byte[0] ^ 1]))
-        assert list(scan(segments)) == []
+        assert list(Leftovers(segments)) == []
     assert not [n for n in os.listdir("/dev/shm") if n.startswith(scope.family)]
 
 
