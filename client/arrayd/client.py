@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from arrayd.array import SharedArray, cut, reduced
+from arrayd.array import SharedArray, reduced
 from arrayd.common import arguments, failpoints, users
-from arrayd.errors import (
-    ArraydError,
-    NoSuchBlock,
-    SpecMismatch,
-)
+from arrayd.errors import ArraydError, NoSuchBlock, SpecMismatch
 from arrayd.integrations.picklers import register
 from arrayd.results.lost import LostArray
 from arrayd.results.progress import Progress, reporter
-from arrayd.session import sealing
-from arrayd.session.fetch import Fetching, Terms, bare
+from arrayd.session import local, sealing, source_blocks
+from arrayd.session.describe import described, error_in
+from arrayd.session.fetch import Fetching, Result, Terms
+from arrayd.session.own_daemon import OwnDaemon
 from arrayd.session.request import FileRequest, SourceLike
 from arrayd.session.session import Session, unwrap, unwrap_as
 from arrayd.source import Source
@@ -60,6 +58,7 @@ class Client:
 
     def __init__(self, endpoint: str | None = None, *, start: bool = True) -> None:
         self._session = Session(endpoint, start=start)
+        self._own = OwnDaemon(self._session, start=start)
 
     @property
     def endpoint(self) -> str:
@@ -68,7 +67,10 @@ class Client:
 
     def close(self) -> None:
         """End the session: all its holds end. Arrays stay readable until they are dropped."""
-        self._session.close()
+        try:
+            self._own.close()
+        finally:
+            self._session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -99,9 +101,9 @@ class Client:
             known = self._session.blocks.shortcuts.follow(source, options)
             if known is not None:
                 return known
-            found = self._local(source, options, mode)
+            found = local.beside(self._own, source, options, mode)
             if isinstance(found, FileRequest):
-                found = Fetching(self._session, _PLAIN).current([found])[0]
+                found = self._fetched([found], _PLAIN)[0]
             if isinstance(found, ArraydError):
                 raise found
             return found
@@ -127,15 +129,19 @@ class Client:
         return_errors = arguments.flag("return_errors", return_errors)
         wanted = arguments.sources(sources)
         self._session.connect()
-        find = self._asking if seconds else self._known
-        results = [find(source, options, mode) for source in wanted]
+        results = [
+            local.asking(source, options)
+            if seconds
+            else local.known(self._session, self._own, source, options, mode)
+            for source in wanted
+        ]
         missing = {i: result for i, result in enumerate(results) if isinstance(result, FileRequest)}
         if missing:
             requests = list(missing.values())
             deadline = None if timeout is None else time.monotonic() + timeout
             with reporter(progress, [request.source for request in requests]) as report:
                 terms = Terms(mode, seconds, timeout, deadline, report)
-                found = Fetching(self._session, terms).current(requests)
+                found = self._fetched(requests, terms)
             for index, result in zip(missing, found, strict=True):
                 results[index] = result
         if not return_errors:
@@ -148,24 +154,28 @@ class Client:
 
     def prefetch(self, *sources: SourceLike, **options: Any) -> None:
         """Have sources loaded without waiting for them; see `arrayd.prefetch`."""
-        items = [FileRequest.of(source, options).to_wire() for source in sources]
-        for answer in self._session.ask("prefetch", None, count=len(items), items=items):
-            unwrap(answer)
+        requests = [FileRequest.of(source, options) for source in sources]
+
+        def ask(session: Session, numbers: Sequence[int]) -> list[ArraydError | None]:
+            items = [requests[number].to_wire() for number in numbers]
+            answers = session.ask("prefetch", None, count=len(items), items=items)
+            return [error_in(answer) for answer in answers]
+
+        _raise_first(self._own.answers(requests, ask))
 
     def info(self, source: SourceLike, *, timeout: float | None = None, **options: Any) -> Info:
         """Return what a source holds, without loading it; see `arrayd.results.info`."""
         timeout = arguments.seconds("timeout", timeout)
-        began, request = time.monotonic(), FileRequest.of(source, options)
-        label = f"what {request.source} holds"
-        answer = self._session.ask("info", timeout, label=label, **request.to_wire())[0]
-        if "err" in answer and (current := request.anew()) != request:  # the file changed meanwhile
-            left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
-            answer = self._session.ask("info", left, label=label, **current.to_wire())[0]
-        # Imported here, for importing arrayd must stay cheap; after the daemon has answered, for at
-        # the end of the interpreter that fails first, with an error of arrayd's.
-        from arrayd.results.info import Info, InfoAnswer
+        deadline = None if timeout is None else time.monotonic() + timeout
+        request = FileRequest.of(source, options)
 
-        return Info.of(str(request.source), unwrap_as(InfoAnswer, answer))
+        def ask(session: Session, _: Sequence[int]) -> list[Info | ArraydError]:
+            return [described(session, request, deadline)]
+
+        (found,) = self._own.answers([request], ask)
+        if isinstance(found, ArraydError):
+            raise found
+        return found
 
     # ---- writing -------------------------------------------------------------------------
 
@@ -232,18 +242,12 @@ class Client:
             )
         if source is None:
             known = str(block) if isinstance(block, str) else arguments.whole("block", block)
-            return self._evict(None, known)
+            return source_blocks.freed(self._own, None, known)
         meanings = Source.meanings(source, **options)
         for meant in meanings[:-1]:
             with contextlib.suppress(NoSuchBlock):
-                return self._evict(meant, block)
-        return self._evict(meanings[-1], block)
-
-    def _evict(self, source: Source | None, block: int | str | None) -> dict[str, int]:
-        wire = None if source is None else source.to_wire()
-        answer = unwrap(self._session.ask("evict", None, source=wire, block=block)[0])
-        freed = {key: answer[key] for key in ("blocks", "bytes")}
-        return {**freed, "arrays": answer.get("arrays", freed["blocks"])}
+                return source_blocks.freed(self._own, meant, block)
+        return source_blocks.freed(self._own, meanings[-1], block)
 
     def status(self) -> Status:
         """Return who holds what; see `arrayd.results.status`."""
@@ -256,7 +260,7 @@ class Client:
         """Return who holds blocks of a source, and who waits for them; options narrow it down."""
         found: dict[str, Any] = {}
         for meant in Source.meanings(source, **options):
-            found = unwrap(self._session.ask("who", None, source=meant.to_wire())[0])
+            found = source_blocks.uses(self._own, meant)
             if found["blocks"] or found["jobs"]:
                 break
         from arrayd.results.uses import Uses  # here: as in `info`
@@ -304,69 +308,31 @@ class Client:
         """Stop the daemon, as SIGTERM does; return its pid."""
         return int(unwrap(self._session.ask("stop", None)[0])["pid"])
 
-    # ---- getting -------------------------------------------------------------------------
+    def _for_datasets(self) -> Client:
+        """Return the client of the daemon that reads datasets and streams for this user.
 
-    def _asking(
-        self,
-        source: SourceLike,
-        options: Mapping[str, Any],
-        mode: str,  # noqa: ARG002
-    ) -> FileRequest | ArraydError:
-        """Return the request for a source, which is to be asked for."""
-        try:
-            return FileRequest.of(source, options)
-        except ArraydError as error:
-            return bare(error)
-
-    def _known(
-        self, source: SourceLike, options: Mapping[str, Any], mode: str
-    ) -> SharedArray | FileRequest | ArraydError:
-        """Return what this process has, or finds without a round trip; else the request."""
-        known = None
-        if mode == "r":
-            known = self._session.blocks.shortcuts.follow(source, options)
-        return known if known is not None else self._local(source, options, mode)
-
-    def _local(
-        self, source: SourceLike, options: Mapping[str, Any], mode: str
-    ) -> SharedArray | FileRequest | ArraydError:
-        """Return the same, where there is no shortcut."""
-        try:
-            request = FileRequest.of(source, options)
-            if request.stat is None:
-                return request
-            key, blocks = request.key(), self._session.blocks
-            try:
-                known = blocks.local(request, key, mode, (source, options))
-                if known is None:
-                    known = self._indexed(request, key, mode)
-            except Vanished:  # ask
-                return request
-        except ArraydError as error:
-            return bare(error)
-        return request if known is None else known
-
-    def _indexed(self, request: FileRequest, key: bytes, mode: str) -> SharedArray | None:
-        """Return the array that the daemon's index leads to; None: ask.
+        That is this one, unless its daemon is of another user: none reads many files for another.
 
         Raises
         ------
-        Vanished
-            The index is out of date.
-        SpecMismatch
-            The block has not the rows that are asked for.
+        AccessDenied
+            It would be the user's own daemon, which does not run, and may not or cannot be started.
+        DaemonError
+            The daemon does not answer.
         """
-        index = self._session.index
-        if index is None:
-            return None
-        grant = index.find(key)
-        if grant is None and request.source.rows is not None:
-            grant = index.find(request.whole().key(), window=True)
-        if grant is None:
-            return None
-        failpoints.hit("client.indexed")
-        whole = self._session.blocks.attach_indexed(grant, mode, request, key)
-        return cut(whole, grant, request.source)
+        session = self._own.for_datasets()
+        return self if session is self._session else _of_session(session)
+
+    # ---- getting -------------------------------------------------------------------------
+
+    def _fetched(self, requests: Sequence[FileRequest], terms: Terms) -> list[Result]:
+        """Ask for arrays: the daemon, or the user's own one for what that may not read."""
+
+        def ask(session: Session, numbers: Sequence[int]) -> list[Result]:
+            wanted = [requests[number] for number in numbers]
+            return Fetching(session, terms.of(numbers)).current(wanted)
+
+        return self._own.answers(requests, ask)
 
 
 def give_back(shared: SharedArray | LostArray) -> None:
@@ -379,6 +345,13 @@ def give_back(shared: SharedArray | LostArray) -> None:
     held = shared._held
     if held is not None:
         held.owner.release(held.hold)
+
+
+def _of_session(session: Session) -> Client:
+    """Return a client that uses a session which is there, and ends with that."""
+    client = Client.__new__(Client)
+    client._session, client._own = session, OwnDaemon(session, start=False)
+    return client
 
 
 def _segment(shared: SharedArray) -> str:

@@ -185,6 +185,7 @@ class Daemon:
         registry, segments, config = self._registry, self._segments, self._config
         about_us: dict[str, Any] = {
             "pid": os.getpid(),
+            "uid": os.geteuid(),
             "version": protocol.PACKAGE_VERSION,
             "run": self._scope.run,
             "leases": segments.leases,

@@ -26,6 +26,9 @@ from arrayd_server.segments.scope import Scope
 PATIENCE = 20.0
 """Seconds in which a daemon starts or ends, even on a busy machine."""
 
+WITHOUT_POWERS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
+"""Wraps a daemon of root's that may not read what root's user may not."""
+
 
 @dataclass
 class Daemon:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tempfile
@@ -41,6 +42,7 @@ import encodings.ascii, encodings.idna, concurrent.futures, ctypes.util, difflib
 
 BECOME = """
 os.environ["ARRAYD_ENDPOINT"] = {endpoint!r}
+os.environ["XDG_RUNTIME_DIR"] = "/nowhere"  # no daemon of their own, unless a test says so
 os.setgroups({groups!r}); os.setresgid({uid}, {uid}, {uid}); os.setresuid({uid}, {uid}, {uid})
 """
 
@@ -78,6 +80,13 @@ class People:
         daemon.forget_log()
         return daemon
 
+    def home(self, uid: int, name: str) -> Path:
+        """Make a folder that only a user can enter."""
+        path = self.folder / name
+        path.mkdir(mode=0o700)
+        os.chown(path, uid, uid)
+        return path
+
     def __call__(self, daemon: Daemon, uid: int, groups: Iterable[int] = ()) -> Puppet:
         """Start a process of a user."""
         one = self._template.fork()
@@ -95,19 +104,26 @@ class People:
 
     def part(self) -> None:
         """End all processes."""
-        for one in self._processes:
-            one.dismiss()
+        while self._processes:
+            self._processes.pop().dismiss()
 
 
-@pytest.fixture(scope="module")
-def template(session_leaves_nothing: None) -> Iterator[Puppet]:
-    """Give a process that has imported all; what people are forked from."""
+@contextlib.contextmanager
+def ancestor(wrapper: tuple[str, ...] = ()) -> Iterator[Puppet]:
+    """Start a process that has imported all; what people are forked from."""
     if os.geteuid() != 0:
         pytest.skip("needs root: it becomes several users")
     with tempfile.TemporaryDirectory(prefix="ad", dir="/tmp") as folder:
         stage = Stage(f"{folder}/stage")
-        yield stage.start({}, IMPORTS)
+        yield stage.start({}, IMPORTS, wrapper)
         stage.close()
+
+
+@pytest.fixture(scope="module")
+def template(session_leaves_nothing: None) -> Iterator[Puppet]:
+    """Give what people are forked from."""
+    with ancestor() as one:
+        yield one
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ only ask one for arrays, each can be given the same, as empty as a new one: no s
 stream or segment is left of the test before. What a test leaves fails that test, as it would with
 a daemon of its own. A test that stops the daemon starts it again; one that looks at what the
 daemon has counted asks `counters`. Arguments of the marker are more
-options of the daemon. A module is not marked if its tests leave what only time or the
-daemon's end removes, such as a block that is lent.
+options of the daemon, ``wrapper=`` what becomes it. A module is not marked if its tests leave what
+only time or the daemon's end removes, such as a block that is lent.
 
 `conftest.py` imports its fixtures.
 """
@@ -50,7 +50,7 @@ def module_daemon(
         return
     before = leaks.Snapshot.take()
     with tempfile.TemporaryDirectory(prefix="ad", dir="/tmp") as name, running(Path(name)) as start:
-        one = start(*FLAGS, *marker.args)
+        one = start(*FLAGS, *marker.args, **marker.kwargs)
         leaks.kept = {one.pid}
         yield one
         leaks.kept = set()

@@ -18,7 +18,7 @@ import pytest
 
 import arrayd
 from arrayd.errors import ArraydError
-from tests.support.daemons import Daemon
+from tests.support.daemons import WITHOUT_POWERS, Daemon
 from tests.support.processes import (
     SLOW_ROWS,
     Stage,
@@ -162,9 +162,6 @@ def test_every_bad_file_is_told(client: arrayd.Client, tmp_path: Path) -> None:
     assert not failures, "\n".join(failures)
     leaves_nothing_behind(client)
     assert client.status().counters["loads"] == 1
-
-
-WITHOUT_POWERS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
 
 
 def test_a_file_one_may_not_read(

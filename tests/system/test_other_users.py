@@ -326,8 +326,11 @@ def test_a_dataset_refers_to_files(people: People, daemon: Daemon) -> None:
     os.chown(cache, BOB, BOB)
     bob = people(daemon, BOB)
     bob(f"os.environ['ARRAYD_CACHE'] = {str(cache)!r}")
+    bob(f"d = arrayd.dataset('{people.folder}/rows.npy')")
     with pytest.raises(AccessDenied, match="no file but the one that is asked for"):
-        bob(f"""
-d = arrayd.dataset('{people.folder}/rows.npy')
-next(iter(d.stream(batch_size=5)))
+        bob("arrayd.get(arrayd.Source(path=d._path, member='x', format='dataset'))")
+    with pytest.raises(AccessDenied, match="Streams are served to the daemon's own user only"):
+        bob("""
+from arrayd.session.session import unwrap
+unwrap(d._given._session.ask("stream.wait", None, consumer=1, cursor=0)[0])
 """)

@@ -20,8 +20,8 @@ from arrayd.cli.common import Subparsers, complain, parse_dtype
 from arrayd.cli.demo_reader import checksum
 from arrayd.cli.demo_stage import (
     SAMPLE_DTYPE,
+    DemoDaemon,
     DemoReader,
-    OwnDaemon,
     directory,
     run_arrayd,
     wait_until,
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         folder = stack.enter_context(directory())
         story = Story(folder, args.files, args.dtype)
         story.opening()
-        daemon = stack.enter_context(OwnDaemon(folder))
+        daemon = stack.enter_context(DemoDaemon(folder))
         client = stack.enter_context(Client(daemon.endpoint, start=False))
         story.look(client)
         with readers(_READERS, client.endpoint, story) as crowd:
@@ -216,7 +216,7 @@ class Story:
         )
         self.check(equal, "out.h5 holds other values than the arrays")
 
-    def end(self, client: Client, daemon: OwnDaemon) -> None:
+    def end(self, client: Client, daemon: DemoDaemon) -> None:
         """Free one block by hand, the others by a stop."""
         family = f"arrayd-{client.status().scope}-"
         wait_until(lambda: all(block.state == "idle" for block in client.status().blocks))

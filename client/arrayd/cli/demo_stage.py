@@ -55,7 +55,7 @@ def write_samples(folder: str, count: int) -> list[str]:
     return paths
 
 
-class OwnDaemon:
+class DemoDaemon:
     """A daemon on a socket in `folder`, a child of this process.
 
     Its flags set every option that the environment could set otherwise.

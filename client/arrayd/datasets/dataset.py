@@ -51,7 +51,7 @@ class Dataset:
         self._manifest = manifest
         self._rows = rows
         self._terms = terms
-        self._client = client
+        self._given = client
         self._saved: str | None = None
 
     def __len__(self) -> int:
@@ -65,7 +65,12 @@ class Dataset:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel by the saved manifest: workers of a DataLoader read the same files."""
-        return _reopened, (self._path, self._rows, self._terms, self._client.endpoint)
+        return _reopened, (self._path, self._rows, self._terms, self._given.endpoint)
+
+    @property
+    def _client(self) -> Client:
+        """The client of the daemon that reads the rows: the user's own, if the other is not."""
+        return self._given._for_datasets()
 
     @property
     def _fields(self) -> tuple[Field, ...]:
@@ -121,7 +126,7 @@ class Dataset:
     # ---- selections ----------------------------------------------------------------------
 
     def _with(self, rows: Rows) -> Dataset:
-        return Dataset(self._manifest, rows, self._terms, self._client)
+        return Dataset(self._manifest, rows, self._terms, self._given)
 
     def __getitem__(self, key: slice) -> Dataset:
         if not isinstance(key, slice):

@@ -71,6 +71,8 @@ class BlockStatus(Record):
     members
         Arrays in it, if it has those of several small files: then shape and dtype are those of
         all their bytes.
+    own
+        It is in the user's own daemon, beside the one that was asked (`arrayd who`).
     """
 
     number: int
@@ -97,6 +99,7 @@ class BlockStatus(Record):
     members: int = later(0)
     eta: float | None = later(None)
     mapped_by: tuple[int, ...] = later(())
+    own: bool = later(False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,12 +56,12 @@ class Uses(Record):
 
     def _rows(self) -> Iterator[Row]:
         for block in self.blocks:
-            source = printable(block.source)
-            yield from _people(str(block.number), block.state, block.holders, source)
-            yield from _people(str(block.number), "waits", block.waiters, source)
+            source, number = printable(block.source), _number(block)
+            yield from _people(number, block.state, block.holders, source)
+            yield from _people(number, "waits", block.waiters, source)
             for pid in block.mapped_by:  # who they are is known of holders alone
                 yield (
-                    str(block.number),
+                    number,
                     block.state,
                     str(pid),
                     *"--",
@@ -69,10 +69,15 @@ class Uses(Record):
                     source,
                 )
             if not block.holders and not block.waiters and not block.mapped_by:
-                words = (str(block.number), block.state, "-", "-", "-", duration(block.unused))
+                words = (number, block.state, "-", "-", "-", duration(block.unused))
                 yield (*words, source)
         for job in self.jobs:
             yield from _people("-", job.stage, job.waiters, printable(job.source))
+
+
+def _number(block: BlockStatus) -> str:
+    """Return a block's number, which is that of a daemon: the user's own has others."""
+    return f"own {block.number}" if block.own else str(block.number)
 
 
 def _people(number: str, state: str, people: tuple[Holder, ...], source: str) -> Iterator[Row]:

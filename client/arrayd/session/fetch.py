@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from arrayd.array import SharedArray, cut
@@ -40,6 +41,13 @@ class Terms:
     timeout: float | None = None
     deadline: float | None = None
     report: Reporter | None = None
+
+    def of(self, numbers: Sequence[int]) -> Terms:
+        """Return those of a part of the call: in progress its items have these numbers."""
+        report = self.report
+        if report is None:
+            return self
+        return replace(self, report=lambda item, *done: report(numbers[item], *done))
 
 
 class Fetching:

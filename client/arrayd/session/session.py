@@ -319,6 +319,7 @@ class Session:
         failpoints.hit("client.welcomed")
         late = self.blocks.welcomed(self._said, answer["holds"])
         self.daemon = {key: answer[key] for key in ("pid", "version", "run", "leases")}
+        self.daemon["uid"] = answer.get("uid")  # an older daemon does not say
         path = answer.get("index")  # an older daemon has none
         if self.index is None or self.index.path != path:
             self.index = BlockIndex(path) if isinstance(path, str) else None

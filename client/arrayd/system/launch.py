@@ -48,7 +48,7 @@ def find_endpoint(endpoint: str | None = None, *, start: bool = True, timeout: f
     private = private_endpoint()
     if start:
         _ensure_private(private, timeout)
-    elif not _serves(private):
+    elif not serves(private):
         raise NoDaemon(
             f"No arrayd daemon runs at {private}. `arrayd.get` and `arrayd get` start one; "
             "`arrayd serve` runs one in the foreground."
@@ -70,14 +70,14 @@ def ensure(endpoint: str, *, timeout: float = 10.0) -> None:
 
 
 def _ensure_private(endpoint: str, timeout: float) -> None:
-    if not _serves(endpoint):
+    if not serves(endpoint):
         from arrayd.system import private_daemon  # slow to import, and seldom needed
 
         private_daemon.ensure(endpoint, timeout)
 
 
-def _serves(endpoint: str) -> bool:
-    """Return whether a private daemon listens, and nobody else can have put it there."""
+def serves(endpoint: str) -> bool:
+    """Return whether a private daemon listens there, and nobody else can have put it there."""
     return daemon_probe.is_ours(
         os.path.dirname(endpoint.removeprefix(SCHEME))
     ) and daemon_probe.alive(endpoint)

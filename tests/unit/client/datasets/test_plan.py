@@ -210,6 +210,7 @@ def test_a_pack_is_read_after_the_cast() -> None:
     manifest = scan(ALONE, {"x": "all.lst", "y": "y.npy"})
     terms = ValueTerms({"x": np.dtype("f2"), "y": np.dtype("i2")}, "error", None, None)
     client: Any = SimpleNamespace(status=lambda: SimpleNamespace(budget=2000))
+    client._for_datasets = lambda: client
     plan = Dataset(manifest, Rows(3), terms, client).plan(1, plan="row-random")
     assert (plan.kind, plan.sizes.row_bytes, plan.share) == ("lazy pack", 24 + 2, 3)
     assert replace(plan, share=0).reads[0] == 3 * (24 + 8)

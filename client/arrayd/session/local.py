@@ -1,0 +1,84 @@
+"""What a process finds without asking a daemon: what it holds, and what an index leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from arrayd.array import SharedArray, cut
+from arrayd.common import failpoints
+from arrayd.errors import ArraydError
+from arrayd.session.fetch import Result, bare
+from arrayd.session.own_daemon import OwnDaemon
+from arrayd.session.request import FileRequest, SourceLike
+from arrayd.session.session import Session
+from arrayd.system.mapping import Vanished
+
+
+def asking(source: SourceLike, options: Mapping[str, Any]) -> FileRequest | ArraydError:
+    """Return the request for a source, which is to be asked for."""
+    try:
+        return FileRequest.of(source, options)
+    except ArraydError as error:
+        return bare(error)
+
+
+def known(
+    session: Session, own: OwnDaemon, source: SourceLike, options: Mapping[str, Any], mode: str
+) -> FileRequest | Result:
+    """Return what this process has, or finds without a round trip; else the request.
+
+    Parameters
+    ----------
+    session, own
+        A client's, and the user's own daemon beside its daemon.
+    """
+    found = session.blocks.shortcuts.follow(source, options) if mode == "r" else None
+    return found if found is not None else beside(own, source, options, mode)
+
+
+def beside(
+    own: OwnDaemon, source: SourceLike, options: Mapping[str, Any], mode: str
+) -> FileRequest | Result:
+    """Return the same, where the client's own session has no shortcut."""
+    if own.session is not None and mode == "r":
+        array = own.session.blocks.shortcuts.follow(source, options)
+        if array is not None:
+            return array
+    try:
+        request = FileRequest.of(source, options)
+        if request.stat is None:
+            return request
+        session, key = own.session_of(request), request.key()
+        try:
+            found = session.blocks.local(request, key, mode, (source, options))
+            if found is None:
+                found = _indexed(session, request, key, mode)
+        except Vanished:  # ask
+            return request
+    except ArraydError as error:
+        return bare(error)
+    return request if found is None else found
+
+
+def _indexed(session: Session, request: FileRequest, key: bytes, mode: str) -> SharedArray | None:
+    """Return the array that the daemon's index leads to; None: ask.
+
+    Raises
+    ------
+    Vanished
+        The index is out of date.
+    SpecMismatch
+        The block has not the rows that are asked for.
+    """
+    index = session.index
+    if index is None:
+        return None
+    grant = index.find(key)
+    if grant is None and request.source.rows is not None:
+        grant = index.find(request.whole().key(), window=True)
+    if grant is None:
+        return None
+    failpoints.hit("client.indexed")
+    whole = session.blocks.attach_indexed(grant, mode, request, key)
+    return cut(whole, grant, request.source)

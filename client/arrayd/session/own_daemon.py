@@ -1,0 +1,237 @@
+"""`OwnDaemon`: what a daemon of another user may not read for us, the user's own daemon reads.
+
+Theory
+======
+A daemon for the whole machine has a user of its own, and reads for the others what that user can
+read, one file at a time. So it refuses much that this process may read: a file in a closed home,
+one that refers to others, a dataset of many. For these there is the daemon that the user would have
+without one for the machine: the private one, started if need be. Its blocks are shared by all
+processes of this user, and nobody has to know which daemon an array came from.
+
+Here alone it is decided what goes there. A file does, if
+
+1. the daemon that was asked is of another user. It says so in its welcome; one that does not even
+   welcome us is another user's as well, for it serves its own always;
+2. it has answered for this file with `AccessDenied`;
+3. this process may read the file itself, as the kernel says (``faccessat`` with AT_EACCESS).
+
+Nothing else does: no other error, no name, nothing that is written. What the own daemon answers,
+an array or an error, is the answer. A dataset goes there by the first alone.
+
+Which files went there is remembered, each in the state that it had (its ``stat``, in which a new
+mode shows as well): so the next request goes there at once, where a hit asks nobody.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from arrayd.common.endpoints import PRIVATE
+from arrayd.errors import AccessDenied, ArraydError, DaemonError, NoRoom
+from arrayd.session.fetch import bare
+from arrayd.session.request import FileRequest
+from arrayd.session.session import Session
+from arrayd.system import launch
+from arrayd.wire.protocol import Stat
+
+MAX_KNOWN = 4096
+"""Files that are remembered."""
+
+_T = TypeVar("_T")
+
+_Numbers = Sequence[int]
+"""Of requests in a call."""
+
+_File = tuple[str, str | None, Stat | None]
+"""A path, what of the file is meant, and the state of the file."""
+
+
+class OwnDaemon:
+    """The user's own daemon, beside the one that a client has its session with.
+
+    It has no lock, for a fork would have to look after it: what two threads do at a time is done
+    once, or twice to the same end.
+
+    Parameters
+    ----------
+    beside
+        The client's session.
+    start
+        Whether it may be started.
+    """
+
+    def __init__(self, beside: Session, *, start: bool) -> None:
+        self._beside = beside
+        self._start = start
+        self._refused: AccessDenied | None = None  # by a daemon that does not welcome us
+        self._denied: dict[_File, AccessDenied] = {}
+        self._made: dict[str, Session] = {}  # one at most
+        self._closed = False
+        #: with it; None as long as nothing went there
+        self.session: Session | None = None
+
+    def close(self) -> None:
+        """End the session with it, if there is one."""
+        self._closed = True
+        for session in list(self._made.values()):
+            session.close()
+
+    # ---- files ---------------------------------------------------------------------------
+
+    def session_of(self, request: FileRequest) -> Session:
+        """Return the session in which the file of a request is to be looked for."""
+        if self.session is not None and _file(request) in self._denied:
+            return self.session
+        return self._beside
+
+    def answers(
+        self,
+        requests: Sequence[FileRequest],
+        ask: Callable[[Session, _Numbers], Sequence[_T | ArraydError]],
+    ) -> list[_T | ArraydError]:
+        """Ask the daemon, and the own one about what goes there; return what each request got.
+
+        Parameters
+        ----------
+        ask
+            Asks in a session about the requests of these numbers; returns a result, or an error,
+            for each.
+        """
+        found: dict[int, _T | ArraydError] = {}
+        denied: dict[int, AccessDenied] = {}
+        for number, request in enumerate(requests):
+            if (why := self._known(request)) is not None:
+                denied[number] = why
+        theirs = [number for number in range(len(requests)) if number not in denied]
+        if theirs:
+            for number, answer in zip(theirs, self._ask(ask, theirs), strict=True):
+                if isinstance(answer, AccessDenied) and self._goes(requests[number], answer):
+                    denied[number] = answer
+                else:
+                    found[number] = answer
+        if denied:
+            found |= self._ask_own(ask, denied)
+        return [found[number] for number in range(len(requests))]
+
+    def _known(self, request: FileRequest) -> AccessDenied | None:
+        """Return why a file went to the own daemon before, or why all do; None: it did not."""
+        if self._refused is not None and _may_read(request):
+            return self._refused
+        return self._denied.get(_file(request)) if self._denied else None
+
+    def _ask(
+        self, ask: Callable[[Session, _Numbers], Sequence[_T | ArraydError]], numbers: _Numbers
+    ) -> Sequence[_T | ArraydError]:
+        try:
+            return ask(self._beside, numbers)
+        except AccessDenied as error:
+            if self._beside.daemon:  # it was no answer to our hello
+                raise
+            bare(error)
+            self._refused = error
+            return [error] * len(numbers)
+
+    def _goes(self, request: FileRequest, why: AccessDenied) -> bool:
+        """Say whether a file that was refused goes to the own daemon; remember it if so."""
+        if not (self._is_others() and _may_read(request)):
+            return False
+        if len(self._denied) >= MAX_KNOWN:
+            self._denied.clear()
+        self._denied[_file(request)] = why
+        return True
+
+    def _ask_own(
+        self,
+        ask: Callable[[Session, _Numbers], Sequence[_T | ArraydError]],
+        denied: dict[int, AccessDenied],
+    ) -> dict[int, _T | ArraydError]:
+        numbers = list(denied)
+        try:
+            return dict(zip(numbers, ask(self._open(), numbers), strict=True))
+        except (DaemonError, NoRoom) as error:  # there is none
+            if self._closed:
+                raise
+            return {number: _both(why, error) for number, why in denied.items()}
+
+    # ---- the daemon ----------------------------------------------------------------------
+
+    def for_datasets(self) -> Session:
+        """Return the session with the daemon that reads datasets for this user.
+
+        Raises
+        ------
+        AccessDenied
+            That would be the own one, which there is not.
+        DaemonError
+            The client's does not answer.
+        """
+        if not self._beside.daemon and self._refused is None:  # it has not welcomed us yet
+            self._meet()
+        if not self._is_others():
+            return self._beside
+        try:
+            return self._open()
+        except (DaemonError, NoRoom) as error:
+            why = self._refused or AccessDenied(
+                f"The daemon at {self._beside.endpoint} is user {self._beside.daemon['uid']}'s, "
+                "and reads no dataset for another user."
+            )
+            raise _both(why, error) from None
+
+    def all_running(self) -> Iterator[tuple[Session, bool]]:
+        """Yield the client's session, and then that with the own daemon, and true, if one runs.
+
+        None is started. Whether the client's daemon is another user's has to be known when the
+        second is wanted: ask the first.
+        """
+        yield self._beside, False
+        if self._is_others() and launch.serves(launch.private_endpoint()):
+            yield self._open(), True
+
+    def _meet(self) -> None:
+        try:
+            self._beside.ask("health", None)
+        except AccessDenied as error:
+            self._refused = error
+
+    def _is_others(self) -> bool:
+        """Say whether the client's daemon is of another user; False where it does not say."""
+        uid = self._beside.daemon.get("uid")
+        return self._refused is not None or (uid is not None and uid != os.geteuid())
+
+    def _open(self) -> Session:
+        """Return the session with it.
+
+        Raises
+        ------
+        NoDaemon, NoRoom
+            It does not run, and may not or cannot be started.
+        """
+        if self.session is None:
+            made = Session(PRIVATE, start=self._start)
+            self.session = self._made.setdefault(PRIVATE, made)
+            if self._closed:  # by another thread, meanwhile
+                self.session.close()
+        return self.session
+
+
+def _file(request: FileRequest) -> _File:
+    source = request.source
+    return source.path, source.member, request.stat
+
+
+def _may_read(request: FileRequest) -> bool:
+    """Say whether this process may itself read the file that is asked for."""
+    if request.stat is None:  # a name
+        return False
+    return os.access(request.source.path, os.R_OK, effective_ids=True)
+
+
+def _both(why: AccessDenied, error: ArraydError) -> AccessDenied:
+    """Return the error where neither daemon reads a file."""
+    return AccessDenied(
+        f"{why.message} Your own daemon would read it, but is not to be had: {error.message}",
+        **why.details,
+    )

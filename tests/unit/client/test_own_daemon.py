@@ -1,0 +1,258 @@
+"""`OwnDaemon`: which requests go to the user's own daemon; its sessions say only whose they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arrayd.errors import (
+    AccessDenied,
+    ArraydError,
+    DaemonLost,
+    InUse,
+    NoDaemon,
+    NoRoom,
+    NoSuchBlock,
+)
+from arrayd.session import own_daemon, source_blocks
+from arrayd.session.fetch import Terms
+from arrayd.session.own_daemon import MAX_KNOWN, OwnDaemon
+from arrayd.session.request import FileRequest
+from arrayd.source import Source
+from arrayd.system import launch
+
+DENIED = AccessDenied("The daemon may not.", why=3)
+
+
+class Asked:
+    """A session that notes what it is asked.
+
+    Parameters
+    ----------
+    uid
+        Whose daemon's it is; None: an old one, which does not say.
+    """
+
+    def __init__(self, uid: int | None, *answers: Any) -> None:
+        self.endpoint = "ipc:///somewhere"
+        self.daemon: dict[str, Any] = {"uid": uid}
+        self.answers = list(answers)
+        self.asked: list[list[int]] = []
+        self.closed = False
+
+    def ask(self, *_: Any, **__: Any) -> list[Any]:
+        """Answer with the next of the answers, or raise it."""
+        answer = self.answers.pop(0)
+        if isinstance(answer, ArraydError):
+            raise answer
+        return [answer]
+
+    def close(self) -> None:
+        """Be closed."""
+        self.closed = True
+
+
+def like_a_session(uid: int | None) -> Any:
+    """Return what is as good as a `Session`."""
+    return Asked(uid)
+
+
+class World:
+    """A client's session, the own daemon, and what the former refuses."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, uid: int | None) -> None:
+        self.theirs, self.own = like_a_session(uid), like_a_session(os.geteuid())
+        self.made: list[bool] = []
+        self.failure: ArraydError | None = None
+        self.refuses: set[int] = set()
+        monkeypatch.setattr(own_daemon, "Session", self.session)
+        self.daemon = OwnDaemon(self.theirs, start=True)
+
+    def session(self, endpoint: str, *, start: bool) -> Any:
+        """Open the session with the own daemon, if there is one."""
+        assert (endpoint, start) == ("private", True)
+        if self.failure is not None:
+            raise self.failure
+        self.made.append(start)
+        return self.own
+
+    def answers(self, requests: Sequence[FileRequest]) -> list[Any]:
+        """Ask for all of them: those of `refuses` are denied, others get whose answer it is."""
+
+        def ask(session: Any, numbers: Sequence[int]) -> list[Any]:
+            session.asked.append(list(numbers))
+            if session is self.own:
+                return ["own"] * len(numbers)
+            return [DENIED if number in self.refuses else "theirs" for number in numbers]
+
+        return self.daemon.answers(requests, ask)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[FileRequest]:
+    """Give requests for four files."""
+    for number in range(4):
+        np.save(tmp_path / f"{number}.npy", np.arange(number))
+    return [FileRequest.of(tmp_path / f"{number}.npy", {}) for number in range(4)]
+
+
+def test_what_is_refused_goes_there(
+    monkeypatch: pytest.MonkeyPatch, files: list[FileRequest]
+) -> None:
+    """In one batch, and from then on at once; what the file was is a part of what is known."""
+    world = World(monkeypatch, os.geteuid() + 1)
+    assert world.daemon.session_of(files[1]) == world.theirs
+    world.refuses = {1, 3}
+    for _ in range(2):
+        assert world.answers(files) == ["theirs", "own", "theirs", "own"]
+    assert world.theirs.asked == [[0, 1, 2, 3], [0, 2]]
+    assert (world.own.asked, world.made) == ([[1, 3], [1, 3]], [True])
+    assert world.daemon.session_of(files[1]) == world.own
+    assert world.daemon.session_of(files[0]) == world.theirs
+    Path(files[1].source.path).chmod(0o644)
+    os.utime(files[1].source.path, ns=(0, 0))
+    assert world.daemon.session_of(files[1].anew()) == world.theirs
+    rows = FileRequest.of(files[1].source.path, {"rows": slice(1)})
+    assert world.daemon.session_of(rows) == world.theirs
+
+
+@pytest.mark.parametrize("uid", [os.geteuid(), None])
+def test_a_daemon_of_ones_own_is_believed(
+    monkeypatch: pytest.MonkeyPatch, files: list[FileRequest], uid: int | None
+) -> None:
+    """So is one that does not say whose it is."""
+    world = World(monkeypatch, uid)
+    world.refuses = {1}
+    assert world.answers(files) == ["theirs", DENIED, "theirs", "theirs"]
+    assert world.daemon.for_datasets() == world.theirs
+    assert [*world.daemon.all_running()] == [(world.theirs, False)]
+    assert world.made == []
+
+
+def test_what_does_not_go_there(monkeypatch: pytest.MonkeyPatch, files: list[FileRequest]) -> None:
+    """Files that this process may not read, names, and other errors."""
+    world = World(monkeypatch, os.geteuid() + 1)
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: not str(path).endswith("1.npy"))
+    requests = [files[0], files[1], FileRequest.of("name:x", {})]
+    world.refuses = {1, 2}
+    assert world.answers(requests) == ["theirs", DENIED, DENIED]
+    room = NoRoom("none")
+    assert world.daemon.answers(requests, lambda _, numbers: [room] * len(numbers)) == [room] * 3
+    with pytest.raises(AccessDenied):  # not an answer: a segment that cannot be opened
+        world.daemon.answers(requests, lambda *_: _raise(DENIED))
+    assert world.made == []
+
+
+def _raise(error: ArraydError) -> list[Any]:
+    raise error
+
+
+def test_who_is_not_welcome_asks_the_own_one(
+    monkeypatch: pytest.MonkeyPatch, files: list[FileRequest]
+) -> None:
+    """Of a daemon that does not serve this user nothing is asked any more."""
+    world = World(monkeypatch, None)
+    world.theirs.daemon = {}
+    world.theirs.answers = [DENIED]
+    assert world.daemon.for_datasets() == world.own
+    assert world.answers(files) == ["own"] * 4
+    assert world.theirs.asked == []
+    other = World(monkeypatch, None)
+    other.theirs.daemon = {}
+
+    def ask(session: Any, numbers: Sequence[int]) -> list[Any]:
+        return _raise(DENIED) if session is other.theirs else ["own"] * len(numbers)
+
+    assert other.daemon.answers(files, ask) == ["own"] * 4
+
+
+def test_both_reasons(monkeypatch: pytest.MonkeyPatch, files: list[FileRequest]) -> None:
+    """Where the own one cannot be had, each file gets the refusal, and why not."""
+    world = World(monkeypatch, os.geteuid() + 1)
+    world.failure, world.refuses = NoDaemon("None is there."), {1}
+    for _ in range(2):
+        first, error, *_ = world.answers(files)
+        assert (first, type(error), error.details) == ("theirs", AccessDenied, {"why": 3})
+        assert str(error) == (
+            "The daemon may not. "
+            "Your own daemon would read it, but is not to be had: None is there."
+        )
+    with pytest.raises(AccessDenied, match=r"reads no dataset for another user.*None is there"):
+        world.daemon.for_datasets()
+    world.failure = None
+    assert world.answers(files)[1] == "own"
+
+
+def test_closed(monkeypatch: pytest.MonkeyPatch, files: list[FileRequest]) -> None:
+    """A client that is closed asks nobody, and says so."""
+    world = World(monkeypatch, os.geteuid() + 1)
+    world.daemon.close()
+    world.refuses = {0}
+    lost = DaemonLost("closed")
+
+    def ask(session: Any, numbers: Sequence[int]) -> list[Any]:
+        return [DENIED] * len(numbers) if session is world.theirs else _raise(lost)
+
+    with pytest.raises(DaemonLost):
+        world.daemon.answers(files[:1], ask)
+    assert world.own.closed
+
+
+def test_what_is_remembered_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, files: list[FileRequest]
+) -> None:
+    """Of more files than `MAX_KNOWN` the daemon is asked anew."""
+    world = World(monkeypatch, os.geteuid() + 1)
+    one = files[0]
+    many = [FileRequest(Source(path=one.source.path, member=str(i)), one.stat) for i in range(9)]
+    monkeypatch.setattr(own_daemon, "MAX_KNOWN", 4)
+    world.refuses = set(range(9))
+    assert world.answers(many) == ["own"] * 9
+    assert len(world.daemon._denied) <= 4 < MAX_KNOWN
+
+
+def test_progress_of_a_part() -> None:
+    """It has the numbers of the whole call."""
+    seen: list[Any] = []
+    terms = Terms(report=lambda *what: seen.append(what))
+    report = terms.of([3, 5]).report
+    assert report is not None
+    report(1, 10, 20)
+    assert seen == [(5, 10, 20)]
+    assert Terms().of([1]) == Terms()
+
+
+def test_evictions_of_both_are_summed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freed is what either has freed; an error says what the first had freed before."""
+    world = World(monkeypatch, os.geteuid() + 1)
+    monkeypatch.setattr(launch, "serves", lambda _: True)
+    none = {"err": {"code": "NoSuchBlock", "message": "None.", "details": {}}}
+    used = {"err": {"code": "InUse", "message": "Held.", "details": {"pid": 7}}}
+    two = {"ok": {"blocks": 2, "bytes": 20, "arrays": 5}}
+
+    def freed(theirs: Any, own: Any, block: int | None = None) -> dict[str, int]:
+        world.theirs.answers, world.own.answers = [theirs], [own]
+        return source_blocks.freed(world.daemon, Source(path="/x.npy"), block)
+
+    assert freed(two, two) == {"blocks": 4, "bytes": 40, "arrays": 10}
+    assert freed(two, none) == freed(none, two) == two["ok"]
+    assert freed(two, used, block=3) == two["ok"]
+    with pytest.raises(NoSuchBlock):
+        freed(none, none)
+    with pytest.raises(InUse, match=r"^Held\.$"):
+        freed(used, two)
+    with pytest.raises(InUse, match=r"^Held\.$"):
+        freed(none, used)
+    with pytest.raises(
+        InUse, match=r"own daemon; the other one has freed 2 blocks, 20 B"
+    ) as caught:
+        freed(two, used)
+    assert caught.value.details == {"pid": 7}
+    monkeypatch.setattr(launch, "serves", lambda _: False)
+    with pytest.raises(NoSuchBlock):
+        freed(none, two)
