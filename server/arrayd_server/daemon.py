@@ -295,7 +295,7 @@ class Daemon:
             known,
             program=fields["program"][:80],
             version=(fields["version"] or "")[:40],
-            members=bool(fields["members"]) and not known.foreign,
+            members=bool(fields["members"]),
         )
         to = Asker(request.nonce, request.id)
         self._upkeep.busy_at = now

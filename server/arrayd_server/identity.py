@@ -19,8 +19,10 @@ from arrayd.wire import index
 from arrayd.wire.codec import pack
 from arrayd.wire.grant import Spec
 from arrayd.wire.records import Record, later
-from arrayd_server.core.model import ContentKey, Edition
+from arrayd_server.core.model import ContentKey, Edition, own_alias
 from arrayd_server.loading.messages import FoundFile
+
+_CONFINED = "confined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,15 @@ def alias(
     return index.key(index.key_of_source(words), stat)
 
 
+def confined_alias(alias: Hashable) -> Hashable:
+    """Return the alias of a request of another user than the daemon's.
+
+    It is another than that of the same request of the daemon's user, whose aliases may lead to what
+    was read from several files.
+    """
+    return (_CONFINED, alias)
+
+
 def of_small(source: Source, file: tuple[Any, ...], spec: Spec, file_dtype: Any) -> ContentKey:
     """Return the key that a small file has, too, when it is loaded like any other."""
     cast = spec.descr if spec.descr != file_dtype else None
@@ -170,6 +181,22 @@ def kept(aliases: Sequence[bytes], *, linked: bool = False) -> list[Hashable]:
     """
     at = 0 if linked else 1
     return [ContentKey(one) if i == at else one for i, one in enumerate(aliases)]
+
+
+def stored_alias(alias: Any, user: int | None) -> bytes | None:
+    """Return an alias of a member of a user's block as metadata keep it; None: they do not."""
+    for prefix in (user, _CONFINED):
+        if isinstance(alias, tuple) and alias[0] == prefix:
+            alias = alias[1]
+    return alias if isinstance(alias, bytes) else None
+
+
+def kept_by_user(aliases: Sequence[bytes], user: int | None) -> list[Hashable]:
+    """Return the aliases of a member of a user's block that metadata have `kept`."""
+    if user is None:
+        return kept(aliases)
+    found = (one if isinstance(one, ContentKey) else confined_alias(one) for one in kept(aliases))
+    return [own_alias(one, user) for one in found]
 
 
 def _digest(value: Any) -> ContentKey:

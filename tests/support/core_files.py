@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from arrayd.wire.grant import Spec
-from arrayd_server.core.model import BlockMember, Wanted, name_alias
+from arrayd_server.core.model import BlockMember, Wanted, name_alias, own_alias
 
 SPEC = Spec((4,), "<f8", "C", 8)
 ROWS = 4
@@ -21,6 +21,7 @@ class File:
     size: int
     rows: str | None = None  # "half", or "full": another spelling of all rows
     linked: bool = False  # it is made of other files, too, which requests say nothing about
+    user: int | None = None  # whose request for a member it is
 
     @property
     def key(self) -> Hashable:
@@ -37,6 +38,7 @@ class Batch:
 
     files: tuple[File, ...]
     number: int
+    user: int | None = None
     linked: bool = False
 
     @property
@@ -51,17 +53,22 @@ class Batch:
 
     def members(self) -> list[BlockMember]:
         """Return the members, as yet to be loaded."""
-        aliases = [wanted(file).alias for file in self.files]
+        mine = [replace(file, user=self.user) for file in self.files]
         return [
-            BlockMember(alias, file, None, at * SPEC.nbytes, SPEC.nbytes)
-            for at, (alias, file) in enumerate(zip(aliases, self.files, strict=True))
+            BlockMember(member_alias(file), file, None, at * SPEC.nbytes, SPEC.nbytes)
+            for at, file in enumerate(mine)
         ]
 
 
 def wanted(file: File, spelling: str = "a") -> Wanted:
     """Return the request for a file under one of its paths."""
     whole = (file.name, spelling, None) if file.rows else None
-    return Wanted((file.name, spelling, file.rows), file, whole)
+    return Wanted((file.name, spelling, file.rows), file, whole, user=file.user)
+
+
+def member_alias(file: File) -> Hashable:
+    """Return the alias by which a file is found that is a member of its user's block."""
+    return own_alias(wanted(file).alias, file.user)
 
 
 def wanted_name(name: str) -> Wanted:

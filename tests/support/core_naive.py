@@ -16,22 +16,15 @@ from arrayd.wire.grant import Grant
 from arrayd_server.core.effects import Fill, Make, Probe, Reply, Result, Seal, Welcome
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.lends import LEND_SECONDS
-from arrayd_server.core.model import (
-    Asker,
-    Block,
-    Draft,
-    Stage,
-    State,
-    Wanted,
-)
-from tests.support.core_files import SPEC, File, wanted
+from arrayd_server.core.model import Asker, Block, Draft, Stage, State, Wanted, own_alias
+from tests.support.core_files import SPEC, Batch, File, member_alias
 
 if TYPE_CHECKING:
     from tests.support.core_model import Shell
 
 
-STRANGERS = {b"c"}
-"""The sessions of another user: no members of blocks are granted to them, as to older versions."""
+STRANGERS = {b"c": 8}
+"""The sessions of another user than the daemon's, and which: its members are its own."""
 
 
 class Naive:
@@ -47,12 +40,12 @@ class Naive:
         self.sizes: dict[str, int] = {}  # everything charged
         self.holding: dict[str, Hashable] = {}  # segment -> key of the contents, or its Draft
         self.inside: dict[str, dict[int, Hashable]] = {}  # segment -> offset -> key of a member
+        self.batches: dict[str, Batch] = {}  # segment -> what was to be in it together
         self.final, self.unlinked, self.spares = set[str](), set[str](), set[str]()
         self.pinned: dict[str, float] = {}
-        self.kept: set[str] = set()
         self.names: dict[str, str] = {}
         self.learned: dict[Hashable, str] = {}
-        self.floor = 0
+        self.kept, self.floor = set[str](), 0
         self.seqs: dict[bytes, int] = {}  # session -> its latest grant's number
         self.asked: dict[Asker, Wanted | Draft | None] = {}
         self.sent: Counter[Asker] = Counter()
@@ -105,7 +98,10 @@ class Naive:
 
     def claim(self, nonce: bytes, segment: str, number: int) -> None:
         """Note that a session has attached a final block without asking."""
-        if nonce in self.sessions.keys() - STRANGERS and segment in self.final - self.unlinked:
+        if (
+            nonce in self.sessions.keys() - STRANGERS.keys()
+            and segment in self.final - self.unlinked
+        ):
             seq, claim, _ = self.holds.get((nonce, segment), (0, 0, 0.0))
             self.holds[nonce, segment] = (seq, max(claim, number), self._shell.now)
 
@@ -154,10 +150,9 @@ class Naive:
             if effect.identity.linked:  # it may be looked at again for who came meanwhile
                 return
             twins = [alias for job, alias in self.probing.items() if job in self._shell.work]
-            asked = self.latest or wanted(effect.identity).alias  # or it was a member
-            alias = self.probing.get(effect.job, asked)  # it may be tried again
+            asked = self.latest or member_alias(effect.identity)  # or it was a member
+            alias = self.probing.setdefault(effect.job, asked)  # it may be tried again
             assert alias not in twins, "the same source is probed twice"
-            self.probing[effect.job] = alias
             return
         job = self._shell.registry.jobs.table[effect.job]
         if isinstance(effect, Fill):
@@ -166,6 +161,8 @@ class Naive:
                 key for segment, key in self.holding.items() if segment not in self.unlinked
             ], "the same contents are loaded twice"
             self.holding[effect.segment] = found
+            if isinstance(job.identity, Batch):
+                self.batches[effect.segment] = job.identity
             self.sizes[effect.segment] = job.identity.size
         elif isinstance(effect, Make):
             assert job.draft is not None
@@ -225,10 +222,11 @@ class Naive:
             return
         inside = self.inside[segment][grant.offset] if grant.extent else self.holding[segment]
         assert inside == file.key, "the wrong contents"
-        assert not (grant.extent and to.nonce in STRANGERS), "rule 9: granted a member"
+        user = STRANGERS.get(to.nonce)
+        assert not grant.extent or self.batches[segment].user == user, "rule 9: another's member"
         assert not grant.key
         if not grant.window:
-            self.learned[what.alias] = segment
+            self.learned[own_alias(what.alias, user)] = segment
 
     def _no_room(self, needed: int) -> None:
         """Assert that there was none, even with all that is idle."""
@@ -351,14 +349,16 @@ class Naive:
         """Return the final blocks that nobody uses."""
         return self.unused() & self.final
 
-    def resident(self, what: Wanted, nonce: bytes = b"a") -> bool:
+    def resident(self, what: Wanted) -> bool:
         """Say whether a request must be answered at once, without a probe."""
         if what.name is not None:
             segments = [self.names.get(what.name)]
         else:
-            segments = [self.learned.get(what.alias), self.learned.get(what.whole)]
-        there = {s for s in segments if s in self.final and s not in self.unlinked and s}
-        return bool(there - (self.inside.keys() if nonce in STRANGERS else set()))
+            spelled = [one for one in (what.alias, what.whole) if one is not None]
+            mine = [own_alias(one, what.user) for one in spelled]
+            segments = [self.learned.get(one) for one in spelled + mine]
+        others = {segment for segment, one in self.batches.items() if one.user != what.user}
+        return bool(self.final.intersection(filter(None, segments)) - self.unlinked - others)
 
     def compare(self) -> None:
         """Assert that the registry says the same."""

@@ -1,4 +1,7 @@
-"""What a user cannot see it cannot distinguish either: whether it is there, and how large it is."""
+"""What a user cannot see it cannot distinguish either: whether it is there, and how large it is.
+
+Nor does it lie in memory beside what the user has asked for: many small files in one block.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,35 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd.errors import ArraydError, InUse, NoSuchBlock
+from arrayd.common import failpoints
+from arrayd.errors import AccessDenied, ArraydError, InUse, NoSuchBlock
+from tests.faults.grounds import halted, points
 from tests.support.daemons import Daemon
-from tests.support.people import ALLOW, ANN, BOB, People, npy, segment_of
-from tests.support.processes import Puppet
+from tests.support.people import (
+    ALLOW,
+    ANN,
+    BOB,
+    SECRET,
+    People,
+    let_in,
+    npy,
+    refusals,
+    segment_of,
+)
+from tests.support.processes import Puppet, PuppetError, wait_until
+
+__all__ = ["points"]
 
 pytestmark = pytest.mark.one_daemon("--allow", ALLOW)
+
+
+MANY = """
+def many(paths, **how):
+    global got
+    got = arrayd.get_many(paths, return_errors=True, **how)
+    return [type(a).__name__ if isinstance(a, Exception) else int(a[0]) for a in got]
+def segments_of(): return sorted({a._held.segment for a in got if not isinstance(a, Exception)})
+"""
 
 
 @pytest.fixture
@@ -111,3 +137,98 @@ def test_by_which_path_each_has_asked(people: People, daemon: Daemon, bob: Puppe
     with pytest.raises(InUse, match="1 of other users, ") as caught:
         ann("arrayd.evict('name:theirs')")
     assert str(bob.pid) not in str(caught.value) and str(ann.pid) in str(caught.value)
+
+
+def files(people: People, count: int, start: int = 0) -> list[str]:
+    """Write files of Ann's that all may read, of different values; return their paths."""
+    kept = [npy(np.arange(1000) + start + number) for number in range(count)]
+    return [people.file(f"{start + n}.npy", data, ANN, 0o644) for n, data in enumerate(kept)]
+
+
+def one_of(people: People, daemon: Daemon, uid: int) -> Puppet:
+    """Start a process of a user that knows how to ask for many."""
+    one = people(daemon, uid)
+    one(MANY)
+    return one
+
+
+def test_one_among_many_that_bob_may_not_read(people: People, daemon: Daemon) -> None:
+    """He gets the others, in one block that is open to him alone, and one refusal is recorded."""
+    paths = files(people, 50)
+    os.chmod(paths[20], 0o600)
+    bob = one_of(people, daemon, BOB)
+    expected = [*range(20), "AccessDenied", *range(21, 50)]
+    for _ in range(2):  # fresh, and from memory
+        assert bob(f"many({paths!r})") == expected
+        (segment,) = bob("segments_of()")
+        assert let_in(segment) == {BOB}
+    assert len([line for line in refusals(daemon) if paths[20] in line]) == 2
+    with arrayd.connect(daemon.endpoint) as own:
+        (block,) = own.status().blocks
+        assert block.members == 49
+    assert bob("[(b.members, b.source) for b in arrayd.status().blocks]") == [
+        [49, f"49 files in {people.folder}/"]
+    ]
+    assert bob(f"[b.members for b in arrayd.connect().who({paths[3]!r}).blocks]") == [49]
+    os.chmod(paths[3], 0o600)  # what he holds already he keeps, and gets no more
+    with pytest.raises(AccessDenied):
+        bob(f"arrayd.get({paths[3]!r})")
+    bob("del got")
+    wait_until(lambda: not let_in(segment), "an idle block lets nobody in")
+
+
+def test_two_users_and_the_same_files(people: People, daemon: Daemon) -> None:
+    """Each has a block of its own, and so has the daemon's user; nobody opens another's."""
+    paths = files(people, 30)
+    ann, bob = (one_of(people, daemon, uid) for uid in (ANN, BOB))
+    ann.send(f"many({paths!r})")
+    assert bob(f"many({paths!r})") == ann.reply() == list(range(30))
+    (hers,), (his,) = ann("segments_of()"), bob("segments_of()")
+    assert hers != his and let_in(hers) == {ANN} and let_in(his) == {BOB}
+    with pytest.raises(PuppetError, match="PermissionError"):
+        bob(f"open('/dev/shm/{hers}', 'rb')")
+    with pytest.raises(NoSuchBlock):
+        bob(f"arrayd.connect().evict({hers!r})")
+    with arrayd.connect(daemon.endpoint) as own:
+        mine = own.get_many(paths)
+        assert mine[7]._held is not None and mine[7]._held.segment not in (hers, his)
+        del mine
+    assert (let_in(hers), let_in(his)) == ({ANN}, {BOB})
+    assert bob(f"arrayd.get({paths[3]!r})._held.segment") == his
+    assert ann(f"arrayd.get({paths[3]!r}, rows=slice(2, 5)).tolist()") == [5, 6, 7]
+
+
+def test_what_befalls_a_batch(points: Path, people: People) -> None:
+    """Paths lead elsewhere when they have been looked at; then its reader dies, by kill -9."""
+    secret = people.file("secret.npy", npy(np.arange(1000) + SECRET), ANN, 0o600)
+    place = people.folder / "bobs"
+    place.mkdir()
+    paths = [people.file(f"bobs/{n}.npy", npy(np.arange(1000) + n), BOB, 0o644) for n in range(40)]
+    daemon = people.daemon()
+    bob = one_of(people, daemon, BOB)
+    failpoints.arm(points, "daemon.part", "stop")
+    bob.send(f"many({paths!r})")
+    with halted(points, "daemon.part"):
+        for number, target in ((3, secret), (5, paths[6]), (8, f"{place}/absent")):
+            os.unlink(paths[number])
+            os.symlink(target, paths[number])
+        os.replace(people.file("bobs/new", npy(np.arange(1000) + 900), ANN, 0o600), paths[12])
+        os.unlink(paths[15])
+    got = bob.reply()
+    # As when he asks again, which he does where there is something to ask for.
+    moved = {3: "AccessDenied", 5: 6, 8: "SourceChanged", 12: "AccessDenied", 15: "SourceChanged"}
+    assert got == [moved.get(n, n) for n in range(40)]
+    assert "replaced" in daemon.log
+    held = b"".join(Path(f"/dev/shm/{name}").read_bytes() for name in bob("segments_of()"))
+    assert len(bob("segments_of()")) == 2, "the others lie together"
+    for strange in (SECRET, 900):
+        assert np.arange(strange, strange + 1000).tobytes() not in held
+    ann, others = one_of(people, daemon, ANN), files(people, 20, 1000)
+    failpoints.arm(points, "worker.probing", "kill")
+    bob.send(f"many({paths[16:]!r}, cast='f4')")
+    wait_until(lambda: any(points.glob("worker.probing.*")), "it is killed")
+    assert ann(f"many({others!r})") == list(range(1000, 1020))
+    assert bob.reply() == list(range(16, 40))
+    assert {uid for name in bob("segments_of()") for uid in let_in(name)} == {BOB}
+    for one in (ann, bob):
+        one("del got")

@@ -82,6 +82,8 @@ def test_a_restart_of_the_daemon(people: People, daemon: Daemon, ann: Puppet, bo
     """After kill -9 each holds again what it held, and nobody more; the arrays stay readable."""
     path = people.file("shared.npy", npy(np.arange(3000)), ANN, 0o644)
     bob(f"s = arrayd.get({path!r})")
+    small = [people.file(f"{n}.npy", npy(np.arange(100) + n), ANN, 0o644) for n in range(5)]
+    bob(f"small = arrayd.get_many({small!r})")
     daemon.kill()
     assert ann("int(a[3])") == SECRET + 3
     assert bob("int(s[3])") == 3
@@ -96,7 +98,10 @@ def test_a_restart_of_the_daemon(people: People, daemon: Daemon, ann: Puppet, bo
             blocks = own.status().blocks
         return {b.segment: {h.uid for h in b.holders} for b in blocks}
 
-    hers, his = segment_of(ann, "a"), segment_of(bob, "s")
+    hers, his, both = segment_of(ann, "a"), segment_of(bob, "s"), segment_of(bob, "small[3]")
     wait_until(lambda: held().get(hers) == {ANN} and held().get(his) == {BOB}, "both hold theirs")
-    assert (let_in(hers), let_in(his)) == ({ANN}, {BOB})
+    assert (let_in(hers), let_in(his), let_in(both)) == ({ANN}, {BOB}, {BOB})
+    again = people(daemon, BOB)  # asks for what he holds, in a process that has nothing yet
+    assert again(f"a = arrayd.get_many({small!r}); [int(x[0]) for x in a]") == [0, 1, 2, 3, 4]
+    assert segment_of(again, "a[3]") == both == segment_of(again, "a[0]")
     assert os.stat(f"/dev/shm/{hers}").st_mode & 0o007 == 0

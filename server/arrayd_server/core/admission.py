@@ -70,6 +70,16 @@ class Admission:
             effects += self._fail_for_room(job, now)
         return effects
 
+    def admit_together(self, job: Job, now: float) -> list[Effect]:
+        """Start a job of members, or let it wait for what is on its way; else scatter them."""
+        own = users.to_evict(self._blocks, self._jobs.queued(), job, now)
+        if own is None:  # each by itself may fit into its user's quota
+            return self._jobs.scatter(job, now)
+        effects = self._evict(own, None, "quota") + self.start_queued(now)
+        if job.stage is Stage.QUEUED and job.next_check < math.inf:
+            effects += self._jobs.scatter(job, now)
+        return effects
+
     def change_budget(self, budget: int, bound: Bound, now: float) -> list[Effect]:
         """Let the budget be another from now on.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from arrayd_server.core import error_texts, users
 from arrayd_server.core.blocks import BlockTable
+from arrayd_server.core.counters import Counters
 from arrayd_server.core.effects import Effect, Probe, Reply, Result
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import JobTable
-from arrayd_server.core.model import Asker, AwaitedItem, Block, Counters, Job, Stage, Wanted
+from arrayd_server.core.model import Asker, AwaitedItem, Block, Job, Stage, Wanted
 
 
 class Asking:
@@ -37,8 +38,8 @@ class Asking:
             return [self._holds.grant(place.block, to, waiter, now)]
         if wanted.name is not None and waiter.timeout <= 0:
             return [Reply(to, error_texts.no_such_name(wanted.name))]
-        job, whole = wanted.served_by(self._jobs.find)
-        _, member = self._jobs.locate(wanted.whole if whole else wanted.alias)
+        found, whole = wanted.served_by(self._jobs.locate)
+        job, member = found or (None, None)
         if job is not None and (member is None or self._holds.sessions[to.nonce].peer.members):
             self._counters.joins += 1
             known = job.waiters.get(to, AwaitedItem(late=True))

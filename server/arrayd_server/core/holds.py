@@ -13,13 +13,13 @@ from arrayd.errors import ArraydError
 from arrayd.wire.grant import Grant
 from arrayd_server.core import error_texts, lends, users
 from arrayd_server.core.blocks import BlockTable
+from arrayd_server.core.counters import Counters
 from arrayd_server.core.effects import Effect, Inspect, IntroduceYourself, Reply, Unlink, Welcome
 from arrayd_server.core.model import (
     Asker,
     AwaitedItem,
     Block,
     Claims,
-    Counters,
     Edition,
     Hold,
     Lend,
@@ -61,8 +61,14 @@ class Holds:
         return block is not None and block.usable
 
     def may_grant(self, place: Place, nonces: Iterable[Nonce]) -> bool:
-        """Say whether all these sessions understand the grant of what is at `place`."""
-        return place.member is None or all(self.sessions[n].peer.members for n in nonces)
+        """Say whether all these sessions understand the grant of what is at `place`.
+
+        A member is granted to the user alone for whom its block was made: see `members`.
+        """
+        if place.member is None:
+            return True
+        peers = [self.sessions[nonce].peer for nonce in nonces]
+        return all(peer.members and peer.user == place.block.user for peer in peers)
 
     def hold(self, session: Session, block: Block, now: float) -> int:
         """Make `session` hold `block`, or renew its hold; return the grant's number."""
@@ -138,7 +144,7 @@ class Holds:
         self.pin(block, to, waiter, now)
         place, peer = Place(block, waiter.member), self.sessions[to.nonce].peer
         grant = grant_of(place, seq, window=waiter.whole_source)
-        if peer.foreign:
+        if peer.foreign and place.member is None:  # a member has the words of its own user
             hold = block.holders[to.nonce]
             hold.asked = waiter.asked or hold.asked
             grant = replace(grant, source=str(users.shown(block, peer, [hold]) or ""))

@@ -157,11 +157,11 @@ class JobTable:
 
     def find(self, alias: Hashable) -> Job | None:
         """Return the job that will make the block of an alias."""
-        return self.locate(alias)[0]
+        return self._by_alias.get(alias, (None, None))[0]
 
-    def locate(self, alias: Hashable) -> tuple[Job | None, BlockMember | None]:
+    def locate(self, alias: Hashable) -> tuple[Job, BlockMember | None] | None:
         """Return the job that will make the block of an alias, and which of its members it is."""
-        return self._by_alias.get(alias, (None, None))
+        return self._by_alias.get(alias)
 
     def join(self, job: Job, to: Asker, waiter: AwaitedItem, now: float) -> None:
         """Let `to` wait for a job, too; the longest timeout says how long it may wait for room."""
@@ -282,18 +282,18 @@ class JobTable:
     ) -> list[Effect]:
         """Let who waits for a member of a job wait for a job that loads it alone."""
         self.drop_member(job, member, waiters)
-        return self._probe(member, waiters, now)
+        return self._probe(job, member, waiters, now)
 
     def scatter(self, job: Job, now: float) -> list[Effect]:
         """End a job; each of its members that somebody waits for is loaded alone."""
         waiting = self.waiters_of(job)
         effects = self.end(job)
         for member in job.members:
-            effects += self._probe(member, waiting.get(id(member), {}), now)
+            effects += self._probe(job, member, waiting.get(id(member), {}), now)
         return effects
 
     def _probe(
-        self, member: BlockMember, waiters: dict[Asker, AwaitedItem], now: float
+        self, together: Job, member: BlockMember, waiters: Waiters, now: float
     ) -> list[Effect]:
         if not waiters:
             return []
@@ -301,7 +301,7 @@ class JobTable:
         job = self.find(member.alias)
         if job is None:
             job = self.new(Stage.PROBING, member.identity, now, [member.alias])
-            job.edition = member.edition
+            job.edition, job.user = member.edition, together.user
             effects.append(Probe(job.number, job.identity))
         for to, waiter in waiters.items():
             waiter.member = None

@@ -14,11 +14,13 @@ request that are small lie together in one block, each at an offset, and are rea
   and so is each of a job that fails or has to wait for room. So one file never spoils another's
   load, and each error is that of the file alone.
 - What is loaded alone takes its aliases over: not every client understands a grant of a member.
+- Each user other than the daemon's has blocks with members of its own. Its files are found under
+  aliases of that user (`own_alias`), so nobody else ever gets such a block, and with it files that
+  nobody has looked at for them. All that is in it its user could read when it was loaded.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +38,7 @@ from arrayd_server.core.model import (
     LoadedMember,
     Place,
     Stage,
+    own_alias,
 )
 
 
@@ -61,15 +64,12 @@ class Members:
         members = list({id(w.member): w.member for _, w in waiters if w.member}.values())
         job = self._jobs.new(Stage.QUEUED, identity, now, [])
         job.spec, job.size, job.total = _bytes(members), size, len(members)
-        job.members = members
+        job.members, job.user = members, self._holds.sessions[waiters[0][0].nonce].peer.user
         for member in members:
             self._jobs.add_member(job, member)
         for to, waiter in waiters:
             self._jobs.join(job, to, waiter, now)
-        effects = self._admission.start_queued(now)
-        if job.stage is Stage.QUEUED and job.next_check < math.inf:
-            effects += self._jobs.scatter(job, now)
-        return effects
+        return self._admission.admit_together(job, now)
 
     def loaded(self, job: Job, found: Mapping[int, LoadedMember], now: float) -> list[Effect]:
         """Go on with what was found of the members, by their position; load the others alone."""
@@ -99,7 +99,8 @@ class Members:
         now: float,
     ) -> list[Effect]:
         """Take a member for loaded, unless the same is in memory, or on its way, already."""
-        place, other = self._blocks.locate(one.key), self._jobs.find(one.key)
+        key = own_alias(one.key, job.user)
+        place, other = self._blocks.locate(key), self._jobs.find(key)
         if place is not None:
             self._jobs.drop_member(job, member, waiters)
             place.part.outdated = False
@@ -112,13 +113,13 @@ class Members:
                 waiter.member = None
                 self._jobs.join(other, to, waiter, now)
             return []
-        twin = keys.setdefault(one.key, member)
+        twin = keys.setdefault(key, member)
         twin.aliases.append(member.alias)
         for waiter in waiters.values():
             waiter.member = twin
         if twin is member:
             member.spec, member.lost = one.spec, one.lost
-            member.aliases.append(one.key)
+            member.aliases.append(key)
         rows = one.spec.shape[0] if one.spec.shape else 1
         return [ReportProgress(to, rows, rows) for to, w in waiters.items() if w.progress]
 

@@ -362,6 +362,8 @@ class Wanted:
         Set for a published block; `alias` is then `name_alias` of it.
     edition
         The file, as its asker sees it; None for a published block.
+    user
+        The asker's `Peer.user`, whose blocks with members may serve it as well.
     """
 
     alias: Hashable
@@ -369,30 +371,24 @@ class Wanted:
     whole: Hashable | None = None
     name: str | None = None
     edition: Edition | None = None
+    user: int | None = None
 
     def served_by(self, find: Callable[[Hashable], _T | None]) -> tuple[_T | None, bool]:
         """Return what `find` has for it, and whether that is the whole source."""
-        found = find(self.alias)
-        if found is not None or self.whole is None:
-            return found, False
-        found = find(self.whole)
-        return found, found is not None
+        for alias, whole in ((self.alias, False), (self.whole, True)):
+            if alias is None:
+                continue
+            found = find(own_alias(alias, self.user))
+            if found is None and self.user is not None:
+                found = find(alias)
+            if found is not None:
+                return found, whole
+        return None, False
 
 
-@dataclass(slots=True)
-class Counters:
-    """What happened since the start."""
-
-    requests: int = 0
-    hits: int = 0
-    joins: int = 0
-    loads: int = 0
-    failures: int = 0
-    evictions: int = 0
-    recycled: int = 0
-    adopted: int = 0
-    published: int = 0
-    stale_holds: int = 0
+def own_alias(alias: Hashable, user: int | None) -> Hashable:
+    """Return the alias of a member of a user's own block, by which no other user finds it."""
+    return alias if user is None else (user, alias)
 
 
 def name_alias(name: str) -> Hashable:

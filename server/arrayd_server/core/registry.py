@@ -37,6 +37,7 @@ from arrayd_server.core.admission import Admission
 from arrayd_server.core.asking import Asking
 from arrayd_server.core.blocks import BlockTable, Naming
 from arrayd_server.core.bounds import Bound
+from arrayd_server.core.counters import Counters
 from arrayd_server.core.effects import Answer, Cancel, Effect, Inspect, Reply, Seal
 from arrayd_server.core.evict_requests import Evictions
 from arrayd_server.core.holds import Holds
@@ -47,7 +48,6 @@ from arrayd_server.core.model import (
     AwaitedItem,
     Block,
     Claims,
-    Counters,
     Draft,
     Job,
     LoadedMember,

@@ -94,7 +94,9 @@ def shown(block: Block, peer: Peer, holds: Iterable[Hold] = ()) -> Any:
 def known(block: Block, peer: Peer, holds: Iterable[Hold]) -> list[Any]:
     """Return all identities by which a process may be told of a block; the first is the latest."""
     asked = [hold.asked for hold in holds if hold.asked is not None]
-    return [*asked, block.identity] if owns(block, peer) else asked
+    if not owns(block, peer):
+        return asked
+    return [*asked, block.identity, *(member.identity for member in block.members)]
 
 
 def may_use(block: Block, peer: Peer) -> bool:

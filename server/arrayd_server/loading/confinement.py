@@ -9,7 +9,9 @@ there.
 
 Where no library has a part in reading a file (`ALONE`) a child would be for nothing, and to fork
 takes ten times as long as to read a small file. The kernel confines threads one by one, so such a
-task is done in a thread, which ends with it.
+task is done in a thread, which ends with it. To begin one, and to confine it, takes longer than to
+read a small file, so those of one request, which lie in one block of their user's, share a thread:
+it can open all of them, and which of them a path leads to is seen when it is open (`small`).
 
 The kernel refuses to open a file, but says whether there is one, and what ``stat`` says of it. The
 asker may not be able to see that. So whatever a path leads to by then, be it nothing, the answer is
@@ -23,7 +25,7 @@ import errno
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
@@ -33,7 +35,7 @@ from arrayd.source import Source
 from arrayd_server.kernel import landlock
 from arrayd_server.loaders import formats, validation
 from arrayd_server.loaders.validation import os_errors
-from arrayd_server.loading.messages import FillTask, InfoTask, ProbeTask
+from arrayd_server.loading.messages import FillTask, InfoTask, ProbeTask, SmallFilesTask
 
 ALONE = frozenset({"npy", "raw"})
 """Formats that arrayd reads without a library that a file could lead astray, or make remember."""
@@ -122,6 +124,13 @@ def for_fill(task: FillTask) -> None:
         enter(task.source.path, task.found.identity[1:3], task.path)
 
 
+def for_small_files(task: SmallFilesTask) -> None:
+    """Enter it for a task that loads small files, if they are one other user's: see `enter_all`."""
+    if task.confined:
+        inodes = [(path, stat[:2]) for path, stat, _, _ in task.files]
+        enter_all(inodes, task.path)
+
+
 def enter(path: str, inode: Sequence[int], segment: str | None = None) -> None:
     """Leave this thread, for good, a file, the segment that it fills, and where modules lie.
 
@@ -148,6 +157,35 @@ def enter(path: str, inode: Sequence[int], segment: str | None = None) -> None:
         except OSError as error:
             raise _unconfined(path, error) from None
         validation.only(path)
+
+
+def enter_all(files: Iterable[tuple[str, Sequence[int]]], segment: str) -> None:
+    """Leave this thread, for good, these files and a segment, as `enter` does for one.
+
+    A file that is another by now, or that cannot be opened, is left out: it is not opened later
+    either. Which of them a path leads to must be looked at again, when it has been opened.
+
+    Raises
+    ------
+    AccessDenied
+        The kernel cannot confine a thread.
+    """
+    with contextlib.ExitStack() as opened:
+        readable = [fd for path, inode in files if (fd := _inode(path, inode, opened)) is not None]
+        try:
+            landlock.restrict(_code(), readable, [_open(segment, opened)])
+        except OSError as error:
+            raise _unconfined(segment, error) from None
+
+
+def _inode(path: str, inode: Sequence[int], opened: contextlib.ExitStack) -> int | None:
+    """Return a descriptor (O_PATH) of an inode, if a path still leads to it."""
+    try:
+        file = _open(path, opened)
+        found = os.fstat(file)
+    except (OSError, ValueError):
+        return None
+    return file if (found.st_dev, found.st_ino) == tuple(inode) else None
 
 
 def _unconfined(path: str, error: OSError) -> AccessDenied:

@@ -91,18 +91,18 @@ class MemberLoads:
 
     def _task(self, job: int, path: str, first: int, members: Sequence[BlockMember]) -> Task:
         files = tuple(_file(member) for member in members)
-        common = members[0].identity.source.to_wire()
+        origin, last = members[0].identity, members[-1]
+        common = origin.source.to_wire()
         del common["path"]
-        last = members[-1]
-        wire = SmallFilesTask(
-            common, path, members[0].offset, last.offset + last.room, files
-        ).to_wire()
+        place = (path, members[0].offset, last.offset + last.room)
+        wire = SmallFilesTask(common, *place, files, origin.confined).to_wire()
         return Task(
             job,
-            f"{members[0].identity} and other small files",
+            f"{origin} and other small files",
             {"op": "small", **wire},
             lambda result: self._on_result(job, first, result),
             lambda count: self._on_progress(job, count),
+            user=origin.user,
             patience=PATIENCE,
         )
 

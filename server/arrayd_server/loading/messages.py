@@ -152,6 +152,8 @@ class SmallFilesTask(Record):
         The bytes of the segment that are written.
     files
         Of each its path, its ``stat`` as the asker saw it, where it goes, and its room in bytes.
+    confined
+        They are one other user's, and all that may be opened.
     """
 
     source: dict[str, Any]
@@ -159,6 +161,7 @@ class SmallFilesTask(Record):
     start: int
     stop: int
     files: tuple[tuple[str, tuple[int, ...], int, int], ...] = field(metadata={"write": tuple})
+    confined: bool = False
 
 
 @dataclass(frozen=True, slots=True)

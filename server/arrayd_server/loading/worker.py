@@ -256,6 +256,8 @@ def _grows(source: Source) -> bool:
 
 def small_files(task: SmallFilesTask, running: RunningTask) -> LoadedFiles:
     """Load small files into a segment by one write."""
+    _begin_looking()
+    confinement.for_small_files(task)
     buffer = _scratch(task.stop - task.start)
     source = Source.from_wire({**task.source, "path": "/"})  # each file has a path of its own
     specs: dict[int, tuple[int, Spec]] = {}  # those of equal files are one object, as a rule
@@ -263,7 +265,6 @@ def small_files(task: SmallFilesTask, running: RunningTask) -> LoadedFiles:
     for position, (path, stat, offset, room) in enumerate(task.files):
         if running.cancelled():
             raise segment_writer.Cancelled
-        _begin_looking()
         out = buffer[offset - task.start : offset - task.start + room]
         one = small.read(path, source, stat, out)
         if one is None:
@@ -320,8 +321,7 @@ def _answer(wire: Mapping[str, Any], task: RunningTask) -> None:
         if wire["op"] == "fill":
             failpoints.hit("worker.answered")
     except segment_writer.Cancelled:  # nobody reads the answer, unless the segment was not there
-        path = _label(wire)
-        task.fail(LoadError(f"{path}: somebody removed its file from /dev/shm. Ask again."))
+        task.fail(LoadError(f"{_label(wire)}: somebody removed it from /dev/shm. Ask again."))
     except ArraydError as error:
         task.fail(error)
     except MemoryError as error:

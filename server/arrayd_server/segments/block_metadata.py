@@ -22,7 +22,12 @@ from arrayd.wire.records import Record, later
 from arrayd_server.core.model import Block, Edition, Job, State, name_alias
 from arrayd_server.identity import BlockIdentity, edition, kept, may_refer
 from arrayd_server.segments.adoption import LeftoverSegment
-from arrayd_server.segments.member_metadata import MembersMetadata, block_of_members, of_members
+from arrayd_server.segments.member_metadata import (
+    MembersMetadata,
+    OthersMembersMetadata,
+    block_of_members,
+    of_members,
+)
 
 _KEPT_ALIASES = 8
 """Aliases that survive a restart. Requests by another one are probed again, and find the key."""
@@ -130,7 +135,8 @@ def read(found: LeftoverSegment) -> Metadata | MembersMetadata:
     """
     try:
         if "members" in found.meta:
-            return MembersMetadata.from_wire(found.meta)
+            kind = OthersMembersMetadata if "user" in found.meta else MembersMetadata
+            return kind.from_wire(found.meta)
         return Metadata.from_wire(found.meta)
     except ProtocolMismatch as error:
         raise layout.NewerSegment(str(error)) from None

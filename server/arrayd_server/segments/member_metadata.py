@@ -55,6 +55,19 @@ class MembersMetadata(Record):
     data_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class OthersMembersMetadata(MembersMetadata):
+    """What it says of itself if it is another user's than the daemon's.
+
+    It is of version 3: an earlier arrayd would take the block for the daemon's user's, to which
+    nobody else was let in, and use its pages again.
+    """
+
+    VERSION: ClassVar[int] = 3
+
+    user: int
+
+
 def planned_size(members: Sequence[BlockMember]) -> int:
     """Return the bytes of the segment to be made for members, with room for the metadata."""
     origins = [member.identity for member in members]
@@ -88,18 +101,18 @@ def of_members(block: Block) -> dict[str, Any]:
     numbers = {one: number for number, one in enumerate(specs)}
     common = block.members[0].identity.source.to_wire()
     del common["path"]
-    return MembersMetadata(
-        source=common,
-        specs=tuple(spec for spec in specs.values() if spec is not None),
-        members=tuple(_row(member, numbers[id(member.spec)]) for member in there),
-        data_bytes=block.spec.nbytes,
-        extra=block.extra,
-    ).to_wire()
+    specs_of_all = tuple(spec for spec in specs.values() if spec is not None)
+    rows = tuple(_row(member, numbers[id(member.spec)], block.user) for member in there)
+    facts = (common, specs_of_all, rows, block.spec.nbytes)
+    if block.user is None:
+        return MembersMetadata(*facts, extra=block.extra).to_wire()
+    return OthersMembersMetadata(*facts, block.user, extra=block.extra).to_wire()
 
 
-def _row(member: BlockMember, spec: int) -> Row:
+def _row(member: BlockMember, spec: int, user: int | None) -> Row:
     origin = member.identity
-    aliases = tuple(a for a in member.aliases if isinstance(a, bytes))[:_KEPT_ALIASES]
+    stored = (identity.stored_alias(alias, user) for alias in member.aliases)
+    aliases = tuple(alias for alias in stored if alias is not None)[:_KEPT_ALIASES]
     place = (member.offset, member.room, spec, member.lost)
     return (origin.source.path, origin.stat, *place, aliases)
 
@@ -116,8 +129,11 @@ def block_of_members(
     """
     if not found.sealed or not meta.members:
         raise ValueError("a load that is not done")
-    members = [_member(meta, row) for row in meta.members]
+    user = meta.user if isinstance(meta, OthersMembersMetadata) else None
+    members = [_member(meta, row, user) for row in meta.members]
     _check(meta, members, found)
+    if not found.readers <= {user}:
+        raise ValueError("others than its user may open it")
     return Block(
         segment=found.name,
         number=number,
@@ -128,19 +144,22 @@ def block_of_members(
         since=now,
         used=now,
         members=members,
+        user=user,
+        readers=set(found.readers),
+        exposed=user is not None,
         extra=meta.extra,
     )
 
 
-def _member(meta: MembersMetadata, row: Row) -> BlockMember:
+def _member(meta: MembersMetadata, row: Row, user: int | None) -> BlockMember:
     path, stat, offset, room, spec, lost, aliases = row
     if not 0 <= spec < len(meta.specs) or not aliases:
         raise ValueError("a member without a spec, or without aliases")
     source = Source.from_wire({**meta.source, "path": path})
-    origin, edition = identity.of_source(source, stat), identity.edition(source, stat)
-    return BlockMember(
-        aliases[0], origin, edition, offset, room, meta.specs[spec], identity.kept(aliases), lost
-    )
+    origin, edition = identity.of_source(source, stat, user), identity.edition(source, stat)
+    found = identity.kept_by_user(aliases, user)
+    place = (offset, room, meta.specs[spec])
+    return BlockMember(found[0], origin, edition, *place, found, lost)
 
 
 def _check(meta: MembersMetadata, members: Sequence[BlockMember], found: LeftoverSegment) -> None:

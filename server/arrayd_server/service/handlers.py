@@ -7,7 +7,7 @@ need no decision of the core (info, status) it sends itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,10 +48,6 @@ SHARE = 4
 
 (Dynamic thresholds: Choudhury and Hahne, IEEE/ACM Transactions on Networking, 1998.)
 """
-
-
-_CONFINED = "confined"
-"""Begins the aliases of requests of other users than the daemon's."""
 
 
 def get(service: Service, request: Request, now: float) -> list[Effect]:
@@ -310,14 +306,14 @@ def _meant(item: Mapping[str, Any], caller: Peer) -> Wanted | ArraydError:
     seen = item.get("stat")
     stat = None if seen is None else tuple(seen)
     whole = identity.alias(source.whole(), stat) if source.rows is not None else None
-    alias = identity.alias(source, stat, item["source"])
+    alias: Hashable = identity.alias(source, stat, item["source"])
     asked = identity.of_source(source, stat, caller.user)
     edition = identity.edition(source, stat)
     if not caller.foreign:
         return Wanted(alias, asked, whole, edition=edition)
-    # Not by the daemon's user's aliases: these may lead to what was read from several files.
-    alone = None if whole is None else (_CONFINED, whole)
-    return Wanted((_CONFINED, alias), asked, alone, edition=edition)
+    alone = None if whole is None else identity.confined_alias(whole)
+    alias, members = identity.confined_alias(alias), caller.uid if caller.members else None
+    return Wanted(alias, asked, alone, edition=edition, user=members)
 
 
 class _Terms(NamedTuple):

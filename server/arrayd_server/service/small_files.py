@@ -6,7 +6,7 @@ from typing import Any
 
 from arrayd_server import identity
 from arrayd_server.core.effects import Effect
-from arrayd_server.core.model import Asker, AwaitedItem, BlockMember, Wanted
+from arrayd_server.core.model import Asker, AwaitedItem, BlockMember, Wanted, own_alias
 from arrayd_server.loading.member_loads import may_be_member
 from arrayd_server.segments.member_metadata import planned_size
 from arrayd_server.service.service import Service
@@ -27,7 +27,8 @@ class SmallFiles:
     def __init__(self, service: Service, nonce: bytes) -> None:
         self._registry = service.registry
         self._service = service
-        self._may = service.registry.sessions[nonce].peer.members
+        peer = service.registry.sessions[nonce].peer
+        self._may, self._user = peer.members, peer.user
         self._groups: dict[Any, list[Ask]] = {}
 
     def take(self, to: Asker, wanted: Wanted, waiter: AwaitedItem) -> bool:
@@ -50,7 +51,7 @@ class SmallFiles:
         """Ask for what was taken."""
         effects: list[Effect] = []
         for asks in self._groups.values():
-            members = _placed(asks)
+            members = _placed(asks, self._user)
             if len(members) > 1:
                 effects += self._together(asks, members, now)
             else:
@@ -69,15 +70,14 @@ class SmallFiles:
         return self._registry.get_together(origin, planned_size(these), waiters, now)
 
 
-def _placed(asks: list[Ask]) -> dict[Any, BlockMember]:
-    """Return a member for each of the different requests, one behind the other."""
+def _placed(asks: list[Ask], user: int | None) -> dict[Any, BlockMember]:
+    """Return a member for each of a user's different requests, one behind the other."""
     members: dict[Any, BlockMember] = {}
     end = 0
     for _, wanted, _ in asks:
         if wanted.alias not in members:
             room = -(-wanted.identity.stat[2] // ALIGNED) * ALIGNED
-            members[wanted.alias] = BlockMember(
-                wanted.alias, wanted.identity, wanted.edition, end, room
-            )
+            alias = own_alias(wanted.alias, user)
+            members[wanted.alias] = BlockMember(alias, wanted.identity, wanted.edition, end, room)
             end += room
     return members

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from arrayd.errors import LoadError
@@ -17,10 +19,13 @@ from arrayd_server.core.model import (
     ProbedFacts,
     State,
     Wanted,
+    own_alias,
 )
 from arrayd_server.core.registry import Registry
 
 SPEC = Spec((4,), "<f8", "C", 8)
+ANN = Peer(60001, 11, members=True, foreign=True)
+BOB = Peer(60002, 12, members=True, foreign=True)
 NEW = b"new client"
 OLD = b"old client"
 
@@ -126,6 +131,53 @@ def test_the_block_is_outdated_when_all_its_files_are(registry: Registry) -> Non
         registry.probed(probe.job, found, 6.0)
         gone = registry.blocks.table["run-1"].state is State.UNLINKED
         assert gone == (name == "b")
+
+
+def ask_as(registry: Registry, peer: Peer, names: str) -> list[Effect]:
+    """Ask for files in one request of another user, in a session that is called like it."""
+    nonce = str(peer.uid).encode()
+    registry.hello(Asker(nonce, 0), peer, [], 0, 0.0)
+    waiters = []
+    for at, name in enumerate(names):
+        alias = own_alias(name, peer.user)
+        member = BlockMember(alias, f"/{name}", edition(name), 64 * at, 64)
+        waiters.append((Asker(nonce, 1, at), AwaitedItem(member=member)))
+    return registry.get_together(names, 1000, waiters, 1.0)
+
+
+def test_each_user_has_members_of_its_own(registry: Registry) -> None:
+    """The same files, three times: none is found by another, in whatever words it asks."""
+    load(registry, "ab", "ab")
+    for peer in (ANN, BOB):
+        (fill,) = ask_as(registry, peer, "ab")
+        assert isinstance(fill, Fill)
+        found = {at: LoadedMember(f"key {name}", SPEC) for at, name in enumerate("ab")}
+        (seal,) = registry.loaded(fill.job, found, 2.0)
+        assert isinstance(seal, Seal)
+        registry.sealed(seal.job, 3.0)
+    assert [(b.user, b.readers) for b in registry.blocks.table.values()] == [
+        (None, set()),
+        (ANN.uid, {ANN.uid}),
+        (BOB.uid, {BOB.uid}),
+    ]
+    for peer, segment in ((ANN, "run-2"), (BOB, "run-3")):
+        wanted = Wanted("b", "/b", edition=edition("b"), user=peer.user)
+        (again,) = registry.get(Asker(str(peer.uid).encode(), 2), wanted, AwaitedItem(), 4.0)
+        assert grants([again])[0].segment == segment
+    older = replace(ANN, pid=13, members=False)
+    registry.hello(Asker(b"older", 0), older, [], 0, 5.0)
+    (probe,) = registry.get(Asker(b"older", 1), Wanted("b", "/b"), AwaitedItem(), 5.0)
+    assert isinstance(probe, Probe)
+    (fill,) = registry.probed(probe.job, ProbedFacts("key b", SPEC, 100, 4), 6.0)
+    assert isinstance(fill, Fill), "the member of the daemon's user is not hers"
+
+
+def test_members_beyond_a_quota(registry: Registry) -> None:
+    """They are loaded one by one, and counted as hers: what fits she gets."""
+    registry.blocks.quota = 999
+    effects = ask_as(registry, ANN, "ab")
+    assert probes(effects) == ["/a", "/b"]
+    assert {job.user for job in registry.jobs.table.values()} == {ANN.uid}
 
 
 def test_an_older_client_gets_a_block_of_its_own(registry: Registry) -> None:

@@ -1,7 +1,8 @@
 """The core, walked at random against a naive model (`core_naive`) in a fake world (`core_model`).
 
-Three sessions in two processes, one of another user, ask, map, release, fork, exec and die; loads
-end well, badly, late or never; strangers map blocks at the worst moment; the clock is late.
+Three sessions in two processes, one of another user with members of its own, ask, map, release,
+fork, exec and die; loads end well, badly, late or never; strangers map blocks at the worst moment;
+the clock is late.
 ``ARRAYD_TEST_WALKS=20000`` walks longer, from random seeds.
 """
 
@@ -106,12 +107,12 @@ class Walk(KernelWalk):
     @rule(nonce=sessions, what=requests, timeout=waits, pin=pins)
     def get(self, nonce: bytes, what: Wanted, timeout: float, pin: float) -> None:
         """Ask for an array."""
-        waiter = AwaitedItem(pin=pin, timeout=timeout)
+        waiter, what = AwaitedItem(pin=pin, timeout=timeout), _of(nonce, what)
         self._get(self._ask(nonce, what, pin), what, waiter)
 
     def _get(self, to: Asker, what: Wanted, waiter: AwaitedItem) -> None:
         known, hidden = to.nonce in self.naive.sessions, self._is_hidden(what, to.nonce)
-        resident = self.naive.resident(what, to.nonce) and not hidden
+        resident = self.naive.resident(what) and not hidden
         self.shell.do(self.registry.get, to, what, waiter, self.shell.now)
         self.naive.latest = None
         self._read()
@@ -134,19 +135,20 @@ class Walk(KernelWalk):
         return block.user != _peer(nonce, 0).uid and block.share is None
 
     @rule(
-        nonce=st.sampled_from([b"a", b"b"]),
+        nonce=st.sampled_from([b"a", b"b", b"c", b"c"]),
         some=st.lists(small_files, min_size=2, max_size=3, unique=True),
         timeout=waits,
         hurry=st.booleans(),
     )
     def get_together(self, nonce: bytes, some: list[File], timeout: float, hurry: bool) -> None:
         """Ask for small files in one request; those that are not served go into one block."""
-        blocks, jobs = self.registry.blocks, self.registry.jobs
+        blocks, jobs, user = self.registry.blocks, self.registry.jobs, STRANGERS.get(nonce)
+        some = [replace(file, user=user) for file in some]
         asked = [file for file in some if not wanted(file).served_by(blocks.find)[0]]
         asked = [file for file in asked if not wanted(file).served_by(jobs.find)[0]]
         if not asked or nonce not in self.naive.sessions:
             return
-        batch = Batch(tuple(asked), self.requests)
+        batch = Batch(tuple(asked), self.requests, user)
         waiters = []
         for member in batch.members():
             what = wanted(member.identity)
@@ -170,13 +172,13 @@ class Walk(KernelWalk):
             if isinstance(what, Draft):
                 self._create(to, what, waiter.timeout)
             else:
-                self._get(to, what, waiter)
+                self._get(to, what, replace(waiter))  # another message, another object
 
     @rule(nonce=sessions, what=requests, wait=st.booleans())
     def prefetch(self, nonce: bytes, what: Wanted, wait: bool) -> None:
         """Begin a load; the answer comes at once."""
-        to = self._ask(nonce, what)
-        resident = self.naive.resident(what)
+        what = _of(nonce, what)
+        to, resident = self._ask(nonce, what), self.naive.resident(what)
         self.shell.do(self.registry.prefetch, to, what, self.shell.now)
         self.naive.latest = None
         assert to not in self.naive.owed
@@ -375,8 +377,14 @@ class Walk(KernelWalk):
 
 def _peer(nonce: bytes, pid: int) -> Peer:
     if nonce in STRANGERS:
-        return Peer(8, pid, "walk", pid, foreign=True, groups=frozenset({8}))
+        groups = frozenset({8})
+        return Peer(8, pid, "walk", pid, members=True, foreign=True, groups=groups)
     return Peer(7, pid, "walk", pid, members=True)
+
+
+def _of(nonce: bytes, what: Wanted) -> Wanted:
+    """Return a request as its session's user makes it."""
+    return what if what.name is not None else replace(what, user=STRANGERS.get(nonce))
 
 
 TestWalk = Walk.TestCase

@@ -100,6 +100,37 @@ def test_a_thread_gives_up_the_same(files: list[str]) -> None:
     assert Path("/proc/self/environ").read_bytes()
 
 
+def test_a_thread_keeps_the_files_of_a_batch(files: list[str]) -> None:
+    """Those that are still what was looked at, and the segment: no other, and no other way."""
+    own, segment, other, link = files
+    states = {path: os.stat(path) for path in (own, other)}
+    inodes = {path: (info.st_dev, info.st_ino) for path, info in states.items()}
+    os.replace(segment, f"{segment}2")  # of another inode than was looked at
+    Path(segment).write_bytes(b"87654321")
+    asked = [(own, inodes[own]), (other, (0, 1)), (f"{own}/absent", (0, 2)), (link, inodes[other])]
+
+    def opens(path: str, flags: int = os.O_RDONLY) -> bool:
+        try:
+            os.close(os.open(path, flags))
+        except PermissionError:
+            return False
+        return True
+
+    def work() -> None:
+        confinement.enter_all(asked[:3], segment)
+        assert [opens(path) for path in (own, segment, other, link)] == [True, True, False, False]
+        assert [opens(path, os.O_RDWR) for path in (own, segment)] == [False, True]
+
+    confinement.around(confined=True, child=False)(work)
+
+    def by_the_link() -> None:
+        confinement.enter_all(asked[3:], segment)
+        assert [opens(path) for path in (own, other, link)] == [False, True, True]
+
+    confinement.around(confined=True, child=False)(by_the_link)
+    assert opens(own, os.O_RDWR)
+
+
 def test_whose_files_take_a_child(tmp_path: Path) -> None:
     """All but those that are read without a library; what is called so, and is none, is refused."""
     alone = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,7 +13,7 @@ from arrayd.wire import layout
 from arrayd.wire.codec import unpack
 from arrayd.wire.grant import Spec
 from arrayd_server import identity
-from arrayd_server.core.model import Block, BlockMember, State
+from arrayd_server.core.model import Block, BlockMember, ContentKey, State, own_alias
 from arrayd_server.segments import block_metadata, member_metadata
 from arrayd_server.segments.adoption import LeftoverSegment
 from arrayd_server.segments.member_metadata import MembersMetadata
@@ -53,6 +53,40 @@ def test_it_comes_back_as_it_was() -> None:
     assert after == before
     assert str(after.identity) == "3 files in /data/"
     assert len(layout.pack_meta(meta)) <= block_metadata.placed(after).meta_room
+
+
+def others_block() -> Block:
+    """Return that block as one of user 60001's."""
+    made = block()
+    made.user, made.readers, made.exposed = 60001, {60001}, True
+    for one in made.members:
+        asked, key = cast(list[bytes], one.aliases)
+        aliases = [identity.confined_alias(asked), ContentKey(key)]
+        one.aliases = [own_alias(alias, 60001) for alias in aliases]
+        one.alias, one.identity = one.aliases[0], replace(one.identity, user=60001)
+    return made
+
+
+def test_another_users_come_back_as_they_were() -> None:
+    """It is hers, is found by her alone, and she may still open it."""
+    before = others_block()
+    meta = unpack(layout.pack_meta(block_metadata.metadata(before)))
+    found = replace(left(meta), readers=frozenset({60001}))
+    assert block_metadata.adopted(found, 7, 0.0) == before
+    with pytest.raises(ProtocolMismatch):  # so does an arrayd that knows members of one user alone
+        MembersMetadata.from_wire(meta)
+
+
+def test_who_may_open_it_besides() -> None:
+    """Nobody: not another user in hers, nor any in one of the daemon's user's."""
+    hers, own = (
+        left(unpack(layout.pack_meta(block_metadata.metadata(one))))
+        for one in (others_block(), block())
+    )
+    for found in (hers, own):
+        readers = frozenset({60002} if found is hers else {60001})
+        with pytest.raises(ValueError, match="others than its user"):
+            block_metadata.adopted(replace(found, readers=readers), 7, 0.0)
 
 
 def test_what_is_not_loaded_is_not_in_it() -> None:
