@@ -4,7 +4,7 @@
 _shtab_arrayd_config_subparsers=(check)
 _shtab_arrayd_subparsers=(serve status top get info evict who kick drain stop clean doctor health config install-service completion schema collect pack report list plan receipt demo)
 
-_shtab_arrayd_serve_option_strings=(--config --endpoint --budget --workers --load-timeout --loader-memory --keep-pages --idle-exit --private --no-private --allow --admins --roots --user-budget --max-clients --log-level --log-file --metrics-textfile --metrics-listen --check --no-check)
+_shtab_arrayd_serve_option_strings=(--config --endpoint --budget --workers --load-timeout --loader-memory --keep-pages --idle-exit --private --no-private --allow --admins --roots --user-budget --max-clients --log-level --log-file --metrics-textfile --metrics-listen --check --no-check --quotas)
 _shtab_arrayd_status_option_strings=(-h --help --endpoint --json)
 _shtab_arrayd_top_option_strings=(-h --help --endpoint)
 _shtab_arrayd_get_option_strings=(-h --help --endpoint --json --dtype --cast --overflow --rows --dataset --order --format -o --attach --pin --timeout)

@@ -43,7 +43,7 @@ function _shtab_arrayd_using
 end
 
 set -g _shtab_arrayd_commands serve status top get info evict who kick drain stop clean doctor health config 'config check' install-service completion schema collect pack report list plan receipt demo
-set -g _shtab_arrayd_opts_with_value --admins --allow --batch-size --block --budget --cast --compression --config --dataset --dtype --endpoint --format --idle-exit --ids --keep-pages --label-from --load-timeout --loader-memory --log-file --log-level --max-clients --metrics-listen --metrics-textfile --option --order --out --overflow --pattern --pin --roots --rows --suffix --timeout --user-budget --workers -o
+set -g _shtab_arrayd_opts_with_value --admins --allow --batch-size --block --budget --cast --compression --config --dataset --dtype --endpoint --format --idle-exit --ids --keep-pages --label-from --load-timeout --loader-memory --log-file --log-level --max-clients --metrics-listen --metrics-textfile --option --order --out --overflow --pattern --pin --quotas --roots --rows --suffix --timeout --user-budget --workers -o
 
 complete -c arrayd -e
 complete -c arrayd -f
@@ -63,13 +63,14 @@ complete -c arrayd -n '_shtab_arrayd_using serve' -l private -l no-private -d 'o
 complete -c arrayd -n '_shtab_arrayd_using serve' -l allow -x -d 'users besides the daemon'"'"'s own who may use it: `none`, `all`, or `alice,1001,@lab` (`@` begins a group); each gets what it could read itself (default: `none`)'
 complete -c arrayd -n '_shtab_arrayd_using serve' -l admins -x -d 'users who may also see what others hold, free it, and stop the daemon, as root may (default: `none`)'
 complete -c arrayd -n '_shtab_arrayd_using serve' -l roots -xka "(__fish_complete_directories)" -d 'directories outside which nothing is read for other users: `/data:/home` (default: `/`)'
-complete -c arrayd -n '_shtab_arrayd_using serve' -l user-budget -x -d 'bytes that may be in memory for one other user, as in `--budget` (default: `25%`)'
+complete -c arrayd -n '_shtab_arrayd_using serve' -l user-budget -x -d 'bytes that may be in memory for one other user, as in `--budget`, where `quotas` says nothing of it (default: `25%`)'
 complete -c arrayd -n '_shtab_arrayd_using serve' -l max-clients -x -d 'sessions at a time; `auto`: what the limit of open files allows, at most 4096 (default: `auto`)'
 complete -c arrayd -n '_shtab_arrayd_using serve' -l log-level -x -d '`debug`, `info`, `warning` or `error` (default: `info`)'
 complete -c arrayd -n '_shtab_arrayd_using serve' -l log-file -xka "(__fish_complete_path (commandline -ct))" -d 'log here, in two files of at most 1 MiB; `-`: standard error (default: `-`)'
 complete -c arrayd -n '_shtab_arrayd_using serve' -l metrics-textfile -xka "(__fish_complete_directories)" -d 'write metrics to `arrayd.prom` in this directory, for node_exporter'"'"'s textfile collector; `-`: no (default: `-`)'
 complete -c arrayd -n '_shtab_arrayd_using serve' -l metrics-listen -x -d 'give metrics by HTTP at `/metrics`, to whoever is on this machine; port `0`: a free one, which the log names; `-`: no (default: `-`)'
 complete -c arrayd -n '_shtab_arrayd_using serve' -l check -l no-check -d 'verify the registry'"'"'s rules after every event (for tests) (default: `false`)'
+complete -c arrayd -n '_shtab_arrayd_using serve' -l quotas -x -d 'what users, and the members of groups together, may have: `alice: bytes=80G, loads=64; @lab: bytes=200G; *: soft_bytes=10%`, where `*` is each other user; limits are `bytes` and `blocks` in memory, `pinned` bytes, `sessions` and `loads` at a time, and `soft_bytes`: who is above has its unused blocks freed before others have (default: `none`)'
 complete -c arrayd -n '_shtab_arrayd_using; and test $_shtab_arrayd_npos -eq 0' -a status -d 'Show the arrays in memory, and who holds them.'
 complete -c arrayd -n '_shtab_arrayd_using status' -s h -l help -d 'show this help message and exit'
 complete -c arrayd -n '_shtab_arrayd_using status' -l endpoint -x -d 'the daemon'"'"'s socket, or `private`'

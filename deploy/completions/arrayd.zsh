@@ -297,13 +297,14 @@ _shtab_arrayd_serve_options=(
   "--allow[users besides the daemon\'s own who may use it\: \`none\`, \`all\`, or \`alice,1001,\@lab\` (\`\@\` begins a group)\; each gets what it could read itself (default\: \`none\`)]:USERS:"
   "--admins[users who may also see what others hold, free it, and stop the daemon, as root may (default\: \`none\`)]:USERS:"
   "--roots[directories outside which nothing is read for other users\: \`\/data\:\/home\` (default\: \`\/\`)]:DIRS:_files -/"
-  "--user-budget[bytes that may be in memory for one other user, as in \`--budget\` (default\: \`25\%\`)]:SIZE:"
+  "--user-budget[bytes that may be in memory for one other user, as in \`--budget\`, where \`quotas\` says nothing of it (default\: \`25\%\`)]:SIZE:"
   "--max-clients[sessions at a time\; \`auto\`\: what the limit of open files allows, at most 4096 (default\: \`auto\`)]:N:"
   "--log-level[\`debug\`, \`info\`, \`warning\` or \`error\` (default\: \`info\`)]:LEVEL:"
   "--log-file[log here, in two files of at most 1 MiB\; \`-\`\: standard error (default\: \`-\`)]:FILE:_files"
   "--metrics-textfile[write metrics to \`arrayd.prom\` in this directory, for node_exporter\'s textfile collector\; \`-\`\: no (default\: \`-\`)]:DIR:_files -/"
   "--metrics-listen[give metrics by HTTP at \`\/metrics\`, to whoever is on this machine\; port \`0\`\: a free one, which the log names\; \`-\`\: no (default\: \`-\`)]:127.0.0.1\:PORT:"
   {--check,--no-check}"[verify the registry\'s rules after every event (for tests) (default\: \`false\`)]"
+  "--quotas[what users, and the members of groups together, may have\: \`alice\: bytes\=80G, loads\=64\; \@lab\: bytes\=200G\; \*\: soft_bytes\=10\%\`, where \`\*\` is each other user\; limits are \`bytes\` and \`blocks\` in memory, \`pinned\` bytes, \`sessions\` and \`loads\` at a time, and \`soft_bytes\`\: who is above has its unused blocks freed before others have (default\: \`none\`)]:QUOTAS:"
 )
 
 # guard to ensure default positional specs are added only once per session

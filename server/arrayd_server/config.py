@@ -17,14 +17,17 @@ from typing import Any, NoReturn, Self
 from arrayd_server import config_file, option_parsing
 from arrayd_server.access.callers import Callers, Users, parse_roots, parse_users
 from arrayd_server.config_file import ConfigError, Given, text_of
+from arrayd_server.core.quotas import Quotas
 from arrayd_server.option_parsing import Budget
+from arrayd_server.quota_parsing import QuotaEntries, parse_quotas
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
     """One row of the table: how its text is read, how it is described, and whether it is `live`.
 
-    A live option can change while the daemon runs: a reload is enough.
+    A live option can change while the daemon runs: a reload is enough. `example` are lines of the
+    file, of an option that is a table there.
     """
 
     parse: Callable[[str], Any]
@@ -32,6 +35,7 @@ class Option:
     metavar: str
     help: str
     live: bool
+    example: str = ""
 
     @property
     def is_switch(self) -> bool:
@@ -40,9 +44,22 @@ class Option:
 
 
 def _option(
-    parse: Callable[[str], Any], default: str, metavar: str, help: str, *, live: bool = False
+    parse: Callable[[str], Any],
+    default: str,
+    metavar: str,
+    help: str,
+    *,
+    live: bool = False,
+    example: str = "",
 ) -> Any:
-    return field(metadata={"option": Option(parse, default, metavar, help, live)})
+    return field(metadata={"option": Option(parse, default, metavar, help, live, example)})
+
+
+_QUOTAS = """\
+[quotas]
+"alice" = {bytes = "80G", soft_bytes = "20G", pinned = "10G", blocks = 100000, sessions = 200}
+"@lab" = {bytes = "200G"}
+"*" = {bytes = "25%", loads = 64}"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +157,8 @@ class Config:
         option_parsing.budget,
         "25%",
         "SIZE",
-        "bytes that may be in memory for one other user, as in `--budget`",
+        "bytes that may be in memory for one other user, as in `--budget`, where `quotas` says "
+        "nothing of it",
         live=True,
     )
     max_clients: int = _option(
@@ -180,6 +198,22 @@ class Config:
         "",
         "verify the registry's rules after every event (for tests)",
     )
+    quotas: QuotaEntries = _option(  # noqa: RUF009  it is a dataclasses.field
+        parse_quotas,
+        "none",
+        "QUOTAS",
+        "what users, and the members of groups together, may have: `alice: bytes=80G, loads=64; "
+        "@lab: bytes=200G; *: soft_bytes=10%`, where `*` is each other user; limits are `bytes` "
+        "and `blocks` in memory, `pinned` bytes, `sessions` and `loads` at a time, and "
+        "`soft_bytes`: who is above has its unused blocks freed before others have",
+        live=True,
+        example=_QUOTAS,
+    )
+
+    @property
+    def limits(self) -> Quotas:
+        """What users and groups may have."""
+        return self.quotas.quotas(os.geteuid(), self.user_budget)
 
     @property
     def callers(self) -> Callers:
@@ -211,6 +245,8 @@ TABLE: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(Config)
 
 _IN_FILES = [name for name in TABLE if name != "config"]  # a file names no other file
 
+_TABLES = [name for name, option in TABLE.items() if option.example]
+
 
 def _value(name: str, given: Given | None) -> Any:
     option = TABLE[name]
@@ -218,13 +254,14 @@ def _value(name: str, given: Given | None) -> Any:
     try:
         return option.parse(given.text)
     except ValueError as error:
-        raise ConfigError(f"{given.origin}: {error}.") from None
+        place = given.parts.get(getattr(error, "part", ""), given.origin)
+        raise ConfigError(f"{place}: {error}.") from None
 
 
 def problems(path: Path) -> list[str]:
     """Return what is wrong with a file of options, a line for each; none: it can be used."""
     try:
-        filed = config_file.read(path, _IN_FILES)
+        filed = config_file.read(path, _IN_FILES, _TABLES)
     except ConfigError as error:
         return [str(error)]
     found = []
@@ -238,7 +275,7 @@ def problems(path: Path) -> list[str]:
 
 def _from_file(path: Path | None) -> dict[str, Given]:
     """Return what the TOML file at `path` sets."""
-    filed = {} if path is None else config_file.read(path, _IN_FILES)
+    filed = {} if path is None else config_file.read(path, _IN_FILES, _TABLES)
     return {name: _usable(given) for name, given in filed.items()}
 
 

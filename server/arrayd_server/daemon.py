@@ -101,7 +101,7 @@ class Daemon:
         self._segments = Segments(scope)
         self._registry = Registry(scope.name, config.budget, config.budget.bound)
         self._registry.holds.spares.seconds = config.keep_pages
-        self._registry.blocks.quota = config.user_budget
+        self._registry.blocks.change_quotas(config.limits)
         self._sessions: Sessions
         self._executor: EffectExecutor
         self._metrics_sockets = [*metrics]
@@ -289,8 +289,8 @@ class Daemon:
                 "You and the daemon see different /dev/shm (a container, PrivateIPC=): blocks "
                 "cannot be shared. Mount the host's /dev/shm, or run a daemon inside."
             )
-        self._sessions.open(request.nonce, route, fields["start"])
         known = self._reception.peer(route)
+        self._sessions.open(request.nonce, route, fields["start"], known)
         who = dataclasses.replace(
             known,
             program=fields["program"][:80],

@@ -21,7 +21,7 @@ flag or a variable goes before the file: in arrayd.service the endpoint is a fla
 A line that begins with #NAME shows the default; take the # away to change it. Then
 `arrayd config check FILE` tells what is wrong with it, and `systemctl reload arrayd` (SIGHUP) has
 the daemon read it again: a file with an error changes nothing. Options marked [restart] wait for
-`systemctl restart arrayd`, which loses no block either."""
+`systemctl restart arrayd`, which loses no block either. A table ([quotas]) stands at the end."""
 
 
 def markdown_table() -> str:
@@ -49,7 +49,8 @@ def _explained(name: str, option: Option) -> str:
     meaning = meaning[0].upper() + meaning[1:]
     words = f"{meaning}.{'' if option.live else ' [restart]'}"
     lines = textwrap.wrap(words, _WIDTH, initial_indent="# ", subsequent_indent="# ")
-    return "\n".join([*lines, f"#{name} = {_toml(option.default)}"])
+    example = [f"#{line}" for line in option.example.splitlines()]
+    return "\n".join([*lines, f"#{name} = {_toml(option.default)}", *example])
 
 
 def _toml(text: str) -> str:

@@ -77,7 +77,8 @@ class Reloading:
         self._readers.adjust(timeout=new.load_timeout, memory=new.loader_memory)
         self._sessions.limit(new.max_clients)
         self._reception.adjust(new.callers, new.roots)
-        self._registry.blocks.quota = new.user_budget
+        if new.limits != old.limits:
+            self._registry.blocks.change_quotas(new.limits)
         self._change_room(old, new)
         changed = len(old.differing(new))
         log.info("reload done: %d options have changed", changed, extra=events.RELOADED.about())

@@ -70,12 +70,19 @@ def parse_users(text: str) -> Users:
     words = [word.strip() for word in text.split(",")]
     if not all(words):
         raise ValueError("write none, all, or users and groups: alice,1001,@lab")
-    uids = frozenset(_uid(word) for word in words if not word.startswith("@"))
-    gids = frozenset(_gid(word[1:]) for word in words if word.startswith("@"))
+    uids = frozenset(uid_of(word) for word in words if not word.startswith("@"))
+    gids = frozenset(gid_of(word[1:]) for word in words if word.startswith("@"))
     return Users(text, False, uids, gids)
 
 
-def _uid(word: str) -> int:
+def uid_of(word: str) -> int:
+    """Return the user of a name or number.
+
+    Raises
+    ------
+    ValueError
+        The system knows no such user.
+    """
     if word.isascii() and word.isdigit():
         return int(word)
     try:
@@ -84,7 +91,8 @@ def _uid(word: str) -> int:
         raise ValueError(f"the system knows no user {word}") from None
 
 
-def _gid(word: str) -> int:
+def gid_of(word: str) -> int:
+    """Return the group of a name or number; raises as `uid_of`."""
     if word.isascii() and word.isdigit():
         return int(word)
     try:

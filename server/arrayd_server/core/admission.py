@@ -33,7 +33,8 @@ from __future__ import annotations
 import math
 from collections.abc import Container
 
-from arrayd_server.core import error_texts, lends, users
+from arrayd.errors import NoRoom
+from arrayd_server.core import error_texts, lends
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.bounds import Bound
 from arrayd_server.core.effects import Effect, Fill, Inspect, Make, Probe
@@ -58,10 +59,13 @@ class Admission:
     def admit(self, job: Job, timeout: float, now: float) -> list[Effect]:
         """Start a queued job as soon as there is room; fail it if there is none in time."""
         job.deadline = max(job.deadline, now + timeout)
-        own = users.to_evict(self._blocks, self._jobs.queued(), job, now)
-        if own is None:
-            return self._over_quota(job, timeout, now)
-        effects = self._evict(own, None, "quota")
+        effects = self._refuse_pins(job, now)
+        if job.number not in self._jobs.table:
+            return effects
+        going = self._holds.quotas.make(job, now)
+        if isinstance(going, NoRoom):
+            return effects + self._over_quota(job, going, timeout, now)
+        effects += self._evict(going, None, "quota")
         if job.size > self._blocks.budget:
             return effects + self._fail_for_room(job, now)  # no release can help
         effects += self.start_queued(now)
@@ -72,10 +76,10 @@ class Admission:
 
     def admit_together(self, job: Job, now: float) -> list[Effect]:
         """Start a job of members, or let it wait for what is on its way; else scatter them."""
-        own = users.to_evict(self._blocks, self._jobs.queued(), job, now)
-        if own is None:  # each by itself may fit into its user's quota
+        going = self._holds.quotas.make(job, now)
+        if isinstance(going, NoRoom):  # each by itself may fit into its user's quota
             return self._jobs.scatter(job, now)
-        effects = self._evict(own, None, "quota") + self.start_queued(now)
+        effects = self._evict(going, None, "quota") + self.start_queued(now)
         if job.stage is Stage.QUEUED and job.next_check < math.inf:
             effects += self._jobs.scatter(job, now)
         return effects
@@ -95,17 +99,22 @@ class Admission:
                 effects += self._fail_for_room(job, now)
         return effects + self.start_queued(now)
 
-    def _over_quota(self, job: Job, timeout: float, now: float) -> list[Effect]:
+    def _refuse_pins(self, job: Job, now: float) -> list[Effect]:
+        """Answer those who may not pin what a job makes; without any other waiter it ends."""
+        effects: list[Effect] = []
+        for to, refusal in self._holds.quotas.pins(job, now).items():
+            effects += self._jobs.refuse(job, [to], refusal, now)
+        wanted = job.waiters or job.detached or job.writer
+        return effects if wanted or not effects else effects + self._jobs.end(job)
+
+    def _over_quota(self, job: Job, refusal: NoRoom, timeout: float, now: float) -> list[Effect]:
         """Refuse those of a user who may have no more; a load goes on for the others who wait."""
-        refusal = error_texts.over_quota(
-            job.identity, job.size, job.user or 0, self._blocks, self._holds.sessions
-        )
         peers = {to: self._holds.sessions[to.nonce].peer for to in job.waiters}
         others = [peer for peer in peers.values() if peer.user != job.user]
         if not others:
             return self._jobs.fail(job, refusal, now)
         refused = [to for to, peer in peers.items() if peer.user == job.user]
-        job.user = others[0].user
+        self._jobs.assign(job, others[0].user)
         return self._jobs.refuse(job, refused, refusal, now) + self.admit(job, timeout, now)
 
     def retry(self, job: Job, now: float) -> list[Effect]:
@@ -228,8 +237,7 @@ class Admission:
             if block.state is State.SPARE:
                 effects.append(self._spares.unlink(block))
                 continue
-            self._holds.count_eviction(reason)
-            effects += self._holds.unlink(block, recycle=block is heir)
+            effects += self._holds.evict(block, reason, recycle=block is heir)
         return effects
 
     def give_up(self, now: float) -> list[Effect]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from arrayd.errors import NoRoom
 from arrayd_server.core import error_texts, users
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.counters import Counters
@@ -28,14 +29,10 @@ class Asking:
         if place is not None and self._is_hidden(wanted, place.block, to):
             return [Reply(to, error_texts.no_such_name(str(wanted.name)))]
         if place is not None and self._holds.may_grant(place, [to.nonce]):
-            peer = self._holds.sessions[to.nonce].peer
-            if not users.may_hold(self._blocks, place.block, peer):
-                facts = (place.block.size, peer.uid, self._blocks, self._holds.sessions)
-                return [Reply(to, error_texts.over_quota(wanted.identity, *facts))]
             self._counters.hits += 1
             place.part.outdated = False  # the file may be again what it was
             waiter.member = place.member
-            return [self._holds.grant(place.block, to, waiter, now)]
+            return self._holds.grant(place.block, to, waiter, now)
         if wanted.name is not None and waiter.timeout <= 0:
             return [Reply(to, error_texts.no_such_name(wanted.name))]
         found, whole = wanted.served_by(self._jobs.locate)
@@ -48,6 +45,9 @@ class Asking:
             self._jobs.join(job, to, waiter, now)
             return []
         waiter.member, waiter.whole_source = None, False
+        refusal = self._refusal(to, wanted, now)
+        if refusal is not None:
+            return [Reply(to, refusal)]
         job, effects = self._begin(to, wanted, now)
         self._jobs.join(job, to, waiter, now)
         return effects
@@ -61,6 +61,9 @@ class Asking:
             return [Reply(to, error_texts.no_such_name(wanted.name))]
         job, effects = wanted.served_by(self._jobs.find)[0], list[Effect]()
         if job is None:
+            refusal = self._refusal(to, wanted, now)
+            if refusal is not None:
+                return [Reply(to, refusal)]
             job, effects = self._begin(to, wanted, now)
         job.detached = True
         return [Reply(to, Result({"resident": False})), *effects]
@@ -70,10 +73,15 @@ class Asking:
         peer = self._holds.sessions[to.nonce].peer
         return wanted.name is not None and not users.may_use(block, peer)
 
+    def _refusal(self, to: Asker, wanted: Wanted, now: float) -> NoRoom | None:
+        """Return why no load may begin for a session; to wait for a name is none."""
+        peer = self._holds.sessions[to.nonce].peer
+        return self._holds.quotas.load(peer, wanted.identity, now) if wanted.name is None else None
+
     def _begin(self, to: Asker, wanted: Wanted, now: float) -> tuple[Job, list[Effect]]:
         """Have a source looked at, or its name waited for, by a job of its own."""
         stage = Stage.PROBING if wanted.name is None else Stage.AWAITING
         job = self._jobs.new(stage, wanted.identity, now, [wanted.alias])
         job.edition = wanted.edition
-        job.user = self._holds.sessions[to.nonce].peer.user
+        self._jobs.assign(job, self._holds.sessions[to.nonce].peer.user)
         return job, [Probe(job.number, wanted.identity)] if stage is Stage.PROBING else []

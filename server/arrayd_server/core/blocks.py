@@ -9,8 +9,10 @@ import itertools
 from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 
 from arrayd_server.core import bounds, lifecycle
+from arrayd_server.core.accounts import Accounts
 from arrayd_server.core.bounds import Bound
 from arrayd_server.core.model import Block, BlockMember, Edition, Job, Place, State
+from arrayd_server.core.quotas import Quotas
 
 MAX_ALIASES = 64
 """Spellings of one block that are remembered; more are probed again, never wrong."""
@@ -36,7 +38,7 @@ class BlockTable:
         self.bound = bound  # what sets the budget
         self.headroom = budget  # what /dev/shm and the cgroup still give, as last measured
         self.tightest = bounds.SHM  # which of them gives no more
-        self.quota = budget  # bytes of the blocks of each other user than the daemon's
+        self.accounts = Accounts()
         self.charged = 0
         self.excused_bytes = 0  # adopted, or there when the budget was set: they may exceed it
         self.table: dict[str, Block] = {}
@@ -53,6 +55,10 @@ class BlockTable:
         self.changed_aliases: dict[Hashable, None] = {}
         self._numbers = itertools.count(1)
 
+    def change_quotas(self, quotas: Quotas) -> None:
+        """Go by other quotas from now on; nothing goes that is there."""
+        self.accounts.change(quotas, self.table.values())
+
     def new_number(self) -> int:
         """Return the number of the next block."""
         return next(self._numbers)
@@ -64,6 +70,7 @@ class BlockTable:
         self.charged += block.size
         if block.user is not None:
             self.by_user.setdefault(block.user, {})[block.segment] = block
+        self.accounts.update(block)
         self._add_files(block)
 
     def keep_loaded(self, block: Block) -> None:
@@ -128,6 +135,7 @@ class BlockTable:
         del self.table[block.segment]
         self.unlinked.pop(block.segment, None)
         self.charged -= block.size
+        self.accounts.forget(block)
         if block.user is not None:
             mine = self.by_user[block.user]
             del mine[block.segment]
@@ -168,25 +176,35 @@ class BlockTable:
         if block.segment not in self.idle:
             self.idle[block.segment] = None
             self.idle_bytes += block.size
+            self.accounts.mark_idle(block)
 
     def unmark_idle(self, block: Block) -> None:
         """Take a block off the idle list, if it is there."""
         if block.segment in self.idle:
             del self.idle[block.segment]
             self.idle_bytes -= block.size
+            self.accounts.unmark_idle(block)
 
     def mark_unlinked(self, block: Block) -> None:
         """Count a block among those that the shell was asked to unlink."""
         if block.state is State.SPARE:
             self._forget_spare(block)
         lifecycle.set_state(block, State.UNLINKED)
+        block.mapped = False  # `still_mapped` may say otherwise
         self.unlinked[block.segment] = block
+        self.accounts.update(block)
+
+    def mark_mapped(self, block: Block) -> None:
+        """Note that somebody maps an unlinked block: its pages do not come back yet."""
+        block.mapped = True
+        self.accounts.update(block)
 
     def restore(self, block: Block, to: State) -> None:
         """Give a block whose unlink was refused the state back that it had before."""
         lifecycle.set_state(block, to)
         block.heir = None
         del self.unlinked[block.segment]
+        self.accounts.update(block)
 
     # These four alone change `aliases`.
 
@@ -261,7 +279,8 @@ class BlockTable:
     ) -> list[Block] | None:
         """Return blocks that cover `shortage`: spares, idle ones by their last use, then others.
 
-        None: they do not. `wanted` spares are left out. It looks at no more of the idle ones than
+        Of the idle ones those of who is above a soft limit come first (see `quotas`). None: they
+        do not. `wanted` spares are left out. It looks at no more of the idle ones than
         it needs: there may be a hundred thousand.
         """
         chosen: list[Block] = []
@@ -281,13 +300,21 @@ class BlockTable:
     ) -> Iterator[Block]:
         """Yield blocks as `victims` returns them, as many as are needed, or all if they are few."""
         spares = [spare for spare in self.spares.values() if spare.segment not in wanted]
+        first = self.accounts.above_soft(lambda block: self.may_go(block, now))
         idle = (self.table[segment] for segment in self.idle)
-        unused = (b for b in idle if not b.published and b.pinned_until <= now)
-        for block in itertools.chain(spares, unused, others):
+        unused = (block for block in idle if self.may_go(block, now))
+        yielded: set[str] = set()
+        for block in itertools.chain(spares, first, unused, others):
             if shortage <= 0:
                 break
-            yield block
-            shortage -= block.size
+            if block.segment not in yielded:
+                yielded.add(block.segment)
+                yield block
+                shortage -= block.size
+
+    def may_go(self, block: Block, now: float) -> bool:
+        """Say whether an idle block may go for others: it can be loaded again, nobody pins it."""
+        return not block.published and block.pinned_until <= now
 
     def unevictable(self, now: float) -> Iterator[Block]:
         """Yield the blocks that cannot make room: held, lent, mapped, kept or unfinished."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from arrayd.common.bytesize import format_bytes
 from arrayd.errors import (
@@ -86,27 +85,6 @@ def not_your_session(session: Session, pid: int) -> AccessDenied:
     return AccessDenied(f"This session is process {session.peer.pid}'s, not {pid}'s.")
 
 
-def over_quota(
-    what: Any, size: int, user: int, blocks: BlockTable, sessions: Mapping[Nonce, Session]
-) -> NoRoom:
-    """Explain that a user, who asks for `what`, has as much as one may have."""
-    mine = users.counted(blocks, user)
-    held = sum(block.size for block in mine)
-    lines = [
-        f"{_words(b, user, sessions)} {format_bytes(b.size)}".strip() for b in mine if b.claimed
-    ]
-    shown = _shorten(lines)
-    return NoRoom(
-        f"{what} needs {format_bytes(size)}; user {user} has "
-        f"{format_bytes(held)} in memory and may have {format_bytes(blocks.quota)}"
-        f"{': ' + shown if shown else ''}. Release arrays, or have the daemon's administrator "
-        "raise its option user_budget.",
-        needed=size,
-        quota=blocks.quota,
-        held=held,
-    )
-
-
 def removed(block: Block) -> ArraydError:
     """Somebody removed the file of a block that was being written or loaded."""
     what = f"{block.identity}: somebody removed its file from /dev/shm."
@@ -157,13 +135,6 @@ def _reason(
     ]
     held = f" Not to be evicted: {_shorten(kept)}." if kept else ""
     return f"{need}; {limit}.{held} Release arrays, or {bound.remedy}."
-
-
-def _words(block: Block, user: int, sessions: Mapping[Nonce, Session]) -> str:
-    """Return in which words another user than the daemon's is told of a block of its quota."""
-    mine = users.holds_of(block, user, sessions)
-    asked = next((hold.asked for hold in mine if hold.asked is not None), None)
-    return str(block.identity if block.user == user else asked or "")
 
 
 def _user(block: Block, sessions: Mapping[Nonce, Session], user: int | None) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import cast
 
-from arrayd.errors import ArraydError
+from arrayd.errors import ArraydError, NoRoom
 from arrayd.wire.grant import Grant
 from arrayd_server.core import error_texts, lends, users
 from arrayd_server.core.blocks import BlockTable
@@ -24,11 +24,13 @@ from arrayd_server.core.model import (
     Hold,
     Lend,
     Nonce,
+    Peer,
     Place,
     Release,
     Session,
     State,
 )
+from arrayd_server.core.quota_checks import QuotaChecks
 from arrayd_server.core.spares import Spares
 
 STALE_AFTER = 5.0
@@ -43,6 +45,7 @@ class Holds:
         self._blocks = blocks
         self._counters = counters
         self.spares = Spares(blocks)
+        self.quotas = QuotaChecks(blocks, self.sessions)
         self.evicted: Counter[str] = Counter()  # blocks, by what they had to go for
         self._expiry_heap: list[tuple[float, str]] = []  # when, and of which block
         self._expiry_of: dict[str, float] = {}  # of a block's times on it the one that counts
@@ -54,6 +57,14 @@ class Holds:
             return IntroduceYourself()
         same = (session.peer.pid, session.peer.uid) == (pid, uid)
         return None if same else error_texts.not_your_session(session, pid)
+
+    def open(self, nonce: Nonce, peer: Peer, now: float) -> Session:
+        """Return the session that says hello: one of before, or a new one."""
+        if nonce not in self.sessions:
+            self.sessions[nonce] = Session(nonce, peer, now)
+            if not peer.own:
+                self._blocks.accounts.opened(peer, self._blocks.table.values())
+        return self.sessions[nonce]
 
     def holdable(self, segment: str) -> bool:
         """Say whether a block of this name can be held: sealed, or being written."""
@@ -78,7 +89,8 @@ class Holds:
             hold = session.holds[block.segment] = Hold(session.seq, now, session.peer.own)
             block.holders[session.nonce] = hold
         hold.seq, hold.since = session.seq, now
-        users.let_in(block, session.peer)
+        if users.let_in(block, session.peer):
+            self._blocks.accounts.update(block)
         self._blocks.unmark_idle(block)
         block.used = now
         return session.seq
@@ -138,22 +150,32 @@ class Holds:
         """Say whether a session may hold what it says it holds."""
         return self.holdable(segment) and users.is_in(self._blocks.table[segment], session.peer)
 
-    def grant(self, block: Block, to: Asker, waiter: AwaitedItem, now: float) -> Effect:
-        """Let the session of `to` hold a block, and tell it so."""
+    def grant(self, block: Block, to: Asker, waiter: AwaitedItem, now: float) -> list[Effect]:
+        """Let the session of `to` hold a block, and tell it so; or that its user may not."""
+        peer = self.sessions[to.nonce].peer
+        what = waiter.asked or users.shown(block, peer) or "This array"
+        going = self.quotas.hold(block, peer, what, now)
+        if isinstance(going, NoRoom):
+            return [Reply(to, going)]
+        refusal = self.quotas.pin(block, peer, waiter, what, now)
+        if refusal is not None:
+            return [Reply(to, refusal)]
+        evicted = [effect for one in going for effect in self.evict(one, "quota")]
         seq = self.hold(self.sessions[to.nonce], block, now)
         self.pin(block, to, waiter, now)
-        place, peer = Place(block, waiter.member), self.sessions[to.nonce].peer
+        place = Place(block, waiter.member)
         grant = grant_of(place, seq, window=waiter.whole_source)
         if peer.foreign and place.member is None:  # a member has the words of its own user
             hold = block.holders[to.nonce]
             hold.asked = waiter.asked or hold.asked
             grant = replace(grant, source=str(users.shown(block, peer, [hold]) or ""))
-        return Reply(to, grant)
+        return [*evicted, Reply(to, grant)]
 
     def pin(self, block: Block, to: Asker, waiter: AwaitedItem, now: float) -> None:
         """Keep a block warm for as long as `waiter` asks, if it is its user's to keep."""
         if waiter.pin > 0 and users.owns(block, self.sessions[to.nonce].peer):
             block.pinned_until = max(block.pinned_until, now + waiter.pin)
+            self._blocks.accounts.update(block)
 
     def drop(self, session: Session, segment: str, now: float) -> list[Effect]:
         """End a hold."""
@@ -162,7 +184,10 @@ class Holds:
         del block.holders[session.nonce]
         block.used = now
         left = (self.sessions[nonce].peer for nonce in block.holders)
-        return users.let_out(block, session.peer, left) + self.inspect_unclaimed(block)
+        let_out = users.let_out(block, session.peer, left)
+        if let_out:
+            self._blocks.accounts.update(block)
+        return let_out + self.inspect_unclaimed(block)
 
     def release(self, session: Session, holds: Iterable[Release], now: float) -> list[Effect]:
         """End the holds of these segments, but none granted or claimed after the numbers given."""
@@ -184,6 +209,8 @@ class Holds:
         drops = [self.drop(session, segment, now) for segment in list(session.holds)]
         self.orphan(session, now)
         del self.sessions[session.nonce]
+        if not session.peer.own:
+            self._blocks.accounts.closed(session.peer)
         return [effect for effects in drops for effect in effects]
 
     def drop_stale(self, block: Block, now: float) -> bool:
@@ -213,7 +240,10 @@ class Holds:
             return self.unlink(block, recycle=self.spares.worth(block))
         self._blocks.mark_idle(block)
         self._schedule(block)
-        return users.let_all_out(block)
+        let_out = users.let_all_out(block)
+        if let_out:
+            self._blocks.accounts.update(block)
+        return let_out
 
     def outdate(self, latest: Edition | None, now: float) -> list[Effect]:
         """Let the blocks of a file in other states than the latest be no cache any more.
@@ -247,8 +277,13 @@ class Holds:
         for token in list(block.lends):
             self.redeem(block, token)
         self._blocks.mark_unlinked(block)
-        block.job, block.mapped = None, False
+        block.job = None
         return [self.spares.recycle(block) if recycle else Unlink(block.segment, force)]
+
+    def evict(self, block: Block, reason: str, *, recycle: bool = False) -> list[Effect]:
+        """Have a block unlinked that nobody uses, for that reason; with `recycle` as `unlink`."""
+        self.count_eviction(reason)
+        return self.unlink(block, recycle=recycle)
 
     def lend(self, session: Session, block: Block, token: bytes, now: float) -> None:
         """Keep a block while a reference to it travels."""

@@ -6,7 +6,9 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from arrayd_server.core.accounts import is_charged
 from arrayd_server.core.model import Block, Stage, State
+from arrayd_server.core.quotas import Owner
 
 if TYPE_CHECKING:
     from arrayd_server.core.registry import Registry
@@ -26,6 +28,7 @@ def check(registry: Registry) -> None:
     _holds(registry)
     _lends(registry)
     _index(registry)
+    _accounts(registry)
 
 
 def _budget(registry: Registry) -> None:
@@ -152,6 +155,31 @@ def _lends(registry: Registry) -> None:
         for token in block.lends.keys() - block.orphans.keys():
             known.add((block.lends[token].sender, segment, token))
     assert known == sent, "rule 5: a reference known at one end"
+
+
+def _accounts(registry: Registry) -> None:
+    """Assert that what counts in quotas is what a walk over everything finds."""
+    accounts, blocks = registry.blocks.accounts, registry.blocks
+    charged = [block for block in blocks.table.values() if is_charged(block)]
+    sums: dict[Owner, tuple[int, int]] = {}
+    for block in charged:
+        for owner in accounts.where(block):
+            nbytes, number = sums.get(owner, (0, 0))
+            sums[owner] = (nbytes + block.size, number + 1)
+    assert {o: (s.bytes, s.blocks) for o, s in accounts.sums.items()} == sums, "what users have"
+    pinned = Counter[int | None]()
+    for block in charged:
+        if block.keep or block.pinned_until > accounts.pins.now:
+            pinned[block.user] += block.size
+    assert accounts.pins.bytes == pinned, "what is pinned"
+    idle = {s: None for mine in accounts.idle.values() for s in mine}
+    assert idle.keys() == blocks.idle.keys(), "the idle blocks of users"
+    assert all(b.user == user for user, mine in accounts.idle.items() for b in mine.values())
+    uids = Counter(one.peer.uid for one in registry.sessions.values() if not one.peer.own)
+    assert accounts.sessions == uids, "the sessions of users"
+    loads = {n for mine in accounts.loads.values() for n in mine}
+    assert loads <= registry.jobs.table.keys(), "a load that is over"
+    assert all(job.user == user for user, mine in accounts.loads.items() for job in mine.values())
 
 
 def _index(registry: Registry) -> None:

@@ -67,7 +67,7 @@ class JobTable:
 
     def __init__(self, blocks: BlockTable, holds: Holds) -> None:
         self.table: dict[int, Job] = {}
-        self.queue: dict[int, Job] = {}  # those that wait for room
+        self.queue = blocks.accounts.queue  # those that wait for room
         self.unfilled = 0  # bytes reserved that the kernel may not have given yet
         #: the jobs that each session waits for, or writes
         self.by_session: dict[Nonce, dict[int, Job]] = {}
@@ -80,15 +80,38 @@ class JobTable:
         self._by_alias: dict[Hashable, tuple[Job, BlockMember | None]] = {}
         self._numbers = itertools.count(1)
 
-    def new(self, stage: Stage, identity: Any, now: float, aliases: list[Hashable]) -> Job:
-        """Put a job on the table; equal requests will find it by its aliases."""
+    def new(
+        self,
+        stage: Stage,
+        identity: Any,
+        now: float,
+        aliases: list[Hashable],
+        *,
+        load: bool = False,
+    ) -> Job:
+        """Put a job on the table; equal requests will find it by its aliases.
+
+        What begins with a probe is a load; what does not may be one.
+        """
         lifecycle.check_step(None, stage)
         job = Job(next(self._numbers), stage, identity, now)
         self.table[job.number] = job
         for alias in aliases:
             self.take_alias(job, alias)
         self._index_stage(job)
+        if load or stage is Stage.PROBING:
+            self._loads_of(job)[job.number] = job
         return job
+
+    def assign(self, job: Job, user: int | None) -> None:
+        """Let a job be for a user: its block, and the load, count in that user's quota."""
+        counted = self._loads_of(job).pop(job.number, None)
+        job.user = user
+        if counted is not None:
+            self._loads_of(job)[job.number] = job
+
+    def _loads_of(self, job: Job) -> dict[int, Job]:
+        return self._blocks.accounts.loads[job.user]
 
     def at(self, number: int, *stages: Stage) -> Job | None:
         """Return a job if it is at one of these stages."""
@@ -233,9 +256,10 @@ class JobTable:
         """Answer some of those who wait with an error; the job goes on for the others."""
         if askers:
             self.failures.note(job, askers, error, self._holds.sessions, now)
+        replies: list[Effect] = [Reply(to, self._told(job, to, error)) for to in askers]
         for to in askers:
             self.remove_waiter(job, to)
-        return [Reply(to, error) for to in askers]
+        return replies
 
     def fail(self, job: Job, error: ArraydError, now: float) -> list[Effect]:
         """Answer everyone who waits with an error, and end the job."""
@@ -262,7 +286,8 @@ class JobTable:
         askers = {**job.waiters, **({job.writer: AwaitedItem()} if job.writer else {})}
         for waiter in askers.values():
             waiter.member = place.member or waiter.member
-        return [self._holds.grant(block, to, waiter, now) for to, waiter in askers.items()]
+        granted = [self._holds.grant(block, to, waiter, now) for to, waiter in askers.items()]
+        return [effect for effects in granted for effect in effects]
 
     def waiters_of(self, job: Job) -> dict[int, Waiters]:
         """Return who waits for each member of a job, by the `id` of that."""
@@ -301,7 +326,8 @@ class JobTable:
         job = self.find(member.alias)
         if job is None:
             job = self.new(Stage.PROBING, member.identity, now, [member.alias])
-            job.edition, job.user = member.edition, together.user
+            job.edition = member.edition
+            self.assign(job, together.user)
             effects.append(Probe(job.number, job.identity))
         for to, waiter in waiters.items():
             waiter.member = None
@@ -327,6 +353,7 @@ class JobTable:
         """Take a job off the table; its block, if it has one, lives on. Return its aliases."""
         lifecycle.check_step(job.stage, None)
         self._unindex_stage(job)
+        self._loads_of(job).pop(job.number, None)
         del self.table[job.number]
         for nonce, count in list(job.sessions.items()):
             self._count(job, nonce, -count)

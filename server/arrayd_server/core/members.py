@@ -27,7 +27,7 @@ from typing import Any
 from arrayd.wire.grant import Spec
 from arrayd_server.core.admission import Admission
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.effects import Effect, ReportProgress, Seal
+from arrayd_server.core.effects import Effect, Reply, ReportProgress, Seal
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import JobTable, Waiters
 from arrayd_server.core.model import (
@@ -61,10 +61,15 @@ class Members:
         now: float,
     ) -> list[Effect]:
         """Begin to load the members that these wait for, if there is room at once."""
+        peer = self._holds.sessions[waiters[0][0].nonce].peer
+        refusal = self._holds.quotas.load(peer, identity, now)
+        if refusal is not None:
+            return [Reply(to, refusal) for to, _ in waiters]
         members = list({id(w.member): w.member for _, w in waiters if w.member}.values())
-        job = self._jobs.new(Stage.QUEUED, identity, now, [])
+        job = self._jobs.new(Stage.QUEUED, identity, now, [], load=True)
         job.spec, job.size, job.total = _bytes(members), size, len(members)
-        job.members, job.user = members, self._holds.sessions[waiters[0][0].nonce].peer.user
+        job.members = members
+        self._jobs.assign(job, peer.user)
         for member in members:
             self._jobs.add_member(job, member)
         for to, waiter in waiters:
@@ -105,7 +110,8 @@ class Members:
             self._jobs.drop_member(job, member, waiters)
             place.part.outdated = False
             self._blocks.add_alias(place, member.alias)
-            return [self._grant(place, to, waiter, now) for to, waiter in waiters.items()]
+            granted = [self._grant(place, to, waiter, now) for to, waiter in waiters.items()]
+            return [effect for effects in granted for effect in effects]
         if other is not None:
             self._jobs.drop_member(job, member, waiters)
             self._jobs.add_alias(other, member.alias)
@@ -123,7 +129,7 @@ class Members:
         rows = one.spec.shape[0] if one.spec.shape else 1
         return [ReportProgress(to, rows, rows) for to, w in waiters.items() if w.progress]
 
-    def _grant(self, place: Place, to: Asker, waiter: AwaitedItem, now: float) -> Effect:
+    def _grant(self, place: Place, to: Asker, waiter: AwaitedItem, now: float) -> list[Effect]:
         waiter.member = place.member
         return self._holds.grant(place.block, to, waiter, now)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from arrayd_server.core import error_texts, users
 from arrayd_server.core.admission import Admission
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Cancel, Describe, Effect, Reply, Result
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import JobTable
 from arrayd_server.core.linked import split_off_late
-from arrayd_server.core.model import Asker, AwaitedItem, Block, Job, ProbedFacts, Stage
+from arrayd_server.core.model import Asker, AwaitedItem, Job, ProbedFacts, Stage
 
 
 class Probing:
@@ -31,7 +30,12 @@ class Probing:
         question = ("info", to)
         if self._jobs.find(question) is not None:
             return []
+        peer = self._holds.sessions[to.nonce].peer
+        refusal = self._holds.quotas.load(peer, identity, now)
+        if refusal is not None:
+            return [Reply(to, refusal)]
         job = self._jobs.new(Stage.PROBING, identity, now, [question])
+        self._jobs.assign(job, peer.user)
         job.info = True
         self._jobs.join(job, to, AwaitedItem(), now)
         return [Describe(job.number, identity)]
@@ -50,7 +54,6 @@ class Probing:
         place, other = self._blocks.locate(found.key), self._jobs.find(found.key)
         if place is not None and self._holds.may_grant(place, job.sessions):
             place.part.outdated = False
-            effects += self._refuse_over_quota(job, place.block, now)
             return [*effects, Cancel(job.number), *self._jobs.finish(job, place, now)]
         if other is not None and other is not job:
             return [*effects, Cancel(job.number), *self._jobs.merge(job, other, now)]
@@ -59,15 +62,3 @@ class Probing:
         timeout = max((waiter.timeout for waiter in job.waiters.values()), default=1.0)
         self._jobs.enter(job, Stage.QUEUED)
         return effects + self._admission.admit(job, timeout, now)
-
-    def _refuse_over_quota(self, job: Job, block: Block, now: float) -> list[Effect]:
-        """Answer those whose user may not hold a block that turned out to be there already."""
-        effects: list[Effect] = []
-        for to in list(job.waiters):
-            peer = self._holds.sessions[to.nonce].peer
-            if not users.may_hold(self._blocks, block, peer):
-                what, sessions = job.waiters[to].asked or job.identity, self._holds.sessions
-                facts = (block.size, peer.uid, self._blocks, sessions)
-                refusal = error_texts.over_quota(what, *facts)
-                effects += self._jobs.refuse(job, [to], refusal, now)
-        return effects

@@ -50,7 +50,7 @@ class Publishing:
         if job.stage is not Stage.WRITING or job.writer is None or job.segment is None:
             return []
         block = self._blocks.table[job.segment]
-        return [self._holds.grant(block, job.writer, AwaitedItem(), now)]
+        return self._holds.grant(block, job.writer, AwaitedItem(), now)
 
     def seal(self, to: Asker, segment: str, now: float) -> list[Effect]:
         """Have a block sealed, if `to` is its writer."""
@@ -59,7 +59,7 @@ class Publishing:
             return [Reply(to, error_texts.no_block(segment))]
         job = self.of_writer(block)
         if job is None:
-            return [self._holds.grant(block, to, AwaitedItem(), now)]  # sealed already: repeated
+            return self._holds.grant(block, to, AwaitedItem(), now)  # sealed already: repeated
         if job.writer is not None and job.writer.nonce != to.nonce:
             return [Reply(to, error_texts.not_creator(segment))]
         if job.stage is not Stage.WRITING:
@@ -119,6 +119,7 @@ class Publishing:
         if old is None:
             return []
         old.name, old.keep = None, False
+        self._blocks.accounts.update(old)
         return self._holds.reconsider(old, now)
 
     def adopt(self, block: Block, now: float) -> list[Effect]:

@@ -117,7 +117,7 @@ class Registry:
         `holds` are the segments that it maps, `latest` the highest number of a grant that it
         has seen, be it of an earlier run of the daemon; the answer has the new numbers.
         """
-        session = self.sessions.setdefault(to.nonce, Session(to.nonce, peer, now))
+        session = self.holds.open(to.nonce, peer, now)
         return self.holds.restate(session, to, holds, latest, now)
 
     def ended(self, nonce: Nonce, now: float) -> list[Effect]:
@@ -193,7 +193,7 @@ class Registry:
         if block is None or not block.usable or not users.may_redeem(block, peer, token):
             return [Reply(to, error_texts.no_block(segment))]
         self.holds.redeem(block, token)
-        return [self.holds.grant(block, to, AwaitedItem(), now)]
+        return self.holds.grant(block, to, AwaitedItem(), now)
 
     def evict(self, to: Asker, matches: Callable[[Block], bool]) -> list[Effect]:
         """Free the matching blocks of the asker, kept and pinned ones too, unless one is in use."""
@@ -209,7 +209,7 @@ class Registry:
         if draft.name is not None and not draft.replace and self.publishing.name_taken(draft.name):
             return [Reply(to, error_texts.name_taken(draft.name))]
         job = self.jobs.new(Stage.QUEUED, draft.identity, now, [])
-        job.user = self.sessions[to.nonce].peer.user
+        self.jobs.assign(job, self.sessions[to.nonce].peer.user)
         self.jobs.set_draft(job, draft)
         self.jobs.set_writer(job, to)
         return self.admission.admit(job, timeout, now)
@@ -352,7 +352,7 @@ class Registry:
         block = self.blocks.table.get(segment)
         if block is None or block.state is not State.UNLINKED:
             return []
-        block.mapped = True
+        self.blocks.mark_mapped(block)
         self.admission.recheck_queue()
         return self.evictions.decided(block)
 

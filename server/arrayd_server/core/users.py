@@ -7,8 +7,7 @@ file, so after a restart of the daemon a session may state the holds that its us
 and no others: the names of segments are no secret.
 
 That a user may read a *file* is found out before a request comes here (`arrayd_server.access`).
-What is made for a user, or held by it, counts in that user's quota; to make room for more, the
-user's own idle blocks go.
+How much a user may have is in `quotas`.
 """
 
 from __future__ import annotations
@@ -19,14 +18,16 @@ from typing import Any
 
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.effects import Effect, Share
-from arrayd_server.core.model import Block, Hold, Job, Nonce, Peer, Session, State
+from arrayd_server.core.model import Block, Hold, Nonce, Peer, Session
 
 
-def let_in(block: Block, peer: Peer) -> None:
-    """Let a holder open the block; the shell sees to it before it sends the grant."""
-    if peer.foreign:
-        block.readers.add(peer.uid)
-        block.exposed = True
+def let_in(block: Block, peer: Peer) -> bool:
+    """Let a holder open the block, and say whether its user could not; the shell sees to it."""
+    if is_in(block, peer):
+        return False
+    block.readers.add(peer.uid)
+    block.exposed = True
+    return True
 
 
 def is_in(block: Block, peer: Peer) -> bool:
@@ -63,9 +64,14 @@ def told_of(blocks: BlockTable, sessions: Mapping[Nonce, Session], peer: Peer) -
     """
     if peer.admin or not peer.foreign:
         return list(blocks.table.values())
-    found = dict(blocks.by_user.get(peer.uid, {}))
+    return blocks_of(blocks, sessions, peer.uid)
+
+
+def blocks_of(blocks: BlockTable, sessions: Mapping[Nonce, Session], user: int) -> list[Block]:
+    """Return the blocks that were made for another user than the daemon's, or are held by it."""
+    found = dict(blocks.by_user.get(user, {}))
     for session in sessions.values():
-        if session.peer.user == peer.uid:
+        if session.peer.user == user:
             found |= {segment: blocks.table[segment] for segment in session.holds}
     return sorted(found.values(), key=lambda block: block.number)
 
@@ -124,34 +130,3 @@ def wanted_name(name: str, peer: Peer, own: int) -> str:
 def shown_name(stored: str) -> str:
     """Return a name as its user gave it."""
     return re.sub(r"\A~[0-9]{1,10}/", "", stored)
-
-
-def counted(blocks: BlockTable, user: int) -> list[Block]:
-    """Return the blocks that count in a user's quota: made for it, or held by it."""
-    every = (b for b in blocks.table.values() if b.state is not State.SPARE)
-    return [block for block in every if block.user == user or user in block.readers]
-
-
-def may_hold(blocks: BlockTable, block: Block, peer: Peer) -> bool:
-    """Say whether a block that is there fits into the quota of a user who asks for it."""
-    if not peer.foreign or block.user == peer.uid or peer.uid in block.readers:
-        return True
-    return sum(b.size for b in counted(blocks, peer.uid)) + block.size <= blocks.quota
-
-
-def to_evict(blocks: BlockTable, queue: Iterable[Job], job: Job, now: float) -> list[Block] | None:
-    """Return the user's own idle blocks that must go for a job; None: they are too few."""
-    if job.user is None:
-        return []
-    mine = counted(blocks, job.user)
-    asked = sum(other.size for other in queue if other.user == job.user and other is not job)
-    over = sum(block.size for block in mine) + asked + job.size - blocks.quota
-    going: list[Block] = []
-    for segment in blocks.idle:
-        if over <= 0:
-            break
-        block = blocks.table[segment]
-        if block.user == job.user and not block.published and block.pinned_until <= now:
-            going.append(block)
-            over -= block.size
-    return going if over <= 0 else None

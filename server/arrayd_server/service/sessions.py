@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from arrayd_server.core.effects import (
     Result,
     Welcome,
 )
+from arrayd_server.core.model import Peer
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
 from arrayd_server.service import audit
@@ -74,7 +76,7 @@ class Sessions:
         """Let there be so many at a time from now on; those that there are may stay."""
         self._peers.limit = sessions
 
-    def open(self, nonce: bytes, route: PeerConnection, start: int) -> None:
+    def open(self, nonce: bytes, route: PeerConnection, start: int, peer: Peer) -> None:
         """Watch the process of a session that says hello; `start` is when it began, in ticks.
 
         Raises
@@ -82,7 +84,12 @@ class Sessions:
         ArraydError
             The process is dead already, or there are too many sessions.
         """
-        self._peers.watch(nonce, route.address, start, route.sock)
+        if nonce not in self._registry.sessions:
+            refusal = self._registry.holds.quotas.session(peer, time.monotonic())
+            if refusal is not None:
+                raise refusal
+        limited = self._registry.blocks.accounts.limits_sessions(peer)
+        self._peers.watch(nonce, route.address, start, route.sock, share=not limited)
         self._routes[nonce] = route
 
     def heard(self, nonce: bytes, route: PeerConnection) -> None:

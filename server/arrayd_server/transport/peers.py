@@ -101,7 +101,7 @@ class Peers:
         Where the deaths are noticed.
     limit
         Sessions at a time; one process may have a quarter of them, and `_MAX_PER_PROCESS`; one
-        user, other than the daemon's, half.
+        user, other than the daemon's, half, if no quota says otherwise.
     on_death
         Called with the nonce of each session of a process that died.
     """
@@ -114,7 +114,9 @@ class Peers:
         self._on_death = on_death
         self._processes: dict[int, _Process] = {}
 
-    def watch(self, nonce: bytes, address: Address, start: int, sock: socket.socket) -> None:
+    def watch(
+        self, nonce: bytes, address: Address, start: int, sock: socket.socket, *, share: bool = True
+    ) -> None:
         """Watch the process of a session: `on_death` is called when it dies.
 
         Parameters
@@ -126,6 +128,8 @@ class Peers:
             0: unknown. It tells the process from a later one with the same pid.
         sock
             The connection, of which newer kernels give the pidfd themselves.
+        share
+            No quota limits the sessions of the user: it may have half of all.
 
         Raises
         ------
@@ -139,7 +143,7 @@ class Peers:
             known = None
         if known is not None and nonce in known.nonces:
             return
-        self._check_room(address, known)
+        self._check_room(address, known, share=share)
         if known is None:
             pidfd = self._watched(pid, start, sock)
             known = self._processes[pid] = _Process(pidfd, address.uid)
@@ -158,7 +162,7 @@ class Peers:
         for pid in list(self._processes):
             self._close(pid)
 
-    def _check_room(self, address: Address, known: _Process | None) -> None:
+    def _check_room(self, address: Address, known: _Process | None, *, share: bool) -> None:
         pid = address.pid
         own = len(known.nonces) if known is not None else 0
         most = max(1, min(self.limit // 4, _MAX_PER_PROCESS))
@@ -167,7 +171,8 @@ class Peers:
                 f"Process {pid} has {own} sessions, as many as one process may have. Close some "
                 "(arrayd.connect returns one each time), or raise --max-clients."
             )
-        self._check_share(address.uid)
+        if share:
+            self._check_share(address.uid)
         total = sum(len(process.nonces) for process in self._processes.values())
         if total >= self.limit or listener.spare() < listener.reserve() // 2:
             raise DaemonError(

@@ -23,6 +23,7 @@ from arrayd_server.core.model import (
     State,
     Wanted,
 )
+from arrayd_server.core.quotas import Limits, Quotas
 from tests.support.core_files import SPEC, wanted
 from tests.support.core_script import SMALL, World
 
@@ -119,7 +120,7 @@ def test_a_reference_is_for_its_user(town: World) -> None:
 
 def test_a_quota(town: World) -> None:
     """A user's own idle blocks make room within the quota; if they do not, it is NoRoom."""
-    town.registry.blocks.quota = 60
+    town.registry.blocks.change_quotas(Quotas(others=Limits(bytes=60)))
     grant = town.load(b"bob", SMALL)
     town.release(b"bob", grant)  # idle, and his
     town.publish(b"bob", "used")
@@ -135,7 +136,7 @@ def test_a_quota(town: World) -> None:
 
 def test_a_quota_counts_what_is_found_resident(town: World) -> None:
     """A block that others loaded is no way around it, by whichever words it is asked for."""
-    town.registry.blocks.quota = 20
+    town.registry.blocks.change_quotas(Quotas(others=Limits(bytes=20)))
     town.load(b"a", SMALL)
     by_alias = town.answer(town.get(b"bob", SMALL))
     to = town.get(b"bob", dataclasses.replace(wanted(SMALL), alias="in other words"))
