@@ -17,6 +17,7 @@ from arrayd_server.core.effects import Fill, Make, Probe, Reply, Result, Seal, W
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.lends import LEND_SECONDS
 from arrayd_server.core.model import Asker, Block, Draft, Stage, State, Wanted, own_alias
+from tests.support import core_naive_room
 from tests.support.core_files import SPEC, Batch, File, member_alias
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class Naive:
         if isinstance(body, Grant):
             self._granted(to, body)
         elif isinstance(body, NoRoom) and "budget" in body.details:  # the core's own
-            self._no_room(body.details["needed"])
+            core_naive_room.check(self, self._shell, body.details["needed"])
         elif isinstance(body, Welcome):
             stated = {(to.nonce, segment) for segment in body.holds}
             self.holds = {k: v for k, v in self.holds.items() if k[0] != to.nonce or k in stated}
@@ -207,8 +208,10 @@ class Naive:
             assert self.holding[segment] is what
         if not isinstance(what, Wanted):
             return
-        until = self._shell.now + self.pins[to]
-        self.pinned[segment] = max(self.pinned.get(segment, 0.0), until)
+        owner = self._shell.registry.blocks.table[segment].user
+        if owner is not None or to.nonce not in STRANGERS:  # else it is not theirs to keep
+            until = self._shell.now + self.pins[to]
+            self.pinned[segment] = max(self.pinned.get(segment, 0.0), until)
         assert grant.sealed
         if what.name is not None:
             assert self.names[what.name] == segment
@@ -227,37 +230,6 @@ class Naive:
         assert not grant.key
         if not grant.window:
             self.learned[own_alias(what.alias, user)] = segment
-
-    def _no_room(self, needed: int) -> None:
-        """Assert that there was none, even with all that is idle."""
-        shell = self._shell
-        if needed > shell.registry.blocks.budget or shell.registry.jobs.queued():
-            return
-        idle = self.idle() - set(shell.closed)
-        spare = {s for s in idle if not self.published(s) and not self.is_pinned(s)}
-        spare |= {s for s in self._only_lent() if not self.is_pinned(s) and s not in self.kept}
-        room = self._room_without(spare | self.spares | self._coming())
-        assert room < needed, f"refused {needed} bytes though {room} could be had"
-
-    def _only_lent(self) -> set[str]:
-        """Return the final blocks that nobody has but references of long ago."""
-        mapped = {segment for segment, _ in self._shell.kernel.mappers}
-        held = {segment for _, segment in self.holds}
-        lent = {segment for segment, _ in self.lends} & self.final
-        return {s for s in lent - mapped - held - self.unlinked if self._old(s)}
-
-    def _coming(self) -> set[str]:
-        """Return what is on its way back to the kernel, as far as the core knows."""
-        blocks = self._shell.registry.blocks.table
-        return {segment for segment in self.unlinked if not blocks[segment].mapped}
-
-    def _room_without(self, spare: set[str]) -> int:
-        """Return the room there would be if these segments were gone."""
-        pages, kernel = self._shell.kernel.pages, self._shell.kernel
-        busy = self.sizes.keys() - spare
-        unfilled = sum(self.sizes[s] - pages.get(s, 0) for s in busy)
-        free = kernel.free + sum(pages.get(s, 0) for s in spare) - unfilled
-        return min(self._shell.registry.blocks.budget - sum(self.sizes[s] for s in busy), free)
 
     def sealed(self, segment: str) -> None:
         """Note that a segment is final, and published if it is a client's."""
@@ -292,13 +264,14 @@ class Naive:
         assert segment in self.final
         assert not self.holders(segment), "rule 2: unlinked though held"
         lent = any(held == segment for held, _ in self.lends)
-        assert not lent or self._old(segment), "unlinked though a reference is in flight"
+        assert not lent or self.is_old(segment), "unlinked though a reference is in flight"
         self._give_up(segment)
         if not self.evicting:
             assert segment not in self.kept, "a kept block was evicted for room"
             assert not self.is_pinned(segment), "a pinned block was evicted for room"
             queue = sum(job.size for job in self._shell.registry.jobs.queued())
-            needed = queue > self._room_without(self._coming() - {segment})
+            coming = core_naive_room.coming(self, self._shell)
+            needed = queue > core_naive_room.without(self, self._shell, coming - {segment})
             useless = self.published(segment) or self._shell.outdated(segment)
             assert needed or (useless and not lent), "evicted without need"
 
@@ -307,7 +280,7 @@ class Naive:
         for lend in [lend for lend in self.lends if lend[0] == segment]:
             self.arrive(*lend)
 
-    def _old(self, segment: str) -> bool:
+    def is_old(self, segment: str) -> bool:
         """Say whether all references to a segment were sent long ago."""
         times = [when for (held, _), (_, when) in self.lends.items() if held == segment]
         return all(self._shell.now - when >= LEND_SECONDS for when in times)

@@ -21,6 +21,7 @@ from arrayd_server.core.model import (
     Wanted,
     own_alias,
 )
+from arrayd_server.core.quotas import Limits, Quotas
 from arrayd_server.core.registry import Registry
 
 SPEC = Spec((4,), "<f8", "C", 8)
@@ -174,7 +175,7 @@ def test_each_user_has_members_of_its_own(registry: Registry) -> None:
 
 def test_members_beyond_a_quota(registry: Registry) -> None:
     """They are loaded one by one, and counted as hers: what fits she gets."""
-    registry.blocks.quota = 999
+    registry.blocks.change_quotas(Quotas(others=Limits(bytes=999)))
     effects = ask_as(registry, ANN, "ab")
     assert probes(effects) == ["/a", "/b"]
     assert {job.user for job in registry.jobs.table.values()} == {ANN.uid}
