@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.daemons import short_directory, start_daemon
+from tests.support.daemons import daemon_forks, short_directory, start_daemon
 from tests.support.leaks import leaves_nothing, session_leaves_nothing
 from tests.support.people import ann, bob, people, template
 from tests.support.private_shm import pytest_configure
@@ -14,6 +14,7 @@ __all__ = [
     "bob",
     "client",
     "daemon",
+    "daemon_forks",
     "leaves_nothing",
     "module_daemon",
     "module_daemon_is_empty",

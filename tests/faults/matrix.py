@@ -16,7 +16,6 @@ import gc
 import os
 import select
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -102,18 +101,7 @@ class Kept(Daemon):
             self.process.wait()
             if 0 <= self.restarts < MOST_RESTARTS:
                 self.restarts += 1
-                self.process = self._launched()
-
-    def _launched(self) -> subprocess.Popen[bytes]:
-        """Start it without waiting until it serves; clients wait by themselves."""
-        command = [sys.executable, "-m", "arrayd_server", "--check", "--endpoint", self.endpoint]
-        with (self.directory / "log").open("ab") as log:
-            return subprocess.Popen(
-                [*self.wrapper, *command, *self.flags],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+                self.process = self.launched()
 
 
 class World:
@@ -132,8 +120,8 @@ class World:
             path.mkdir(mode=0o700)
         for name, value in {**journey.FILES, "mine.npy": 9}.items():
             np.save(self.files / name, np.full(journey.ITEMS, value))
-        setting = f"{failpoints.VARIABLE}={self.points}"
-        self.daemon = Kept(folder / "d", FLAGS, ("env", setting))
+        variables = {failpoints.VARIABLE: str(self.points)}
+        self.daemon = Kept(folder / "d", FLAGS, variables=variables)
         with contextlib.ExitStack() as ends:
             ends.callback(self.daemon.discard)
             self.daemon.start()
@@ -141,7 +129,8 @@ class World:
             ends.callback(self._end_daemon)
             self.stage = Stage(f"{folder}/stage")
             ends.callback(self.stage.close)
-            self.zygote = self.stage(self.daemon, PRELUDE, ("env", setting))
+            variables["ARRAYD_ENDPOINT"] = self.daemon.endpoint
+            self.zygote = self.stage.start(variables, PRELUDE)
             self.survivor = arrayd.connect(self.daemon.endpoint)
             ends.callback(self.survivor.close)
             self.held = self.survivor.get(self.files / "mine.npy")

@@ -15,13 +15,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from arrayd_server.segments.scope import Scope
+from tests.support.daemon_forks import DaemonForks, ForkedProcess
+
+forks: DaemonForks | None = None
+"""What daemons are forked from in a test session; without it, in a script, all are started."""
 
 PATIENCE = 20.0
 """Seconds in which a daemon starts or ends, even on a busy machine."""
@@ -41,13 +45,17 @@ class Daemon:
     flags
         Options of ``python -m arrayd_server`` besides ``--check`` and ``--endpoint``.
     wrapper
-        A command that becomes the daemon's by exec: ``setpriv …``, ``unshare -m …``.
+        A command that becomes the daemon's by exec: ``setpriv …``, ``unshare -m …``. Without one
+        the daemon is forked: see `daemon_forks`.
+    variables
+        More of its environment.
     """
 
     directory: Path
     flags: tuple[str, ...] = ()
     wrapper: tuple[str, ...] = ()
-    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | ForkedProcess | None = field(default=None, repr=False)
     told: int = field(default=0, repr=False)
 
     @property
@@ -79,21 +87,28 @@ class Daemon:
     def start(self) -> None:
         """Start it (again), and wait until it serves."""
         assert self.process is None, "the daemon runs already"
-        command = [sys.executable, "-m", "arrayd_server", "--check", "--endpoint", self.endpoint]
         # Not where an earlier one still tells its status.
         notify = self.directory / f"notify-{secrets.token_hex(4)}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
             ready.bind(str(notify))
-            with (self.directory / "log").open("ab") as log:
-                self.process = subprocess.Popen(
-                    [*self.wrapper, *command, *self.flags],
-                    env={**os.environ, "NOTIFY_SOCKET": str(notify)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
+            self.process = self.launched(NOTIFY_SOCKET=str(notify))
             self._wait(ready)
         notify.unlink()
+
+    def launched(self, **variables: str) -> subprocess.Popen[bytes] | ForkedProcess:
+        """Start it, with more variables in its environment, without waiting until it serves."""
+        arguments = ["--check", "--endpoint", self.endpoint, *self.flags]
+        environment = {**os.environ, **self.variables, **variables}
+        with (self.directory / "log").open("ab") as log:
+            if forks is not None and not self.wrapper:
+                return forks.start(arguments, environment, log.fileno())
+            return subprocess.Popen(
+                [*self.wrapper, sys.executable, "-m", "arrayd_server", *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End it as that signal does, and assert that it ended well and its rules held."""
@@ -143,6 +158,16 @@ class Daemon:
         for name in self.segments:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"/dev/shm/{name}")
+
+
+@pytest.fixture(scope="session")
+def daemon_forks() -> Iterator[None]:
+    """Have the daemons of this session forked."""
+    global forks  # noqa: PLW0603  scripts start daemons too, without a fixture
+    forks = DaemonForks()
+    yield
+    forks.close()
+    forks = None
 
 
 @pytest.fixture

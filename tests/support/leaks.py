@@ -32,6 +32,8 @@ GRACE_IN_COMPANY = 180.0
 MARK = f"ARRAYD_GUARD_{os.getpid()}"
 """In the environment of every process that comes, however indirectly, from this session."""
 
+os.environ[MARK] = "1"
+
 # Python and loky start these once and keep them until the interpreter ends.
 _HELPERS = re.compile(r"resource_tracker|forkserver")
 _TRACKERS = (
@@ -92,11 +94,10 @@ class Snapshot:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def session_leaves_nothing() -> Iterator[None]:
+def session_leaves_nothing(daemon_forks: None) -> Iterator[None]:
     """Fail the last test if the session as a whole left something behind."""
     # pyzmq's default context and its threads' descriptors live as long as the process.
     zmq.Context.instance().socket(zmq.DEALER).close()
-    os.environ[MARK] = "1"
     before = Snapshot.take()
     yield
     before.check()
