@@ -37,7 +37,8 @@ def connect(endpoint: str | None = None, *, start: bool = True) -> Client:
         if it exists and admits you, else your private daemon, which is started if need be.
         ``"private"`` leaves the system's daemon out.
     start
-        Whether a private daemon may be started.
+        Whether a private daemon may be started: where there is no other; and beside a daemon of
+        another user, for files that you may read, and that one may not.
 
     Raises
     ------
@@ -65,7 +66,8 @@ def get(
     """Return an array that lives in memory once, however many processes ask for it.
 
     It is loaded if nobody has loaded it yet; a load under way is joined. The block is
-    held as long as the array, or any slice or view of it, lives.
+    held as long as the array, or any slice or view of it, lives. What a daemon of another user
+    may not read, and this process may, your private daemon reads.
 
     Parameters
     ----------
@@ -290,7 +292,8 @@ def evict(source: SourceLike, **options: Any) -> dict[str, int]:
     """Free the blocks of a source now, kept and pinned ones too.
 
     Every block of that file is meant; options of `get` narrow it down. Of small files that were
-    loaded together, the others go with it: they can be loaded again.
+    loaded together, the others go with it: they can be loaded again. Beside a daemon of another
+    user your private one is meant as well, if it runs.
 
     Returns
     -------

@@ -48,7 +48,7 @@ class Client:
     endpoint
         Of the daemon, ``ipc://…``; None: found as `arrayd.connect` says.
     start
-        Whether a private daemon may be started.
+        Whether a private daemon may be started, see `arrayd.connect`.
 
     Raises
     ------

@@ -195,9 +195,14 @@ def remains(found: dict[str, clean.Remains]) -> Finding:
 
 
 def others(found: dict[str, clean.Remains], endpoint: str, pid: int) -> Finding:
-    """Say whether this user has more daemons than the one that clients find."""
-    mine = Scope(endpoint).id
-    alive = {one.pid for name, one in found.items() if name != mine and one.pid is not None}
+    """Say whether this user has more daemons than the one that clients find.
+
+    Beside that of another user there may be the private one, which reads what that may not.
+    """
+    expected = {Scope(endpoint).id}
+    if pid and all(one.pid != pid for one in found.values()):
+        expected.add(Scope(endpoints.normalize(endpoints.private_socket())).id)
+    alive = {one.pid for name, one in found.items() if one.pid is not None and name not in expected}
     rest = sorted(alive - {pid})
     if not rest:
         return Finding(OK, "second daemon", "No other daemon of yours runs.")

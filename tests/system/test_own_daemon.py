@@ -102,6 +102,16 @@ def owners(many):
 """
 
 
+STATUS = """
+import contextlib, io, json
+from arrayd import cli
+from arrayd.cli import doctor
+printed = io.StringIO()
+with contextlib.redirect_stdout(printed):
+    cli.main(["status", "--json"])
+json.loads(printed.getvalue())
+"""
+
 IN_A_FORK = """
 import json
 end, begin = os.pipe()
@@ -169,6 +179,10 @@ bytes(ForkingPickler.dumps(a)).hex()
     with home.daemon() as own:
         both = sorted([ann.pid, other.pid])
         wait_until(lambda: pids(only_block(own)) == both, "the fork's hold ends")
+    told = other(STATUS)
+    assert (told["private_daemon"], told["uid"]) == (home.endpoint, 0)
+    assert [(one["uid"], one["blocks"]) for one in told["elsewhere"]] == [(ANN, 1)]
+    assert other("doctor._own(0)[0].state, doctor._own(os.getuid())") == ["ok", []]
     assert other(f"[b.own for b in arrayd.connect(start=False).who({secret!r}).blocks]") == [True]
     with pytest.raises(arrayd.InUse):
         other(f"arrayd.evict({secret!r})")
@@ -244,8 +258,8 @@ def test_what_stays_refused(
         ann(f"arrayd.dataset({secret!r}, client=c).plan()")
     with pytest.raises(arrayd.NoSuchBlock):
         ann(f"c.evict({secret!r})")
-    home.runtime.chmod(0o755)
     (home.runtime / "arrayd").touch()
+    assert ann("from arrayd.cli import doctor; doctor._own(0)[0].state") == "warn"
     with pytest.raises(
         AccessDenied, match=r"cannot look at it itself .* is not a directory of yours"
     ):

@@ -12,6 +12,7 @@ from arrayd_server import doctor
 from arrayd_server.kernel import leases, segment_acl
 from arrayd_server.kernel.memory_limits import Capacity
 from arrayd_server.segments.clean import Remains
+from arrayd_server.segments.scope import Scope
 
 GIB = 1 << 30
 
@@ -119,6 +120,16 @@ def test_other_daemons() -> None:
     assert f"pid {os.getpid()}" in doctor.others(found, endpoint, 0).words
     assert doctor.others(found, endpoint, os.getpid()).state == OK
     assert doctor.remains({}).state == OK
+
+
+def test_a_private_daemon_beside_another_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is meant to be there, beside a daemon that is not of this user; beside one's own not."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/tmp/of-nobody")
+    private = Scope("ipc:///tmp/of-nobody/arrayd/sock").id
+    found = {private: Remains(7, 2, 4096)}
+    assert doctor.others(found, "ipc:///tmp/x", 8).state == OK
+    assert doctor.others({**found, "a" * 10: Remains(8, 0, 0)}, "ipc:///tmp/x", 8).state == WARN
+    assert doctor.others({**found, "a" * 10: Remains(9, 0, 0)}, "ipc:///tmp/x", 8).state == WARN
 
 
 def test_bad_options(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,37 @@ def _look(wanted: str | None) -> tuple[str, DaemonStatus | None, list[Finding]]:
         remedy = "" if isinstance(error, ProtocolMismatch) else "Its log may tell more."
         return endpoint, None, [Finding(FAIL, "daemon", str(error), remedy)]
     found = Finding(OK, "daemon", f"pid {status.pid} answers at {endpoint}.")
-    return endpoint, status, [found, _socket(endpoint, status), _versions(status.version)]
+    about = [found, _socket(endpoint, status), _versions(status.version), *_own(status.uid)]
+    return endpoint, status, about
+
+
+def _own(uid: int) -> list[Finding]:
+    """Say who reads what a daemon of another user may not read for this one."""
+    if uid == os.geteuid():
+        return []
+    private = launch.private_endpoint()
+    folder = os.path.dirname(private.removeprefix(SCHEME))
+    words = f"What user {uid}'s daemon may not read for you, a private one of yours reads"
+    if launch.serves(private):
+        words += ", which runs: `arrayd status --endpoint private`."
+        return [Finding(OK, "own daemon", words)]
+    place = os.path.dirname(folder)
+    if os.path.lexists(folder) and not daemon_probe.is_ours(folder):
+        return [Finding(WARN, "own daemon", *_not_ours(folder, f"{words}; but "))]
+    if not os.access(place, os.W_OK | os.X_OK):
+        remedy = "Set XDG_RUNTIME_DIR to a directory of yours, or unset it to use /tmp."
+        return [Finding(WARN, "own daemon", f"{words}; but you cannot write to {place}.", remedy)]
+    return [Finding(OK, "own daemon", f"{words}, started when it is needed.")]
+
+
+def _not_ours(folder: str, words: str = "") -> tuple[str, str]:
+    """Return what is to say of a directory in which no private daemon can listen."""
+    return (
+        f"{words}{folder} is not a directory of yours with mode 0700, so no private daemon can "
+        "listen there.",
+        f"Look at it (`ls -ld {folder}`), then remove it or `chmod 700` it, or set XDG_RUNTIME_DIR "
+        "to another place.",
+    )
 
 
 def _none(words: str, named: str) -> Finding:
@@ -86,14 +116,7 @@ def _none(words: str, named: str) -> Finding:
         return Finding(FAIL, "daemon", words)
     folder = os.path.dirname(launch.private_endpoint().removeprefix(SCHEME))
     if os.path.lexists(folder) and not daemon_probe.is_ours(folder):
-        return Finding(
-            FAIL,
-            "daemon",
-            f"{folder} is not a directory of yours with mode 0700, so no private daemon can listen "
-            "there.",
-            f"Look at it (`ls -ld {folder}`), then remove it or `chmod 700` it, or set "
-            "XDG_RUNTIME_DIR to another place.",
-        )
+        return Finding(FAIL, "daemon", *_not_ours(folder))
     return Finding(OK, "daemon", "None runs; the first `arrayd.get` starts a private one.")
 
 

@@ -19,7 +19,8 @@ from textual.widgets import Static
 
 from arrayd.common.bytesize import format_bytes
 from arrayd.results import top_view
-from arrayd.results.status_table import Status, beginning, cut_left, duration, printable
+from arrayd.results.columns import beginning, cut_left
+from arrayd.results.status_table import Status, duration, printable
 
 SLOW = 3.0
 """Seconds without an answer after which the screen says so."""

@@ -58,7 +58,8 @@ def dataset(
     progress
         Of looking at the files, which is done once; as for `get`.
     client
-        The session to use; None: the default one, as for `get`.
+        The session to use; None: the default one, as for `get`. Where its daemon is another
+        user's, your private daemon reads the rows.
     options
         How the files are read; as for `get`.
 

@@ -131,6 +131,15 @@ class UserSum(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere(Record):
+    """What daemons of a user besides the one that was asked have in /dev/shm, `size` in bytes."""
+
+    uid: int
+    blocks: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessStatus(Record):
     """A process that has asked for something."""
 
@@ -266,6 +275,11 @@ class DaemonStatus(Record):
         own.
     draining
         Somebody has asked that nothing new is begun (`arrayd drain`), for it is to stop.
+    elsewhere
+        What other daemons of the machine have, by their user, the largest first. Like
+        `private_daemon` the client finds it (`arrayd status`); a daemon does not say.
+    private_daemon
+        Endpoint of the private daemon of the user who asks, if one runs beside this one.
     """
 
     version: str
@@ -294,6 +308,8 @@ class DaemonStatus(Record):
     draining: bool = later(False)
     users: tuple[UserSum, ...] = later(())
     failures: tuple[FailureStatus, ...] = later(())
+    elsewhere: tuple[Elsewhere, ...] = later(())
+    private_daemon: str = later("")
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain data for `json.dumps`; a dtype is its ``.npy`` description."""

@@ -3,7 +3,8 @@
 ::
 
     arrayd 0.1.0  private  pid 4711  up 2 h 03  ipc:///run/user/1000/arrayd/sock  leases on
-    memory  41.2 of 64.0 GiB budget (held 39.9, idle 1.3)   /dev/shm 41.3 of 94 GiB   loads 1
+    memory  41.2 of 64.0 GiB budget (held 39.9, idle 1.3)   /dev/shm 49.3 of 94 GiB   loads 1
+    beside  8.0 GiB in 3 blocks of other daemons, bob's
     BLOCK  SIZE      SHAPE      DTYPE     STATE         SOURCE      HELD BY                 AGE
     42     39.9 GiB  (6.5e6,…)  f4        held ×2       train.h5:/x 9911 train.py alice +1  2 h
     43     1.3 GiB   (4e6,)     5 fields  idle 6 min    s1.cov.txt  -                       1 h
@@ -18,12 +19,13 @@ from __future__ import annotations
 import html as _html
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from arrayd.common.bytesize import format_bytes
 from arrayd.common.users import user_name
+from arrayd.results.columns import HEAD, STREAM_HEAD, Row, beginning, flow, grid, stream_grid
 from arrayd.results.status import (
     BlockStatus,
     ConsumerStatus,
@@ -35,19 +37,10 @@ from arrayd.results.status import (
     UserSum,
 )
 
-STREAM_HEAD = ("STREAM", "AT", "LAG", "STALLED", "STATE", "SOURCE")
-
-HEAD = ("BLOCK", "SIZE", "SHAPE", "DTYPE", "STATE", "SOURCE", "HELD BY", "AGE")
-
-_EXPENDABLE = ("DTYPE", "SHAPE")  # left out, in this order, where the terminal is narrow
 _FAILURES = 3  # in the table; ``--json`` has ten
-_LEAST = 32  # characters that SOURCE and HELD BY should have together
 _NAMED_DIMENSION = 100_000  # from here up as 1.2e5
 _LONG_SHAPE = 10
 _HOUR, _DAY = 3600, 86400
-
-Row = tuple[str, ...]
-Columns = dict[str, Row]
 
 
 class Status(DaemonStatus):
@@ -75,9 +68,10 @@ def text(status: DaemonStatus, width: int | None = None) -> str:
     """Return the table of `status`, in lines of at most `width` characters if that can be."""
     lines = [*flow(daemon_words(status), "  ", width), *flow(memory_words(status), "   ", width)]
     lines += flow(users, "   ", width) if (users := user_sums(status)) else []
+    lines += [line if width is None else beginning(line, width) for line in _beside(status)]
     rows = _rows(status)
     table = grid([HEAD, *rows], width) if rows else ["no blocks"]
-    streams = _stream_grid(_stream_rows(status), width)
+    streams = stream_grid(_stream_rows(status), width)
     failures = [line if width is None else beginning(line, width) for line in _failures(status)]
     return "\n".join([*lines, *table, *_more(status), *streams, *failures])
 
@@ -86,6 +80,7 @@ def html(status: DaemonStatus) -> str:
     """Return the table of `status` as HTML."""
     lines = ["  ".join(daemon_words(status)), "   ".join(memory_words(status))]
     lines += ["   ".join(users)] if (users := user_sums(status)) else []
+    lines += _beside(status)
     head = "".join(f"<div>{_html.escape(line)}</div>" for line in lines)
     rows = _rows(status)
     last = "".join(f"<div>{_html.escape(line)}</div>" for line in _failures(status))
@@ -155,6 +150,18 @@ def _user_sum(one: UserSum) -> str:
         f"{who} {format_bytes(one.held)} in {counted(one.blocks, 'block')}, "
         f"{counted(one.sessions, 'session')}"
     )
+
+
+def _beside(status: DaemonStatus) -> list[str]:
+    """Return what other daemons of the machine have, a line for each of their users."""
+    lines = [
+        f"beside  {format_bytes(one.size)} in {counted(one.blocks, 'block')} of other daemons, "
+        f"{user_name(one.uid)}'s"
+        for one in status.elsewhere
+    ]
+    if status.private_daemon:
+        lines.append("beside  your private daemon runs as well: arrayd status --endpoint private")
+    return lines
 
 
 def counted(count: int, what: str) -> str:
@@ -314,79 +321,3 @@ def duration(seconds: float, *, fine: bool = False) -> str:
 def printable(words: str) -> str:
     """Replace control characters: a peer chooses its name, and a terminal would obey them."""
     return "".join(c if c.isprintable() else "?" for c in words)
-
-
-# ---- the layout ------------------------------------------------------------------------------
-
-
-def flow(parts: Sequence[str], gap: str, width: int | None) -> list[str]:
-    """Join parts into lines that fit; those after the first are indented."""
-    lines = [parts[0]]
-    for part in parts[1:]:
-        if width is None or len(lines[-1] + gap + part) <= width:
-            lines[-1] += gap + part
-        else:
-            lines.append(f"  {part}")
-    return lines
-
-
-def grid(rows: Sequence[Row], width: int | None) -> list[str]:
-    """Set rows, the first of them `HEAD`, in columns."""
-    columns, gap = dict(zip(HEAD, zip(*rows, strict=True), strict=True)), 2
-    if width is not None:
-        columns, gap = _narrowed(columns, width)
-    padded = zip(*map(_padded, columns.values()), strict=True)
-    return [(" " * gap).join(line).rstrip() for line in padded]
-
-
-def _stream_grid(rows: Sequence[Row], width: int | None) -> list[str]:
-    """Set the rows of streams in columns; what is too wide is cut at the right."""
-    if not rows:
-        return []
-    columns = [*zip(STREAM_HEAD, *rows, strict=True)]
-    lines = ["  ".join(cells).rstrip() for cells in zip(*map(_padded, columns), strict=True)]
-    return lines if width is None else [beginning(line, width) for line in lines]
-
-
-def _narrowed(columns: Columns, width: int) -> tuple[Columns, int]:
-    """Return columns that fit, and the gap between them: SOURCE and HELD BY share the rest."""
-    source, held = _wide(columns["SOURCE"]), _wide(columns["HELD BY"])
-    for kept, gap in _layouts(columns):
-        rest = sum(map(_wide, kept.values())) - source - held + gap * (len(kept) - 1)
-        if width - rest >= min(_LEAST, source + held):
-            break
-    room = max(width - rest, 16)
-    held = min(held, max(room // 2, room - source))
-    cut = {
-        "SOURCE": tuple(cut_left(cell, room - held) for cell in kept["SOURCE"]),
-        "HELD BY": tuple(beginning(cell, held) for cell in kept["HELD BY"]),
-    }
-    return {**kept, **cut}, gap
-
-
-def _layouts(columns: Columns) -> Iterator[tuple[Columns, int]]:
-    """Yield ever narrower choices of columns, and the gap between them."""
-    yield columns, 2
-    yield columns, 1
-    for name in _EXPENDABLE:
-        columns = {key: cells for key, cells in columns.items() if key != name}
-        yield columns, 1
-
-
-def _wide(cells: Row) -> int:
-    return max(map(len, cells))
-
-
-def _padded(cells: Row) -> list[str]:
-    width = _wide(cells)  # once: there may be ten thousand
-    return [cell.ljust(width) for cell in cells]
-
-
-def cut_left(words: str, width: int) -> str:
-    """Shorten at the left: the end of a path says most."""
-    return words if len(words) <= width else "…" + words[len(words) - width + 1 :]
-
-
-def beginning(words: str, width: int) -> str:
-    """Shorten at the right."""
-    return words if len(words) <= width else words[: width - 1] + "…"

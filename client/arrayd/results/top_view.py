@@ -10,17 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from arrayd.common.bytesize import format_bytes
+from arrayd.results.columns import HEAD, Row, beginning, flow, grid
 from arrayd.results.status import BlockStatus, DaemonStatus, JobStatus
 from arrayd.results.status_table import (
-    HEAD,
-    Row,
-    beginning,
     block_row,
     daemon_words,
     duration,
     failure,
-    flow,
-    grid,
     job_row,
     memory_words,
     printable,

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from arrayd.common.users import user_name
+from arrayd.results.columns import Row, cut_left
 from arrayd.results.status import BlockStatus, Holder, JobStatus, listed
-from arrayd.results.status_table import Row, cut_left, duration, printable
+from arrayd.results.status_table import duration, printable
 from arrayd.wire.records import Record
 
 USES_HEAD = ("BLOCK", "STATE", "PID", "USER", "COMMAND", "SINCE", "SOURCE")

@@ -23,6 +23,7 @@ metadata needs no new version of the footer (see `arrayd.wire.records`).
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -37,6 +38,9 @@ VERSION = 1
 MAGIC = b"arrayd\r\n"
 SHM = "/dev/shm"
 PREFIX = "arrayd-"
+
+SEGMENT_NAME = re.compile(rf"{PREFIX}([0-9a-f]{{10}})-[0-9a-f]{{8}}-[0-9]+")
+"""Of each segment: the scope of its daemon, the run of it, a number."""
 
 _SEALED = 1
 _FIXED = struct.Struct("<8sIIQQQII128s")

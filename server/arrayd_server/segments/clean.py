@@ -26,7 +26,6 @@ from arrayd_server.kernel import leases, segment_users
 from arrayd_server.segments import adoption, block_metadata
 from arrayd_server.segments.scope import Scope, ScopeTaken
 
-_SEGMENT = re.compile(rf"{layout.PREFIX}([0-9a-f]{{10}})-[0-9a-f]{{8}}-[0-9]+")
 _DIRECTORY = re.compile(rf"{layout.PREFIX}{os.geteuid()}-([0-9a-f]{{10}})")
 
 
@@ -58,7 +57,7 @@ class _ScopeOfId(Scope):
         """Yield both links of each segment: those that clients open, then the spares."""
         for directory in (layout.SHM, self.directory):
             for name in _listed(directory):
-                match = _SEGMENT.fullmatch(name)
+                match = layout.SEGMENT_NAME.fullmatch(name)
                 if match and match[1] == self.id:
                     yield f"{directory}/{name}"
 
@@ -138,7 +137,7 @@ def _scopes() -> set[str]:
     """Return the ids of the scopes that have anything of this user in /dev/shm."""
     with os.scandir(layout.SHM) as entries:
         names = [entry.name for entry in entries if _is_mine(entry.path)]
-    matches = (_SEGMENT.fullmatch(name) or _DIRECTORY.fullmatch(name) for name in names)
+    matches = (layout.SEGMENT_NAME.fullmatch(name) or _DIRECTORY.fullmatch(name) for name in names)
     return {match[1] for match in matches if match}
 
 

@@ -56,7 +56,7 @@ class Reception:
         raise AccessDenied(
             f"This daemon serves user {os.geteuid()} and those that its option allow names "
             f"({self._callers.allow}), and you are user {who.uid}. Start one of your own: "
-            "unset ARRAYD_ENDPOINT, or ARRAYD_ENDPOINT=private."
+            "ARRAYD_ENDPOINT=private."
         )
 
     def peer(self, route: PeerConnection) -> Peer:
@@ -81,7 +81,7 @@ class Reception:
             audit.refused(caller.uid, caller.pid, request.op, "", "streams")
             raise AccessDenied(
                 "Streams are served to the daemon's own user only, for a dataset has many files. "
-                "Get the array whole, or start a daemon of your own: unset ARRAYD_ENDPOINT, or "
+                "Read them by a daemon of your own, as clients of this version do by themselves: "
                 "ARRAYD_ENDPOINT=private."
             )
         if request.op not in vetting.GATED:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arrayd.results import status_table
+from arrayd.results.columns import HEAD
 from arrayd.results.status import BlockStatus, Holder, JobStatus
 from arrayd.results.status_table import Status
 from arrayd.wire.dtypes import descr
@@ -115,7 +116,7 @@ TYPICAL = status(block(), IDLE, LOADING)
 
 def state_of(one: BlockStatus) -> str:
     """Return the STATE of a block as the table shows it."""
-    return status_table.block_row(one)[status_table.HEAD.index("STATE")]
+    return status_table.block_row(one)[HEAD.index("STATE")]
 
 
 def golden(text: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from arrayd.common.bytesize import format_bytes
 from arrayd.results import status_table
-from arrayd.results.status import FailureStatus, ProcessStatus, UserSum
+from arrayd.results.status import Elsewhere, FailureStatus, ProcessStatus, UserSum
 from arrayd.results.status_table import Status
+from arrayd.system.other_daemons import segments_besides
 from arrayd.system.segment_mappers import mappers
 from arrayd.wire.layout import PREFIX, SHM
 from tests.unit.client.test_status import IDLE, LOADING, block, state_of, status
@@ -39,6 +41,35 @@ def test_users_have_sums() -> None:
     assert all(len(line) <= 80 for line in status_table.text(shared, 80).splitlines())
     assert words[1] in shared._repr_html_()
     assert "users " not in status_table.text(status(block(), users=(one,)))
+
+
+def test_other_daemons_have_lines() -> None:
+    """What each user's have, and that one's own private daemon runs beside this one."""
+    others = Elsewhere(NOBODYS, 12, SIZE), Elsewhere(NOBODYS - 1, 1, 4096)
+    some = status(block(), elsewhere=others, private_daemon="ipc:///run/user/7/arrayd/sock")
+    words = [
+        f"beside  5.0 GiB in 12 blocks of other daemons, {NOBODYS}'s",
+        f"beside  4.0 KiB in 1 block of other daemons, {NOBODYS - 1}'s",
+        "beside  your private daemon runs as well: arrayd status --endpoint private",
+    ]
+    assert status_table.text(some).splitlines()[2:5] == words
+    assert "status --endpoint private" in some._repr_html_()
+    narrow = [one for one in status_table.text(some, 40).splitlines() if one.startswith("beside")]
+    assert [len(line) for line in narrow] == [40, 40, 40]
+    assert Status.from_wire(json.loads(json.dumps(some.to_json()))) == some
+
+
+def test_segments_of_other_daemons(tmp_path: Path) -> None:
+    """Files with a segment's name, but for those of the daemon that is asked, by their user."""
+    for number, scope in enumerate(("a" * 10, "b" * 10, "b" * 10, "c" * 10)):
+        (tmp_path / f"{PREFIX}{scope}-01234567-{number}").write_bytes(bytes(100_000))
+    for name in (f"{PREFIX}0-{'b' * 10}", f"{PREFIX}{'b' * 10}-01234567-x", "else"):
+        (tmp_path / name).write_bytes(bytes(100_000))
+    (found,) = segments_besides("a" * 10, str(tmp_path)).items()
+    assert found[0] == os.geteuid()
+    assert found[1].blocks == 3
+    assert 300_000 <= found[1].size < 400_000
+    assert segments_besides("a" * 10, str(tmp_path / "..")) == {}
 
 
 def test_failed_loads_have_lines() -> None:
