@@ -141,13 +141,13 @@ class Daemon:
     def _wait(self, ready: socket.socket) -> None:
         pidfd = os.pidfd_open(self.pid)
         try:
-            told, _, _ = select.select([ready.fileno(), pidfd], [], [], PATIENCE)
+            while ready.fileno() in select.select([ready.fileno(), pidfd], [], [], PATIENCE)[0]:
+                if ready.recv(4096).startswith(b"READY=1"):
+                    return
         finally:
             os.close(pidfd)
-        if ready.fileno() not in told:
-            self.end(signal.SIGKILL)
-            pytest.fail(f"the daemon does not start:\n{self.log}")
-        assert ready.recv(4096).startswith(b"READY=1")
+        self.end(signal.SIGKILL)
+        pytest.fail(f"the daemon does not start:\n{self.log}")
 
     def discard(self) -> None:
         """Remove by force all that may be left; for the end of a test that failed."""
