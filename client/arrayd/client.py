@@ -101,7 +101,7 @@ class Client:
             known = self._session.blocks.shortcuts.follow(source, options)
             if known is not None:
                 return known
-            found = local.beside(self._own, source, options, mode)
+            found = local.unheld(self._session, self._own, source, options, mode)
             if isinstance(found, FileRequest):
                 found = self._fetched([found], _PLAIN)[0]
             if isinstance(found, ArraydError):

@@ -6,7 +6,10 @@ names of a daemon's segments are derived from it.
 
 from __future__ import annotations
 
+import hashlib
 import os
+
+from arrayd.wire import layout
 
 SCHEME = "ipc://"
 
@@ -36,3 +39,20 @@ def normalize(path: str) -> str:
 def path_bytes(endpoint: str) -> int:
     """Return the length of an endpoint's path; see `SOCKET_PATH_BYTES`."""
     return len(os.fsencode(endpoint.removeprefix(SCHEME)))
+
+
+def scope_id(endpoint: str, uid: int) -> str:
+    """Return what names the scope of a user's daemon at an endpoint."""
+    words = f"{uid} {_canonical(endpoint)}".encode(errors="surrogateescape")
+    return hashlib.blake2b(words, digest_size=5).hexdigest()
+
+
+def scope_directory(endpoint: str, uid: int) -> str:
+    """Return the directory in /dev/shm that is this daemon's own."""
+    return f"{layout.SHM}/{layout.PREFIX}{uid}-{scope_id(endpoint, uid)}"
+
+
+def _canonical(endpoint: str) -> str:
+    """Return the endpoint with symbolic links in its directory resolved: one socket, one scope."""
+    directory, name = os.path.split(endpoint.removeprefix(SCHEME))
+    return f"{SCHEME}{os.path.join(os.path.realpath(directory), name)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from arrayd.session.request import FileRequest
 from arrayd.system.file_view import FileView
 from arrayd.wire import index
 from arrayd.wire.grant import Grant
@@ -37,6 +38,13 @@ class BlockIndex:
                 return None
         packed = table.find(key)
         return None if packed is None else index.unpacked_grant(packed, window)
+
+    def find_for(self, request: FileRequest, key: bytes) -> Grant | None:
+        """Return the same for a request with that key: what it means, or has its rows."""
+        grant = self.find(key)
+        if grant is None and request.source.rows is not None:
+            grant = self.find(request.whole().key(), window=True)
+        return grant
 
     def _open(self) -> _Table | None:
         """Return the latest file; None: there is none, or one that only a newer arrayd reads."""

@@ -16,7 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 
-from arrayd.errors import DaemonError
+from arrayd.errors import AccessDenied, DaemonError
 from arrayd.session.connection import Connection
 from arrayd.system.signal_safe import OneShotEvent, open_atomically
 
@@ -137,7 +137,13 @@ class ReleaseFlusher:
         with contextlib.suppress(DaemonError):
             soon = time.monotonic() + _RETRY
             self._may_be_late = False
-            if self._connection.ask("redeem", soon, segment="-", token=b""):
+            try:
+                if self._connection.ask("redeem", soon, segment="-", token=b""):
+                    return
+            except (
+                AccessDenied
+            ):  # this user is not served: nothing comes, and nobody is to be asked
+                self._closing = True
                 return
         self._may_be_late = True
 

@@ -34,11 +34,11 @@ def known(
         A client's, and the user's own daemon beside its daemon.
     """
     found = session.blocks.shortcuts.follow(source, options) if mode == "r" else None
-    return found if found is not None else beside(own, source, options, mode)
+    return found if found is not None else unheld(session, own, source, options, mode)
 
 
-def beside(
-    own: OwnDaemon, source: SourceLike, options: Mapping[str, Any], mode: str
+def unheld(
+    session: Session, own: OwnDaemon, source: SourceLike, options: Mapping[str, Any], mode: str
 ) -> FileRequest | Result:
     """Return the same, where the client's own session has no shortcut."""
     if own.session is not None and mode == "r":
@@ -49,16 +49,27 @@ def beside(
         request = FileRequest.of(source, options)
         if request.stat is None:
             return request
-        session, key = own.session_of(request), request.key()
+        key, words = request.key(), (source, options)
         try:
-            found = session.blocks.local(request, key, mode, (source, options))
-            if found is None:
-                found = _indexed(session, request, key, mode)
+            found = _found(session, request, key, mode, words)
+            if found is None and (other := own.having(request, key)) is not None:
+                found = _found(other, request, key, mode, words)
         except Vanished:  # ask
             return request
     except ArraydError as error:
         return bare(error)
     return request if found is None else found
+
+
+def _found(
+    session: Session,
+    request: FileRequest,
+    key: bytes,
+    mode: str,
+    words: tuple[SourceLike, Mapping[str, Any]],
+) -> SharedArray | None:
+    held = session.blocks.local(request, key, mode, words)
+    return held if held is not None else _indexed(session, request, key, mode)
 
 
 def _indexed(session: Session, request: FileRequest, key: bytes, mode: str) -> SharedArray | None:
@@ -74,9 +85,7 @@ def _indexed(session: Session, request: FileRequest, key: bytes, mode: str) -> S
     index = session.index
     if index is None:
         return None
-    grant = index.find(key)
-    if grant is None and request.source.rows is not None:
-        grant = index.find(request.whole().key(), window=True)
+    grant = index.find_for(request, key)
     if grant is None:
         return None
     failpoints.hit("client.indexed")

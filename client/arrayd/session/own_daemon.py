@@ -19,7 +19,10 @@ Nothing else does: no other error, no name, nothing that is written. What the ow
 an array or an error, is the answer. A dataset goes there by the first alone.
 
 Which files went there is remembered, each in the state that it had (its ``stat``, in which a new
-mode shows as well): so the next request goes there at once, where a hit asks nobody.
+mode shows as well): so the next request goes there at once. And what the own daemon has in memory
+is found in its index, by any process of the user: the other daemon is not asked, and not told of
+thousands of files that it may not read, each time that a program runs. Where that index is follows
+from the endpoint, so nothing has to be opened or asked to look into it.
 """
 
 from __future__ import annotations
@@ -28,16 +31,22 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from arrayd.common import endpoints
 from arrayd.common.endpoints import PRIVATE
 from arrayd.errors import AccessDenied, ArraydError, DaemonError, NoRoom
+from arrayd.session.block_index import BlockIndex
 from arrayd.session.fetch import bare
 from arrayd.session.request import FileRequest
 from arrayd.session.session import Session
 from arrayd.system import launch
+from arrayd.wire import index as index_layout
 from arrayd.wire.protocol import Stat
 
 MAX_KNOWN = 4096
 """Files that are remembered."""
+
+_PATIENCE = 0.5
+"""Seconds that a look at what is in memory waits for a daemon that has not welcomed us yet."""
 
 _T = TypeVar("_T")
 
@@ -69,6 +78,8 @@ class OwnDaemon:
         self._denied: dict[_File, AccessDenied] = {}
         self._made: dict[str, Session] = {}  # one at most
         self._closed = False
+        self._index: BlockIndex | None = None
+        self._looked = False
         #: with it; None as long as nothing went there
         self.session: Session | None = None
 
@@ -80,11 +91,32 @@ class OwnDaemon:
 
     # ---- files ---------------------------------------------------------------------------
 
-    def session_of(self, request: FileRequest) -> Session:
-        """Return the session in which the file of a request is to be looked for."""
-        if self.session is not None and _file(request) in self._denied:
-            return self.session
-        return self._beside
+    def having(self, request: FileRequest, key: bytes) -> Session | None:
+        """Return the session with it if that may find, without asking, what a request means.
+
+        As long as nothing went there, that is so if its index has the request, by its key: then a
+        session is opened, if the client's daemon is another user's.
+        """
+        try:
+            if self.session is None:
+                index = self._index_of_it()
+                found = index is not None and index.find_for(request, key) is not None
+                return self._open() if found and self._meets_others(_PATIENCE) else None
+            if not self.session.is_open:  # this process was forked
+                self.session.connect()
+        except ArraydError:  # then the daemons are asked, and say what is wrong
+            return None
+        return self.session
+
+    def _index_of_it(self) -> BlockIndex | None:
+        """Return the index of the private daemon, whether one runs or not; None: that is ours."""
+        if not self._looked:
+            endpoint = launch.private_endpoint()
+            if endpoint != self._beside.endpoint:
+                directory = endpoints.scope_directory(endpoint, os.geteuid())
+                self._index = BlockIndex(f"{directory}/{index_layout.NAME}")
+            self._looked = True
+        return self._index
 
     def answers(
         self,
@@ -167,9 +199,7 @@ class OwnDaemon:
         DaemonError
             The client's does not answer.
         """
-        if not self._beside.daemon and self._refused is None:  # it has not welcomed us yet
-            self._meet()
-        if not self._is_others():
+        if not self._meets_others(None):
             return self._beside
         try:
             return self._open()
@@ -190,11 +220,14 @@ class OwnDaemon:
         if self._is_others() and launch.serves(launch.private_endpoint()):
             yield self._open(), True
 
-    def _meet(self) -> None:
-        try:
-            self._beside.ask("health", None)
-        except AccessDenied as error:
-            self._refused = error
+    def _meets_others(self, timeout: float | None) -> bool:
+        """Say whether the client's daemon is of another user; wait for its welcome, if need be."""
+        if not self._beside.daemon and self._refused is None:
+            try:
+                self._beside.ask("health", timeout)
+            except AccessDenied as error:
+                self._refused = error
+        return self._is_others()
 
     def _is_others(self) -> bool:
         """Say whether the client's daemon is of another user; False where it does not say."""
@@ -211,7 +244,10 @@ class OwnDaemon:
         """
         if self.session is None:
             made = Session(PRIVATE, start=self._start)
-            self.session = self._made.setdefault(PRIVATE, made)
+            session = self._made.setdefault(PRIVATE, made)
+            session.index = session.index or self._index_of_it()
+            session.connect()
+            self.session = session
             if self._closed:  # by another thread, meanwhile
                 self.session.close()
         return self.session

@@ -13,6 +13,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from arrayd.common import endpoints
 from arrayd.errors import DaemonError
 from arrayd.wire import index, layout
 from arrayd_server.segments.nospace import no_space_error
@@ -41,11 +42,10 @@ class Scope:
 
     def __init__(self, endpoint: str) -> None:
         uid = os.geteuid()
-        words = f"{uid} {_canonical(endpoint)}"
-        self.id = hashlib.blake2b(words.encode(errors="surrogateescape"), digest_size=5).hexdigest()
+        self.id = endpoints.scope_id(endpoint, uid)
         self.family = f"{layout.PREFIX}{self.id}-"
         self.run = secrets.token_hex(4)
-        self.directory = f"{layout.SHM}/{layout.PREFIX}{uid}-{self.id}"
+        self.directory = endpoints.scope_directory(endpoint, uid)
         self._secret = secrets.token_bytes(32)
         self._lock = -1
         self._mutex = threading.Lock()
@@ -175,12 +175,6 @@ class Scope:
     @property
     def _path(self) -> str:
         return f"{self.directory}/lock"
-
-
-def _canonical(endpoint: str) -> str:
-    """Return the endpoint with symbolic links in its directory resolved: one socket, one scope."""
-    directory, name = os.path.split(endpoint.removeprefix("ipc://"))
-    return f"ipc://{os.path.join(os.path.realpath(directory), name)}"
 
 
 def _same(fd: int, path: str) -> bool:

@@ -15,6 +15,7 @@ from arrayd.errors import (
     ArraydError,
     DaemonLost,
     InUse,
+    LoadTimeout,
     NoDaemon,
     NoRoom,
     NoSuchBlock,
@@ -43,7 +44,10 @@ class Asked:
         self.daemon: dict[str, Any] = {"uid": uid}
         self.answers = list(answers)
         self.asked: list[list[int]] = []
-        self.closed = False
+        self.closed, self.index, self.is_open = False, None, True
+
+    def connect(self) -> None:
+        """Be connected."""
 
     def ask(self, *_: Any, **__: Any) -> list[Any]:
         """Answer with the next of the answers, or raise it."""
@@ -70,6 +74,7 @@ class World:
         self.made: list[bool] = []
         self.failure: ArraydError | None = None
         self.refuses: set[int] = set()
+        monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
         monkeypatch.setattr(own_daemon, "Session", self.session)
         self.daemon = OwnDaemon(self.theirs, start=True)
 
@@ -106,19 +111,16 @@ def test_what_is_refused_goes_there(
 ) -> None:
     """In one batch, and from then on at once; what the file was is a part of what is known."""
     world = World(monkeypatch, os.geteuid() + 1)
-    assert world.daemon.session_of(files[1]) == world.theirs
     world.refuses = {1, 3}
     for _ in range(2):
         assert world.answers(files) == ["theirs", "own", "theirs", "own"]
     assert world.theirs.asked == [[0, 1, 2, 3], [0, 2]]
     assert (world.own.asked, world.made) == ([[1, 3], [1, 3]], [True])
-    assert world.daemon.session_of(files[1]) == world.own
-    assert world.daemon.session_of(files[0]) == world.theirs
-    Path(files[1].source.path).chmod(0o644)
     os.utime(files[1].source.path, ns=(0, 0))
-    assert world.daemon.session_of(files[1].anew()) == world.theirs
-    rows = FileRequest.of(files[1].source.path, {"rows": slice(1)})
-    assert world.daemon.session_of(rows) == world.theirs
+    world.refuses = {0}
+    rows = FileRequest.of(files[3].source.path, {"rows": slice(1)})
+    assert world.answers([files[1].anew(), rows]) == ["own", "own"]
+    assert (world.theirs.asked[2], world.own.asked[2]) == ([0], [1, 0])
 
 
 @pytest.mark.parametrize("uid", [os.geteuid(), None])
@@ -150,6 +152,44 @@ def test_what_does_not_go_there(monkeypatch: pytest.MonkeyPatch, files: list[Fil
 
 def _raise(error: ArraydError) -> list[Any]:
     raise error
+
+
+class Index:
+    """Of the private daemon: it has these keys."""
+
+    def __init__(self, *keys: bytes) -> None:
+        self.keys = keys
+
+    def find_for(self, _: FileRequest, key: bytes) -> object:
+        """Return something for a key that it has."""
+        return self if key in self.keys else None
+
+
+def test_what_the_own_one_has_in_memory(
+    monkeypatch: pytest.MonkeyPatch, files: list[FileRequest]
+) -> None:
+    """It is looked at first, and opened only if it has what is wanted, and the other is others'."""
+    index = Index(b"a")
+    monkeypatch.setattr(own_daemon, "BlockIndex", lambda path: index if "/arrayd-" in path else 0)
+    world = World(monkeypatch, os.geteuid() + 1)
+    assert world.daemon.having(files[0], b"b") is None
+    assert world.made == []
+    assert world.daemon.having(files[0], b"a") == world.own
+    assert world.daemon.having(files[0], b"b") == world.own  # it may hold that
+    assert world.own.index is index
+    for uid in (os.geteuid(), None):
+        assert World(monkeypatch, uid).daemon.having(files[0], b"a") is None
+    met = World(monkeypatch, None)
+    met.theirs.daemon, met.theirs.answers = {}, [LoadTimeout("silent")]
+    assert met.daemon.having(files[0], b"a") is None
+    met.theirs.answers = [DENIED]
+    assert met.daemon.having(files[0], b"a") == met.own
+    ended = World(monkeypatch, os.geteuid() + 1)
+    ended.failure = NoDaemon("None is there.")
+    assert ended.daemon.having(files[0], b"a") is None
+    private = World(monkeypatch, os.geteuid() + 1)
+    private.theirs.endpoint = launch.private_endpoint()
+    assert private.daemon.having(files[0], b"a") is None
 
 
 def test_who_is_not_welcome_asks_the_own_one(
