@@ -140,6 +140,38 @@ class Elsewhere(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaStatus(Record):
+    """What a user has of what it may have, or the members of a group together.
+
+    Parameters
+    ----------
+    entry
+        The entry of the option ``quotas`` that says what it may have: ``alice``, ``@lab``, ``*``.
+    uid, gid
+        The user, or the group; the other is None.
+    bytes, blocks
+        In memory: made for it, or held by it; what several members hold counts once.
+    pinned
+        Bytes of its blocks that are pinned, or kept.
+    sessions, loads
+        Open, and in flight.
+    limits
+        What it may have, by the names of these, and ``soft_bytes``; without an entry: as much as
+        there is.
+    """
+
+    entry: str
+    uid: int | None
+    gid: int | None
+    bytes: int
+    blocks: int
+    pinned: int
+    sessions: int
+    loads: int
+    limits: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessStatus(Record):
     """A process that has asked for something."""
 
@@ -270,6 +302,9 @@ class DaemonStatus(Record):
     users
         What each user holds. Another user than the daemon's has its own sum, and what is in use
         besides, as one.
+    quotas
+        Of each user and group that has something, and a limit; another user than the daemon's has
+        its own, and those of its groups.
     failures
         The ten loads that failed last, the latest first; another user than the daemon's has its
         own.
@@ -310,6 +345,7 @@ class DaemonStatus(Record):
     failures: tuple[FailureStatus, ...] = later(())
     elsewhere: tuple[Elsewhere, ...] = later(())
     private_daemon: str = later("")
+    quotas: tuple[QuotaStatus, ...] = later(())
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain data for `json.dumps`; a dtype is its ``.npy`` description."""

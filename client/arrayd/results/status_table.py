@@ -34,8 +34,8 @@ from arrayd.results.status import (
     Holder,
     JobStatus,
     StreamStatus,
-    UserSum,
 )
+from arrayd.results.sums_text import beside, memory_words, quota_sums, user_sums
 
 _FAILURES = 3  # in the table; ``--json`` has ten
 _NAMED_DIMENSION = 100_000  # from here up as 1.2e5
@@ -67,8 +67,9 @@ def terminal_width() -> int | None:
 def text(status: DaemonStatus, width: int | None = None) -> str:
     """Return the table of `status`, in lines of at most `width` characters if that can be."""
     lines = [*flow(daemon_words(status), "  ", width), *flow(memory_words(status), "   ", width)]
-    lines += flow(users, "   ", width) if (users := user_sums(status)) else []
-    lines += [line if width is None else beginning(line, width) for line in _beside(status)]
+    for sums in filter(None, (user_sums(status), quota_sums(status, width))):
+        lines += flow(sums, "   ", width)
+    lines += [line if width is None else beginning(line, width) for line in beside(status)]
     rows = _rows(status)
     table = grid([HEAD, *rows], width) if rows else ["no blocks"]
     streams = stream_grid(_stream_rows(status), width)
@@ -79,8 +80,8 @@ def text(status: DaemonStatus, width: int | None = None) -> str:
 def html(status: DaemonStatus) -> str:
     """Return the table of `status` as HTML."""
     lines = ["  ".join(daemon_words(status)), "   ".join(memory_words(status))]
-    lines += ["   ".join(users)] if (users := user_sums(status)) else []
-    lines += _beside(status)
+    lines += ["   ".join(sums) for sums in (user_sums(status), quota_sums(status, None)) if sums]
+    lines += beside(status)
     head = "".join(f"<div>{_html.escape(line)}</div>" for line in lines)
     rows = _rows(status)
     last = "".join(f"<div>{_html.escape(line)}</div>" for line in _failures(status))
@@ -120,55 +121,6 @@ def daemon_words(status: DaemonStatus) -> list[str]:
     ]
 
 
-def memory_words(status: DaemonStatus) -> list[str]:
-    """Return how much memory is in use, in parts."""
-    budget, unit = format_bytes(status.budget).split()
-    charged, held, idle = (
-        in_unit(count, unit) for count in (status.charged, status.held, status.idle)
-    )
-    spare = f", spare {in_unit(status.spare, unit)}" if status.spare else ""
-    total, shm_unit = format_bytes(status.shm_total).split()
-    used = in_unit(status.shm_used, shm_unit)
-    waiting = len(status.jobs) + status.jobs_more
-    loads = sum(block.state == "loading" for block in status.blocks) + waiting
-    return [
-        f"memory  {charged} of {budget} {unit} budget (held {held}, idle {idle}{spare})",
-        f"/dev/shm {used} of {total.removesuffix('.0')} {shm_unit}",
-        f"loads {loads}",
-    ]
-
-
-def user_sums(status: DaemonStatus) -> list[str]:
-    """Return what each user holds, where there is more than one."""
-    words = [_user_sum(one) for one in status.users] if len(status.users) > 1 else []
-    return [f"users   {words[0]}", *words[1:]] if words else []
-
-
-def _user_sum(one: UserSum) -> str:
-    who = "others" if one.uid is None else user_name(one.uid)
-    return (
-        f"{who} {format_bytes(one.held)} in {counted(one.blocks, 'block')}, "
-        f"{counted(one.sessions, 'session')}"
-    )
-
-
-def _beside(status: DaemonStatus) -> list[str]:
-    """Return what other daemons of the machine have, a line for each of their users."""
-    lines = [
-        f"beside  {format_bytes(one.size)} in {counted(one.blocks, 'block')} of other daemons, "
-        f"{user_name(one.uid)}'s"
-        for one in status.elsewhere
-    ]
-    if status.private_daemon:
-        lines.append("beside  your private daemon runs as well: arrayd status --endpoint private")
-    return lines
-
-
-def counted(count: int, what: str) -> str:
-    """Return ``1 block``, ``2 blocks``."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def _failures(status: DaemonStatus) -> list[str]:
     """Return the latest failed loads, a line each, and how many more are known."""
     lines = [f"failed  {failure(one)}" for one in status.failures[:_FAILURES]]
@@ -184,15 +136,6 @@ def failure(one: FailureStatus) -> str:
     about = "" if one.source in one.message else f"{one.source}: "
     words = f"{duration(one.age)} ago{who}{more}  {one.error}: {about}{one.message}"
     return printable(words)
-
-
-def in_unit(count: int, unit: str) -> str:
-    """Return bytes as a number of that unit, or with its own unit where that would read 0.0."""
-    power = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB").index(unit)
-    number = f"{count / 1024**power:.1f}"
-    if count == 0:
-        return "0"
-    return format_bytes(count) if number == "0.0" else number
 
 
 def _rows(status: DaemonStatus) -> list[Row]:

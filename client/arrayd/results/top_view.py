@@ -18,10 +18,9 @@ from arrayd.results.status_table import (
     duration,
     failure,
     job_row,
-    memory_words,
     printable,
-    user_sums,
 )
+from arrayd.results.sums_text import memory_words, quota_sums, user_sums
 
 _BAR = 40  # characters of the bar of the budget at most
 _LOADS = 3  # lines of loads above the table
@@ -98,8 +97,8 @@ def header(status: DaemonStatus, width: int) -> list[str]:
     """Return the lines above the table: the daemon, a bar of its budget, users, loads."""
     lines = [*flow(daemon_words(status), "  ", width), *flow(memory_words(status), "   ", width)]
     lines.append(bar(status, width))
-    if users := user_sums(status):
-        lines += flow(users, "   ", width)
+    for sums in filter(None, (user_sums(status), quota_sums(status, width))):
+        lines += flow(sums, "   ", width)
     lines += _loads(status)
     if status.failures:
         lines.append(f"failed  {failure(status.failures[0])}")

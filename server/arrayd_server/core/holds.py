@@ -7,14 +7,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import cast
 
 from arrayd.errors import ArraydError, NoRoom
-from arrayd.wire.grant import Grant
 from arrayd_server.core import error_texts, lends, users
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.counters import Counters
 from arrayd_server.core.effects import Effect, Inspect, IntroduceYourself, Reply, Unlink, Welcome
+from arrayd_server.core.grants import grant_of
 from arrayd_server.core.model import (
     Asker,
     AwaitedItem,
@@ -153,13 +152,9 @@ class Holds:
     def grant(self, block: Block, to: Asker, waiter: AwaitedItem, now: float) -> list[Effect]:
         """Let the session of `to` hold a block, and tell it so; or that its user may not."""
         peer = self.sessions[to.nonce].peer
-        what = waiter.asked or users.shown(block, peer) or "This array"
-        going = self.quotas.hold(block, peer, what, now)
+        going = self.quotas.grant(block, peer, waiter, now)
         if isinstance(going, NoRoom):
             return [Reply(to, going)]
-        refusal = self.quotas.pin(block, peer, waiter, what, now)
-        if refusal is not None:
-            return [Reply(to, refusal)]
         evicted = [effect for one in going for effect in self.evict(one, "quota")]
         seq = self.hold(self.sessions[to.nonce], block, now)
         self.pin(block, to, waiter, now)
@@ -291,6 +286,13 @@ class Holds:
             self._forget_lend(lend, block, ended)
         session.lends.add((block.segment, token))
 
+    def receive(self, block: Block, to: Asker, token: bytes, now: float) -> list[Effect]:
+        """Let a session hold what a reference is to, which then has arrived."""
+        effects = self.grant(block, to, AwaitedItem(), now)
+        if to.nonce in block.holders:
+            self.redeem(block, token)
+        return effects
+
     def redeem(self, block: Block, token: bytes) -> None:
         """End a reference: it has arrived, or its block has gone."""
         lend = block.lends.pop(token, None)
@@ -366,28 +368,6 @@ class Holds:
         """Count an eviction: ``room``, ``quota`` or ``budget``; ``request`` is somebody's wish."""
         self.evicted[reason] += 1
         self._counters.evictions += reason != "request"
-
-
-def grant_of(place: Place, seq: int, *, window: bool = False) -> Grant:
-    """Return the grant of a block or a member: what a client needs to attach it.
-
-    Of a block with members as a whole, which a reference names, it grants all their bytes.
-    """
-    block, member = place.block, place.member
-    spec = block.spec if member is None else member.spec
-    assert spec is not None, "a member that is not there was granted"
-    return Grant(
-        segment=block.segment,
-        spec=spec,
-        seq=seq,
-        source=str(place.part.identity),
-        sealed=block.state is State.SEALED,
-        window=window,
-        lost=place.part.lost,
-        key=cast(bytes, block.aliases[0]) if block.linked else b"",
-        offset=0 if member is None else member.offset,
-        extent=block.spec.nbytes if block.members else 0,
-    )
 
 
 def may_be_stale(block: Block, now: float) -> bool:

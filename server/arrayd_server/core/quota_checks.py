@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from arrayd.errors import NoRoom
-from arrayd_server.core import quota_texts
+from arrayd_server.core import quota_texts, users
 from arrayd_server.core.accounts import Accounts
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.model import Asker, AwaitedItem, Block, Job, Nonce, Peer, Session
@@ -37,9 +37,15 @@ class QuotaChecks:
 
     # ---- blocks --------------------------------------------------------------------------
 
-    def hold(self, block: Block, peer: Peer, what: Any, now: float) -> list[Block] | NoRoom:
-        """Return which blocks go so that a process may hold one; else why it may not."""
-        if not peer.foreign or block.user == peer.uid or peer.uid in block.readers:
+    def grant(
+        self, block: Block, peer: Peer, waiter: AwaitedItem, now: float
+    ) -> list[Block] | NoRoom:
+        """Return which blocks go so that a process may hold, and pin, one; else why it may not."""
+        what = waiter.asked or users.shown(block, peer) or "This array"
+        refusal = self._pin(block, peer, waiter, what, now)
+        if refusal is not None:
+            return refusal
+        if users.is_in(block, peer) or block.user == peer.uid:
             return []
         return self._room(peer.uid, block.size, what, now, block=block)
 
@@ -99,7 +105,7 @@ class QuotaChecks:
 
     # ---- pins, sessions, loads -----------------------------------------------------------
 
-    def pin(
+    def _pin(
         self, block: Block, peer: Peer, waiter: AwaitedItem, what: Any, now: float
     ) -> NoRoom | None:
         """Return why a process may not pin a block of its user; None: it may."""

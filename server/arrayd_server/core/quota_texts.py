@@ -15,11 +15,11 @@ from arrayd_server.core.quotas import Owner
 _SHOWN = 5
 
 _UNITS = {
-    "bytes": "in memory",
-    "blocks": "blocks in memory",
-    "pinned": "pinned or kept",
-    "sessions": "sessions",
-    "loads": "loads in flight",
+    "bytes": " in memory",
+    "blocks": " block{} in memory",
+    "pinned": " pinned or kept",
+    "sessions": " session{}",
+    "loads": " load{} in flight",
 }
 
 _REMEDIES = {
@@ -50,12 +50,13 @@ def over(
     held = _held(name, owner, blocks, now)
     group = entry.removeprefix("@")
     whose = f"group {group} together has" if owner.group else f"user {owner.id} has"
+    unit = _UNITS[name].format("" if held == 1 else "s")
     lines = _lines(name, user, blocks, sessions, now)
     needs = f"{what} needs {format_bytes(size)}" if in_bytes else f"{what} is one more"
     raised = f'{name} of "{entry}" in its option quotas'
     raised += ", or its option user_budget" if (name, entry) == ("bytes", "*") else ""
     return NoRoom(
-        f"{needs}; {whose} {amount(held)} {_UNITS[name]} and may have {amount(most)}"
+        f"{needs}; {whose} {amount(held)}{unit} and may have {amount(most)}"
         f"{': yours are ' if lines else ''}{_shortened(lines)}. {_REMEDIES[name]}, or have the "
         f"daemon's administrator raise {raised}.",
         needed=size,

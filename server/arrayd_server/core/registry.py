@@ -192,8 +192,7 @@ class Registry:
         block, peer = self.blocks.table.get(segment), self.sessions[to.nonce].peer
         if block is None or not block.usable or not users.may_redeem(block, peer, token):
             return [Reply(to, error_texts.no_block(segment))]
-        self.holds.redeem(block, token)
-        return self.holds.grant(block, to, AwaitedItem(), now)
+        return self.holds.receive(block, to, token, now)
 
     def evict(self, to: Asker, matches: Callable[[Block], bool]) -> list[Effect]:
         """Free the matching blocks of the asker, kept and pinned ones too, unless one is in use."""

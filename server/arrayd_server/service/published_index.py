@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from arrayd.wire import index
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.holds import grant_of
+from arrayd_server.core.grants import grant_of
 from arrayd_server.core.model import Place
 from arrayd_server.segments import index_file
 from arrayd_server.segments.index_file import IndexFile, IndexFull

@@ -17,6 +17,7 @@ from arrayd_server.core.model import AwaitedItem, Block, Job, Peer, State
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
 from arrayd_server.identity import BlockIdentity, of_members
+from arrayd_server.service import quota_report
 
 MAX_BLOCKS = 10_000
 """Blocks in one report, or fewer if they have many holders: 0.1 s of the daemon, and 3 MB."""
@@ -175,6 +176,9 @@ def _whole(
         "jobs_more": max(0, len(bare) - MAX_JOBS),
         "streams": [_stream(registry, stream) for stream in streams.describe(now)],
         "users": _users(registry, caller),
+        "quotas": quota_report.build(
+            registry.blocks.accounts, caller if _is_other(caller) else None, now
+        ),
         "failures": [
             _failure(failed, now)
             for failed in registry.jobs.failures.latest(caller.uid if _is_other(caller) else None)

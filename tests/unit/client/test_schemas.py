@@ -10,7 +10,14 @@ import pytest
 
 from arrayd import cli
 from arrayd.cli import schemas
-from arrayd.results.status import DaemonStatus, FailureStatus, JobStatus, ProcessStatus, UserSum
+from arrayd.results.status import (
+    DaemonStatus,
+    FailureStatus,
+    JobStatus,
+    ProcessStatus,
+    QuotaStatus,
+    UserSum,
+)
 from arrayd.results.uses import Uses
 from tests.support.schemas import check
 from tests.unit.client.test_status import IDLE, LOADING, block, status
@@ -60,6 +67,7 @@ def test_a_status_with_all_that_it_can_have() -> None:
         streams=(STREAM,),
         users=(UserSum(0, 1, 2, 3), UserSum(None, 1, 2, 3)),
         failures=(FailureStatus("/x", "BadFile", "no", 1.0, (process,)),),
+        quotas=(QuotaStatus("@lab", None, 7, 1, 2, 3, 4, 5, {"bytes": 9}),),
         spare=5,
         draining=True,
     )

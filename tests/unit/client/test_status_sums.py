@@ -8,8 +8,9 @@ from pathlib import Path
 
 from arrayd.common.bytesize import format_bytes
 from arrayd.results import status_table
-from arrayd.results.status import Elsewhere, FailureStatus, ProcessStatus, UserSum
+from arrayd.results.status import Elsewhere, FailureStatus, ProcessStatus, QuotaStatus, UserSum
 from arrayd.results.status_table import Status
+from arrayd.results.top_view import header
 from arrayd.system.other_daemons import segments_besides
 from arrayd.system.segment_mappers import mappers
 from arrayd.wire.layout import PREFIX, SHM
@@ -115,3 +116,22 @@ def test_mappers_of_a_segment(tmp_path: Path) -> None:
     (tmp_path / "self").mkdir()
     assert mappers({name, other}, str(tmp_path)) == {name: (5,), other: (3,)}
     assert mappers((), str(tmp_path / "none")) == {}
+
+
+def test_quotas_have_a_line() -> None:
+    """What each has of what it may have; a limit that nobody set is not named."""
+    limits = {"bytes": 9 << 30, "pinned": 1 << 30, "blocks": 100, "loads": 64}
+    one = QuotaStatus("alice", NOBODYS, None, SIZE, 12, 0, 3, 0, limits)
+    lab = QuotaStatus("@lab", None, 7, 2 * SIZE, 12, 0, 3, 0, {"soft_bytes": 1 << 40})
+    both = QuotaStatus("*", NOBODYS, None, 5, 1, 0, 3, 0, {"bytes": 1 << 30, "soft_bytes": 1024})
+    shared = status(block(), quotas=(one, lab, both))
+    words = (
+        f"{NOBODYS} 5.0 of 9.0 GiB, pinned 0 of 1.0 GiB, 12 of 100 blocks, 0 of 64 loads",
+        "@lab 10.0 GiB (soft 1.0 TiB)",
+        f"{NOBODYS} 5 B of 1.0 GiB (soft 1.0 KiB)",
+    )
+    assert f"quotas  {'   '.join(words)}" in status_table.text(shared).splitlines()
+    assert all(len(line) <= 80 for line in status_table.text(shared, 80).splitlines())
+    assert words[1] in shared._repr_html_()
+    assert any(words[0] in line for line in header(shared, 160))
+    assert "quotas" not in status_table.text(status(block()))
