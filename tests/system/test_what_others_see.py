@@ -163,6 +163,9 @@ def test_one_among_many_that_bob_may_not_read(people: People, daemon: Daemon) ->
         (segment,) = bob("segments_of()")
         assert let_in(segment) == {BOB}
     assert len([line for line in refusals(daemon) if paths[20] in line]) == 2
+    granted = [line for line in daemon.log.splitlines() if "granted uid=" in line]
+    what = f"segment={segment} source={paths[0]!r} and 48 others"
+    assert f"granted uid={BOB} pid={bob.pid} {what}" in granted[0]
     with arrayd.connect(daemon.endpoint) as own:
         (block,) = own.status().blocks
         assert block.members == 49

@@ -39,12 +39,6 @@ MAX_LINKS = 40
 MAX_COMPONENTS = 512
 """Components of a path, those of its links included: each takes a thread 10 microseconds."""
 
-Known = dict[tuple[int, int, int, int], bool]
-"""What a user may do: device, inode and ctime of a file, and the permission; see `look`.
-
-Whoever changes a mode, an owner or a list changes the ctime.
-"""
-
 _ACL, _NFS4_ACL = "system.posix_acl_access", "system.nfs4_acl"
 
 _KERNELS_OWN = {
@@ -62,11 +56,48 @@ class _Walk:
     path: str  # as was asked for
     who: Credentials
     todo: deque[str]
+    known: Known
     fds: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     links: int = 0
     steps: int = 0
-    known: Known = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Go nowhere from here."""
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+@dataclass(slots=True)
+class Known:
+    """What was found out about a user just now, for the next files of one request; see `look`.
+
+    Of many files in one folder the way to that is gone once: it stays open until `close`.
+
+    Parameters
+    ----------
+    allowed
+        What the user may do: device, inode and ctime of a file, and the permission. Whoever changes
+        a mode, an owner or a list changes the ctime.
+    kernels_own
+        Of devices, whether they hold no data.
+    without_nfs4
+        Devices whose file system knows no NFSv4 lists.
+    folder, walk
+        The folder of the last file, by the path to it, and the way there.
+    """
+
+    allowed: set[tuple[int, int, int, int]] = field(default_factory=set)
+    kernels_own: dict[int, bool] = field(default_factory=dict)
+    without_nfs4: set[int] = field(default_factory=set)
+    folder: str | None = None
+    walk: _Walk | None = None
+
+    def close(self) -> None:
+        """Forget the way to the folder."""
+        if self.walk is not None:
+            self.walk.close()
+        self.folder, self.walk = None, None
 
 
 def look(
@@ -81,7 +112,8 @@ def look(
     roots
         Directories, each a real path, outside which nothing is read.
     known
-        What was found out about this user just now, by a look at another path: it is added to.
+        What was found out about this user just now, by looks at other paths: it is added to, and
+        the caller closes it.
 
     Raises
     ------
@@ -94,18 +126,16 @@ def look(
     """
     if not path.startswith("/") or "\0" in path:
         raise SourceNotFound(f"{path!r}: no file can have this name.")
-    walk = _Walk(path, who, deque(path.split("/")), known={} if known is None else known)
+    if known is None:
+        with contextlib.closing(Known()) as known:
+            return look(path, who, roots, known)
     try:
-        walk.fds.append(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        found = _walk(walk)
-    except ArraydError:
-        raise  # some of them are OSErrors too
-    except OSError as error:
+        real, found = _found(path, who, known)
+    except Exception as error:
+        known.close()
+        if isinstance(error, ArraydError) or not isinstance(error, OSError):
+            raise  # some of arrayd's are OSErrors too
         raise _refused(path, error) from None
-    finally:
-        for fd in walk.fds:
-            os.close(fd)
-    real = "/" + "/".join(walk.names)
     if not is_under(real, roots):
         raise AccessDenied(
             f"{path} is outside the directories that this daemon serves to other users "
@@ -114,7 +144,42 @@ def look(
     return real, found
 
 
-def _walk(walk: _Walk) -> Stat:
+def _found(path: str, who: Credentials, known: Known) -> tuple[str, Stat]:
+    """Return the real path and the ``stat`` of a file, whose folder is where `known` stays."""
+    folder, _, name = path.rpartition("/")
+    walk = known.walk
+    if walk is None or known.folder != folder or name in ("", ".", ".."):
+        known.close()
+        whole = name in ("", ".", "..")
+        way = deque((path if whole else folder).split("/"))
+        walk = known.walk = _Walk(path, who, way, known)
+        walk.fds.append(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        _walk(walk)
+        if whole:
+            real, found = _real(walk), _end(walk)
+            known.close()
+            return real, found
+        if not stat.S_ISDIR(os.fstat(walk.fds[-1]).st_mode):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        known.folder = folder
+    walk.path, walk.todo = path, deque([name])
+    links, steps = walk.links, walk.steps
+    _walk(walk)
+    real, found = _real(walk), _end(walk)
+    if walk.links > links:  # it may have led to another folder
+        known.close()
+    else:
+        os.close(walk.fds.pop())
+        walk.names.pop()
+        walk.steps = steps
+    return real, found
+
+
+def _real(walk: _Walk) -> str:
+    return "/" + "/".join(walk.names)
+
+
+def _walk(walk: _Walk) -> None:
     """Go to the end of the path; leave the names of the real one in `walk`."""
     while walk.todo:
         name = walk.todo.popleft()
@@ -123,7 +188,7 @@ def _walk(walk: _Walk) -> Stat:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         if name in ("", "."):
             continue
-        _may(walk, walk.fds[-1], SEARCH, "/" + "/".join(walk.names))
+        _may(walk, walk.fds[-1], os.fstat(walk.fds[-1]), SEARCH)
         if name == "..":
             if walk.names:
                 walk.names.pop()
@@ -138,7 +203,6 @@ def _walk(walk: _Walk) -> Stat:
         walk.names.append(name)
         if not stat.S_ISDIR(info.st_mode) and any(rest not in ("", ".") for rest in walk.todo):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    return _end(walk)
 
 
 def _follow(walk: _Walk, fd: int) -> None:
@@ -147,7 +211,8 @@ def _follow(walk: _Walk, fd: int) -> None:
         walk.links += 1
         if walk.links > MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        if _is_kernels_own(os.fstat(fd).st_dev):  # /proc/self/fd/3: no path, but a way to anything
+        # /proc/self/fd/3: no path, but a way to anything
+        if _is_kernels_own(os.fstat(fd).st_dev, walk.known):
             raise AccessDenied(f"{walk.path} leads through a link that the kernel makes up.")
         target = os.readlink("", dir_fd=fd)
     finally:
@@ -166,31 +231,34 @@ def _end(walk: _Walk) -> Stat:
         raise BadFile(f"{walk.path} is a directory: a source is a file.")
     if not stat.S_ISREG(info.st_mode):
         raise BadFile(f"{walk.path} is no regular file (a pipe, socket or device): copy it to one.")
-    if _is_kernels_own(info.st_dev):
+    if _is_kernels_own(info.st_dev, walk.known):
         raise AccessDenied(f"{walk.path} is no file of data: the kernel makes it up.")
-    _may(walk, fd, READ, walk.path)
+    _may(walk, fd, info, READ)
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
-def _may(walk: _Walk, fd: int, wanted: int, shown: str) -> None:
+def _may(walk: _Walk, fd: int, info: os.stat_result, wanted: int) -> None:
     """Raise AccessDenied unless the user may do what is wanted with an open file or directory."""
-    info = os.fstat(fd)
     key = (info.st_dev, info.st_ino, info.st_ctime_ns, wanted)
-    if walk.known.get(key):
+    if key in walk.known.allowed:
         return
-    inode = Inode(info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode), _acl_of(fd))
+    acl = _acl_of(fd, info.st_dev, walk.known.without_nfs4)
+    inode = Inode(info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode), acl)
     if allows(inode, walk.who, wanted):
-        walk.known[key] = True
+        walk.known.allowed.add(key)
         return
-    what = "read it" if wanted == READ else f"search {shown}"
+    what = "read it" if wanted == READ else f"search {_real(walk)}"
     raise AccessDenied(
         f"{walk.path}: user {walk.who.uid} may not {what} (mode {inode.mode:04o}, owner "
         f"{inode.uid}, group {inode.gid}). Its owner can allow it (chmod, setfacl)."
     )
 
 
-def _acl_of(fd: int) -> Acl | None:
+def _acl_of(fd: int, device: int, without_nfs4: set[int]) -> Acl | None:
     """Return the access control list of an open file, if it has one.
+
+    A device whose file system says that it knows no lists of NFSv4 is added to `without_nfs4`, and
+    not asked for them again.
 
     Raises
     ------
@@ -198,9 +266,8 @@ def _acl_of(fd: int) -> Acl | None:
         It has one that is not understood: permission is in doubt.
     """
     here = f"/proc/self/fd/{fd}"  # an O_PATH descriptor has no attributes of its own
-    with contextlib.suppress(OSError):
-        if named_in_nfs4_acl(os.getxattr(here, _NFS4_ACL)):
-            raise PermissionError(errno.EACCES, "an NFSv4 access control list names users")
+    if device not in without_nfs4 and _has_nfs4_list(here, device, without_nfs4):
+        raise PermissionError(errno.EACCES, "an NFSv4 access control list names users")
     try:
         return parse_acl(os.getxattr(here, _ACL))
     except ValueError:
@@ -209,6 +276,15 @@ def _acl_of(fd: int) -> Acl | None:
         if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
             return None
         raise
+
+
+def _has_nfs4_list(here: str, device: int, without_nfs4: set[int]) -> bool:
+    try:
+        return named_in_nfs4_acl(os.getxattr(here, _NFS4_ACL))
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            without_nfs4.add(device)
+        return False
 
 
 def named_in_nfs4_acl(data: bytes) -> bool:
@@ -224,8 +300,10 @@ def named_in_nfs4_acl(data: bytes) -> bool:
     return at != len(data)
 
 
-def _is_kernels_own(device: int) -> bool:
-    return _file_system(device) in _KERNELS_OWN
+def _is_kernels_own(device: int, known: Known) -> bool:
+    if device not in known.kernels_own:
+        known.kernels_own[device] = _file_system(device) in _KERNELS_OWN
+    return known.kernels_own[device]
 
 
 def _file_system(device: int) -> str:

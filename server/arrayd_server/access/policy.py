@@ -91,8 +91,9 @@ def allows(inode: Inode, who: Credentials, wanted: int) -> bool:
         return True
     # The bits of the group are the list's mask; where there are none the kernel looks at no list
     # (fs/namei.c, acl_permission_check).
-    masked = inode.acl is None or not inode.mode & 0o070
-    acl = _of_mode(inode.mode) if masked or inode.acl is None else inode.acl
+    acl = inode.acl
+    if acl is None or not inode.mode & 0o070:
+        return bool(_class_of(inode, who) & wanted)
     mask = next((entry.permissions for entry in acl if entry.tag == MASK), 7)
     if who.uid == inode.uid:
         return any(e.tag == USER_OBJ and e.permissions & wanted for e in acl)
@@ -112,12 +113,11 @@ def _is_of(entry: AclEntry, inode: Inode, who: Credentials) -> bool:
     return entry.tag == GROUP and who.is_in(entry.id)
 
 
-def _of_mode(mode: int) -> Acl:
-    return (
-        AclEntry(USER_OBJ, mode >> 6 & 7),
-        AclEntry(GROUP_OBJ, mode >> 3 & 7),
-        AclEntry(OTHER, mode & 7),
-    )
+def _class_of(inode: Inode, who: Credentials) -> int:
+    """Return the permissions in a mode of the class that a process belongs to."""
+    if who.uid == inode.uid:
+        return inode.mode >> 6
+    return inode.mode >> 3 if who.is_in(inode.gid) else inode.mode
 
 
 def segment_acl(readers: Collection[int], writers: Collection[int] = ()) -> Acl:

@@ -7,6 +7,7 @@ which rule. A user that causes more than anybody can read finds the rest counted
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from arrayd.wire.grant import Grant
 from arrayd_server import events
@@ -18,11 +19,13 @@ _WORDS = 300
 """Characters of a path or a rule in one record."""
 
 
-def granted(who: Credentials, pid: int, grant: Grant) -> None:
-    """Record that a user was let in to a segment."""
-    what = (grant.segment, grant.source)
-    about = events.GRANTED.about(uid=who.uid, pid=pid, block=grant.segment, source=grant.source)
-    log.info("granted uid=%d pid=%d segment=%s source=%r", who.uid, pid, *what, extra=about)
+def granted(who: Credentials, pid: int, grants: Sequence[Grant]) -> None:
+    """Record that a user was let in to a segment: for a file, and how many others beside it."""
+    first, others = grants[0], len(grants) - 1
+    about = events.GRANTED.about(uid=who.uid, pid=pid, block=first.segment, source=first.source)
+    what = (who.uid, pid, first.segment, first.source)
+    more = f" and {others} others" if others else ""
+    log.info("granted uid=%d pid=%d segment=%s source=%r%s", *what, more, extra=about)
 
 
 def refused(uid: int, pid: int, op: str, what: str, rule: str) -> None:

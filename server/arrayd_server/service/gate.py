@@ -9,6 +9,7 @@ so after a look that took long the user has none for `REST` times as long.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -111,8 +112,9 @@ class Gate:
 
 
 def _verdicts(who: Credentials, paths: Sequence[str], roots: Sequence[str]) -> _Found:
-    began, known = time.thread_time(), files.Known()
-    verdicts = [_verdict(who, path, roots, known) for path in paths]
+    began = time.thread_time()
+    with contextlib.closing(files.Known()) as known:
+        verdicts = [_verdict(who, path, roots, known) for path in paths]
     return verdicts, time.thread_time() - began
 
 

@@ -262,9 +262,9 @@ def _crowded(service: Service, to: Asker, *, detached: bool = False) -> bool:
     mine, every = service.registry.jobs.in_flight(to.nonce)
     caller = service.caller(to.nonce)
     if caller.foreign:  # however many sessions it has
-        sessions = service.registry.sessions.items()
-        alike = [nonce for nonce, one in sessions if one.peer.uid == caller.uid]
-        mine = sum(service.registry.jobs.in_flight(nonce)[0] for nonce in alike)
+        sessions, jobs = service.registry.sessions, service.registry.jobs
+        alike = [nonce for nonce in jobs.by_session if sessions[nonce].peer.uid == caller.uid]
+        mine = sum(jobs.in_flight(nonce)[0] for nonce in alike)
     return every >= MAX_IN_FLIGHT // 2 if detached else mine >= (MAX_IN_FLIGHT - every) / SHARE
 
 
@@ -290,10 +290,9 @@ def _wanted(
     wanted = _meant(item, service.caller(to.nonce))
     if isinstance(wanted, ArraydError):
         return wanted
-    refusal = _begins_nothing(service, to, detached=detached)
-    if refusal is None or wanted.served_by(service.registry.blocks.find)[0]:
+    if wanted.served_by(service.registry.blocks.find)[0]:
         return wanted
-    return refusal
+    return _begins_nothing(service, to, detached=detached) or wanted
 
 
 def _meant(item: Mapping[str, Any], caller: Peer) -> Wanted | ArraydError:

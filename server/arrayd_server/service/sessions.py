@@ -34,6 +34,9 @@ MISSED = 60.0
 MAX_KICKED = 10_000
 """Sessions that were kicked, and have not come back, of which that is remembered."""
 
+LetIn = dict[tuple[bytes, str], tuple[PeerConnection, list[Grant]]]
+"""Grants to other users than the daemon's, by session and segment, and the way to each session."""
+
 
 class Sessions:
     """Which connection leads to a session, and when its process dies.
@@ -164,16 +167,22 @@ class Sessions:
     def answer(self, effects: Sequence[Reply | ReportProgress]) -> None:
         """Send answers, and how far loads are, to all who are there to read them."""
         granted = 0
+        let_in: LetIn = {}
         for effect in effects:
             route = self._routes.get(effect.to.nonce)
             if route is not None:
-                granted += self._post(route, effect)
+                granted += self._post(route, effect, let_in)
+        for route, grants in let_in.values():
+            audit.granted(route.credentials, route.address.pid, grants)
         self.server.flush()
         for _ in range(granted):
             failpoints.hit("daemon.granted")
 
-    def _post(self, route: PeerConnection, effect: Reply | ReportProgress) -> bool:
-        """Let an answer be sent with the next flush; say whether it is a grant."""
+    def _post(self, route: PeerConnection, effect: Reply | ReportProgress, let_in: LetIn) -> bool:
+        """Let an answer be sent with the next flush; say whether it is a grant.
+
+        A grant to another user than the daemon's is added to those of its session and segment.
+        """
         to = effect.to
         if isinstance(effect, ReportProgress):
             self.server.post(route, to.request, to.index, progress=[effect.done, effect.total])
@@ -182,7 +191,8 @@ class Sessions:
         if isinstance(effect.body, Grant):
             failpoints.hit("daemon.granting")
             if route.address.uid != os.geteuid():
-                audit.granted(route.credentials, route.address.pid, effect.body)
+                of_one = let_in.setdefault((to.nonce, effect.body.segment), (route, []))
+                of_one[1].append(effect.body)
         self.server.post(route, to.request, to.index, **self._message(effect.body, route))
         return granted
 

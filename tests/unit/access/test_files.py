@@ -6,6 +6,7 @@ import contextlib
 import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -142,9 +143,9 @@ def test_what_was_found_out_just_now(tree: Path, monkeypatch: pytest.MonkeyPatch
     asked: list[int] = []
     real = files._acl_of
 
-    def acl_of(fd: int) -> Acl | None:
+    def acl_of(fd: int, *how: Any) -> Acl | None:
         asked.append(fd)
-        return real(fd)
+        return real(fd, *how)
 
     monkeypatch.setattr(files, "_acl_of", acl_of)
     (tree / "open/y").write_bytes(b"1")
@@ -157,6 +158,78 @@ def test_what_was_found_out_just_now(tree: Path, monkeypatch: pytest.MonkeyPatch
     (tree / "open").chmod(0o700)
     with pytest.raises(AccessDenied, match="may not search"):
         look(str(tree / "open/y"), OTHER, known=known)
+    known.close()
+
+
+def test_many_files_on_one_way(tree: Path) -> None:
+    """Each is looked at as if it were alone, whatever was found before it, and nothing is left."""
+    for name in ("a", "b", "closed"):
+        (tree / "open" / name).write_bytes(name.encode())
+        (tree / "open" / name).chmod(0o600 if name == "closed" else 0o644)
+    (tree / "shut").mkdir(mode=0o700)
+    (tree / "shut/x").write_bytes(b"1")
+    for name, target in (("link", "../open/a"), ("up", "../shut/x"), ("away", "/"), ("round", ".")):
+        os.symlink(target, tree / "open" / name)
+    names = [
+        "a",
+        "b",
+        "link",
+        "a",
+        "closed",
+        "b",
+        "up",
+        "away",
+        "round/b",
+        "..",
+        "",
+        ".",
+        "b/",
+        "b/c",
+    ]
+    names += ["none", "a", "round/../open/a", "b"]
+    before = os.listdir("/proc/self/fd")
+
+    def told(known: files.Known | None) -> list[object]:
+        found: list[object] = []
+        for name in names:
+            try:
+                found.append(look(f"{tree}/open/{name}", OTHER, known=known))
+            except ArraydError as error:
+                found.append(f"{type(error).__name__}: {error}")
+        return found
+
+    with contextlib.closing(files.Known()) as known:
+        together = told(known)
+    assert together == told(None)
+    assert sum(isinstance(one, tuple) for one in together) == 10
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_the_root_after_another_way(tree: Path) -> None:
+    """Whatever was looked at before, and however that ended, ``/x`` is looked for in the root."""
+    for way in ("open/x/", "open/x", "none/x", "open/\udcff\ud800/x", "open/\ud800"):
+        with contextlib.closing(files.Known()) as known:
+            with contextlib.suppress(ArraydError, ValueError):
+                look(f"{tree}/{way}", OTHER, known=known)
+            with pytest.raises(SourceNotFound, match="No such file"):
+                look("/x", OTHER, known=known)
+
+
+def test_a_folder_that_is_moved_meanwhile(tree: Path) -> None:
+    """The way to it is gone once: what was found holds for inodes, which who reads compares."""
+    with contextlib.closing(files.Known()) as known:
+        _, first = look(f"{tree}/open/x", OTHER, known=known)
+        os.rename(tree / "open", tree / "moved")
+        assert look(f"{tree}/open/x", OTHER, known=known)[1] == first
+
+
+def test_a_list_of_nfs_that_names_somebody(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it lets the user read is in doubt: it does not."""
+    lists = {"system.nfs4_acl": nfs4((0, b"ann@lab.org"))}
+    real = os.getxattr
+    monkeypatch.setattr(os, "getxattr", lambda path, name: lists.get(name) or real(path, name))
+    with pytest.raises(AccessDenied, match="names users"):
+        look(f"{tree}/open/x", OTHER)
 
 
 def test_a_path_of_too_many_components(tree: Path) -> None:
