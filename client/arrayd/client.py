@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from arrayd.array import SharedArray, reduced
 from arrayd.common import arguments, failpoints, users
-from arrayd.errors import ArraydError, NoSuchBlock, SpecMismatch
+from arrayd.errors import ArraydError, DaemonLost, NoSuchBlock, SpecMismatch
 from arrayd.integrations.picklers import register
 from arrayd.results.lost import LostArray
 from arrayd.results.progress import Progress, reporter
@@ -306,7 +306,12 @@ class Client:
 
     def stop(self) -> int:
         """Stop the daemon, as SIGTERM does; return its pid."""
-        return int(unwrap(self._session.ask("stop", None)[0])["pid"])
+        try:
+            return int(unwrap(self._session.ask("stop", None)[0])["pid"])
+        except DaemonLost:  # libzmq drops what it has not handed out when the daemon hangs up
+            if "pid" not in self._session.daemon:
+                raise
+            return int(self._session.daemon["pid"])
 
     def _for_datasets(self) -> Client:
         """Return the client of the daemon that reads datasets and streams for this user.

@@ -12,6 +12,7 @@ import pytest
 
 import arrayd
 from arrayd.common import failpoints
+from arrayd.session import connection
 from tests.faults.grounds import alive, halted, is_stopped, points
 from tests.support.daemons import PATIENCE, Daemon
 from tests.support.processes import (
@@ -113,6 +114,21 @@ def test_the_daemon_is_told_to_end(
     watched.start()
     assert one.reply() == SUM
     one.end()
+
+
+def test_a_stop_whose_answer_is_lost(
+    watched: Daemon, user: arrayd.Client, points: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the daemon has ended is answer enough: no other one is waited for, or stopped."""
+    monkeypatch.setattr(connection, "AWAY_TIMEOUT", 10 * PATIENCE)
+    pid = user.status().pid
+    failpoints.arm(points, "daemon.request", "kill")
+    assert user.stop() == pid
+    assert watched.process is not None
+    assert watched.process.wait(PATIENCE) == -signal.SIGKILL
+    watched.process = None
+    watched.start()
+    leaves_nothing_behind(user)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

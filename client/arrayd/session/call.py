@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from arrayd.errors import DaemonLost
 from arrayd.results.progress import Reporter
 from arrayd.system.signal_safe import OneShotEvent
 from arrayd.wire import protocol
@@ -43,6 +44,10 @@ class CallState:
         Whether the call may start a daemon.
     takes
         Whether its answers are passed on as they come.
+    ends
+        Whether the daemon may end before it answers: the call is not repeated to another one.
+    lost
+        It has ended.
     reports
         Progress to be passed on by the call's thread: item, rows done, rows in all.
     arrived
@@ -53,6 +58,8 @@ class CallState:
 
     revives: bool = False
     takes: bool = False
+    ends: bool = False
+    lost: bool = False
     reports: deque[tuple[int, int, int]] = field(default_factory=deque)
     arrived: deque[tuple[int, Answer]] = field(default_factory=deque)
     woken: OneShotEvent = field(default_factory=OneShotEvent)
@@ -100,6 +107,13 @@ class PendingRequest:
         """All answers are there."""
         return len(self.answers) >= self.count
 
+    def answered(self, index: int, answer: Answer) -> None:
+        """Note the answer to an item, which had none; with the last one, wake the caller."""
+        self.answers[index] = answer
+        self.call.answered(self.first + index, answer)
+        if self.done:
+            self.call.woken.set()
+
 
 @dataclass
 class PendingCall:
@@ -124,8 +138,16 @@ class PendingCall:
     open: list[PendingRequest] = field(default_factory=list)
 
     def left(self) -> int:
-        """Return how many of its requests are unanswered."""
+        """Return how many of its requests are unanswered.
+
+        Raises
+        ------
+        DaemonLost
+            The daemon has ended, and no other one is to answer them.
+        """
         self.open = [one for one in self.open if len(one.answers) < one.count]
+        if self.open and self.state.lost:
+            raise DaemonLost("The daemon has ended, before its answer was here.")
         return len(self.open)
 
     def pass_on(self) -> None:

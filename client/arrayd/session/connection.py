@@ -146,7 +146,7 @@ class Connection:
         NoDaemon, DaemonLost
             The daemon has been away for `AWAY_TIMEOUT` seconds.
         """
-        state, pending = CallState(revives, take is not None), list[PendingRequest]()
+        state, pending = CallState(revives, take is not None, op == "stop"), list[PendingRequest]()
         call = PendingCall(state, deadline, report, take)
         try:
             if ahead is not None:
@@ -318,6 +318,8 @@ class Connection:
                 os.eventfd_read(self._wakefd)
         if self._daemon.fd in ready:
             self._daemon.close()
+            for request in self._requests():
+                request.call.lost = request.call.ends
             self._start_recovery()
         if ready.get(self._socket, 0) & _POLLIN:
             self._receive()
@@ -357,10 +359,7 @@ class Connection:
         elif "progress" in answer:
             request.call.reported(request.first + index, *answer["progress"][:2])
         elif index not in request.answers:
-            request.answers[index] = self._granted(answer)
-            request.call.answered(request.first + index, request.answers[index])
-            if request.done:
-                request.call.woken.set()
+            request.answered(index, self._granted(answer))
         else:
             self._granted(answer)  # a repeated request was answered twice: the hold is renewed
 
