@@ -72,13 +72,14 @@ class Shell:
         self.ambush: str | None = None
         self.replies: list[Reply] = []  # to the last event
         self.seen: list[Effect] = []  # all effects of the last event
+        self.fed: list[str] = []  # that event, and those that followed
         self._todo: deque[Effect] = deque()
 
     def do(
         self, event: Callable[P, list[Effect]], *args: P.args, **kwargs: P.kwargs
     ) -> list[Reply]:
         """Let one event happen, with all that follows at once; return the answers."""
-        self.replies, self.seen = [], []
+        self.replies, self.seen, self.fed = [], [], []
         self._feed(event, *args, **kwargs)
         while self._todo:
             effect = self._todo.popleft()
@@ -91,6 +92,7 @@ class Shell:
 
     def _feed(self, event: Callable[P, list[Effect]], *args: P.args, **kwargs: P.kwargs) -> None:
         self.registry.headroom(self.kernel.free, self.tightest)
+        self.fed.append(getattr(event, "__name__", ""))
         refused = self._refusal(*args)
         self._todo.extend(event(*args, **kwargs) if refused is None else [refused])
 

@@ -19,6 +19,7 @@ from arrayd_server.core.lends import LEND_SECONDS
 from arrayd_server.core.model import Asker, Block, Draft, Stage, State, Wanted, own_alias
 from tests.support import core_naive_room
 from tests.support.core_files import SPEC, Batch, File, member_alias
+from tests.support.core_quotas import NaiveQuotas
 
 if TYPE_CHECKING:
     from tests.support.core_model import Shell
@@ -32,7 +33,7 @@ class Naive:
     """What must be so, kept as plain sets without a rule of the core's in sight."""
 
     def __init__(self, shell: Shell) -> None:
-        self._shell = shell
+        self._shell, self.quotas = shell, NaiveQuotas(shell)
         self.sessions: dict[bytes, int] = {}
         #: session and segment -> latest grant, latest claim, since when
         self.holds: dict[tuple[bytes, str], tuple[int, int, float]] = {}
@@ -186,6 +187,8 @@ class Naive:
             self._granted(to, body)
         elif isinstance(body, NoRoom) and "budget" in body.details:  # the core's own
             core_naive_room.check(self, self._shell, body.details["needed"])
+        elif isinstance(body, NoRoom) and to.nonce in STRANGERS and "quota" in body.details:
+            self.quotas.refused(body)
         elif isinstance(body, Welcome):
             stated = {(to.nonce, segment) for segment in body.holds}
             self.holds = {k: v for k, v in self.holds.items() if k[0] != to.nonce or k in stated}
@@ -273,7 +276,8 @@ class Naive:
             coming = core_naive_room.coming(self, self._shell)
             needed = queue > core_naive_room.without(self, self._shell, coming - {segment})
             useless = self.published(segment) or self._shell.outdated(segment)
-            assert needed or (useless and not lent), "evicted without need"
+            for_quota = self.quotas.limited and self.quotas.is_strangers(segment)
+            assert needed or for_quota or (useless and not lent), "evicted without need"
 
     def _give_up(self, segment: str) -> None:
         """Note that the references to a segment mean nothing any more."""
@@ -351,6 +355,7 @@ class Naive:
         assert {b.segment: b.size for b in every} == self.sizes, "rule 1"
         assert blocks.charged == sum(self.sizes.values()), "rule 1: the charge"
         assert blocks.charged <= max(blocks.budget, self.floor), "rule 1: over budget"
+        self.quotas.compare()
         for to in self.owed:
             what = self.asked[to]
             waits = isinstance(what, Wanted) and what.name is not None and self.resident(what)

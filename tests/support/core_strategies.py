@@ -9,6 +9,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 
 from arrayd_server.core.model import Draft
+from arrayd_server.core.quotas import Limits
 from tests.support.core_files import SPEC, File, wanted, wanted_name
 
 PIDS = {b"a": 1, b"b": 1, b"c": 2}
@@ -40,6 +41,15 @@ drafts = st.builds(
 )
 requests = st.one_of(
     st.builds(wanted, files, st.sampled_from("aab")), st.builds(wanted_name, names)
+)
+
+limits = st.builds(
+    Limits,
+    bytes=st.sampled_from([None, 0, 30, 61, 61, 90]),
+    soft_bytes=st.sampled_from([None, 0, 30]),
+    pinned=st.sampled_from([None, None, None, 0, 45]),
+    blocks=st.sampled_from([None, None, None, 0, 1, 2]),
+    loads=st.sampled_from([None, None, None, 0, 1]),
 )
 
 _MANY = int(os.environ.get("ARRAYD_TEST_WALKS", "0"))

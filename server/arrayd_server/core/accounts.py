@@ -37,6 +37,7 @@ class Accounts:
     def __init__(self) -> None:
         self.quotas = Quotas()
         self.sums: dict[Owner, OwnedSum] = {}
+        self.above: set[Owner] = set()  # their soft limits
         self.pins = PinnedBytes()
         self.sessions: Counter[int] = Counter()  # open ones, by uid
         #: in flight, by `Job.user`
@@ -122,6 +123,7 @@ class Accounts:
             self._learn(uid)
         for block in blocks:
             self.update(block)
+        self.above = {owner for owner in self.sums if self.surplus(owner) > 0}
 
     # ---- blocks --------------------------------------------------------------------------
 
@@ -151,18 +153,33 @@ class Accounts:
         before = self._counted.pop(block.segment, _NOBODY)
         if now:
             self._counted[block.segment] = now
+        if now == before:
+            return
         for owner in now - before:
             found = self.sums.setdefault(owner, OwnedSum())
             found.bytes += block.size
             found.blocks += 1
+            self._note(owner)
         for owner in before - now:
             found = self.sums[owner]
             found.bytes -= block.size
             found.blocks -= 1
+            self._note(owner)
             if not found.blocks:
                 del self.sums[owner]
                 if not owner.group:
                     self._forget(owner.id)
+
+    def _note(self, owner: Owner) -> None:
+        if self.surplus(owner) > 0:
+            self.above.add(owner)
+        else:
+            self.above.discard(owner)
+
+    def surplus(self, owner: Owner) -> int:
+        """Return the bytes by which a sum is above its soft limit; 0: it is not, or has none."""
+        soft = self.quotas.of(owner).soft_bytes
+        return 0 if soft is None else max(0, self.has(owner).bytes - soft)
 
     def mark_idle(self, block: Block) -> None:
         """Put a block on the idle list of its user, as the one used last."""
@@ -216,9 +233,7 @@ class Accounts:
 
     def above_soft(self, may_go: Callable[[Block], bool]) -> Iterator[Block]:
         """Yield the idle blocks that go first: of who is above a soft limit, until nobody is."""
-        softs = ((owner, self.quotas.of(owner).soft_bytes) for owner in self.sums)
-        surplus = {o: self.sums[o].bytes - soft for o, soft in softs if soft is not None}
-        above = {owner: count for owner, count in surplus.items() if count > 0}
+        above = {owner: self.surplus(owner) for owner in self.above}
         users = {user for owner in above for user in self.members(owner)}
         for block in self._merged(users):
             if not above:

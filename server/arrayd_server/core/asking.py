@@ -37,7 +37,8 @@ class Asking:
             return [Reply(to, error_texts.no_such_name(wanted.name))]
         found, whole = wanted.served_by(self._jobs.locate)
         job, member = found or (None, None)
-        if job is not None and (member is None or self._holds.sessions[to.nonce].peer.members):
+        peer = self._holds.sessions[to.nonce].peer
+        if job is not None and (member is None or (peer.members and peer.user == job.user)):
             self._counters.joins += 1
             known = job.waiters.get(to, AwaitedItem(late=True))
             waiter.late = job.stage is Stage.PROBING and known.late

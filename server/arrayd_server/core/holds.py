@@ -155,7 +155,7 @@ class Holds:
         going = self.quotas.grant(block, peer, waiter, now)
         if isinstance(going, NoRoom):
             return [Reply(to, going)]
-        evicted = [effect for one in going for effect in self.evict(one, "quota")]
+        effects = [effect for one in going for effect in self.evict(one, "quota")]
         seq = self.hold(self.sessions[to.nonce], block, now)
         self.pin(block, to, waiter, now)
         place = Place(block, waiter.member)
@@ -164,7 +164,8 @@ class Holds:
             hold = block.holders[to.nonce]
             hold.asked = waiter.asked or hold.asked
             grant = replace(grant, source=str(users.shown(block, peer, [hold]) or ""))
-        return [*evicted, Reply(to, grant)]
+        effects.append(Reply(to, grant))
+        return effects
 
     def pin(self, block: Block, to: Asker, waiter: AwaitedItem, now: float) -> None:
         """Keep a block warm for as long as `waiter` asks, if it is its user's to keep."""

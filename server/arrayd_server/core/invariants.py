@@ -167,6 +167,7 @@ def _accounts(registry: Registry) -> None:
             nbytes, number = sums.get(owner, (0, 0))
             sums[owner] = (nbytes + block.size, number + 1)
     assert {o: (s.bytes, s.blocks) for o, s in accounts.sums.items()} == sums, "what users have"
+    assert accounts.above == {o for o in sums if accounts.surplus(o) > 0}, "above a soft limit"
     pinned = Counter[int | None]()
     for block in charged:
         if block.keep or block.pinned_until > accounts.pins.now:

@@ -41,12 +41,13 @@ class QuotaChecks:
         self, block: Block, peer: Peer, waiter: AwaitedItem, now: float
     ) -> list[Block] | NoRoom:
         """Return which blocks go so that a process may hold, and pin, one; else why it may not."""
+        allowed = users.is_in(block, peer) or block.user == peer.uid
+        if allowed and waiter.pin <= 0:  # most: they are not to wait for more
+            return []
         what = waiter.asked or users.shown(block, peer) or "This array"
         refusal = self._pin(block, peer, waiter, what, now)
-        if refusal is not None:
-            return refusal
-        if users.is_in(block, peer) or block.user == peer.uid:
-            return []
+        if refusal is not None or allowed:
+            return refusal or []
         return self._room(peer.uid, block.size, what, now, block=block)
 
     def make(self, job: Job, now: float) -> list[Block] | NoRoom:

@@ -215,7 +215,7 @@ class SpareWalk(Walk):
     @rule(nonce=sessions, what=files)
     def read_once(self, nonce: bytes, what: File) -> None:
         """Get an array, and let go of all: it will be evicted for the next."""
-        self.load(nonce, what, maps=False)
+        self.load(nonce, what, then="hold")
         for segment, seq in list(self.granted[nonce].items()):
             self.shell.unmap(segment, nonce)
             self.granted[nonce].pop(segment)

@@ -1,8 +1,8 @@
 """The core, walked at random against a naive model (`core_naive`) in a fake world (`core_model`).
 
-Three sessions in two processes, one of another user with members of its own, ask, map, release,
-fork, exec and die; loads end well, badly, late or never; strangers map blocks at the worst moment;
-the clock is late.
+Three sessions in two processes, one of another user with members and quotas of its own, ask, map,
+release, fork, exec and die; loads end well, badly, late or never; strangers map blocks at the worst
+moment; the clock is late.
 ``ARRAYD_TEST_WALKS=20000`` walks longer, from random seeds.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 import hypothesis.strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from arrayd.errors import AccessDenied, NameTaken, NoSuchBlock
+from arrayd.errors import AccessDenied, NameTaken, NoRoom, NoSuchBlock
 from arrayd.wire.grant import Grant
 from arrayd_server.core import effects
 from arrayd_server.core.model import Asker, AwaitedItem, Claims, Draft, Peer, Wanted
@@ -121,7 +121,8 @@ class Walk(KernelWalk):
         if not known:
             assert first == effects.IntroduceYourself()
         elif resident:
-            assert isinstance(first, Grant) or first == effects.AskAgain()
+            over = isinstance(first, NoRoom) and to.nonce in STRANGERS  # see `NaiveQuotas`
+            assert isinstance(first, Grant) or first == effects.AskAgain() or over
         elif what.name is not None and (waiter.timeout == 0 or hidden):
             assert isinstance(first, NoSuchBlock)
         else:
@@ -313,13 +314,15 @@ class Walk(KernelWalk):
             self.shell.finish(next(iter(self.shell.work)))
             self._read()
 
-    @rule(nonce=sessions, what=files, maps=st.booleans())
-    def load(self, nonce: bytes, what: File, maps: bool) -> None:
+    @rule(nonce=sessions, what=files, then=st.sampled_from(["map", "hold", "let go"]))
+    def load(self, nonce: bytes, what: File, then: str) -> None:
         """Get an array, as far as that goes without a hitch."""
         self.get(nonce, wanted(what), 0.0, 0.0)
         self._work_off()
-        for segment in self.granted[nonce] if maps else ():
+        for segment in self.granted[nonce] if then == "map" else ():
             self.shell.kernel.attach(segment, nonce)
+        for _ in range(len(self.granted[nonce]) if then == "let go" else 0):
+            self.release(nonce, 0, 0, unmaps=True, late=0)  # the first of them
 
     @precondition(lambda self: self.shell.work)
     @rule(pick=picks, outcome=st.sampled_from(["ok", "ok", "ok", "progress", "fail"]))
