@@ -257,10 +257,10 @@ class Connection:
         state, deadline = call.state, call.deadline
         while not (call.left() <= most or state.has_news or self._should_revive(state)):
             self._check_health(began, deadline)
-            if not self._step(self._poll_timeout(deadline)):
-                silent = time.monotonic() - max(began, self._last_heard)
-                if self._daemon.fd < 0 or silent > _STOPPED_TIMEOUT:
-                    self._start_recovery()
+            came = self._step(self._poll_timeout(deadline))  # maybe only another thread's wake
+            silent = time.monotonic() - max(began, self._last_heard)
+            if silent > _STOPPED_TIMEOUT or not (came or self._daemon.fd >= 0):
+                self._start_recovery()
 
     def _should_revive(self, state: CallState) -> bool:
         return state.revives and self.unknown_since > 0.0 and time.monotonic() >= self._revive_after

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import arrayd
 from arrayd.errors import DaemonLost
 from arrayd.session import connection
 from arrayd_server.transport.listener import Listener
-from tests.support.daemons import Daemon
+from tests.support.daemons import PATIENCE, Daemon
 from tests.support.processes import raised, save
 
 
@@ -110,6 +111,28 @@ def test_a_stopped_daemon(
     finally:
         os.kill(daemon.pid, signal.SIGCONT)
     assert (client.get(tmp_path / "b.npy") == values).all()
+
+
+def test_a_stopped_daemon_that_two_threads_ask(
+    daemon: Daemon, client: arrayd.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a call that was given up the flusher asks as well; it keeps nobody waiting for ever."""
+    monkeypatch.setattr(connection, "AWAY_TIMEOUT", 0.3)
+    monkeypatch.setattr(connection, "_STOPPED_TIMEOUT", 1.2)  # the flusher asks for a second each
+    save(tmp_path / "a.npy", np.arange(1000))
+    assert client.health()["pid"] == daemon.pid
+    os.kill(daemon.pid, signal.SIGSTOP)
+    at_last = threading.Timer(PATIENCE, lambda: os.kill(daemon.pid, signal.SIGCONT))
+    at_last.start()
+    try:
+        error, _ = raised(lambda: client.get(tmp_path / "a.npy", timeout=0.1))
+        assert isinstance(error, arrayd.LoadTimeout)
+        error, _ = raised(lambda: client.get(tmp_path / "a.npy"))
+        assert isinstance(error, DaemonLost)
+    finally:
+        at_last.cancel()
+        at_last.join()
+        os.kill(daemon.pid, signal.SIGCONT)
 
 
 def test_a_stopped_daemon_that_nobody_has_met(
