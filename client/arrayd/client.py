@@ -170,7 +170,7 @@ class Client:
         request = FileRequest.of(source, options)
 
         def ask(session: Session, _: Sequence[int]) -> list[Info | ArraydError]:
-            return [described(session, request, deadline)]
+            return [described(session, request, timeout, deadline)]
 
         (found,) = self._own.answers([request], ask)
         if isinstance(found, ArraydError):

@@ -9,29 +9,37 @@ from arrayd.errors import ArraydError
 from arrayd.session.call import Answer
 from arrayd.session.fetch import bare
 from arrayd.session.request import FileRequest
-from arrayd.session.session import Session, unwrap, unwrap_as
+from arrayd.session.session import Session, timed_out, unwrap, unwrap_as
 
 if TYPE_CHECKING:
     from arrayd.results.info import Info
 
 
-def described(session: Session, request: FileRequest, deadline: float | None) -> Info | ArraydError:
+def described(
+    session: Session, request: FileRequest, timeout: float | None, deadline: float | None
+) -> Info | ArraydError:
     """Ask what a file holds; once more, if it changed meanwhile.
 
     Parameters
     ----------
-    deadline
-        When to give up (monotonic); None: never.
+    timeout, deadline
+        What the caller allows, in seconds, and when that ends (monotonic); None: never.
 
     Raises
     ------
     LoadTimeout
-        It has come.
+        It has ended.
     """
-    label = f"what {request.source} holds"
-    answer = session.ask("info", _left(deadline), label=label, **request.to_wire())[0]
+
+    def ask(request: FileRequest) -> Answer:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        for answer in session.ask_until("info", left, count=1, **request.to_wire()).values():
+            return answer
+        raise timed_out(f"what {request.source} holds", timeout)
+
+    answer = ask(request)
     if "err" in answer and (current := request.anew()) != request:
-        answer = session.ask("info", _left(deadline), label=label, **current.to_wire())[0]
+        answer = ask(current)
     # Imported here, for importing arrayd must stay cheap; after the daemon has answered, for at
     # the end of the interpreter that fails first, with an error of arrayd's.
     from arrayd.results.info import Info, InfoAnswer
@@ -47,7 +55,3 @@ def error_in(answer: Answer) -> ArraydError | None:
     except ArraydError as error:
         return bare(error)
     return None
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
