@@ -135,3 +135,16 @@ def test_a_process_of_another_namespace(watched: Watched, line: Line) -> None:
     watched.peers.forget(b"a", 0)
     watched.peers.forget(b"b", 0)
     assert watched.died == []
+
+
+def test_a_quota_takes_the_place_of_half_of_all_sessions(
+    watched: Watched, line: Line, sleeper: subprocess.Popen[bytes]
+) -> None:
+    """Without one another user has four of eight; with one it is the quota that limits them."""
+    pids = (os.getpid(), os.getppid(), sleeper.pid)
+    other = [peers.Address(os.geteuid() + 1, 1, pid) for pid in pids for _ in range(2)]
+    for number, one in enumerate(other[:4]):
+        watched.peers.watch(bytes([number]), one, 0, line[0])
+    with pytest.raises(DaemonError, match="has 4 sessions, half of the 8"):
+        watched.peers.watch(b"fifth", other[4], 0, line[0])
+    watched.peers.watch(b"fifth", other[4], 0, line[0], share=False)
