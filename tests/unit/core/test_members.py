@@ -173,6 +173,15 @@ def test_each_user_has_members_of_its_own(registry: Registry) -> None:
     assert isinstance(fill, Fill), "the member of the daemon's user is not hers"
 
 
+def test_nobody_joins_the_load_of_another_users_members(registry: Registry) -> None:
+    """Not even by an alias that finds it: she gets a load of her own."""
+    ask(registry, "ab")
+    registry.hello(Asker(b"ann", 0), ANN, [], 0, 0.0)
+    (probe,) = registry.get(Asker(b"ann", 1), Wanted("b", "/b", user=ANN.uid), AwaitedItem(), 2.0)
+    assert isinstance(probe, Probe)
+    assert registry.jobs.table[probe.job].user == ANN.uid
+
+
 def test_members_beyond_a_quota(registry: Registry) -> None:
     """They are loaded one by one, and counted as hers: what fits she gets."""
     registry.blocks.change_quotas(Quotas(others=Limits(bytes=999)))
