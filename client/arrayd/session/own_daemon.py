@@ -185,6 +185,7 @@ class OwnDaemon:
         except (DaemonError, NoRoom) as error:  # there is none
             if self._closed:
                 raise
+            self._denied.clear()  # the next time both are asked: the other one may be able to
             return {number: _both(why, error) for number, why in denied.items()}
 
     # ---- the daemon ----------------------------------------------------------------------
