@@ -159,6 +159,7 @@ def test_a_stopped_loader(
     save(other, np.full(1 << 20, 4.0))
     one = puppets(watched)
     one(f"path = {str(path)!r}")
+    user.info(path)  # so there are loaders: on a busy machine that alone may take a second
     failpoints.arm(points, "worker.reserving", "stop")
     one.send(f"arrayd.get({str(path)!r}, timeout=1.0)")
     with halted(points, "worker.reserving") as loader:

@@ -321,7 +321,7 @@ def _answer(wire: Mapping[str, Any], task: RunningTask) -> None:
         if wire["op"] == "fill":
             failpoints.hit("worker.answered")
     except segment_writer.Cancelled:  # nobody reads the answer, unless the segment was not there
-        task.fail(LoadError(f"{_label(wire)}: somebody removed it from /dev/shm. Ask again."))
+        task.fail(LoadError(f"{_label(wire)}: somebody removed its file in /dev/shm. Ask again."))
     except ArraydError as error:
         task.fail(error)
     except MemoryError as error:
