@@ -23,6 +23,7 @@ from arrayd.session.own_daemon import OwnDaemon
 from arrayd.session.request import FileRequest, SourceLike
 from arrayd.session.session import Session, unwrap, unwrap_as
 from arrayd.source import Source
+from arrayd.system import daemon_probe
 from arrayd.system.mapping import Vanished
 from arrayd.wire import dtypes
 
@@ -309,9 +310,10 @@ class Client:
         try:
             return int(unwrap(self._session.ask("stop", None)[0])["pid"])
         except DaemonLost:  # libzmq drops what it has not handed out when the daemon hangs up
-            if "pid" not in self._session.daemon:
+            pid: int | None = self._session.daemon.get("pid")
+            if pid is None or not daemon_probe.wait_ended(pid, 0):
                 raise
-            return int(self._session.daemon["pid"])
+            return pid
 
     def _for_datasets(self) -> Client:
         """Return the client of the daemon that reads datasets and streams for this user.

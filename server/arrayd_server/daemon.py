@@ -231,11 +231,11 @@ class Daemon:
     def _on_request(
         self, request: protocol.Request, route: PeerConnection, peer: peers.Address
     ) -> None:
-        if self._stopping.is_set():
-            return  # the client sees us die, and asks the next daemon
         if self._takeover is not None:
             self._takeover.keep_waiting(request, route, self._server)
             return
+        if self._stopping.is_set():
+            return  # the client sees us die, and asks the next daemon
         now = time.monotonic()
         if self._meter is not None:
             self._meter.request(request, answered=request.op not in WITHOUT_ANSWER)
@@ -328,8 +328,11 @@ class Daemon:
 
     async def _take_over(self) -> None:
         """Take over what an earlier run of this scope left, then serve who waits for that."""
-        self._takeover = Takeover(self._segments, self._registry, self._executor)
+        parts = (self._segments, self._registry, self._executor)
+        self._takeover = Takeover(*parts, lambda: self._signal == signal.SIGUSR1)
         hellos = await self._takeover.run()
+        if self._stopping.is_set():
+            return  # who waits goes on waiting, for the next run
         if self._segments.leases:
             self._index.publish()
         self._takeover = None

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from arrayd.common import failpoints
 from arrayd.common.bytesize import format_bytes
@@ -51,15 +52,24 @@ class Takeover:
     ----------
     segments, registry, executor
         What adopts.
+    is_over
+        Says whether what is left is the next run's to adopt.
     """
 
-    def __init__(self, segments: Segments, registry: Registry, executor: EffectExecutor) -> None:
+    def __init__(
+        self,
+        segments: Segments,
+        registry: Registry,
+        executor: EffectExecutor,
+        is_over: Callable[[], bool],
+    ) -> None:
         self._segments, self._registry, self._executor = segments, registry, executor
+        self._is_over = is_over
         self._hellos: dict[PeerConnection, protocol.Request] = {}
         self._done = self._total = self._nbytes = 0
 
     async def run(self) -> dict[PeerConnection, protocol.Request]:
-        """Adopt all; return the hellos that are to be served now, by connection."""
+        """Adopt all, unless it `is_over`; return the hellos to be served now, by connection."""
         began = pause_at = time.monotonic()
         found = Leftovers(self._segments)
         self._total = len(found)
@@ -71,6 +81,8 @@ class Takeover:
                 systemd.notify(systemd.status(words), systemd.extend_timeout(PATIENCE))
                 await asyncio.sleep(0)
                 pause_at = time.monotonic()
+                if self._is_over():
+                    break
         if self._done:
             count, size = len(self._registry.blocks.table), format_bytes(self._nbytes)
             about = events.ADOPTED.about(bytes=self._nbytes)

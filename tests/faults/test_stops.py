@@ -13,7 +13,7 @@ import pytest
 import arrayd
 from arrayd.common import failpoints
 from arrayd.session import connection
-from tests.faults.grounds import alive, halted, is_stopped, points
+from tests.faults.grounds import alive, halted, is_stopped, points, stopped
 from tests.support.daemons import PATIENCE, Daemon
 from tests.support.processes import (
     Stage,
@@ -129,6 +129,21 @@ def test_a_stop_whose_answer_is_lost(
     watched.process = None
     watched.start()
     leaves_nothing_behind(user)
+
+
+def test_a_stop_that_is_not_heard(
+    watched: Daemon, user: arrayd.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that hangs has not been stopped, and the caller is told so."""
+    pid = user.status().pid
+    monkeypatch.setattr(connection, "AWAY_TIMEOUT", 0.2)
+    monkeypatch.setattr(connection, "_STOPPED_TIMEOUT", 0.2)
+    monkeypatch.setattr(connection, "_SILENCE_TIMEOUT", 0.2)
+    with stopped(pid), pytest.raises(arrayd.DaemonLost, match="kill -CONT"):
+        user.stop()
+    assert watched.process is not None
+    assert watched.process.wait(PATIENCE) == 0  # it hears of it now
+    watched.process = None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -24,6 +24,9 @@ from arrayd_server.takeover import Takeover
 
 BLOCKS = 5
 
+LIMITS = [BLOCKS + 1]
+"""With how many blocks it is over."""
+
 
 class Wire:
     """Stands for the server: keeps what is sent."""
@@ -64,7 +67,8 @@ def left(short_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             segments.reserve(name, plan.data_bytes)
             segments.describe(name, plan, meta)
         later, registry = Segments(scope), Registry(scope.name, 1 << 30)
-        yield Takeover(later, registry, Performer()), registry  # type: ignore[arg-type]
+        over = lambda: len(registry.blocks.table) >= LIMITS[0]  # noqa: E731
+        yield Takeover(later, registry, Performer(), over), registry  # type: ignore[arg-type]
         for block in list(registry.blocks.table.values()):
             later.discard(block.segment)
 
@@ -118,6 +122,17 @@ def test_systemd_waits_as_long_as_it_goes_on(left: Any, monkeypatch: pytest.Monk
         "EXTEND_TIMEOUT_USEC=60000000",
     )
     assert len(said) == BLOCKS
+
+
+def test_what_is_left_to_the_next_run(left: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that is to hand over does so at once, with what it has."""
+    monkeypatch.setattr("tests.unit.test_takeover.LIMITS", [2])
+    one, registry = left
+    assert asyncio.run(one.run()) == {}
+    assert len(registry.blocks.table) == 2
+    for path in Path(layout.SHM).glob(f"{one._segments.family}*"):
+        path.unlink()
+        Path(one._segments.path(path.name)).unlink()
 
 
 def test_what_is_no_segment_is_none_of_them(left: Any) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 
 import arrayd
-from arrayd import DaemonLost
 from arrayd.cli.common import Subparsers, add_command, print_json, running
 from arrayd.system import daemon_probe
 
@@ -28,8 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
 def end(client: arrayd.Client, pid: int, *, json: bool) -> None:
     """Stop a daemon, whose process is `pid`, and print what came of it."""
-    with contextlib.suppress(DaemonLost):  # it may be gone before its answer is here
-        client.stop()
+    client.stop()
     client.close()
     ended = daemon_probe.wait_ended(pid, TIMEOUT)
     if json:

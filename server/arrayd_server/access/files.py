@@ -254,6 +254,10 @@ def _may(walk: _Walk, fd: int, info: os.stat_result, wanted: int) -> None:
     )
 
 
+class _UnknownList(OSError):
+    """A list says who may read a file, and we do not know how to read it."""
+
+
 def _acl_of(fd: int, device: int, without_nfs4: set[int]) -> Acl | None:
     """Return the access control list of an open file, if it has one.
 
@@ -262,16 +266,18 @@ def _acl_of(fd: int, device: int, without_nfs4: set[int]) -> Acl | None:
 
     Raises
     ------
-    OSError
+    _UnknownList
         It has one that is not understood: permission is in doubt.
+    OSError
+        Whether it has one cannot be told.
     """
     here = f"/proc/self/fd/{fd}"  # an O_PATH descriptor has no attributes of its own
     if device not in without_nfs4 and _has_nfs4_list(here, device, without_nfs4):
-        raise PermissionError(errno.EACCES, "an NFSv4 access control list names users")
+        raise _UnknownList(errno.EACCES, "an NFSv4 access control list names users")
     try:
         return parse_acl(os.getxattr(here, _ACL))
     except ValueError:
-        raise OSError(errno.EACCES, "an access control list that is not understood") from None
+        raise _UnknownList(errno.EACCES, "an access control list is not understood") from None
     except OSError as error:
         if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
             return None
@@ -284,6 +290,8 @@ def _has_nfs4_list(here: str, device: int, without_nfs4: set[int]) -> bool:
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP:
             without_nfs4.add(device)
+        elif error.errno != errno.ENODATA:
+            raise
         return False
 
 
@@ -324,6 +332,12 @@ def _refused(path: str, error: OSError) -> ArraydError:
         return SourceNotFound(f"{path}: {error.strerror}.")
     if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
         return SourceNotFound(f"{path}: {error.strerror}.")
+    if isinstance(error, _UnknownList):
+        return AccessDenied(
+            f"{path}: whether you may read it cannot be told, for {error.strerror}, on it or on "
+            "its way, and the daemon goes by modes and POSIX lists. A private daemon of yours can "
+            "read it: ARRAYD_ENDPOINT=private."
+        )
     return AccessDenied(
         f"{path}: whether you may read it cannot be told, for the daemon (user {os.geteuid()}) "
         f"cannot look at it itself ({error.strerror}). Its administrator can let it: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 from pathlib import Path
@@ -228,7 +229,18 @@ def test_a_list_of_nfs_that_names_somebody(tree: Path, monkeypatch: pytest.Monke
     lists = {"system.nfs4_acl": nfs4((0, b"ann@lab.org"))}
     real = os.getxattr
     monkeypatch.setattr(os, "getxattr", lambda path, name: lists.get(name) or real(path, name))
-    with pytest.raises(AccessDenied, match="names users"):
+    with pytest.raises(AccessDenied, match=r"names users, .*private daemon of yours"):
+        look(f"{tree}/open/x", OTHER)
+
+
+def test_a_list_that_cannot_be_had(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error is no proof that there is no list."""
+
+    def fail(path: str, name: str) -> bytes:
+        raise OSError(errno.EIO if "nfs4" in name else errno.ENODATA, "Input/output error")
+
+    monkeypatch.setattr(os, "getxattr", fail)
+    with pytest.raises(AccessDenied, match="cannot be told"):
         look(f"{tree}/open/x", OTHER)
 
 
