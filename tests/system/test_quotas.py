@@ -105,6 +105,22 @@ def test_each_limit_through_reloads(people: People, shared: Shared) -> None:
     refused(lambda: bob("arrayd.put([1])"), "has 8.0 MiB in memory and may have 1.0 MiB")
 
 
+def test_welcomed_after_a_refusal(people: People, shared: Shared) -> None:
+    """A process that found no session, and gets one later, tells what it drops."""
+    shared.reload('"*" = {sessions = 1}')
+    first, second = (people(shared.daemon, BOB) for _ in range(2))
+    first("kept = arrayd.put([1])")
+    second("from arrayd.session import connection; connection._HELLO_EVERY = 0.01")
+    refused(lambda: second("arrayd.put([2])"), "has 1 session and may have 1")
+    late = "arrayd.api.default_client()._session._flusher._may_be_late"
+    wait_until(lambda: not second(late), "its thread is refused as well")
+    shared.reload("")
+    second("a = arrayd.put([3])")
+    assert first("len(arrayd.status().blocks)") == 2
+    second("del a")
+    wait_until(lambda: first("len(arrayd.status().blocks)") == 1, "it is told")
+
+
 def test_what_a_status_says(people: People, shared: Shared) -> None:
     """Each sum against its limits; Bob sees his own, and that of his group."""
     shared.reload(f'"{ANN}" = {{bytes = "20M", blocks = 9}}\n"@{TEAM}" = {{soft_bytes = "1M"}}')

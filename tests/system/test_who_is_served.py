@@ -24,8 +24,6 @@ def test_who_may_connect(people: People) -> None:
         eve("arrayd.connect().status()")
     assert all(f"uid={EVE}" in line and "op=connect" in line for line in refusals(daemon))
     assert refusals(daemon)
-    eve("import threading")
-    wait_until(lambda: eve("threading.active_count()") == 1, "nobody asks again")
 
 
 def test_groups_are_those_of_the_process(people: People) -> None:

@@ -1,7 +1,8 @@
 """The thread that sends releases, and says hello to a restarted daemon.
 
 It sleeps until a finalizer wakes it, the daemon dies, or some seconds are over. It uses the
-socket through `Connection` alone.
+socket through `Connection` alone. While the daemon refuses our hello it asks nothing and says
+nothing: only a call of the user's tries again, and if that is welcomed the thread goes on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 
-from arrayd.errors import AccessDenied, DaemonError
+from arrayd.errors import ArraydError, DaemonError
 from arrayd.session.connection import Connection
 from arrayd.system.signal_safe import OneShotEvent, open_atomically
 
@@ -58,6 +59,7 @@ class ReleaseFlusher:
         self._closing = False
         self._ending = OneShotEvent()
         self._may_be_late = False
+        self._refused_at = 0.0  # `unknown_since` of the connection when its hello was refused
         self._woken = False  # `collect` is still to come
         self._running = threading.RLock()  # held by the thread, which may close us itself
 
@@ -127,25 +129,37 @@ class ReleaseFlusher:
             self._closing = True
             self._connection.close()
             return
+        if self._is_refused():
+            self._may_be_late = False
+            return
         collect()
         self._connection.nudge()
         if self._may_be_late:
             self._drain_late_answers()
 
+    def _is_refused(self) -> bool:
+        """Say whether the daemon has refused the hello, and nobody has been welcomed since."""
+        since = self._connection.unknown_since
+        return since > 0.0 and since == self._refused_at
+
     def _drain_late_answers(self) -> None:
         """Ask something: answers come in order, so this one comes after all that may be late."""
-        with contextlib.suppress(DaemonError):
-            soon = time.monotonic() + _RETRY
-            self._may_be_late = False
-            try:
-                if self._connection.ask("redeem", soon, segment="-", token=b""):
-                    return
-            except (
-                AccessDenied
-            ):  # this user is not served: nothing comes, and nobody is to be asked
-                self._closing = True
+        soon = time.monotonic() + _RETRY
+        self._may_be_late = False
+        try:
+            if self._connection.ask("redeem", soon, segment="-", token=b""):
                 return
+        except DaemonError:
+            pass
+        except ArraydError:  # our hello is refused: nothing comes to who is not welcomed
+            self._refused_at = self._connection.unknown_since
+            return
         self._may_be_late = True
+
+    def _pause(self) -> float:
+        """Return for how many seconds to sleep if nothing wakes it."""
+        away = self._connection.unknown_since > 0.0 and not self._is_refused()
+        return _RETRY if away or self._may_be_late else FLUSH_EVERY
 
     def _wait(self) -> bool:
         """Wait to be woken, for the daemon's death, or until the next try; say if we were woken."""
@@ -154,8 +168,7 @@ class ReleaseFlusher:
         pidfd = self._connection.pidfd
         if pidfd >= 0:
             poll.register(pidfd, select.POLLIN)
-        away = bool(self._connection.unknown_since) or self._may_be_late
-        ready = dict(poll.poll((_RETRY if away else FLUSH_EVERY) * 1000))
+        ready = dict(poll.poll(self._pause() * 1000))
         if not self._intact():
             return False
         with contextlib.suppress(BlockingIOError):
