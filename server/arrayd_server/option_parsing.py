@@ -26,11 +26,15 @@ LEAST_LOADER_MEMORY = 128 << 20
 def endpoint(text: str) -> str:
     """Return the address of a Unix socket, in the one form that it is compared by."""
     url = f"ipc://{endpoints.private_socket()}" if text == endpoints.PRIVATE else text
+    if url.startswith("/"):  # as a client may say it, too
+        url = f"ipc://{url}"
     scheme, _, path = url.partition("://")
     if path and scheme != "ipc":
-        raise ValueError("arrayd listens on no network; write ipc:///absolute/path or private")
+        raise ValueError(
+            "arrayd listens on no network; write ipc:///absolute/path, /absolute/path or private"
+        )
     if not path.startswith("/") or not path.strip("/"):
-        raise ValueError("write ipc:///absolute/path or private")
+        raise ValueError("write ipc:///absolute/path, /absolute/path or private")
     address, most = endpoints.normalize(path), endpoints.SOCKET_PATH_BYTES
     if endpoints.path_bytes(address) > most:
         raise ValueError(f"the path is longer than the {most} bytes of a Unix socket")

@@ -7,6 +7,8 @@ import os
 import pytest
 
 from arrayd.common import endpoints
+from arrayd.system import launch
+from arrayd_server.config import Config
 
 
 @pytest.mark.parametrize("path", ["/a/sock", "//a/sock", "/a/./b/../sock", "a/sock"])
@@ -14,6 +16,13 @@ def test_a_path_has_one_spelling(path: str, monkeypatch: pytest.MonkeyPatch) -> 
     """Double slashes, ``..`` and the working directory make no other endpoint."""
     monkeypatch.setattr(os, "getcwd", lambda: "/")
     assert endpoints.normalize(path) == "ipc:///a/sock"
+
+
+@pytest.mark.parametrize("text", ["/a/sock", "ipc:///a/sock", "ipc:////a/./b/../sock"])
+def test_client_and_daemon_take_the_same_words(text: str) -> None:
+    """A bare path is an endpoint to both."""
+    assert launch.normalize(text) == "ipc:///a/sock"
+    assert Config.load(["--endpoint", text]).endpoint == "ipc:///a/sock"
 
 
 def test_the_length_is_that_of_the_path_in_bytes() -> None:
