@@ -128,18 +128,18 @@ class Client:
         seconds, timeout = arguments.pin(pin), arguments.seconds("timeout", timeout)
         progress = arguments.progress(progress)
         return_errors = arguments.flag("return_errors", return_errors)
+        deadline = None if timeout is None else time.monotonic() + timeout
         wanted = arguments.sources(sources)
         self._session.connect()
         results = [
             local.asking(source, options)
             if seconds
-            else local.known(self._session, self._own, source, options, mode)
+            else local.known(self._session, self._own, source, options, mode, deadline)
             for source in wanted
         ]
         missing = {i: result for i, result in enumerate(results) if isinstance(result, FileRequest)}
         if missing:
             requests = list(missing.values())
-            deadline = None if timeout is None else time.monotonic() + timeout
             with reporter(progress, [request.source for request in requests]) as report:
                 terms = Terms(mode, seconds, timeout, deadline, report)
                 found = self._fetched(requests, terms)
@@ -252,7 +252,7 @@ class Client:
 
     def status(self) -> Status:
         """Return who holds what; see `arrayd.results.status`."""
-        answer = self._session.ask("status", None)[0]
+        answer = self._own.status()
         from arrayd.results.status_table import Status  # here: as in `info`
 
         return unwrap_as(Status, answer)

@@ -19,7 +19,7 @@ from arrayd.errors import AccessDenied
 from arrayd.system import daemon_probe
 from tests.support.daemons import PATIENCE, WITHOUT_POWERS, Daemon
 from tests.support.open_python import open_python
-from tests.support.people import ALLOW, ANN, People, ancestor, npy, refusals
+from tests.support.people import ALLOW, ANN, BOB, People, ancestor, npy, refusals
 from tests.support.processes import Puppet, only_block, pids, wait_until
 
 pytestmark = pytest.mark.one_daemon("--allow", ALLOW, wrapper=WITHOUT_POWERS)
@@ -274,6 +274,20 @@ def test_what_stays_refused(
     ):
         ann(f"arrayd.get({secret!r})")
     assert not daemon_probe.alive(home.endpoint)
+
+
+def test_who_is_not_served_at_all(people: People, home: Home) -> None:
+    """Her own daemon reads all, says who uses it, and frees it; how to see it all is said."""
+    secret, daemon = home.save("secret.npy", 7), people.daemon(allow=str(BOB))
+    ann = people(daemon, ANN)
+    ann(f"os.environ |= {{'XDG_RUNTIME_DIR': '{home.runtime}', 'HOME': '{home.path}'}}")
+    ann(f"a = arrayd.get({secret!r}, timeout=30)")
+    assert ann("a._held.owner.endpoint") == home.endpoint
+    assert ann(f"[b.own for b in arrayd.connect().who({secret!r}).blocks]") == [True]
+    with pytest.raises(AccessDenied, match=f"you are user {ANN}.* status --endpoint private"):
+        ann("arrayd.status()")
+    ann("arrayd.release(a); del a")
+    assert ann(f"arrayd.connect().evict({secret!r})['blocks']") == 1
 
 
 def test_the_daemons_own_user(

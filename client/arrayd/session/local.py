@@ -24,7 +24,12 @@ def asking(source: SourceLike, options: Mapping[str, Any]) -> FileRequest | Arra
 
 
 def known(
-    session: Session, own: OwnDaemon, source: SourceLike, options: Mapping[str, Any], mode: str
+    session: Session,
+    own: OwnDaemon,
+    source: SourceLike,
+    options: Mapping[str, Any],
+    mode: str,
+    deadline: float | None,
 ) -> FileRequest | Result:
     """Return what this process has, or finds without a round trip; else the request.
 
@@ -32,13 +37,20 @@ def known(
     ----------
     session, own
         A client's, and the user's own daemon beside its daemon.
+    deadline
+        When the call ends (monotonic); None: never.
     """
     found = session.blocks.shortcuts.follow(source, options) if mode == "r" else None
-    return found if found is not None else unheld(session, own, source, options, mode)
+    return found if found is not None else unheld(session, own, source, options, mode, deadline)
 
 
 def unheld(
-    session: Session, own: OwnDaemon, source: SourceLike, options: Mapping[str, Any], mode: str
+    session: Session,
+    own: OwnDaemon,
+    source: SourceLike,
+    options: Mapping[str, Any],
+    mode: str,
+    deadline: float | None = None,
 ) -> FileRequest | Result:
     """Return the same, where the client's own session has no shortcut."""
     if own.session is not None and mode == "r":
@@ -52,7 +64,7 @@ def unheld(
         key, words = request.key(), (source, options)
         try:
             found = _found(session, request, key, mode, words)
-            if found is None and (other := own.having(request, key)) is not None:
+            if found is None and (other := own.having(request, key, deadline)) is not None:
                 found = _found(other, request, key, mode, words)
         except Vanished:  # ask
             return request

@@ -28,6 +28,7 @@ from the endpoint, so nothing has to be opened or asked to look into it.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -35,6 +36,7 @@ from arrayd.common import endpoints
 from arrayd.common.endpoints import PRIVATE
 from arrayd.errors import AccessDenied, ArraydError, DaemonError, NoRoom
 from arrayd.session.block_index import BlockIndex
+from arrayd.session.call import Answer
 from arrayd.session.fetch import bare
 from arrayd.session.request import FileRequest
 from arrayd.session.session import Session
@@ -47,6 +49,9 @@ MAX_KNOWN = 4096
 
 _PATIENCE = 0.5
 """Seconds that a look at what is in memory waits for a daemon that has not welcomed us yet."""
+
+_SILENT_FOR = 5.0
+"""Seconds after such a wait in vain in which no other look waits: one for all files of a list."""
 
 _T = TypeVar("_T")
 
@@ -72,7 +77,8 @@ class OwnDaemon:
     """
 
     def __init__(self, beside: Session, *, start: bool) -> None:
-        self._beside = beside
+        #: the client's session
+        self.beside = beside
         self._start = start
         self._refused: AccessDenied | None = None  # by a daemon that does not welcome us
         self._denied: dict[_File, AccessDenied] = {}
@@ -80,6 +86,7 @@ class OwnDaemon:
         self._closed = False
         self._index: BlockIndex | None = None
         self._looked = False
+        self._silent_until = 0.0
         #: with it; None as long as nothing went there
         self.session: Session | None = None
 
@@ -91,17 +98,20 @@ class OwnDaemon:
 
     # ---- files ---------------------------------------------------------------------------
 
-    def having(self, request: FileRequest, key: bytes) -> Session | None:
+    def having(
+        self, request: FileRequest, key: bytes, deadline: float | None = None
+    ) -> Session | None:
         """Return the session with it if that may find, without asking, what a request means.
 
         As long as nothing went there, that is so if its index has the request, by its key: then a
-        session is opened, if the client's daemon is another user's.
+        session is opened, if the client's daemon is another user's. If that has not said so yet,
+        it is waited for a little, and until `deadline` (monotonic) at most.
         """
         try:
             if self.session is None:
                 index = self._index_of_it()
                 found = index is not None and index.find_for(request, key) is not None
-                return self._open() if found and self._meets_others(_PATIENCE) else None
+                return self._open() if found and self._meets_others_soon(deadline) else None
             if not self.session.is_open:  # this process was forked
                 self.session.connect()
         except ArraydError:  # then the daemons are asked, and say what is wrong
@@ -112,7 +122,7 @@ class OwnDaemon:
         """Return the index of the private daemon, whether one runs or not; None: that is ours."""
         if not self._looked:
             endpoint = launch.private_endpoint()
-            if endpoint != self._beside.endpoint:
+            if endpoint != self.beside.endpoint:
                 directory = endpoints.scope_directory(endpoint, os.geteuid())
                 self._index = BlockIndex(f"{directory}/{index_layout.NAME}")
             self._looked = True
@@ -157,9 +167,9 @@ class OwnDaemon:
         self, ask: Callable[[Session, _Numbers], Sequence[_T | ArraydError]], numbers: _Numbers
     ) -> Sequence[_T | ArraydError]:
         try:
-            return ask(self._beside, numbers)
+            return ask(self.beside, numbers)
         except AccessDenied as error:
-            if self._beside.daemon:  # it was no answer to our hello
+            if self.beside.daemon:  # it was no answer to our hello
                 raise
             bare(error)
             self._refused = error
@@ -185,7 +195,9 @@ class OwnDaemon:
         except (DaemonError, NoRoom) as error:  # there is none
             if self._closed:
                 raise
-            self._denied.clear()  # the next time both are asked: the other one may be able to
+            # The next time both are asked: the other one may be able to, or serve us, by then.
+            self._denied.clear()
+            self._refused = None
             return {number: _both(why, error) for number, why in denied.items()}
 
     # ---- the daemon ----------------------------------------------------------------------
@@ -201,12 +213,14 @@ class OwnDaemon:
             The client's does not answer.
         """
         if not self._meets_others(None):
-            return self._beside
+            return self.beside
+        refused, uid = self._refused, self.beside.daemon.get("uid")
         try:
             return self._open()
         except (DaemonError, NoRoom) as error:
-            why = self._refused or AccessDenied(
-                f"The daemon at {self._beside.endpoint} is user {self._beside.daemon['uid']}'s, "
+            self._refused = None  # as above
+            why = refused or AccessDenied(
+                f"The daemon at {self.beside.endpoint} is user {uid}'s, "
                 "and reads no dataset for another user."
             )
             raise _both(why, error) from None
@@ -214,25 +228,67 @@ class OwnDaemon:
     def all_running(self) -> Iterator[tuple[Session, bool]]:
         """Yield the client's session, and then that with the own daemon, and true, if one runs.
 
-        None is started. Whether the client's daemon is another user's has to be known when the
-        second is wanted: ask the first.
+        None is started. The client's is left out if its daemon does not serve this user at all.
+
+        Raises
+        ------
+        AccessDenied
+            It does not, and no own one runs.
         """
-        yield self._beside, False
-        if self._is_others() and launch.serves(launch.private_endpoint()):
+        others = self._meets_others(None)
+        refused = self._refused
+        if refused is None:
+            yield self.beside, False
+        if others and launch.serves(launch.private_endpoint()):
             yield self._open(), True
+        elif refused is not None:
+            self._refused = None  # as above
+            raise refused
+
+    def status(self) -> Answer:
+        """Return what the client's daemon answers about all that it has.
+
+        Raises
+        ------
+        AccessDenied
+            It does not serve this user; the error says how to see the own one, if that runs.
+        """
+        try:
+            return self.beside.ask("status", None)[0]
+        except AccessDenied as error:
+            if self.beside.daemon or not launch.serves(launch.private_endpoint()):
+                raise
+            raise AccessDenied(
+                f"{error.message} Yours runs already: `arrayd status --endpoint private` shows "
+                "what it holds.",
+                **error.details,
+            ) from None
+
+    def _meets_others_soon(self, deadline: float | None) -> bool:
+        """Say the same as `_meets_others`; False where a short wait does not show it."""
+        now = time.monotonic()
+        if now < self._silent_until:
+            return self._is_others()
+        left = _PATIENCE if deadline is None else max(0.0, deadline - now)
+        try:
+            return self._meets_others(min(left, _PATIENCE))
+        except ArraydError:
+            self._silent_until = time.monotonic() + _SILENT_FOR
+            raise
 
     def _meets_others(self, timeout: float | None) -> bool:
         """Say whether the client's daemon is of another user; wait for its welcome, if need be."""
-        if not self._beside.daemon and self._refused is None:
+        if not self.beside.daemon and self._refused is None:
             try:
-                self._beside.ask("health", timeout)
+                self.beside.ask("health", timeout)
             except AccessDenied as error:
+                bare(error)
                 self._refused = error
         return self._is_others()
 
     def _is_others(self) -> bool:
         """Say whether the client's daemon is of another user; False where it does not say."""
-        uid = self._beside.daemon.get("uid")
+        uid = self.beside.daemon.get("uid")
         return self._refused is not None or (uid is not None and uid != os.geteuid())
 
     def _open(self) -> Session:

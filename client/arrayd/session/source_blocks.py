@@ -25,10 +25,10 @@ def freed(own: OwnDaemon, source: Source | None, block: int | str | None) -> dic
     NoSuchBlock
         None is in memory.
     """
+    if isinstance(block, int):  # a number is the client's daemon's
+        return _freed(own.beside, source, block)
     total, missing = {"blocks": 0, "bytes": 0, "arrays": 0}, None
-    for session, is_own in own.all_running():
-        if is_own and isinstance(block, int):  # a number is the client's daemon's
-            break
+    for session, _ in own.all_running():
         try:
             more = _freed(session, source, block)
         except NoSuchBlock as error:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import arrayd
 from arrayd import api
+from arrayd.errors import NoRoom
+from arrayd.session import local
 
 README = Path(__file__).resolve().parents[3] / "README.md"
 
@@ -22,3 +28,27 @@ def test_the_public_names_are_documented() -> None:
     functions = {name for name in functions if getattr(api, name).__module__ == api.__name__}
     public = {name for name in dir(arrayd.Client) if not name.startswith("_")}
     assert public == functions - {"connect"} | besides
+
+
+def test_a_timeout_counts_from_the_beginning(
+    monkeypatch: pytest.MonkeyPatch, short_directory: Path
+) -> None:
+    """What the look at each file takes is a part of it."""
+    ends: list[Any] = []
+    answers = [NoRoom("none") for _ in range(3)]
+
+    def known(*call: Any) -> object:
+        ends.extend([call[-1], time.monotonic() + 5])
+        return local.asking(call[2], {})
+
+    def fetched(_: object, requests: list[Any], terms: Any) -> list[NoRoom]:
+        ends.append(terms.deadline)
+        return answers[: len(requests)]
+
+    monkeypatch.setattr(local, "known", known)
+    monkeypatch.setattr(arrayd.Client, "_fetched", fetched)
+    with arrayd.connect(f"ipc://{short_directory}/none", start=False) as client:
+        got = client.get_many(["name:a", "name:b"], timeout=5, return_errors=True)
+    first, first_look, second, _, asked = ends
+    assert got == answers[:2]
+    assert first == second == asked <= first_look

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,15 @@ class Asked:
         self.daemon: dict[str, Any] = {"uid": uid}
         self.answers = list(answers)
         self.asked: list[list[int]] = []
+        self.waits: list[Any] = []
         self.closed, self.index, self.is_open = False, None, True
 
     def connect(self) -> None:
         """Be connected."""
 
-    def ask(self, *_: Any, **__: Any) -> list[Any]:
+    def ask(self, _: str, wait: Any, **__: Any) -> list[Any]:
         """Answer with the next of the answers, or raise it."""
+        self.waits.append(wait)
         answer = self.answers.pop(0)
         if isinstance(answer, ArraydError):
             raise answer
@@ -182,7 +185,7 @@ def test_what_the_own_one_has_in_memory(
     met = World(monkeypatch, None)
     met.theirs.daemon, met.theirs.answers = {}, [LoadTimeout("silent")]
     assert met.daemon.having(files[0], b"a") is None
-    met.theirs.answers = [DENIED]
+    met.theirs.answers, met.daemon._silent_until = [DENIED], 0.0
     assert met.daemon.having(files[0], b"a") == met.own
     ended = World(monkeypatch, os.geteuid() + 1)
     ended.failure = NoDaemon("None is there.")
@@ -196,19 +199,88 @@ def test_who_is_not_welcome_asks_the_own_one(
     monkeypatch: pytest.MonkeyPatch, files: list[FileRequest]
 ) -> None:
     """Of a daemon that does not serve this user nothing is asked any more."""
-    world = World(monkeypatch, None)
-    world.theirs.daemon = {}
-    world.theirs.answers = [DENIED]
+    world = unmet(monkeypatch, DENIED)
     assert world.daemon.for_datasets() == world.own
     assert world.answers(files) == ["own"] * 4
     assert world.theirs.asked == []
-    other = World(monkeypatch, None)
-    other.theirs.daemon = {}
+    other = unmet(monkeypatch)
 
     def ask(session: Any, numbers: Sequence[int]) -> list[Any]:
         return _raise(DENIED) if session is other.theirs else ["own"] * len(numbers)
 
     assert other.daemon.answers(files, ask) == ["own"] * 4
+
+
+def unmet(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> World:
+    """Return a world whose daemon has not welcomed the client; these are its next answers."""
+    world = World(monkeypatch, None)
+    world.theirs.daemon, world.theirs.answers = {}, list(answers)
+    return world
+
+
+def test_a_silent_daemon_is_waited_for_once(
+    monkeypatch: pytest.MonkeyPatch, files: list[FileRequest]
+) -> None:
+    """Not for each file, and not beyond the end of the call; once it has spoken, it is known."""
+    monkeypatch.setattr(own_daemon, "BlockIndex", lambda _: Index(b"a"))
+    world = unmet(monkeypatch, LoadTimeout("silent"))
+    soon = time.monotonic() + 0.25
+    assert [world.daemon.having(one, b"a", soon) for one in files * 5] == [None] * 20
+    (wait,) = world.theirs.waits
+    assert 0 <= wait <= 0.25
+    world.theirs.daemon = {"uid": os.geteuid() + 1}  # by another call
+    assert world.daemon.having(files[0], b"a") == world.own
+    late = unmet(monkeypatch, LoadTimeout("silent"))
+    assert late.daemon.having(files[0], b"a", time.monotonic() - 1) is None
+    assert late.theirs.waits == [0.0]
+
+
+def test_who_is_let_in_later(monkeypatch: pytest.MonkeyPatch, files: list[FileRequest]) -> None:
+    """Where the own daemon is not to be had, the other one is asked anew each time."""
+    world = unmet(monkeypatch)
+    world.failure, serves = NoDaemon("None is there."), False
+
+    def ask(session: Any, numbers: Sequence[int]) -> list[Any]:
+        assert session is world.theirs
+        return ["theirs"] * len(numbers) if serves else _raise(DENIED)
+
+    for _ in range(2):
+        assert [type(one) for one in world.daemon.answers(files, ask)] == [AccessDenied] * 4
+    serves = True  # its administrator adds this user to `allow`
+    assert world.daemon.answers(files, ask) == ["theirs"] * 4
+    other = unmet(monkeypatch, DENIED, {"ok": {}})
+    other.failure = world.failure
+    with pytest.raises(AccessDenied, match=r"The daemon may not\. .* None is there"):
+        other.daemon.for_datasets()
+    assert other.daemon.for_datasets() == other.theirs
+
+
+def test_blocks_of_who_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The own daemon alone is asked who uses a source, and frees it; a number is not its own."""
+    monkeypatch.setattr(launch, "serves", lambda _: True)
+    source, one = Source(path="/x.npy"), {"blocks": 1, "bytes": 10, "arrays": 1}
+    world = unmet(monkeypatch, DENIED)
+    world.own.answers = [{"ok": one}, {"ok": {"blocks": [{}], "jobs": []}}]
+    assert source_blocks.freed(world.daemon, source, None) == one
+    assert source_blocks.uses(world.daemon, source) == {"blocks": [{"own": True}], "jobs": []}
+    world.theirs.answers = [DENIED]
+    with pytest.raises(AccessDenied, match=r"^The daemon may not\.$"):
+        source_blocks.freed(world.daemon, None, 3)
+    monkeypatch.setattr(launch, "serves", lambda _: False)
+    for ended in (world, unmet(monkeypatch, DENIED)):
+        with pytest.raises(AccessDenied, match=r"^The daemon may not\.$"):
+            source_blocks.uses(ended.daemon, source)
+        ended.theirs.answers = [{"ok": {}}, {"ok": {"blocks": [], "jobs": []}}]
+        assert source_blocks.uses(ended.daemon, source)["blocks"] == []  # she is let in
+
+
+def test_status_of_who_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal says how to see what the own daemon holds, if that runs."""
+    for runs, words in ((True, "status --endpoint private"), (False, r"^The daemon may not\.$")):
+        monkeypatch.setattr(launch, "serves", lambda _, runs=runs: runs)
+        with pytest.raises(AccessDenied, match=words) as caught:
+            unmet(monkeypatch, DENIED).daemon.status()
+        assert caught.value.details == {"why": 3}
 
 
 def test_both_reasons(monkeypatch: pytest.MonkeyPatch, files: list[FileRequest]) -> None:
