@@ -304,7 +304,7 @@ _shtab_arrayd_serve_options=(
   "--metrics-textfile[write metrics to \`arrayd.prom\` in this directory, for node_exporter\'s textfile collector\; \`-\`\: no (default\: \`-\`)]:DIR:_files -/"
   "--metrics-listen[give metrics by HTTP at \`\/metrics\`, to whoever is on this machine\; port \`0\`\: a free one, which the log names\; \`-\`\: no (default\: \`-\`)]:127.0.0.1\:PORT:"
   {--check,--no-check}"[verify the registry\'s rules after every event (for tests) (default\: \`false\`)]"
-  "--quotas[what users, and the members of groups together, may have\: \`alice\: bytes\=80G, loads\=64\; \@lab\: bytes\=200G\; \*\: soft_bytes\=10\%\`, where \`\*\` is each other user\; limits are \`bytes\` and \`blocks\` in memory, \`pinned\` bytes, \`sessions\` and \`loads\` at a time, and \`soft_bytes\`\: who is above has its unused blocks freed before others have (default\: \`none\`)]:QUOTAS:"
+  "--quotas[what users, and the members of groups together, may have\: \`alice\: bytes\=80G, loads\=64\; \@lab\: bytes\=200G\; \*\: soft_bytes\=10\%\`, where \`\*\` is each other user\; limits are \`bytes\` and \`blocks\` in memory, \`pinned\` bytes, \`sessions\` (on at most half of all connections) and \`loads\` at a time, and \`soft_bytes\`\: who is above has its unused blocks freed before others have (default\: \`none\`)]:QUOTAS:"
 )
 
 # guard to ensure default positional specs are added only once per session

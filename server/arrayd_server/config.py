@@ -204,8 +204,9 @@ class Config:
         "QUOTAS",
         "what users, and the members of groups together, may have: `alice: bytes=80G, loads=64; "
         "@lab: bytes=200G; *: soft_bytes=10%`, where `*` is each other user; limits are `bytes` "
-        "and `blocks` in memory, `pinned` bytes, `sessions` and `loads` at a time, and "
-        "`soft_bytes`: who is above has its unused blocks freed before others have",
+        "and `blocks` in memory, `pinned` bytes, `sessions` (on at most half of all connections) "
+        "and `loads` at a time, and `soft_bytes`: who is above has its unused blocks freed before "
+        "others have",
         live=True,
         example=_QUOTAS,
     )

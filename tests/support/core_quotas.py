@@ -19,15 +19,6 @@ USER, GROUP = Owner(False, 8), Owner(True, 8)
 EXCUSES = {"adopt", "change_quotas", "hello", "still_mapped", "unlink_refused"}
 """Events that leave a user with more than before, whatever its limits are."""
 
-_KINDS = {
-    "pinned or kept": "pinned",
-    "loads in flight": "loads",
-    "load in flight": "loads",
-    "blocks in memory": "blocks",
-    "block in memory": "blocks",
-    "in memory": "bytes",
-}
-
 
 def quotas(user: Limits, group: Limits) -> Quotas:
     """Return these quotas; none of the limits is named twice."""
@@ -73,7 +64,7 @@ class NaiveQuotas:
     def refused(self, error: NoRoom) -> None:
         """Assert that a limit was reached, even with all gone that is idle."""
         words = str(error)
-        kind = next(kind for said, kind in _KINDS.items() if said in words)
+        kind = error.details["limit"]
         owner = GROUP if "group group together" in words else USER
         accounts = self._shell.registry.blocks.accounts
         held, needed, most = (error.details[key] for key in ("held", "needed", "quota"))

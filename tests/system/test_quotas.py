@@ -9,11 +9,13 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 import arrayd
 from arrayd.errors import NoRoom
+from arrayd.gather.hdf5 import collect
 from tests.support.daemons import Daemon
 from tests.support.people import ANN, BOB, TEAM, People, npy
 from tests.support.processes import wait_until
@@ -49,7 +51,7 @@ REFUSALS = {
         rf"user {BOB} has 1 session and may have 1: yours are \d+ \S+\. Close clients",
     ),
     '"*" = {loads = 1}': (
-        "arrayd.get_many(paths)",
+        "arrayd.prefetch(*paths)",
         rf"big.\.npy is one more; user {BOB} has 1 load in flight and may have 1: yours are \S+",
     ),
 }
@@ -142,3 +144,20 @@ def test_what_a_status_says(people: People, shared: Shared) -> None:
     ]
     assert told[0]["pinned"] == told[0]["bytes"] > told[1]["pinned"] == 0
     assert f"quotas  {ANN} 4.0 of 20.0 MiB, 1 of 9 blocks" in str(status)
+
+
+def test_more_files_than_loads(start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """A call for many files goes on with those that were refused when others have been loaded."""
+    daemon = start_daemon("--workers", "2", "--quotas", f"{os.geteuid()}: loads=2")
+    folders = [tmp_path / name for name in ("many", "collected")]
+    for folder in folders:
+        folder.mkdir()
+        for number in range(40):
+            (folder / f"{number}.txt").write_text(f"{number} 1\n")
+    with arrayd.connect(daemon.endpoint) as client:
+        arrays = client.get_many([folders[0] / f"{number}.txt" for number in range(40)])
+        assert [int(array.ravel()[0]) for array in arrays] == list(range(40))
+        del arrays
+        collect(client, sorted(folders[1].iterdir()), tmp_path / "all.h5")
+    with h5py.File(tmp_path / "all.h5") as file:
+        assert sorted(int(file[name][()].ravel()[0]) for name in file) == list(range(40))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from arrayd.client import Client
-from arrayd.errors import ArraydError, SourceChanged, SourceError, SpecMismatch
+from arrayd.errors import ArraydError, NoRoom, SourceChanged, SourceError, SpecMismatch
 from arrayd.session.request import FileRequest
 from arrayd.source import Source
 from arrayd.wire.protocol import Stat
@@ -103,7 +103,7 @@ class Sliced:
             array: Array = client.get(part)
             self.check_unchanged()
             if number + 1 < len(parts):
-                with contextlib.suppress(SourceError):  # the get will raise it
+                with contextlib.suppress(SourceError, NoRoom):  # the get will raise it
                     client.prefetch(parts[number + 1][1])
             yield first, array if self.cheap else array[start:] if self.shape else array
             del array

@@ -5,13 +5,13 @@ While one is written, the daemon loads the next ones in parallel, in at most hal
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from arrayd.common import failpoints
 from arrayd.errors import (
     ArraydError,
     LoaderCrashed,
+    NoRoom,
     SourceChanged,
     SourceError,
     SpecMismatch,
@@ -32,6 +33,7 @@ from arrayd.gather.replace_file import replacing
 from arrayd.results.info import Info
 from arrayd.session.request import FileRequest, SourceLike
 from arrayd.source import Source
+from arrayd.wire import protocol
 from arrayd.wire.protocol import Stat
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ COMPRESSIONS = ("gzip", "lzf")
 
 _BLOCK_EXTRA = 16 << 10  # a block's footer, metadata and padding, at most
 _PROBES = 8  # files looked into at a time
+_AHEAD = protocol.MAX_ITEMS  # pieces asked for at a time: by one request, which loads the first
 
 _BAD_INPUT = (SourceError, LoaderCrashed)
 
@@ -144,12 +147,15 @@ def _probe(client: Client, sources: Sequence[Source]) -> list[Input]:
     def look(named: tuple[Source, str]) -> Input | ArraydError:
         try:
             return _input(client, *named)
-        except _BAD_INPUT as error:
+        except (*_BAD_INPUT, NoRoom) as error:
             return error
 
     _refuse_published(sources)
+    named = list(zip(sources, dataset_names(sources), strict=True))
     with ThreadPoolExecutor(_PROBES) as pool:
-        found = list(pool.map(look, zip(sources, dataset_names(sources), strict=True)))
+        found = list(pool.map(look, named))
+    # Beside the others it was more than this user may have in flight; now it is alone.
+    found = [look(named[i]) if isinstance(one, NoRoom) else one for i, one in enumerate(found)]
     _raise_all([one for one in found if isinstance(one, ArraydError)], len(found))
     return [one for one in found if isinstance(one, Input)]
 
@@ -247,16 +253,37 @@ def _in_turn(client: Client, pieces: Iterable[_Piece], room: int) -> Iterator[_P
     piece counts until the next one is taken: by then it must have been released.
     """
     todo, coming, asked = deque(pieces), deque[_Piece](), 0
+    unasked, ahead = deque[_Piece](), _AHEAD  # the last ones of those coming
     while todo or coming:
-        fresh: list[_Piece] = []
         while todo and (asked == 0 or asked + todo[0].cost <= room):
-            fresh.append(todo.popleft())
-            asked += fresh[-1].cost
-        with contextlib.suppress(SourceError):  # the get will raise it
-            client.prefetch(*(piece.source for piece in fresh))
-        coming += fresh
-        yield coming[0]
+            coming.append(todo.popleft())
+            unasked.append(coming[-1])
+            asked += coming[-1].cost
+        ahead = _prefetch(client, unasked, ahead)
+        piece = coming[0]
+        yield piece
+        if unasked and unasked[0] is piece:
+            unasked.popleft()
         asked -= coming.popleft().cost
+
+
+def _prefetch(client: Client, pieces: deque[_Piece], ahead: int) -> int:
+    """Prefetch so many pieces, and take them off; return how many are to be the next ones.
+
+    If the user may have no more loads in flight, the first ones are loaded, and all are asked for
+    again, for that begins no load a second time. So what is in flight is always what comes first,
+    and never keeps a piece that is due from being loaded.
+    """
+    some = list(islice(pieces, ahead))
+    if not some:
+        return ahead
+    try:
+        client.prefetch(*(piece.source for piece in some))
+    except (SourceError, NoRoom):  # the get will raise it, or find room
+        return max(1, len(some) // 2)
+    for _ in some:
+        pieces.popleft()
+    return min(2 * ahead, _AHEAD)
 
 
 def _check_unchanged(one: Input) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from arrayd.common import failpoints
 from arrayd.errors import (
     ArraydError,
     DaemonLost,
+    NoRoom,
     SourceChanged,
     SourceNotFound,
     SpecMismatch,
@@ -73,15 +75,41 @@ class Fetching:
         return results
 
     def once(self, requests: list[FileRequest]) -> list[Result]:
-        """Ask for the requests; ask again for those that vanish before they are attached."""
+        """Ask for the requests; and again for those that were one load too many for their user.
+
+        The daemon answers these at once, while others of this very call are loaded. They are asked
+        for as long as that gets some of them, about twice as many at a time as it got the last
+        time: of each file of a long list the daemon is asked a few times, not hundreds of times.
+        """
+        results = self._lasting(dict(enumerate(requests)))
+        refused = deque(i for i in range(len(requests)) if _is_one_too_many(results[i]))
+        got = len(requests) - len(refused)
+        while refused and got:
+            if self._is_late():
+                late = {i: timed_out(requests[i].source, self._terms.timeout) for i in refused}
+                results |= late
+                break
+            some = [refused.popleft() for _ in range(min(2 * got, len(refused)))]
+            results |= self._lasting({i: requests[i] for i in some})
+            left = [i for i in some if _is_one_too_many(results[i])]
+            refused.extendleft(reversed(left))
+            got = len(some) - len(left)
+        return [results[i] for i in range(len(requests))]
+
+    def _is_late(self) -> bool:
+        deadline = self._terms.deadline
+        return deadline is not None and time.monotonic() >= deadline
+
+    def _lasting(self, asked: dict[int, FileRequest]) -> dict[int, Result]:
+        """Ask for these; ask again for those that vanish before they are attached."""
         results: dict[int, Result] = {}
         for _ in range(TRIES):
-            left = [i for i in range(len(requests)) if i not in results]
+            left = {i: request for i, request in asked.items() if i not in results}
             if not left:
                 break
-            results |= self._attached({i: requests[i] for i in left})
+            results |= self._attached(left)
         lost = DaemonLost(f"The block vanished {TRIES} times before it could be mapped.")
-        return [results.get(i, lost) for i in range(len(requests))]
+        return {i: results.get(i, lost) for i in asked}
 
     def _attached(self, asked: dict[int, FileRequest]) -> dict[int, Result]:
         """Ask, and attach what is granted while the rest is loaded; leave out what vanishes."""
@@ -92,22 +120,22 @@ class Fetching:
                 results[numbers[item]] = self._take(asked[numbers[item]], answer)
 
         with self._session.blocks.attaching():
-            answers = self._ask_for(list(asked.values()), take)
+            answers = self._ask_for(asked, take)
         for item, number in enumerate(numbers):
             if item not in answers:
                 results[number] = timed_out(asked[number].source, self._terms.timeout)
         return results
 
-    def _ask_for(self, requests: list[FileRequest], take: Taker) -> dict[int, Answer]:
-        terms = self._terms
+    def _ask_for(self, asked: dict[int, FileRequest], take: Taker) -> dict[int, Answer]:
+        terms = self._terms.of(list(asked))
         wait = None if terms.deadline is None else max(0.0, terms.deadline - time.monotonic())
         return self._session.ask_until(
             "get",
             wait,
-            count=len(requests),
+            count=len(asked),
             report=terms.report,
             take=take,
-            items=[request.to_wire() for request in requests],
+            items=[request.to_wire() for request in asked.values()],
             pin=terms.pin,
             wait=wait,
             progress=terms.report is not None,
@@ -155,6 +183,11 @@ def bare(error: ArraydError) -> ArraydError:
     """Return an error that is a result: its traceback would keep the other arrays alive."""
     error.__traceback__ = error.__context__ = error.__cause__ = None
     return error
+
+
+def _is_one_too_many(result: Result) -> bool:
+    """Say whether it was refused for the loads that its user has in flight."""
+    return isinstance(result, NoRoom) and result.details.get("limit") == "loads"
 
 
 def _is_other_file(result: Result) -> bool:

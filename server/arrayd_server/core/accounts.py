@@ -6,13 +6,13 @@ pages that cannot be taken back: not when it is unlinked and nobody maps it.
 
 Each sum is kept up to date where a block changes (`update`), so no request looks at all blocks;
 `invariants.check` counts anew. Which groups a user is in its sessions say: all that they have said
-since it last had neither a session nor a block.
+since it last had neither a session, nor a block, nor a load.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class Accounts:
         self.pins = PinnedBytes()
         self.sessions: Counter[int] = Counter()  # open ones, by uid
         #: in flight, by `Job.user`
-        self.loads: defaultdict[int | None, dict[int, Job]] = defaultdict(dict)
+        self.loads: dict[int | None, dict[int, Job]] = {}
         self.queue: dict[int, Job] = {}  # the jobs that wait for room: they will have it
         #: by `Block.user`, the least recently used first
         self.idle: dict[int | None, dict[str, Block]] = {}
@@ -94,7 +94,8 @@ class Accounts:
         self._forget(peer.uid)
 
     def _is_known(self, uid: int) -> bool:
-        return uid in self.sessions or Owner(False, uid) in self.sums
+        owner = Owner(False, uid)
+        return uid in self.sessions or owner in self.sums or self.in_flight(owner) > 0
 
     def _learn(self, uid: int) -> bool:
         """Note in whose quotas a user counts; say whether that has changed."""
@@ -191,6 +192,24 @@ class Accounts:
         del mine[block.segment]
         if not mine:
             del self.idle[block.user]
+
+    # ---- loads ---------------------------------------------------------------------------
+
+    def begin(self, load: Job) -> None:
+        """Count a load."""
+        self.loads.setdefault(load.user, {})[load.number] = load
+
+    def end(self, job: Job) -> bool:
+        """Count a job no more, if it is a load; say whether it is."""
+        mine = self.loads.get(job.user, {})
+        if mine.pop(job.number, None) is None:
+            return False
+        if not mine:
+            del self.loads[job.user]
+            uid = self.uid(job.user)
+            if uid is not None:
+                self._forget(uid)
+        return True
 
     # ---- sums ----------------------------------------------------------------------------
 

@@ -108,14 +108,22 @@ class Admission:
         return effects if wanted or not effects else effects + self._jobs.end(job)
 
     def _over_quota(self, job: Job, refusal: NoRoom, timeout: float, now: float) -> list[Effect]:
-        """Refuse those of a user who may have no more; a load goes on for the others who wait."""
-        peers = {to: self._holds.sessions[to.nonce].peer for to in job.waiters}
-        others = [peer for peer in peers.values() if peer.user != job.user]
-        if not others:
+        """Refuse those of a user who may have no more; a load goes on for the others who wait.
+
+        It begins anew as one of them has asked for it: the block is to name no path of another's.
+        """
+        users = {to: self._holds.sessions[to.nonce].peer.user for to in job.waiters}
+        first = next((to for to, user in users.items() if user != job.user), None)
+        if first is None:
             return self._jobs.fail(job, refusal, now)
-        refused = [to for to, peer in peers.items() if peer.user == job.user]
-        self._jobs.assign(job, others[0].user)
-        return self._jobs.refuse(job, refused, refusal, now) + self.admit(job, timeout, now)
+        refused = [to for to, user in users.items() if user == job.user]
+        effects = self._jobs.refuse(job, refused, refusal, now)
+        self._jobs.assign(job, users[first])
+        asked = job.waiters[first].asked
+        if asked is None:
+            return effects + self.admit(job, timeout, now)
+        job.identity = asked
+        return effects + self._probe_again(job)
 
     def retry(self, job: Job, now: float) -> list[Effect]:
         """Let a job begin anew: there was room, but the kernel had no pages for its block.
@@ -129,11 +137,15 @@ class Admission:
         if job.draft is not None:
             self._jobs.enter(job, Stage.QUEUED)
             return effects + self.admit(job, 0.0, now)
-        self._jobs.enter(job, Stage.PROBING)
+        effects += self._probe_again(job)
         job.done = job.given = 0
+        return effects
+
+    def _probe_again(self, job: Job) -> list[Effect]:
+        self._jobs.enter(job, Stage.PROBING)
         if job.linked:
             self._jobs.forget_aliases(job)  # its key may be another by now
-        return [*effects, Probe(job.number, job.identity)]
+        return [Probe(job.number, job.identity)]
 
     def tick(self, now: float) -> list[Effect]:
         """Give back the spares whose time is over; look at the queue."""

@@ -100,18 +100,15 @@ class JobTable:
             self.take_alias(job, alias)
         self._index_stage(job)
         if load or stage is Stage.PROBING:
-            self._loads_of(job)[job.number] = job
+            self._blocks.accounts.begin(job)
         return job
 
     def assign(self, job: Job, user: int | None) -> None:
         """Let a job be for a user: its block, and the load, count in that user's quota."""
-        counted = self._loads_of(job).pop(job.number, None)
+        is_load = self._blocks.accounts.end(job)
         job.user = user
-        if counted is not None:
-            self._loads_of(job)[job.number] = job
-
-    def _loads_of(self, job: Job) -> dict[int, Job]:
-        return self._blocks.accounts.loads[job.user]
+        if is_load:
+            self._blocks.accounts.begin(job)
 
     def at(self, number: int, *stages: Stage) -> Job | None:
         """Return a job if it is at one of these stages."""
@@ -353,7 +350,7 @@ class JobTable:
         """Take a job off the table; its block, if it has one, lives on. Return its aliases."""
         lifecycle.check_step(job.stage, None)
         self._unindex_stage(job)
-        self._loads_of(job).pop(job.number, None)
+        self._blocks.accounts.end(job)
         del self.table[job.number]
         for nonce, count in list(job.sessions.items()):
             self._count(job, nonce, -count)

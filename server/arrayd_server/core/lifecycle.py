@@ -29,6 +29,7 @@ STAGES: Steps = {
     Stage.QUEUED: {
         Stage.FILLING: "there is room for a load",
         Stage.MAKING: "there is room for a block that a client writes",
+        Stage.PROBING: "its user may have no more: once more for another one who waits",
         None: "there was no room in time; nobody waits any more; its members are loaded alone",
     },
     Stage.FILLING: {

@@ -78,7 +78,8 @@ class QuotaChecks:
                 continue
             name = self._cover(owner, size, going, now, job)
             if name is not None:
-                return self._refusal(name, owner, user, what, size, now)
+                waiting = int(getattr(self._accounts.waiting(owner, job), name))
+                return self._refusal(name, owner, user, what, size, now, waiting)
         return list(going.values())
 
     def _cover(
@@ -154,9 +155,17 @@ class QuotaChecks:
         return None
 
     def _refusal(
-        self, name: str, owner: Owner, user: int | None, what: Any, size: int, now: float
+        self,
+        name: str,
+        owner: Owner,
+        user: int | None,
+        what: Any,
+        size: int,
+        now: float,
+        waiting: int = 0,
     ) -> NoRoom:
-        return quota_texts.over(name, owner, user, what, size, self._blocks, self._sessions, now)
+        facts = (self._blocks, self._sessions, now)
+        return quota_texts.over(name, owner, user, what, size, waiting, *facts)
 
 
 def _over(most: int | None, count: int) -> int:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 from arrayd.common.bytesize import format_bytes
@@ -23,13 +27,35 @@ _UNITS = {
 }
 
 _REMEDIES = {
-    "bytes": "Release arrays",
-    "blocks": "Release arrays",
-    "pinned": "Ask without pin= or keep=, evict what is kept (`arrayd evict`)",
-    "sessions": "Close clients (each arrayd.connect is one), end processes (`arrayd kick`)",
-    "loads": "Ask again when some are done, for fewer files at a time",
+    "pinned": "ask without pin= or keep=, evict what is pinned or kept (`arrayd evict`)",
+    "sessions": "close clients (each arrayd.connect is one), end processes of yours (`kill PID`)",
+    "loads": "ask again when some are done, for fewer files at a time",
 }
-"""What a user can do, by the name of the limit."""
+"""What a user can do, by the name of the limit; of the others `_remedies` says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a user's part of a sum is used for.
+
+    Parameters
+    ----------
+    number
+        Of what it consists of.
+    shown
+        Some of that in words: of blocks, the largest.
+    blocks
+        Those that it consists of; empty where it is of something else.
+    """
+
+    number: int = 0
+    shown: list[str] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        more = self.number - len(self.shown)
+        told = ": yours are " + ", ".join(self.shown) if self.shown else ""
+        return f"{told} and {more} more" if more else told
 
 
 def over(
@@ -38,11 +64,15 @@ def over(
     user: int | None,
     what: Any,
     size: int,
+    waiting: int,
     blocks: BlockTable,
     sessions: Mapping[Nonce, Session],
     now: float,
 ) -> NoRoom:
-    """Explain to a user, who asks for `what`, that the limit of that `name` is reached."""
+    """Explain to a user, who asks for `what`, that the limit of that `name` is reached.
+
+    So many bytes or blocks are `waiting` for room, and counted as well.
+    """
     quotas = blocks.accounts.quotas
     entry, most = quotas.entry(owner), int(getattr(quotas.of(owner), name))
     in_bytes = name in ("bytes", "pinned")
@@ -51,18 +81,36 @@ def over(
     group = entry.removeprefix("@")
     whose = f"group {group} together has" if owner.group else f"user {owner.id} has"
     unit = _UNITS[name].format("" if held == 1 else "s")
-    lines = _lines(name, user, blocks, sessions, now)
+    unit += f", {amount(waiting)} more waiting for room," if waiting else ""
+    part = _part(name, user, blocks, sessions, now)
+    uid = blocks.accounts.uid(user)
+    mine = owner if uid is None else Owner(False, uid)
     needs = f"{what} needs {format_bytes(size)}" if in_bytes else f"{what} is one more"
     raised = f'{name} of "{entry}" in its option quotas'
     raised += ", or its option user_budget" if (name, entry) == ("bytes", "*") else ""
+    others = name in ("bytes", "blocks") and held > _held(name, mine, blocks, now)
+    helps = [_REMEDIES[name]] if name in _REMEDIES else _remedies(part, blocks, user, now)
+    helps += ["give up calls that wait for room"] if waiting else []
+    helps += ["have other members of the group release arrays"] if others else []
+    helps = [", ".join(helps), "have the daemon's administrator raise"]
+    remedy = ", or ".join(filter(None, helps))
     return NoRoom(
-        f"{needs}; {whose} {amount(held)}{unit} and may have {amount(most)}"
-        f"{': yours are ' if lines else ''}{_shortened(lines)}. {_REMEDIES[name]}, or have the "
-        f"daemon's administrator raise {raised}.",
+        f"{needs}; {whose} {amount(held)}{unit} and may have {amount(most)}{part}. "
+        f"{remedy[0].upper()}{remedy[1:]} {raised}.",
+        limit=name,
         needed=size,
         quota=most,
         held=held,
+        waiting=waiting,
     )
+
+
+def _remedies(part: _Part, blocks: BlockTable, user: int | None, now: float) -> list[str]:
+    """Return how a user has fewer blocks: what it could do without any effect is left out."""
+    held = any(one.segment not in blocks.idle for one in part.blocks)
+    kept = any((b.keep or b.pinned_until > now) and b.user == user for b in part.blocks)
+    found = ["release arrays"] if held else []
+    return found + (["evict what is pinned or kept (`arrayd evict`)"] if kept else [])
 
 
 def _held(name: str, owner: Owner, blocks: BlockTable, now: float) -> int:
@@ -77,28 +125,34 @@ def _held(name: str, owner: Owner, blocks: BlockTable, now: float) -> int:
     return int(getattr(accounts.has(owner), name))
 
 
-def _lines(
+def _part(
     name: str,
     user: int | None,
     blocks: BlockTable,
     sessions: Mapping[Nonce, Session],
     now: float,
-) -> list[str]:
-    """Return what a user's part of a sum is used for."""
+) -> _Part:
+    """Return what a user's part of a sum is used for.
+
+    Of the blocks, which may be many thousands at each of many refusals, only those that are shown
+    are put into words.
+    """
     if name == "sessions":
         uid = blocks.accounts.uid(user)
-        peers = (one.peer for one in sessions.values() if one.peer.uid == uid)
-        return [f"{peer.pid} {peer.program}".strip() for peer in peers if not peer.own]
+        peers = [one.peer for one in sessions.values() if one.peer.uid == uid and not one.peer.own]
+        return _Part(len(peers), [f"{one.pid} {one.program}".strip() for one in peers[:_SHOWN]])
     if name == "loads":
-        return [str(job.identity) for job in blocks.accounts.loads.get(user, {}).values()]
+        loads = blocks.accounts.loads.get(user, {})
+        return _Part(len(loads), [str(job.identity) for job in islice(loads.values(), _SHOWN)])
     mine = _blocks_of(user, blocks, sessions)
     if name == "pinned":
         pinned = blocks.accounts.pins.blocks
         chosen = [one for one in mine if one.segment in pinned and one.user == user]
     else:
         chosen = [b for b in mine if b.segment not in blocks.idle or not blocks.may_go(b, now)]
-    largest = sorted(chosen, key=lambda one: -one.size)
-    return [f"{_words(b, user, sessions)} {format_bytes(b.size)}".strip() for b in largest]
+    largest = heapq.nlargest(_SHOWN, chosen, key=attrgetter("size"))
+    shown = [f"{_words(b, user, sessions)} {format_bytes(b.size)}".strip() for b in largest]
+    return _Part(len(chosen), shown, chosen)
 
 
 def _blocks_of(
@@ -106,7 +160,7 @@ def _blocks_of(
 ) -> Iterable[Block]:
     if user is None:
         return [one for one in blocks.table.values() if one.user is None]
-    return users.blocks_of(blocks, sessions, user)
+    return users.made_or_held(blocks, sessions, user).values()
 
 
 def _words(block: Block, user: int | None, sessions: Mapping[Nonce, Session]) -> str:
@@ -115,8 +169,3 @@ def _words(block: Block, user: int | None, sessions: Mapping[Nonce, Session]) ->
         return str(block.identity)
     mine = users.holds_of(block, user, sessions)
     return str(next((hold.asked for hold in mine if hold.asked is not None), ""))
-
-
-def _shortened(lines: list[str]) -> str:
-    more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    return ", ".join(lines[:_SHOWN]) + more

@@ -69,11 +69,19 @@ def told_of(blocks: BlockTable, sessions: Mapping[Nonce, Session], peer: Peer) -
 
 def blocks_of(blocks: BlockTable, sessions: Mapping[Nonce, Session], user: int) -> list[Block]:
     """Return the blocks that were made for another user than the daemon's, or are held by it."""
+    found = made_or_held(blocks, sessions, user)
+    return sorted(found.values(), key=lambda block: block.number)
+
+
+def made_or_held(
+    blocks: BlockTable, sessions: Mapping[Nonce, Session], user: int
+) -> dict[str, Block]:
+    """Return the same by their segments, in any order."""
     found = dict(blocks.by_user.get(user, {}))
     for session in sessions.values():
         if session.peer.user == user:
             found |= {segment: blocks.table[segment] for segment in session.holds}
-    return sorted(found.values(), key=lambda block: block.number)
+    return found
 
 
 def may_redeem(block: Block, peer: Peer, token: bytes) -> bool:

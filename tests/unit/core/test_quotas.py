@@ -10,65 +10,30 @@ import pytest
 
 from arrayd.errors import NoRoom
 from arrayd.wire.grant import Grant
-from arrayd_server.core.model import Draft, Peer
-from arrayd_server.core.quotas import NO_LIMITS, Limits, Owner, Quotas
-from tests.support.core_files import SPEC, File, wanted
+from arrayd_server.core.model import Peer
+from arrayd_server.core.quotas import Limits
+from tests.support.core_files import File, wanted
 from tests.support.core_script import LARGE, MEDIUM, SMALL, World
-
-LAB = 60010
-ANN = Peer(60001, 11, "py", 11, foreign=True, groups=frozenset({60001, LAB}))
-BOB = Peer(60002, 12, "py", 12, foreign=True, groups=frozenset({60002, LAB}))
-OWN, ROOT = 7, Peer(0, 13, "py", 13, foreign=True, groups=frozenset({0, LAB}))
-ANNS, BOBS, LABS = Owner(False, ANN.uid), Owner(False, BOB.uid), Owner(True, LAB)
-
-
-def quotas(others: Limits = NO_LIMITS, **named: Limits) -> Quotas:
-    """Return quotas of ``bob``, ``lab``, ``root``, ``own``, and of each other user."""
-    owners = {"bob": BOBS, "lab": LABS, "root": Owner(False, 0), "own": Owner(False, OWN)}
-    entries = {owners[name]: "@lab" if name == "lab" else name for name in named}
-    limits = {owners[name]: one for name, one in named.items()}
-    return Quotas(limits, entries, others, frozenset({0, OWN}), OWN if "own" in named else None)
+from tests.support.core_town import (
+    ANN,
+    ANNS,
+    BOB,
+    BOBS,
+    LAB,
+    LABS,
+    ROOT,
+    founded,
+    got,
+    has,
+    kept,
+    limit,
+)
 
 
 @pytest.fixture
 def town() -> World:
-    """Give a world with sessions of Ann and Bob, who are of one group, and of root."""
-    town = World(1000)
-    town.naive.evicting = True  # some blocks go though there is room
-    town.hello(b"ann", ANN.pid, peer=ANN)
-    town.hello(b"bob", BOB.pid, peer=BOB)
-    town.hello(b"root", ROOT.pid, peer=ROOT)
-    return town
-
-
-def limit(town: World, others: Limits = NO_LIMITS, **named: Limits) -> None:
-    """Let quotas be others."""
-    town.registry.blocks.change_quotas(quotas(others, **named))
-
-
-def has(town: World, owner: Owner) -> tuple[int, int]:
-    """Return the bytes and blocks that count in a quota."""
-    one = town.registry.blocks.accounts.has(owner)
-    return one.bytes, one.blocks
-
-
-def got(town: World, nonce: bytes, what: File, pin: float = 0.0) -> Any:
-    """Return the answer to a request for a file."""
-    to = town.get(nonce, what, pin=pin)
-    town.work_off()
-    answer = town.answer(to)
-    if isinstance(answer, Grant):
-        town.kernel.attach(answer.segment, nonce)
-    return answer
-
-
-def kept(town: World, nonce: bytes, size: int) -> Any:
-    """Return the answer to one who wants to write a block that is to be kept."""
-    draft = Draft(SPEC, size, "name:x", "x", True)
-    to = town.asker(nonce, draft)
-    town.do(town.registry.create, to, draft, 1.0, town.now)
-    town.work_off()
-    return town.answer(to)
+    """Give a world with sessions of Ann, Bob and root."""
+    return founded()
 
 
 @pytest.mark.parametrize(
@@ -78,46 +43,47 @@ def kept(town: World, nonce: bytes, size: int) -> Any:
             Limits(bytes=60),
             lambda town: got(town, b"bob", MEDIUM),
             "f40 needs 40 B; user 60002 has 25 B in memory and may have 60 B: yours are f25 25 B. "
-            'Release arrays, or have the daemon\'s administrator raise bytes of "bob" in its '
-            "option quotas.",
-            (40, 60, 25),
+            "Release arrays, evict what is pinned or kept (`arrayd evict`), or have the daemon's "
+            'administrator raise bytes of "bob" in its option quotas.',
+            ("bytes", 40, 60, 25),
         ),
         (
             Limits(blocks=1),
             lambda town: got(town, b"bob", MEDIUM),
             "f40 is one more; user 60002 has 1 block in memory and may have 1: yours are f25 25 B",
-            (40, 1, 1),
+            ("blocks", 40, 1, 1),
         ),
         (
             Limits(pinned=40),
             lambda town: got(town, b"bob", MEDIUM, pin=9.0),
             "f40 needs 40 B; user 60002 has 25 B pinned or kept and may have 40 B: yours are "
             "f25 25 B. Ask without pin=",
-            (40, 40, 25),
+            ("pinned", 40, 40, 25),
         ),
         (
             Limits(pinned=40),
             lambda town: kept(town, b"bob", 30),
             "name:x needs 30 B; user 60002 has 25 B pinned or kept and may have 40 B",
-            (30, 40, 25),
+            ("pinned", 30, 40, 25),
         ),
         (
             Limits(sessions=1),
             lambda town: town.registry.holds.quotas.session(BOB, town.now),
-            "This session is one more; user 60002 has 1 session and may have 1: yours are 12 py.",
-            (1, 1, 1),
+            "This session is one more; user 60002 has 1 session and may have 1: yours are 12 py. "
+            "Close clients (each arrayd.connect is one), end processes of yours (`kill PID`), or",
+            ("sessions", 1, 1, 1),
         ),
         (
             Limits(loads=1),
             lambda town: [town.answer(town.get(b"bob", one)) for one in (LARGE, MEDIUM)][1],
             "f40 is one more; user 60002 has 1 load in flight and may have 1: yours are f60.",
-            (1, 1, 1),
+            ("loads", 1, 1, 1),
         ),
     ],
     ids=["bytes", "blocks", "pinned", "kept", "sessions", "loads"],
 )
 def test_each_hard_limit(
-    town: World, limits: Limits, ask: Any, words: str, details: tuple[int, int, int]
+    town: World, limits: Limits, ask: Any, words: str, details: tuple[str, int, int, int]
 ) -> None:
     """It is NoRoom that says whose quota it is, how much of it is used, and by what."""
     assert isinstance(got(town, b"bob", SMALL, pin=math.inf), Grant)
@@ -125,7 +91,8 @@ def test_each_hard_limit(
     error = ask(town)
     assert isinstance(error, NoRoom)
     assert words in str(error)
-    assert error.details == dict(zip(("needed", "quota", "held"), details, strict=True))
+    numbers = dict(zip(("limit", "needed", "quota", "held"), details, strict=True))
+    assert error.details == {**numbers, "waiting": 0}
     assert town.registry.holds.quotas.session(ANN, town.now) is None  # others have theirs
     assert isinstance(got(town, b"ann", File("f30", 30), pin=math.inf), Grant)
 
@@ -145,6 +112,9 @@ def test_a_group_has_each_block_once(town: World) -> None:
     error = got(town, b"bob", LARGE)
     assert "group lab together has 65 B in memory and may have 70 B" in str(error)
     assert "f40 40 B" not in str(error)  # Ann asked for it first: he is not told her words
+    assert "other members" not in str(error)  # he holds all of it
+    error = got(town, b"ann", LARGE)
+    assert "Release arrays, have other members of the group release arrays, or" in str(error)
     assert 'bytes of "@lab" in its option quotas' in str(error)
 
 
@@ -178,7 +148,9 @@ def test_to_join_a_load_is_no_way_around(town: World) -> None:
     assert isinstance(town.answer(hers), Grant)
     error = town.answer(his)
     assert isinstance(error, NoRoom)
-    assert error.details == {"needed": 40, "quota": 30, "held": 0}
+    assert (error.details["limit"], error.details["needed"]) == ("bytes", 40)
+    assert (error.details["quota"], error.details["held"]) == (30, 0)
+    assert "may have 30 B. Have the daemon's administrator raise" in str(error)  # he has nothing
 
 
 def test_a_reference_is_no_way_around(town: World) -> None:
@@ -329,7 +301,11 @@ def test_jobs_that_wait_for_room_count(town: World) -> None:
     limit(town, Limits(bytes=60))
     first = town.create(b"bob", 40)
     assert town.answer(first) is None
-    assert isinstance(town.answer(town.create(b"bob", 25)), NoRoom)
+    error = town.answer(town.create(b"bob", 25))
+    assert isinstance(error, NoRoom)
+    words = "user 60002 has 0 B in memory, 40 B more waiting for room, and may have 60 B. Give up "
+    assert words + "calls that wait for room, or have the daemon's" in str(error)
+    assert (error.details["held"], error.details["waiting"]) == (0, 40)
     town.release(b"a", full)
     town.free_all()
     town.work_off()

@@ -126,7 +126,8 @@ def test_a_quota(town: World) -> None:
     town.publish(b"bob", "used")
     error = town.answer(town.create(b"bob", 40))
     assert isinstance(error, NoRoom)
-    assert error.details == {"needed": 40, "quota": 60, "held": 50}
+    numbers = {"needed": 40, "quota": 60, "held": 50, "waiting": 0}
+    assert error.details == {"limit": "bytes", **numbers}
     assert town.registry.block(grant.segment)[0] is not None
     town.naive.evicting = True  # there is room, but not for Bob
     town.create(b"bob", 25)
