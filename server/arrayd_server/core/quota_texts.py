@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
@@ -108,7 +108,7 @@ def over(
 def _remedies(part: _Part, blocks: BlockTable, user: int | None, now: float) -> list[str]:
     """Return how a user has fewer blocks: what it could do without any effect is left out."""
     held = any(one.segment not in blocks.idle for one in part.blocks)
-    kept = any((b.keep or b.pinned_until > now) and b.user == user for b in part.blocks)
+    kept = blocks.accounts.pins.of(user, now) > 0
     found = ["release arrays"] if held else []
     return found + (["evict what is pinned or kept (`arrayd evict`)"] if kept else [])
 
@@ -147,9 +147,12 @@ def _part(
     mine = _blocks_of(user, blocks, sessions)
     if name == "pinned":
         pinned = blocks.accounts.pins.blocks
-        chosen = [one for one in mine if one.segment in pinned and one.user == user]
+        chosen = [one for segment, one in mine.items() if segment in pinned and one.user == user]
     else:
-        chosen = [b for b in mine if b.segment not in blocks.idle or not blocks.may_go(b, now)]
+        idle, may_go = blocks.idle, blocks.may_go
+        chosen = [
+            one for segment, one in mine.items() if segment not in idle or not may_go(one, now)
+        ]
     largest = heapq.nlargest(_SHOWN, chosen, key=attrgetter("size"))
     shown = [f"{_words(b, user, sessions)} {format_bytes(b.size)}".strip() for b in largest]
     return _Part(len(chosen), shown, chosen)
@@ -157,10 +160,10 @@ def _part(
 
 def _blocks_of(
     user: int | None, blocks: BlockTable, sessions: Mapping[Nonce, Session]
-) -> Iterable[Block]:
+) -> dict[str, Block]:
     if user is None:
-        return [one for one in blocks.table.values() if one.user is None]
-    return users.made_or_held(blocks, sessions, user).values()
+        return {segment: one for segment, one in blocks.table.items() if one.user is None}
+    return users.made_or_held(blocks, sessions, user)
 
 
 def _words(block: Block, user: int | None, sessions: Mapping[Nonce, Session]) -> str:

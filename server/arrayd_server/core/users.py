@@ -80,7 +80,7 @@ def made_or_held(
     found = dict(blocks.by_user.get(user, {}))
     for session in sessions.values():
         if session.peer.user == user:
-            found |= {segment: blocks.table[segment] for segment in session.holds}
+            found |= {one: blocks.table[one] for one in session.holds if one not in found}
     return found
 
 
