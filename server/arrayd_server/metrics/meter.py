@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from time import monotonic
 
-from arrayd.errors import ArraydError
+from arrayd.errors import ArraydError, NoRoom
 from arrayd.wire.protocol import Request
 from arrayd_server.core.effects import Answer, AskAgain, IntroduceYourself, Reply, ReportProgress
 from arrayd_server.core.model import Nonce
@@ -23,6 +23,9 @@ OTHER = "other"
 
 MAX_FORMATS, MAX_CODES = 7, 25
 """Formats of files, and kinds of errors, that have labels of their own."""
+
+TOO_MANY_LOADS = "NoRoom-loads"
+"""The code of a NoRoom that is for a quota of loads."""
 
 MAX_PENDING = 10_000
 """Requests whose duration is measured at a time; more are counted when they come, as `OTHER`."""
@@ -128,7 +131,7 @@ class Meter:
     def answered(self, nonce: Nonce, number: int, answer: Answer) -> None:
         """Count an answer: with the last one its request is over."""
         if isinstance(answer, ArraydError):
-            code = type(answer).__name__
+            code = _code(answer)
             known = code in self.counts.errors or len(self.counts.errors) < MAX_CODES
             self.counts.errors[code if known else OTHER] += 1
         pending = self._pending.get((nonce, number))
@@ -193,3 +196,12 @@ class Meter:
             self.counts.load_bytes[label] += nbytes
             found = self.counts.load_seconds.setdefault(label, Distribution(LOAD_BOUNDS))
             found.add(seconds)
+
+
+def _code(error: ArraydError) -> str:
+    """Return as what an error counts.
+
+    Clients ask again for what was one load too many for a quota, so that is no lack of room yet.
+    """
+    too_many = isinstance(error, NoRoom) and error.details.get("limit") == "loads"
+    return TOO_MANY_LOADS if too_many else type(error).__name__

@@ -79,7 +79,11 @@ METRICS = {
             ("reason",),
         ),
         Metric(
-            "arrayd_errors_total", "counter", "Errors that clients were answered with.", ("code",)
+            "arrayd_errors_total",
+            "counter",
+            "Errors that clients were answered with. NoRoom-loads is for a quota of loads: most of "
+            "these are asked for again when others have been loaded.",
+            ("code",),
         ),
         Metric("arrayd_access_denied_total", "counter", "Those of them that are AccessDenied."),
         Metric("arrayd_adopted_blocks_total", "counter", "Blocks taken over from an earlier run."),

@@ -39,6 +39,14 @@ def test_a_request_ends_with_its_last_answer(meter: Meter) -> None:
     assert meter.counts.request_seconds["get"].buckets()[-1] == ("+Inf", 1)
 
 
+def test_one_load_too_many_is_no_lack_of_room(meter: Meter) -> None:
+    """It has a code of its own: the alert of NoRoom is not for what a client asks again."""
+    ask(meter, 1, items=[{}, {}])
+    meter.answered(b"s", 1, NoRoom("one more", limit="loads"))
+    meter.answered(b"s", 1, NoRoom("too much", limit="bytes"))
+    assert meter.counts.errors == {"NoRoom-loads": 1, "NoRoom": 1}
+
+
 def test_what_has_no_answer_is_over_at_once(meter: Meter) -> None:
     """A release, and a get of nothing."""
     ask(meter, 1, "release", holds=[])
