@@ -101,9 +101,12 @@ def fork_for_parent() -> int:
 
 def _become(module: str, descriptor: int, parent: int, memory: str) -> NoReturn:
     """Be the process that was asked for, and end with it."""
-    code = 1
     try:
         os.write(descriptor, os.getpid().to_bytes(PID_BYTES, "little"))
+    except OSError:  # the daemon has ended, or given up
+        os._exit(1)
+    code = 1
+    try:
         sys.argv = [module, str(descriptor), str(parent), memory]
         gc.enable()
         sys.modules[module].main()

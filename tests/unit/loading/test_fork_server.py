@@ -286,3 +286,16 @@ def test_what_a_fork_server_costs() -> None:
             assert (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK") <= 0.1
 
     asyncio.run(run())
+
+
+def test_nobody_waits_any_more() -> None:
+    """A process that is there when the daemon has just ended goes without a word in its log."""
+    code = """
+import os
+from arrayd_server.loading import fork_program
+reading, writing = os.pipe()
+os.close(reading)
+fork_program._become("none", writing, os.getpid(), "1")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
