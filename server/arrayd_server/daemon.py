@@ -145,8 +145,7 @@ class Daemon:
             wanted = (self._config.metrics_textfile, self._metrics_sockets)
             self._observation = Observation(loop, *wanted)
         self._make_service(loop)
-        gone = self._sessions.disconnected
-        listening = (self._config.endpoint, self._on_request, gone)
+        listening = (self._config.endpoint, self._on_request, self._on_close)
         mode = self._config.callers.socket_mode
         self._server = Server(loop, *listening, self._passed, mode=mode)
         self._sessions.server = self._server
@@ -318,6 +317,11 @@ class Daemon:
                 self._executor.take(HANDLERS[request.op], self._service, request, time.monotonic())
             except Exception as error:
                 self._fail(request, route, error)
+
+    def _on_close(self, route: PeerConnection) -> None:
+        if self._takeover is not None:
+            self._takeover.forget(route)
+        self._sessions.disconnected(route)
 
     def _on_death(self, nonce: bytes) -> None:
         log.debug("session of pid %d ended with its process", self._sessions.pid_of(nonce))

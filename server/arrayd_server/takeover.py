@@ -88,7 +88,7 @@ class Takeover:
             about = events.ADOPTED.about(bytes=self._nbytes)
             seconds = time.monotonic() - began
             log.info("took over blocks: %d (%s) in %.1f s", count, size, seconds, extra=about)
-        return {route: hello for route, hello in self._hellos.items() if not route.closed}
+        return self._hellos
 
     def keep_waiting(self, request: protocol.Request, route: PeerConnection, to: Server) -> None:
         """Deal with a request that comes meanwhile; `to` answers it."""
@@ -99,6 +99,10 @@ class Takeover:
             self._hellos.pop(route, None)
         elif request.op not in WITHOUT_ANSWER:
             to.send(route, request.id, **message(IntroduceYourself(), {}))
+
+    def forget(self, route: PeerConnection) -> None:
+        """Keep nothing for a connection that has ended."""
+        self._hellos.pop(route, None)
 
     def _adopt(self, found: LeftoverSegment, now: float) -> None:
         try:

@@ -42,8 +42,6 @@ class Wire:
 class Route:
     """Stands for a connection."""
 
-    closed = False
-
 
 class Performer:
     """Stands for the executor: performs nothing."""
@@ -97,7 +95,7 @@ def test_hellos_are_kept_and_answered_with_how_far_it_is(left: Any) -> None:
         keep(asked("hello"), third)
         keep(asked("bye"), third)
         keep(asked("hello"), gone)
-        gone.closed = True
+        one.forget(gone)
 
     async def run() -> Any:
         return (await asyncio.gather(come(), one.run()))[1]

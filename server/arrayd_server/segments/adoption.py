@@ -59,7 +59,7 @@ class Leftovers:
 
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
-        # A folder tells the inode of a file with its name, which spares four `lstat` for each.
+        # A folder tells the inode of a file with its name, which spares three `lstat` for each.
         spare = dict(_listed(segments.directory, segments.family))
         whole: list[tuple[int, str]] = []
         names: set[str] = set()  # without one of their links, or with another file there
