@@ -102,6 +102,8 @@ def test_each_limit_through_reloads(people: People, shared: Shared) -> None:
         assert bob("int(arrayd.put([3])[0])") == 3
         held = "sum(b.state != 'idle' for b in arrayd.status().blocks)"
         wait_until(lambda: bob(held) == 1, "the others have gone")  # noqa: B023  it is called here
+    large = "sum(b.size > 1 << 20 for b in arrayd.status().blocks)"
+    wait_until(lambda: bob(large) == 2, "his, and what the prefetch had begun to load")
     shared.reload(f'"{BOB}" = {{bytes = "1M"}}')  # less than there is
     assert bob("int(his[8])") == 8
     refused(lambda: bob("arrayd.put([1])"), "has 8.0 MiB in memory and may have 1.0 MiB")
