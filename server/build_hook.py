@@ -1,8 +1,8 @@
 """Compile the C files of arrayd while pip builds it, where that is possible.
 
 Hatchling runs this (``[tool.hatch.build.hooks.custom]`` in pyproject.toml). Without a C compiler
-the wheel is as pure as it would be without this file: text is read by numpy alone, and segments
-are mapped step by step.
+the wheel is as pure as it would be without this file: text is read and floats are rounded by numpy
+alone, and segments are mapped step by step.
 """
 
 from __future__ import annotations

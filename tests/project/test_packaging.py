@@ -16,7 +16,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-C_FILES = ("client/arrayd/system/attach.c", "server/arrayd_server/loaders/text/plain_rows.c")
+C_FILES = (
+    "client/arrayd/common/casts/floats.c",
+    "client/arrayd/system/attach.c",
+    "server/arrayd_server/loaders/text/plain_rows.c",
+)
 
 
 @pytest.fixture
@@ -97,7 +101,7 @@ def test_what_is_c_is_compiled_if_possible(
     monkeypatch.setitem(sys.modules, interface.__name__, interface)
     hook = runpy.run_path(str(ROOT / "server" / "build_hook.py"))["CompileWhatIsC"]()
     for path in (*C_FILES, "client/arrayd/common/compiling.py"):
-        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / path)
     said: list[str] = []
     hook.root, hook.target_name = str(tmp_path), "wheel"
@@ -114,6 +118,7 @@ def test_what_is_c_is_compiled_if_possible(
         assert data == {"force_include": {}}
     else:
         assert set(data["force_include"].values()) == {
+            "arrayd/common/casts/floats.so.1",
             "arrayd/system/attach.so.1",
             "arrayd_server/loaders/text/plain_rows.so.1",
         }

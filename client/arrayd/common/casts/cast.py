@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from arrayd.common.casts import floats
 from arrayd.common.casts.limit import Limit, refuse
 from arrayd.common.casts.long_text import fixed
 from arrayd.common.casts.padding import clear_padding
@@ -184,6 +185,8 @@ def _convert(chunk: Array, target: DType, overflow: str) -> Counted:
         return Counted(chunk.astype(target, copy=False), 0)
     if target.names is not None:
         return _fields(chunk, target, overflow)
+    if (narrowed := floats.narrow(chunk, target)) is not None:
+        return Counted(*narrowed)
     limit = Limit(overflow, infinite=has_infinity(target))
     if chunk.dtype.hasobject:
         result, changed = fixed(chunk, target, limit.clips)
