@@ -77,6 +77,8 @@ def of_source(source: Source, stat: Sequence[int] | None, user: int | None = Non
 
 def of_members(origins: Sequence[BlockIdentity]) -> BlockIdentity:
     """Return the origin of a block in which these lie together."""
+    if len(origins) == 1:
+        return BlockIdentity(None, origins[0].words)
     folders = {os.path.dirname(one.source.path) for one in origins if one.source is not None}
     return BlockIdentity(None, f"{len(origins)} files in {os.path.commonpath(folders)}/")
 

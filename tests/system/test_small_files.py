@@ -163,6 +163,22 @@ def test_one_block(client: arrayd.Client, daemon: Daemon, tmp_path: Path) -> Non
     assert len(names(pinned)) == 2
 
 
+def test_a_single_one(client: arrayd.Client, daemon: Daemon, tmp_path: Path) -> None:
+    """It is loaded in the same way, into a block of its own that is called by its name."""
+    (path,) = files(tmp_path, 1)
+    array = client.get(path)
+    block = only_block(client)
+    assert (block.members, block.source, block.path) == (0, str(path), str(path))
+    assert (block.shape, block.dtype, block.nbytes) == ((10,), array.dtype, array.nbytes)
+    np.testing.assert_array_equal(array, np.load(path))
+    with arrayd.Client(daemon.endpoint) as other:
+        assert names([other.get(path, rows=slice(2, 5))]) == names([array])
+    with pytest.raises(SpecMismatch, match="there is no cast="):
+        client.get(path, overflow="clip")
+    del array
+    assert client.evict(path) == {"blocks": 1, "bytes": block.size, "arrays": 1}
+
+
 def test_a_spelling_that_is_in_memory(client: arrayd.Client, tmp_path: Path) -> None:
     """Of a file that is there under another name, no second copy is made."""
     paths = files(tmp_path, 3)

@@ -45,6 +45,7 @@ def may_be_member(source: Source, size: int) -> bool:
     named = source.format or ("npy" if source.path.endswith(".npy") else "")
     plain = source.rows is None and source.dtype is None and source.order is None
     bare = not source.options and source.member is None and not source.extra
+    bare = bare and (source.overflow == "error" or source.cast is not None)
     return named == "npy" and plain and bare and 0 < size <= MAX_BYTES
 
 
@@ -98,7 +99,7 @@ class MemberLoads:
         wire = SmallFilesTask(common, *place, files, origin.confined).to_wire()
         return Task(
             job,
-            f"{origin} and other small files",
+            f"{origin} and other small files" if len(members) > 1 else str(origin),
             {"op": "small", **wire},
             lambda result: self._on_result(job, first, result),
             lambda count: self._on_progress(job, count),

@@ -1,4 +1,9 @@
-"""The small files of one request: which of its items are loaded together into one block."""
+"""The small files of one request: which of its items are loaded together into one block.
+
+A single one of the daemon's own user is loaded in the same way: as a block of one member it takes
+one message to a worker instead of two, and three quarters of the time. One of another user is not:
+a block with members is that user's alone (see `core.members`), and this one may be for others, too.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +57,7 @@ class SmallFiles:
         effects: list[Effect] = []
         for asks in self._groups.values():
             members = _placed(asks, self._user)
-            if len(members) > 1:
+            if len(members) > 1 or self._user is None:
                 effects += self._together(asks, members, now)
             else:
                 effects += [e for ask in asks for e in self._registry.get(*ask, now)]

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from arrayd.source import Source
 from arrayd.wire import layout, protocol
+from arrayd.wire.grant import Spec
 from arrayd_server.core import users
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.failed_loads import FailedLoad
@@ -263,22 +265,22 @@ def _chosen(blocks: BlockTable) -> list[Block]:
 def _block(registry: Registry, block: Block, now: float) -> dict[str, Any]:
     blocks = registry.blocks
     job = registry.jobs.table.get(block.job or 0)
-    source = block.identity.source
+    spec, source, members = _content(block)
     return {
         "number": block.number,
         "segment": block.segment,
         "size": block.size,
-        "nbytes": block.spec.nbytes,
-        "shape": block.spec.shape,
-        "descr": block.spec.descr,
-        "order": block.spec.order,
+        "nbytes": spec.nbytes,
+        "shape": spec.shape,
+        "descr": spec.descr,
+        "order": spec.order,
         "state": _state(block, idle=block.segment in blocks.idle),
         "pinned": block.keep or block.pinned_until > now,
         "done": job.done if job else 0,
         "total": job.total if job else 0,
         "eta": _eta(block, job, now),
         "source": _words(block),
-        "members": len(block.members),
+        "members": members,
         "path": source.path if source is not None else "",
         "name": block.name,
         "holders": [_client(registry, n, now - h.since) for n, h in block.holders.items()],
@@ -287,6 +289,17 @@ def _block(registry: Registry, block: Block, now: float) -> dict[str, Any]:
         "age": now - block.since,
         "unused": now - block.used,
     }
+
+
+def _content(block: Block) -> tuple[Spec, Source | None, int]:
+    """Return what lies in a block, from which file, and how many arrays; 0: it is an array.
+
+    One with a single member is shown as the array of that file, as soon as it is loaded.
+    """
+    spec = block.members[0].spec if len(block.members) == 1 else None
+    if spec is not None:
+        return spec, block.members[0].identity.source, 0
+    return block.spec, block.identity.source, len(block.members)
 
 
 def _eta(block: Block, job: Job | None, now: float) -> float | None:

@@ -137,7 +137,7 @@ class Walk(KernelWalk):
 
     @rule(
         nonce=st.sampled_from([b"a", b"b", b"c", b"c"]),
-        some=st.lists(small_files, min_size=2, max_size=3, unique=True),
+        some=st.lists(small_files, min_size=1, max_size=3, unique=True),
         timeout=waits,
         hurry=st.booleans(),
     )
