@@ -204,6 +204,12 @@ class Block:
         return self.members or [self]
 
     @property
+    def array(self) -> Block | BlockMember | None:
+        """The one array in it: itself, or its only member; None: several, or it is not loaded."""
+        parts = self.parts()
+        return parts[0] if len(parts) == 1 and parts[0].spec is not None else None
+
+    @property
     def usable(self) -> bool:
         """Sessions may hold it: it is sealed, or being written."""
         return self.state in (State.SEALED, State.WRITING)

@@ -143,7 +143,8 @@ def of_block(
     block: Block, idle: Container[str], numbers: UserNumbers, now: float
 ) -> dict[str, Any]:
     """Return what is shown of a block, of which `idle` says whether it is; ages in seconds."""
-    state = state_of(block, idle, now)
+    state, array = state_of(block, idle, now), block.array
+    spec = None if array is None else array.spec
     return {
         "number": block.number,
         "size": block.size,
@@ -153,9 +154,9 @@ def of_block(
         "holders": len(block.holders),
         "idle": None if state in ("held", "loading") else round(now - block.used, 1),
         "arrays": len(block.members) or 1,
-        "shape": None if block.members else list(block.spec.shape),
-        "dtype": "" if block.members else dtype_words(block.spec),
-        "format": _format(block),
+        "shape": None if spec is None else list(spec.shape),
+        "dtype": "" if spec is None else dtype_words(spec),
+        "format": "put" if block.published else _format((array or block).identity),
     }
 
 
@@ -173,13 +174,11 @@ def _plain_dtype(descr: str) -> str:
     return str(np.dtype(descr))
 
 
-def _format(block: Block) -> str:
-    if block.published:
-        return "put"
-    if not isinstance(block.identity, BlockIdentity) or block.identity.source is None:
+def _format(identity: object) -> str:
+    if not isinstance(identity, BlockIdentity) or identity.source is None:
         return ""
     try:
-        return block.identity.source.resolved_format()
+        return identity.source.resolved_format()
     except SpecMismatch:  # its name says nothing about it
         return ""
 

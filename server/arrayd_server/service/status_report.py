@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from arrayd.source import Source
 from arrayd.wire import layout, protocol
-from arrayd.wire.grant import Spec
 from arrayd_server.core import users
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.failed_loads import FailedLoad
@@ -265,7 +263,9 @@ def _chosen(blocks: BlockTable) -> list[Block]:
 def _block(registry: Registry, block: Block, now: float) -> dict[str, Any]:
     blocks = registry.blocks
     job = registry.jobs.table.get(block.job or 0)
-    spec, source, members = _content(block)
+    array = block.array
+    spec = (array and array.spec) or block.spec
+    source = (array or block).identity.source
     return {
         "number": block.number,
         "segment": block.segment,
@@ -280,7 +280,7 @@ def _block(registry: Registry, block: Block, now: float) -> dict[str, Any]:
         "total": job.total if job else 0,
         "eta": _eta(block, job, now),
         "source": _words(block),
-        "members": members,
+        "members": len(block.members) if array is None else 0,
         "path": source.path if source is not None else "",
         "name": block.name,
         "holders": [_client(registry, n, now - h.since) for n, h in block.holders.items()],
@@ -289,17 +289,6 @@ def _block(registry: Registry, block: Block, now: float) -> dict[str, Any]:
         "age": now - block.since,
         "unused": now - block.used,
     }
-
-
-def _content(block: Block) -> tuple[Spec, Source | None, int]:
-    """Return what lies in a block, from which file, and how many arrays; 0: it is an array.
-
-    One with a single member is shown as the array of that file, as soon as it is loaded.
-    """
-    spec = block.members[0].spec if len(block.members) == 1 else None
-    if spec is not None:
-        return spec, block.members[0].identity.source, 0
-    return block.spec, block.identity.source, len(block.members)
 
 
 def _eta(block: Block, job: Job | None, now: float) -> float | None:
