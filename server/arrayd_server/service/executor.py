@@ -281,15 +281,17 @@ class EffectExecutor:
             self._close(segment, fd)
 
     def _close(self, segment: str, fd: int) -> None:
-        """Free the pages of an unlinked segment, by closing it in a thread: it takes long."""
+        """Free the pages of an unlinked segment, by closing it: in a thread, if that takes long."""
         failpoints.hit("daemon.unlinked")
 
         def freed(error: BaseException | None) -> None:
             assert error is None
-            self.update_headroom()
             self.take(self._registry.freed, segment, monotonic())
 
-        self._threads.run(lambda: os.close(fd) if fd >= 0 else None, freed)
+        if fd < 0:
+            freed(None)
+        else:
+            self._threads.run(lambda: os.close(fd), freed, os.fstat(fd).st_size)
 
     def _fill(self, job: int, segment: str) -> None:
         try:
@@ -308,7 +310,7 @@ class EffectExecutor:
             self._segments.make(*described)
             self._segments.reserve(segment, described[1].data_bytes)
 
-        self._threads.run(work, partial(self._on_made, job, segment))
+        self._threads.run(work, partial(self._on_made, job, segment), described[1].data_bytes)
 
     def _described(self, segment: str) -> tuple[str, layout.SegmentPlan, dict[str, Any]]:
         """Return name, layout and metadata of a segment, with what its job is to publish."""

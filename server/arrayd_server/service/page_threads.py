@@ -1,5 +1,7 @@
 """Two threads for what takes the kernel long: giving a segment its pages, and freeing them.
 
+Of a small segment that takes less than the way to a thread and back, so it is done on the loop.
+
 Where all CPUs are busy the loop goes before them: they have a lower priority, which Linux keeps for
 each thread (setpriority(2), sched(7)).
 """
@@ -17,16 +19,28 @@ NICER = 10
 """By how much the threads are nicer than the loop."""
 
 
+SMALL = 256 << 10
+"""Bytes of pages that are had, or freed, within some 50 microseconds; to a thread it is 200."""
+
+
 class PageThreads:
-    """Runs work in a thread, and what follows from it on the loop."""
+    """Runs work in a thread, if it takes long, and what follows from it on the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._threads = ThreadPoolExecutor(2, "arrayd-pages", initializer=_be_nice)
         self._closed = False
 
-    def run(self, work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
-        """Do some work; then call `done` with its error, if there is one."""
+    def run(
+        self, work: Callable[[], None], done: Callable[[BaseException | None], None], nbytes: int
+    ) -> None:
+        """Do what is to be done for so many bytes of pages; then call `done` with its error.
+
+        Of small ones both are done when it returns.
+        """
+        if nbytes <= SMALL:
+            done(_error_of(work))
+            return
 
         def tell(error: BaseException | None) -> None:
             if not self._closed:
@@ -42,6 +56,14 @@ class PageThreads:
         """Finish what has begun, which nobody will use."""
         self._closed = True
         self._threads.shutdown(wait=True)
+
+
+def _error_of(work: Callable[[], None]) -> BaseException | None:
+    try:
+        work()
+    except Exception as error:
+        return error
+    return None
 
 
 def _be_nice() -> None:

@@ -89,7 +89,7 @@ class Seals:
             )
 
     def _copy(self, job: int, segment: str) -> None:
-        """Seal a copy of what another user has written; it takes a thread some time."""
+        """Seal a copy of what another user has written; a large one takes a thread some time."""
         name, plan, _ = self._described(segment)
 
         def copied(error: BaseException | None) -> None:
@@ -107,7 +107,7 @@ class Seals:
                 return
             self._sealed(job, block)
 
-        self._threads.run(lambda: self._segments.renew(name, plan), copied)
+        self._threads.run(lambda: self._segments.renew(name, plan), copied, plan.size)
 
     def _sealed(self, job: int, block: Block) -> None:
         what = (block.segment, block.identity, format_bytes(block.size))

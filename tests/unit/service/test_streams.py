@@ -14,6 +14,7 @@ from arrayd.results.status_table import Status
 from arrayd.wire import layout
 from arrayd.wire.ring import RingField, RingLayout
 from arrayd_server.segments.scope import Scope
+from arrayd_server.service.page_threads import SMALL
 from arrayd_server.stream_identity import StreamIdentity
 from tests.support.fake_readers import ME, OPEN, YOU, Bench, FakeReaders
 
@@ -131,8 +132,8 @@ def test_an_error_of_a_reader(bench: Bench, readers: FakeReaders) -> None:
 
 
 def test_a_cancelled_open_is_undone(bench: Bench, readers: FakeReaders) -> None:
-    """Before its ring is made."""
-    number = bench.ask("stream.open", **OPEN)
+    """Before its ring is made, which of a large one takes a thread some time."""
+    number = bench.ask("stream.open", **{**OPEN, "slots": SMALL})
     bench.ask("cancel", request=number)
     assert not bench.streams.table.streams
     assert readers.said == []
