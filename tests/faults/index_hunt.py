@@ -5,7 +5,8 @@ reader knows which editions of a file it may be given: not an older one than was
 asked, nor a newer one than was begun when it had the array. It also looks at what it holds again
 later. Each array says in every element which file and edition it is.
 
-By hand, for a million attaches: ``python -m tests.faults.index_hunt 120 4`` (seconds, readers).
+By hand, a million attaches: ``python -m tests.faults.index_hunt 600 3 1`` (seconds, readers, and
+for which part of the files there is room: with less than all most of the time goes into loads).
 """
 
 from __future__ import annotations
@@ -34,8 +35,14 @@ FILES = 40
 ELEMENTS = 600
 """Of an array: with its footer and metadata a segment has 16 KiB."""
 
-BUDGET = f"{FILES * 16 * 3 // 4}K"
+ROOM = 0.75
 """A quarter of the files are not resident: room is made all the time."""
+
+
+def budget(room: float = ROOM) -> str:
+    """Return a budget for that part of the files."""
+    return f"{int(FILES * 16 * room)}K"
+
 
 HELD = 3
 """Arrays that a reader keeps for a while."""
@@ -175,9 +182,10 @@ def main() -> None:
         sys.stdout.write(json.dumps(seen))
         return
     seconds, readers = float(sys.argv[1]), int(sys.argv[2])
+    room = float(sys.argv[3]) if len(sys.argv) > 3 else ROOM
     with tempfile.TemporaryDirectory(prefix="ad", dir="/tmp") as name:
         (Path(name) / "files").mkdir()
-        daemon = Daemon(Path(name), ("--budget", BUDGET, "--workers", "2"))
+        daemon = Daemon(Path(name), ("--budget", budget(room), "--workers", "2"))
         daemon.start()
         try:
             chosen = random.randrange(1 << 30)

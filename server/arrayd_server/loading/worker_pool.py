@@ -11,8 +11,8 @@ hangs, can occupy them all and starve the other. Within a kind the first to come
 minute. A worker is *clean* until it has read a file itself. Some files must be read by a process
 that has read no other (see `apart`): such a task goes to a clean worker, which forks a child for
 it and stays clean. So clean workers are the last to get other tasks, and the last clean one
-reads even headers in a child. Those of other users' files come by the hundred, and what is filled
-for them may make no worker unclean: another one is started for them, if there is room.
+reads even headers in a child. Where nothing is filled, or what is filled for other users makes no
+worker unclean, these may come by the hundred: another one is started for them, if there is room.
 
 *Failures.* A worker that dies, hangs or sends what is no message fails its task, not the pool.
 The error is reported once the process is dead, for only then is it sure that it writes no more
@@ -68,6 +68,9 @@ MAX_INBOX = 16 << 20
 
 _EXTRA_FOR_PROBES = 2  # see the theory above
 
+_MOST_CHILDREN = 3
+"""Headers for which the last clean worker forks, 8 ms each, before another one is started."""
+
 
 class Worker(OwnProcess):
     """A loader process, and the task it has; its parameters are those of `OwnProcess`."""
@@ -83,6 +86,7 @@ class Worker(OwnProcess):
         self.inbox = stream(MAX_INBOX)
         self.task: Task | None = None
         self.clean = True  # it has read no file, or only in children
+        self.children = 0  # in which it has read headers to stay clean
         self.timer: asyncio.TimerHandle | None = None  # retires it, or kills it after a cancel
 
     def stop_timer(self) -> None:
@@ -200,7 +204,7 @@ class Pool:
         # Clean ones last: reading a file itself makes a worker unfit for tasks that are apart.
         for worker in sorted(idle, key=lambda worker: worker.clean):
             if worker.clean or not task.apart:
-                return self._instead_of(worker) if _is_of_others(task) else worker
+                return self._instead_of(worker) if _many_come(task, worker) else worker
         if idle and not self._has_room() and len(self._ending) < self._most:
             self._end(idle[0])
         return self._start() if self._has_room() else None
@@ -239,7 +243,9 @@ class Pool:
         worker.stop_timer()
         worker.task = task
         # The last clean one stays clean: it reads headers apart.
-        apart = task.apart or (task.urgent and self._is_last_clean(worker))
+        stays = not task.apart and task.urgent and self._is_last_clean(worker)
+        apart = task.apart or stays
+        worker.children += stays
         worker.clean = worker.clean and apart
         self._limit_time(task, self._loop.time(), task.patience)
         failpoints.hit("daemon.part")
@@ -366,9 +372,10 @@ class Pool:
         )
 
 
-def _is_of_others(task: Task) -> bool:
-    """Say whether a header of another user's file is to be read, and no child is needed for it."""
-    return task.urgent and not task.apart and task.user is not None
+def _many_come(task: Task, worker: Worker) -> bool:
+    """Say whether a header needs no child, and many like it are to be expected."""
+    many = task.user is not None or worker.children >= _MOST_CHILDREN
+    return many and task.urgent and not task.apart
 
 
 def _not_started(error: OSError) -> LoadError:
