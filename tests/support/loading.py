@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import struct
@@ -74,13 +75,19 @@ def write(source: Source, plan: LoadPlan, part: Part, target: segment_writer.Tar
 
 
 def load(source: Source, path: Path) -> Array:
-    """Probe, write all parts in any order, and read the result back."""
+    """Probe, write all parts in any order, and read the result back.
+
+    Every other part is written while it is another loader's turn: see `piece_writing`.
+    """
     plan = probe(source)
     target = target_of(source, plan, path)
     parts = list(plan.parts)
     random.Random(0).shuffle(parts)
-    for part in parts:
-        write(source, plan, part, target)
+    for number, part in enumerate(parts):
+        with open(path, "rb") as other:
+            if number % 2:
+                fcntl.flock(other, fcntl.LOCK_EX)
+            write(source, plan, part, target)
     return (
         np.frombuffer(path.read_bytes(), np.uint8)
         .view(target.dtype)

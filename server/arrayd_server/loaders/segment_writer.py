@@ -25,7 +25,7 @@ from arrayd.common.casts.cast import cast_chunk
 from arrayd.common.casts.padding import as_items
 from arrayd.errors import BadFile, CastError, NoRoom
 from arrayd.source import Source
-from arrayd_server.loaders import base, straight_copy
+from arrayd_server.loaders import base, piece_writing, straight_copy
 from arrayd_server.loaders.base import Chunks, LoadPlan, Part, storage_shape
 from arrayd_server.loaders.formats import load_format, recognised
 from arrayd_server.loaders.validation import os_errors
@@ -278,19 +278,13 @@ def write_bytes(path: str, offset: int, data: memoryview) -> None:
     except FileNotFoundError:
         raise Cancelled from None
     try:
-        _put(fd, offset, data)
+        piece_writing.put(fd, offset, data)
     finally:
         os.close(fd)
 
 
-def _put(fd: int, offset: int, data: memoryview) -> None:
-    while data:
-        done = os.pwrite(fd, data, offset)
-        data, offset = data[done:], offset + done
-
-
 class _Straight:
-    """Storage and segment have one layout: `pwrite`, which faults no page in."""
+    """Storage and segment have one layout: each chunk is a piece of the segment."""
 
     def __init__(self, fd: int, itemsize: int) -> None:
         self._fd = fd
@@ -298,7 +292,7 @@ class _Straight:
 
     def put(self, position: int, values: Array) -> None:
         data = np.ascontiguousarray(as_items(values)).view(np.uint8).data
-        _put(self._fd, position * self._itemsize, data)
+        piece_writing.put(self._fd, position * self._itemsize, data)
 
 
 class _Transposed:

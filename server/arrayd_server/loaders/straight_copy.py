@@ -17,7 +17,8 @@ segment, populated first
 =================================  ===========  ==============
 
 Readinto a mapping whose pages are all mapped before, as a process has that keeps its segment, takes
-0.22; but a loader must leave none behind.
+0.22; but a loader must leave none behind. Where another loader of the array is at it, `pread` into
+a mapping is what is done: see `piece_writing`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import numpy as np
 
 from arrayd.errors import SourceChanged
 from arrayd.source import Source
-from arrayd_server.loaders import base
+from arrayd_server.loaders import base, piece_writing
 from arrayd_server.loaders.base import Addressed, LoadPlan, Part
 from arrayd_server.loaders.formats import load_format, recognised
 from arrayd_server.loaders.validation import open_regular, os_errors
@@ -76,15 +77,15 @@ def copy(
     """
     size = base.row_bytes(plan)
     start, length = part.start * size, (part.stop - part.start) * size
-    os.lseek(fd, start, os.SEEK_SET)
     done = 0
     with os_errors(source):
         file = open_regular(source.path)
     with file:
         while done < length:
             step = min(CHUNKS * base.CHUNK_BYTES, length - done)
+            where = (begin + start + done, fd, start + done, step)
             try:
-                got = os.sendfile(fd, file.fileno(), begin + start + done, step)
+                got = _step(file.fileno(), *where)
             except OSError as error:
                 if done == 0 and error.errno in _REFUSALS:
                     return
@@ -99,3 +100,27 @@ def copy(
                 )
             done += got
             yield done
+
+
+def _step(file: int, origin: int, fd: int, start: int, length: int) -> int:
+    """Copy some bytes, one at least, unless the file ends here; return how many."""
+    refused: OSError | None = None
+    with piece_writing.turn(fd) as ours:
+        if ours:
+            try:
+                return _send(file, origin, fd, start, length)
+            except OSError as error:
+                if error.errno not in _REFUSALS:
+                    raise
+                refused = error
+    with piece_writing.pages(fd, start, length) as there:
+        if there is not None:
+            return os.preadv(file, [there], origin)
+    if refused is not None:
+        raise refused
+    return _send(file, origin, fd, start, length)
+
+
+def _send(file: int, origin: int, fd: int, start: int, length: int) -> int:
+    os.lseek(fd, start, os.SEEK_SET)
+    return os.sendfile(fd, file, origin, length)
