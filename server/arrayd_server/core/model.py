@@ -139,10 +139,8 @@ class BlockMember:
         Of the request that it was loaded for.
     offset, room
         Where it lies in the data of the block, and the bytes that were reserved for it.
-    spec
-        None: it is not there, for it is still to be loaded.
-    aliases, lost, outdated
-        As of a `Block`.
+    spec, aliases, lost, outdated
+        As of a `Block`; without a spec it is not there, for it is still to be loaded.
     """
 
     alias: Hashable
