@@ -207,7 +207,8 @@ class Daemon:
         self._reloading = Reloading(self._read_options, registry, *who)
         means = (executor.update_headroom, self.stop, self._facts, self._caller)
         health = HealthCheck(registry, streams)
-        self._service = Service(registry, streams, sessions, *means, health)
+        others = lambda: self._config.callers.allow.words != "none"  # noqa: E731 - as short
+        self._service = Service(registry, streams, sessions, *means, health, others)
 
     @property
     def _meter(self) -> Meter | None:

@@ -25,7 +25,7 @@ from arrayd.common import failpoints
 from arrayd.errors import ArraydError, BadFile, SourceNotFound, SpecMismatch
 from arrayd.session.session import Session
 from arrayd_server.loading.member_loads import MAX_BYTES
-from tests.faults.grounds import points
+from tests.faults.grounds import halted, points
 from tests.support.daemons import Daemon
 from tests.support.processes import block_of, only_block, save, wait_until
 
@@ -177,6 +177,48 @@ def test_a_single_one(client: arrayd.Client, daemon: Daemon, tmp_path: Path) -> 
         client.get(path, overflow="clip")
     del array
     assert client.evict(path) == {"blocks": 1, "bytes": block.size, "arrays": 1}
+
+
+@pytest.mark.parametrize(("dtype", "cast"), [("records", None), ("u1", "f4"), ("f8", "f4")])
+def test_a_single_one_is_loaded_once(
+    client: arrayd.Client, tmp_path: Path, dtype: str, cast: str | None
+) -> None:
+    """Whatever it holds, and whatever becomes of that: blocks are numbered."""
+    records = np.dtype([(f"a rather long name {n}", "<f4") for n in range(30)])
+    path = tmp_path / "x.npy"
+    save(path, np.ones(5000, records if dtype == "records" else dtype))
+    before, array, after = client.put([1]), client.get(path, cast=cast), client.put([2])
+    numbers = {block.segment: block.number for block in client.status().blocks}
+    first, second, third = (numbers[block_of(one).name] for one in (before, array, after))
+    assert (second, third) == (first + 1, first + 2)
+
+
+def test_a_single_one_waits_for_no_load(
+    points: Path, start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    """It is read, or its error told, while the only loader fills something."""
+    failpoints.arm(points, "worker.reading", "stop")
+    large, bad = tmp_path / "large.npy", tmp_path / "bad.npy"
+    save(large, np.zeros(MAX_BYTES))
+    bad.write_bytes(b"no array")
+    with arrayd.Client(start_daemon("--workers", "1").endpoint) as client:
+        client.prefetch(large)
+        with halted(points, "worker.reading"):
+            assert client.get(*files(tmp_path, 1), timeout=60).tolist() == list(range(10))
+            with pytest.raises(BadFile):
+                client.get(bad, timeout=60)
+        assert client.get(large).sum() == 0
+
+
+def test_where_others_are_served(start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """A single one has a block that others may be let into: not one with members."""
+    daemon = start_daemon("--allow", "all")
+    (path,) = files(tmp_path, 1)
+    with arrayd.Client(daemon.endpoint) as client:
+        array = client.get(path)
+        assert array.tolist() == list(range(10))
+        assert array._held is not None
+        assert array._held.hold is array._held  # of the block itself
 
 
 def test_a_spelling_that_is_in_memory(client: arrayd.Client, tmp_path: Path) -> None:

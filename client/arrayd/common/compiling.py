@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OPTIONS = (
-    *("-O3", "-std=c11", "-fPIC", "-shared", "-ffp-contract=off"),
+    *("-O3", "-std=c11", "-fPIC", "-shared"),
+    *(
+        "-ffp-contract=off",
+        "-fno-fast-math",
+    ),  # whatever CC says: sums are rounded as IEEE 754 has it
     "-Werror=implicit-function-declaration",  # a C library without strtod_l: no guess at its type
 )
 

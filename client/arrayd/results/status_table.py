@@ -153,13 +153,17 @@ def block_row(block: BlockStatus) -> Row:
     return (
         str(block.number),
         format_bytes(block.size),
-        f"{block.members} arrays" if block.members else _shape(block.shape),
+        _arrays(block.members) if block.members else _shape(block.shape),
         "-" if block.members else _dtype(block.dtype),
         _state(block) + (", kept" if block.pinned else ""),
         printable(block.source),
         _who(block.holders, user=True) if block.holders else waits,
         duration(block.age),
     )
+
+
+def _arrays(count: int) -> str:
+    return f"{count} arrays" if count > 1 else "1 array"
 
 
 def job_row(job: JobStatus) -> Row:

@@ -279,6 +279,7 @@ class JobTable:
                 self._blocks.add_alias(place, alias)
         if job.members:
             self._blocks.keep_loaded(block)
+            assert block.members, "rule 9: a block of no member"
             self._blocks.index(block)
         askers = {**job.waiters, **({job.writer: AwaitedItem()} if job.writer else {})}
         for waiter in askers.values():
@@ -307,7 +308,7 @@ class JobTable:
         return self._probe(job, member, waiters, now)
 
     def scatter(self, job: Job, now: float) -> list[Effect]:
-        """End a job; each of its members that somebody waits for is loaded alone."""
+        """End a job; each of its members that is wanted is loaded alone."""
         waiting = self.waiters_of(job)
         effects = self.end(job)
         for member in job.members:
@@ -317,7 +318,7 @@ class JobTable:
     def _probe(
         self, together: Job, member: BlockMember, waiters: Waiters, now: float
     ) -> list[Effect]:
-        if not waiters:
+        if not waiters and not together.detached:
             return []
         effects: list[Effect] = []
         job = self.find(member.alias)
@@ -326,6 +327,7 @@ class JobTable:
             job.edition = member.edition
             self.assign(job, together.user)
             effects.append(Probe(job.number, job.identity))
+        job.detached = job.detached or together.detached  # a prefetch may have meant this one
         for to, waiter in waiters.items():
             waiter.member = None
             self.join(job, to, waiter, now)

@@ -88,7 +88,7 @@ class Members:
             else:
                 effects += self._holds.outdate(member.edition, now)
                 effects += self._take(job, member, one, waiting.pop(id(member), {}), keys, now)
-        if not job.waiters and not job.detached:
+        if not keys or not (job.waiters or job.detached):
             return effects + self._jobs.end(job)
         self._jobs.enter(job, Stage.SEALING)
         assert job.segment is not None

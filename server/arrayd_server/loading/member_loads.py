@@ -24,7 +24,7 @@ MAX_FILES = 32
 """Files of one message: two for a request, so that two workers have something to do."""
 
 PATIENCE = 5.0
-"""Seconds that a worker may take for one small file before it is given up with its message."""
+"""Seconds that a worker may take for one of several before it is given up with its message."""
 
 MAX_BYTES = 256 << 10
 """Bytes of the largest file that is small."""
@@ -97,14 +97,17 @@ class MemberLoads:
         del common["path"]
         place = (path, members[0].offset, last.offset + last.room)
         wire = SmallFilesTask(common, *place, files, origin.confined).to_wire()
+        alone = len(self._loads[job].members) == 1  # nothing else is spoilt by it
         return Task(
             job,
-            f"{origin} and other small files" if len(members) > 1 else str(origin),
+            str(origin) if alone else f"{origin} and other small files",
             {"op": "small", **wire},
             lambda result: self._on_result(job, first, result),
             lambda count: self._on_progress(job, count),
             user=origin.user,
-            patience=PATIENCE,
+            urgent=alone,
+            in_place=True,
+            patience=None if alone else PATIENCE,
         )
 
     def _on_result(self, job: int, first: int, result: Mapping[str, Any] | ArraydError) -> None:

@@ -22,11 +22,12 @@ class Task:
     wire: dict[str, Any]
     on_result: Result
     on_rows: Callable[[int], None]
-    urgent: bool = False  # a header is to be read
+    urgent: bool = False  # a header is to be read, or a single small file
     apart: bool = False  # in a process that has read no other file
     user: int | None = None  # another user than the daemon's, for whom it is done
     #: seconds without progress after which a worker that has it is given up; None: see `Pool`
     patience: float | None = None
+    in_place: bool = False  # not in a child, also where that would keep a worker clean
     over: bool = False
     deadline: asyncio.TimerHandle | None = None
 

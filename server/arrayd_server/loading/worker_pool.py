@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-*Two queues.* Reading a header (*urgent*) takes milliseconds and is what a caller waits for
-first; filling a part takes as long as the disk. There are `limit` + 2 workers, of which at most
-`limit` fill and at most `limit` + 1 read headers, so that neither kind of task, if it
-hangs, can occupy them all and starve the other. Within a kind the first to come is first.
+*Two queues.* Reading a header, or a single small file (*urgent*), takes milliseconds and is what a
+caller waits for first; filling a part takes as long as the disk. There are `limit` + 2 workers, of
+which at most `limit` fill and at most `limit` + 1 do what is urgent, so that neither kind of task,
+if it hangs, can occupy them all and starve the other. Within a kind the first to come is first.
 
 *Workers.* One is started when a task finds none idle, and retires when it has been idle for a
 minute. A worker is *clean* until it has read a file itself. Some files must be read by a process
@@ -243,7 +243,8 @@ class Pool:
         worker.stop_timer()
         worker.task = task
         # The last clean one stays clean: it reads headers apart.
-        stays = not task.apart and task.urgent and self._is_last_clean(worker)
+        header = task.urgent and not task.apart and not task.in_place
+        stays = header and self._is_last_clean(worker)
         apart = task.apart or stays
         worker.children += stays
         worker.clean = worker.clean and apart
@@ -375,7 +376,7 @@ class Pool:
 def _many_come(task: Task, worker: Worker) -> bool:
     """Say whether a header needs no child, and many like it are to be expected."""
     many = task.user is not None or worker.children >= _MOST_CHILDREN
-    return many and task.urgent and not task.apart
+    return many and task.urgent and not task.apart and not task.in_place
 
 
 def _not_started(error: OSError) -> LoadError:

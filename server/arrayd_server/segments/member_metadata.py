@@ -20,7 +20,8 @@ from arrayd_server import identity
 from arrayd_server.core.model import Block, BlockMember, LoadedMember, State
 from arrayd_server.segments.adoption import LeftoverSegment
 
-_SPEC_ROOM = 96  # bytes of metadata, for each member, in which the different specs are described
+_SPECS_ROOM = 2048  # bytes of metadata in which the different specs are described
+_SPEC_ROOM = 96  # and so many more for each member
 
 _KEPT_ALIASES = 2
 """Aliases of a member that survive a restart: the request's, and the key."""
@@ -78,12 +79,13 @@ def planned_size(members: Sequence[BlockMember]) -> int:
         }
     )
     last = members[-1]
-    return layout.plan(last.offset + last.room, len(fixed) + _MEMBER_ROOM * len(members)).size
+    room = len(fixed) + _SPECS_ROOM + _MEMBER_ROOM * len(members)
+    return layout.plan(last.offset + last.room, room).size
 
 
 def describable(found: Mapping[int, LoadedMember]) -> dict[int, LoadedMember]:
     """Return the members that the metadata have room to describe: all, but for odd dtypes."""
-    room, known = _SPEC_ROOM * len(found), set[int]()
+    room, known = _SPECS_ROOM + _SPEC_ROOM * len(found), set[int]()
     described = {}
     for position, one in found.items():
         size = 0 if id(one.spec) in known else len(layout.pack_meta(one.spec.to_wire()))

@@ -234,7 +234,7 @@ class Segments:
         -------
         outcome, fd
             `fd` is for the caller to close where the outcome is GONE and it is not -1 (closing
-            frees the pages, 40 to 80 ms per GiB: not on the loop).
+            frees the pages, 40 to 80 ms per GiB: of a large one not on the loop).
         """
         if name not in self._inodes:
             return Outcome.GONE, -1  # it could not be made

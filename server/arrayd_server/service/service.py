@@ -29,6 +29,8 @@ class Service:
         Returns who is asking, by the session of the request: it need not be open.
     health
         Looks whether the rules hold.
+    serves_others
+        Says whether other users than the daemon's own are served.
     """
 
     registry: Registry
@@ -39,3 +41,4 @@ class Service:
     facts: Callable[[], status_report.Facts]
     caller: Callable[[bytes], Peer]
     health: HealthCheck
+    serves_others: Callable[[], bool] = lambda: False

@@ -1,8 +1,9 @@
 """The small files of one request: which of its items are loaded together into one block.
 
-A single one of the daemon's own user is loaded in the same way: as a block of one member it takes
-one message to a worker instead of two, and three quarters of the time. One of another user is not:
-a block with members is that user's alone (see `core.members`), and this one may be for others, too.
+A single one is loaded in the same way: as a block of one member it takes one message to a worker
+instead of two, and three quarters of the time. Not where there are other users: a block with
+members is one user's alone (see `core.members`). Nor with a cast: there may be no room for what
+comes of it, and then the file is read twice.
 """
 
 from __future__ import annotations
@@ -57,11 +58,16 @@ class SmallFiles:
         effects: list[Effect] = []
         for asks in self._groups.values():
             members = _placed(asks, self._user)
-            if len(members) > 1 or self._user is None:
+            if len(members) > 1 or self._is_quick(asks):
                 effects += self._together(asks, members, now)
             else:
                 effects += [e for ask in asks for e in self._registry.get(*ask, now)]
         return effects
+
+    def _is_quick(self, asks: list[Ask]) -> bool:
+        """Say whether a single file is to be the member of a block of its own."""
+        source = asks[0][1].identity.source
+        return self._user is None and source.cast is None and not self._service.serves_others()
 
     def _together(
         self, asks: list[Ask], members: dict[Any, BlockMember], now: float

@@ -263,9 +263,9 @@ def _chosen(blocks: BlockTable) -> list[Block]:
 def _block(registry: Registry, block: Block, now: float) -> dict[str, Any]:
     blocks = registry.blocks
     job = registry.jobs.table.get(block.job or 0)
-    array = block.array
+    array, parts = block.array, block.parts()
     spec = (array and array.spec) or block.spec
-    source = (array or block).identity.source
+    source = (parts[0] if len(parts) == 1 else block).identity.source
     return {
         "number": block.number,
         "segment": block.segment,

@@ -98,11 +98,29 @@ def test_what_is_beyond(pair: tuple[str, str], overflow: str, compiled: Way) -> 
 
 @given(st.data())
 def test_any_floats(compiled: Way, data: st.DataObject) -> None:
-    """Any shape, order, strides and byte order, and fields of records."""
+    """Any shape, order, strides and byte order; also as a field of records, at odd addresses."""
     pair = data.draw(st.sampled_from(PAIRS))
     shapes = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=9)
     values = data.draw(hnp.arrays(data.draw(st.sampled_from("<>")) + pair[0], shapes))
     step = data.draw(st.sampled_from([1, -1, 2]))
     values = values.T if data.draw(st.booleans()) else values
     values = values[::step] if values.ndim else values
+    if data.draw(st.booleans()):
+        records = np.zeros(1, [("a", "u1"), ("b", values.dtype, values.shape)])
+        records["b"][0] = values
+        values = records["b"]
     assert_the_same(values, pair[1], compiled, data.draw(st.sampled_from(["clip", "inf"])))
+
+
+def test_without_ieee_754(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a compiler is told to do faster is done right; where it cannot, numpy does it."""
+    source, made = Path(floats.__file__).with_suffix(".c"), tmp_path / floats.LIBRARY.name
+    plain = os.environ.get("CC", "cc")
+    monkeypatch.setenv("CC", f"{plain} -ffast-math")
+    problem = compiling.compile_library(source, made)
+    if problem.startswith("there is no C compiler"):
+        pytest.skip(problem)
+    assert problem == ""
+    assert_the_same(near(np.linspace(0, 2, 999)), "f2", floats.loaded(made))
+    monkeypatch.setenv("CC", f"{plain} -D__FAST_MATH__")
+    assert "as IEEE 754 has it" in compiling.compile_library(source, made)

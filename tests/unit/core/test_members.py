@@ -103,6 +103,24 @@ def test_nothing_is_as_expected(registry: Registry) -> None:
     assert registry.blocks.table["run-1"].state is State.UNLINKED
 
 
+@pytest.mark.parametrize("gives_up", [True, False])
+def test_a_prefetch_of_what_is_not_as_expected(registry: Registry, *, gives_up: bool) -> None:
+    """It goes on as a load of that file alone, also if its asker gives up; no empty block stays."""
+    (fill,) = ask(registry, "a")
+    assert isinstance(fill, Fill)
+    identity = Wanted("a", "/a", edition=edition("a"))
+    registry.prefetch(Asker(OLD, 5), identity, 1.5)
+    if gives_up:
+        registry.cancel(NEW, 1, 1.6)
+    effects = registry.loaded(fill.job, {}, 2.0)
+    assert probes(effects) == ["/a"]
+    (job,) = registry.jobs.table.values()
+    assert job.detached
+    assert len(job.waiters) == (not gives_up)
+    assert not [effect for effect in effects if isinstance(effect, Seal)]
+    assert [block.state for block in registry.blocks.table.values()] == [State.UNLINKED]
+
+
 def test_a_failure_is_no_error(registry: Registry) -> None:
     """Whatever befalls the block, each is tried by itself."""
     (fill,) = ask(registry, "ab")

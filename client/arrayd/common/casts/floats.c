@@ -2,8 +2,9 @@
    numpy in four or five, of which the rounding to float16 alone takes ten times as long as this.
 
    All three round to the nearest value, and to the even one of two that are as near, as IEEE 754 has
-   it, and count the values that are no longer the same. Here nothing is clipped, refused or worded:
-   where a finite value becomes infinite the answer is -1, and `cast.py` goes its own way.
+   it, and count the values that are no longer the same. A NaN stays one, whatever else is in its bits.
+   Here nothing is clipped, refused or worded: where a finite value becomes infinite the answer is -1,
+   and `cast.py` goes its own way.
 
    The theory of the float16: it has 11 significant bits, and below 2^-14 steps of 2^-24. To a number
    whose largest power of two is p, m = 2^42 p is added: between m and 2 m a double has steps of
@@ -13,18 +14,25 @@
    a subnormal one first gets the 2^-14 that float16 understands there. No branch and no table: the
    compiler makes vector instructions of it. */
 
+#include <float.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
+#if FLT_EVAL_METHOD != 0 || defined(__FAST_MATH__)
+#error "A sum of two doubles is to be rounded as IEEE 754 has it: without this file numpy does it."
+#endif
+
 /* More than a core's plain set of instructions, where it has them: chosen as the library is loaded. */
 #if defined(CLONED)
-#elif defined(__x86_64__) && defined(__gnu_linux__)
+#elif !defined(__x86_64__) || !defined(__gnu_linux__) || defined(__clang__)
+#define CLONED
+#elif __GNUC__ >= 12
 #define CLONED __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
 #else
-#define CLONED
+#define CLONED __attribute__((target_clones("avx2", "default")))
 #endif
 
 static const double LARGEST_HALF = 65504.0, SMALLEST_NORMAL_HALF = 0x1p-14;

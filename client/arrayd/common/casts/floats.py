@@ -54,13 +54,13 @@ def narrow(values: Array, target: DType) -> tuple[Array, int] | None:
     Parameters
     ----------
     values
-        Any shape, strides and byte order.
+        Any shape, strides, byte order and alignment.
     """
     origin = values.dtype.newbyteorder("=")
     function = functions.get((origin, target))
     if function is None:
         return None
-    plain = np.ascontiguousarray(values, origin)
+    plain = np.require(values, origin, ["C", "ALIGNED"])
     result = np.empty(values.shape, target)
     changed = function(plain.ctypes.data, result.ctypes.data, math.prod(values.shape))
     return None if changed < 0 else (result, changed)
