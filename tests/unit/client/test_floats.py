@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -97,6 +97,7 @@ def test_what_is_beyond(pair: tuple[str, str], overflow: str, compiled: Way) -> 
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_any_floats(compiled: Way, data: st.DataObject) -> None:
     """Any shape, order, strides and byte order; also as a field of records, at odd addresses."""
     pair = data.draw(st.sampled_from(PAIRS))
