@@ -39,12 +39,15 @@ class WantedUnits:
         Of a row of the field in its files, and after the cast.
     wanted
         How many units have so many wanted rows: pairs (rows, units).
+    unit_bytes
+        Of the largest unit, decoded.
     """
 
     rows: int
     row_bytes: int
     cast_bytes: int
     wanted: tuple[tuple[int, int], ...]
+    unit_bytes: int = 0
 
     @classmethod
     def of(
@@ -52,7 +55,7 @@ class WantedUnits:
     ) -> WantedUnits:
         """Return the units of files that are decoded `unit` rows at a time."""
         if unit == 1:
-            return cls(len(rows), row_bytes, cast_bytes, ((1, len(rows)),))
+            return cls(len(rows), row_bytes, cast_bytes, ((1, len(rows)),), row_bytes)
         edges = _edges(files, unit)
         if rows.array is None:
             wanted = np.diff(edges.clip(rows.start, rows.stop))
@@ -61,7 +64,8 @@ class WantedUnits:
         touched = wanted > 0
         counts, many = np.unique(wanted[touched], return_counts=True)
         pairs = tuple(zip(counts.tolist(), many.tolist(), strict=True))
-        return cls(int(np.diff(edges)[touched].sum()), row_bytes, cast_bytes, pairs)
+        largest = int(np.diff(edges).max(initial=0)) * row_bytes
+        return cls(int(np.diff(edges)[touched].sum()), row_bytes, cast_bytes, pairs, largest)
 
     @property
     def nbytes(self) -> int:

@@ -17,6 +17,9 @@ ID_BYTES = 8
 
 WINDOWED = "windowed"
 
+_UNITS = 3
+"""What decoding takes at most, in units of what is decoded together (measured: 2.1 to 2.9)."""
+
 _INDENT = " " * 19
 
 
@@ -239,9 +242,21 @@ def _through_ring(plan: Plan) -> list[str]:
         f"  ring             {ring} ({plan.slots:,} rows on their way)",
         f"  resident share   {share} ({plan.share:,} rows, {part:.0%}: never read again)",
         f"  reader           {format_bytes(plan.reader)} (buffers, order of the rows, process)",
+        *_beside(plan),
         *_scratch(plan),
         f"  reads per epoch  {f'{read} decoded; once for all' if plan.windowed else reads}",
         f"{_INDENT}consumers of the stream",
+    ]
+
+
+def _beside(plan: Plan) -> list[str]:
+    """Return what is said of memory that the budget does not count, where that is much."""
+    unit = max((one.unit_bytes for one in plan.sizes.units), default=0)
+    if plan.is_packed or _UNITS * unit < plan.sizes.budget // 8:
+        return []
+    return [
+        f"  beside it        up to {format_bytes(_UNITS * unit)} while it decodes: a chunk, part",
+        f"{_INDENT}of text, or file has {format_bytes(unit)}; smaller ones take less",
     ]
 
 

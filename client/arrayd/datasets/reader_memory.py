@@ -14,7 +14,8 @@ In bytes, for n rows of a selection, s slots of the ring and a share of k rows::
 Beside it a reader is an interpreter with NumPy, of some 20 MiB, and interpreters differ: so the
 first MiB is not counted. Its process, the one that it is forked from and the daemon together take
 15 MiB more than interpreters that have imported arrayd do (measured: proportional set sizes): of a
-budget of `PROCESSES_FROM` or more they are set aside too. Decoding takes what the daemon allows
+budget of `PROCESSES_FROM` or more they are set aside too. Decoding takes up to three times the unit
+beside that, which the plan says (`plan.py`), and at most what the daemon allows
 (``--loader-memory``).
 """
 

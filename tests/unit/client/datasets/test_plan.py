@@ -31,6 +31,17 @@ SIZES = Sizes(
 )
 
 
+def test_what_decoding_takes_beside_the_budget() -> None:
+    """It is said where a chunk is large for the budget, and while there is something to decode."""
+    few = WantedUnits(1000, 4096, 4096, ((50, 20),), FULL.budget // 30)
+    large = replace(few, unit_bytes=FULL.budget // 20)
+    plans = [choose(replace(FULL, decoded=True, units=[units])) for units in (few, large)]
+    said = f"up to {format_bytes(3 * (FULL.budget // 20))} while it decodes"
+    assert [said in str(plan) for plan in plans] == [False, True]
+    done = PackRoom("/scratch", 0, 1)
+    assert "while it decodes" not in str(choose(replace(plans[1].sizes, packs=done)))
+
+
 def test_what_fits_is_resident() -> None:
     """The whole dataset if it fits, for other selections too; else this selection alone."""
     whole = choose(SIZES)
