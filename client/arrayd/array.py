@@ -10,6 +10,7 @@ from typing import Any, Protocol, SupportsIndex, cast
 import numpy as np
 import numpy.typing as npt
 
+from arrayd.common.casts.changes import shortcoming, values_in
 from arrayd.common.warn import warn_caller
 from arrayd.errors import PrecisionWarning, SpecMismatch
 from arrayd.source import Source
@@ -199,11 +200,16 @@ def cut(whole: SharedArray, grant: Grant, source: Source) -> SharedArray:
 
 
 def _warn_of_loss(whole: SharedArray, grant: Grant, source: Source) -> None:
+    count = whole.size * values_in(whole.dtype)
     warn_caller(
-        f"{source}: {source.cast} has too few bits: {grant.lost} of {whole.size} values were "
-        "changed by the cast.",
+        f"{source}: {_type_words(whole.dtype)} {shortcoming(whole.dtype)}: {grant.lost} of {count} "
+        "values were changed by the cast.",
         PrecisionWarning,
     )
+
+
+def _type_words(dtype: np.dtype[Any]) -> str:
+    return str(dtype) if dtype.names is None else f"the type with fields {', '.join(dtype.names)}"
 
 
 def view_at(

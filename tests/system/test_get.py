@@ -112,28 +112,6 @@ def test_dtype_is_a_claim(client: arrayd.Client, tmp_path: Path) -> None:
     assert "cast='int32'" in str(error)
 
 
-def test_cast_warns_whoever_asks(client: arrayd.Client, daemon: Daemon, tmp_path: Path) -> None:
-    """A lossy cast warns at the load, on a hit of another session and of this one, at the call."""
-    wanted = save(tmp_path / "x.npy", np.array([0.1, 0.5, 0.3])).astype("f4")
-    with arrayd.connect(daemon.endpoint) as other:
-        for session in (client, other, client):
-            with pytest.warns(arrayd.PrecisionWarning, match="2 of 3 values") as seen:
-                got = session.get(tmp_path / "x.npy", cast="f4")
-            assert [w.filename for w in seen] == [__file__]
-            np.testing.assert_array_equal(got, wanted)
-        del got
-    assert counters(client)["loads"] == 1
-
-
-def test_an_exact_cast_is_silent(client: arrayd.Client, tmp_path: Path) -> None:
-    """A cast that loses nothing says nothing."""
-    save(tmp_path / "x.npy", np.array([1, -2, 300]))
-    got = client.get(tmp_path / "x.npy", cast="i2")
-    assert got.dtype == np.int16
-    assert got.tolist() == [1, -2, 300]
-    del got
-
-
 @pytest.mark.parametrize("rows", [slice(2, 5), slice(None, None, -2), slice(-3, None)])
 def test_rows(client: arrayd.Client, daemon: Daemon, tmp_path: Path, rows: slice) -> None:
     """rows= means a[rows]: a block of its own, or a window once the whole is resident."""

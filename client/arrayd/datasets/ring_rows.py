@@ -169,8 +169,9 @@ class RingRows:
         if lost and not self._warned:
             self._warned = True
             warn_caller(
-                f"The dtypes of cast= have too few bits: {lost:,} values of the first rows were "
-                "changed by the cast. `arrayd report FILE --cast …` shows what is lost in all.",
+                f"The dtypes of cast= cannot hold all values as they are: {lost:,} values of the "
+                "first rows were changed by the cast. `arrayd report FILE --cast …` shows what is lost "
+                "in all.",
                 PrecisionWarning,
             )
 

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from arrayd.common import arguments, failpoints
 from arrayd.common.bytesize import parse_bytes
 from arrayd.common.casts.cast import cast_chunk, check_cast
+from arrayd.common.casts.changes import values_in
 from arrayd.datasets.npy_header import GrowingHeader
 from arrayd.datasets.row_file import RowFile
 from arrayd.errors import ArraydError, CastError, SpecMismatch
@@ -330,12 +331,13 @@ class RowWriter:
         except CastError as error:
             raise placed(error, "append", piece.shape, start) from None
         if changed and not self._cast:
+            count = piece.size * values_in(piece.dtype)
             raise CastError(
-                f"append would round {changed} of {piece.size} values of {piece.dtype} to "
+                f"append would round {changed} of {count} values of {piece.dtype} to "
                 f"{self._dtype}. Pass cast=True to arrayd.writer if that is meant, or write "
                 f"{piece.dtype}.",
                 changed=changed,
-                of=piece.size,
+                of=count,
             )
         return result
 

@@ -53,6 +53,20 @@ def test_values_are_not_changed_silently(tmp_path: Path, batch: Any, said: str) 
     np.testing.assert_array_equal(found, [*rows_of(0, 2), [0.5, 2**20, -1]])
 
 
+def test_values_of_fields_are_counted(tmp_path: Path) -> None:
+    """Of records with fields and subarrays, each value counts."""
+    kind = np.dtype([("x", "f8"), ("y", "f8", (3,)), ("n", "i4")])
+    target = np.dtype([("x", "f2"), ("y", "f2", (3,)), ("n", "i4")])
+    records = np.zeros(2, kind)
+    records["x"] = records["y"] = 0.1
+    with (
+        arrayd.writer(tmp_path / "x.npy", target) as out,
+        pytest.raises(CastError, match="would round 8 of 10 values") as caught,
+    ):
+        out.append(records)
+    assert caught.value.details["of"] == 10
+
+
 def test_casts_on_request(tmp_path: Path) -> None:
     """``cast=True`` lets values be rounded, `overflow` what is beyond; else it is an error."""
     for how, last in (("clip", 65504.0), ("inf", np.inf)):
