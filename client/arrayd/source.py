@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from arrayd.common import arguments
 from arrayd.common.locate import locate, places
+from arrayd.common.manifest_names import label_of
 from arrayd.errors import SpecMismatch
 from arrayd.wire import dtypes
 from arrayd.wire.codec import pack
@@ -253,7 +254,9 @@ class Source(Record):
     def __str__(self) -> str:
         if self.name is not None:
             return f"name:{self.name}"
-        return f"{self.path}:{self.member}" if self.member else self.path
+        # Nobody has asked for the file of a manifest by its path.
+        path = label_of(self.path) if self.format == "dataset" else self.path
+        return f"{path}:{self.member}" if self.member else path
 
     @property
     def words(self) -> str:

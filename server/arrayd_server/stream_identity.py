@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from arrayd.samples.manifest import label_of
+from arrayd.common.manifest_names import label_of
 from arrayd.wire.codec import pack
 from arrayd.wire.records import Record, later
 from arrayd.wire.ring import RingField, RingLayout

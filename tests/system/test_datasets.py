@@ -122,8 +122,17 @@ def test_fewer_bits(home: Path, client: arrayd.Client) -> None:
     dataset = arrayd.dataset(sources, cast={"x": "f4"}, client=client)
     batch = next(dataset.stream(8))
     assert (batch["x"].dtype, batch["y"].dtype) == (np.dtype("f4"), np.dtype("i8"))
-    with pytest.warns(arrayd.PrecisionWarning, match="too few bits"):
+    with pytest.warns(arrayd.PrecisionWarning, match=r"^x\.npy:x: float16 has too few bits"):
         next(arrayd.dataset(home / "x.npy", cast="f2", client=client).stream(8))
+    shards = arrayd.dataset(f"{home}/shards/*.npy", client=client)
+    next(shards.stream(8))
+    words = [block.source for block in client.status().blocks]
+    assert sorted(words) == [
+        "0.npy+6:x",
+        "train.h5:x (cast=float32)",
+        "train.h5:y",
+        "x.npy:x (cast=float16)",
+    ]
     with pytest.raises(arrayd.CastError, match="field 'y' of the dataset"):
         next(arrayd.dataset(sources, cast={"y": "i1"}, client=client).stream(8))
     with pytest.raises(arrayd.SpecMismatch, match=r"cast= of \['z'\]"):

@@ -14,10 +14,11 @@ import os
 import time
 from typing import Any
 
+from arrayd.common.manifest_names import SUFFIX, checked_name
 from arrayd.datasets import cache
 from arrayd.errors import BadFile, ProtocolMismatch
 from arrayd.gather.replace_file import replacing
-from arrayd.samples.manifest import SUFFIX, VERSION, Manifest, checked_name
+from arrayd.samples.manifest import VERSION, Manifest
 from arrayd.wire.codec import pack
 
 DAYS = 30

@@ -170,8 +170,8 @@ class RingRows:
             self._warned = True
             warn_caller(
                 f"The dtypes of cast= cannot hold all values as they are: {lost:,} values of the "
-                "first rows were changed by the cast. `arrayd report FILE --cast …` shows what is lost "
-                "in all.",
+                "first rows were changed by the cast. `arrayd report FILE --cast …` shows what is "
+                "lost in all.",
                 PrecisionWarning,
             )
 

@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from arrayd.common.manifest_names import SUFFIX
 from arrayd.errors import BadFile, ProtocolMismatch
 from arrayd.source import Source
 from arrayd.wire import dtypes
@@ -46,14 +47,9 @@ VERSION = 1
 Array = np.ndarray[Any, Any]
 Int64 = npt.NDArray[np.int64]
 
-SUFFIX = ".manifest"
-"""Of the file that a manifest is saved in."""
-
 _LABEL = 40  # characters of a file's name in that of a manifest
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.+-]+")
-
-_NAME = re.compile(rf"([A-Za-z0-9_.+-]+)\.[0-9a-f]{{16}}{re.escape(SUFFIX)}")
 
 SIZE, MTIME = 2, 3
 """Columns of `Files.stats` that tell the contents of a file, wherever it lies."""
@@ -333,23 +329,3 @@ def changed(files: Files, number: int, stat: Sequence[int]) -> bool:
 def signed(number: int) -> int:
     """Return an inode number, of 64 bits on some file systems, as the int64 of these bits."""
     return number - (1 << 64) if number >= 1 << 63 else number
-
-
-def checked_name(text: str) -> str:
-    """Return the name of a manifest's file, which was read from another file.
-
-    Raises
-    ------
-    ValueError
-        It is none.
-    """
-    if not _NAME.fullmatch(text):
-        raise ValueError(f"{text!r:.80} is no name of a manifest")
-    return text
-
-
-def label_of(path: str) -> str:
-    """Return what the manifest at `path` is of, in words: its first file, and how many more."""
-    name = os.path.basename(path)
-    found = _NAME.fullmatch(name)
-    return found[1] if found else name

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from arrayd.common.manifest_names import checked_name, label_of
 from arrayd.errors import BadFile, ProtocolMismatch
-from arrayd.samples.manifest import Field, Files, Manifest, changed, checked_name, label_of, signed
+from arrayd.samples.manifest import Field, Files, Manifest, changed, signed
 from arrayd.wire.codec import pack
 
 
