@@ -48,7 +48,7 @@ AWAY_TIMEOUT = 10.0
 """Seconds that a daemon may be away before a call gives up."""
 
 # Arithmetic on zmq's enums is slow.
-_POLLIN, _POLLOUT, _EVENTS = int(zmq.POLLIN), int(zmq.POLLOUT), int(zmq.EVENTS)
+_POLLIN, _POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)
 _AT_ONCE = (int(zmq.NOBLOCK),)
 _SILENCE_TIMEOUT = 2.0  # seconds without an answer before a daemon without a pidfd may be gone
 _STOPPED_TIMEOUT = 5.0  # the same for one that lives
@@ -94,8 +94,7 @@ class Connection:
         self._closing = False
         self._nonce = nonce
         self._hello, self._welcome, self._granted = hello, welcome, granted
-        self._revive = revive
-        self._revive_after = 0.0
+        self._revive, self._revive_after = revive, 0.0
         self._numbers = itertools.count(1)
         self._hello_number = 0  # number of the hello that is under way
         self._hello_after = 0.0
@@ -121,6 +120,10 @@ class Connection:
     def pidfd(self) -> int:
         """Readable when the daemon has died; -1: none."""
         return self._daemon.fd
+
+    def why_silent(self, seconds: float) -> str:
+        """Return what there is to say of a daemon that has not answered for so long."""
+        return launch.why_silent(self.endpoint, seconds, self._daemon.watched)
 
     # ---- for callers ---------------------------------------------------------------------
 
@@ -291,9 +294,7 @@ class Connection:
             refusal, self._refusal = self._refusal, None
             raise refusal
         if self.unknown_since and now - max(began, self.unknown_since) > AWAY_TIMEOUT:
-            pid = self._daemon.pid if self._daemon.fd >= 0 else None
-            why = launch.why_silent(self.endpoint, AWAY_TIMEOUT, pid)
-            raise (DaemonLost if self._known else NoDaemon)(why)
+            raise (DaemonLost if self._known else NoDaemon)(self.why_silent(AWAY_TIMEOUT))
         if deadline is not None and now >= deadline:
             raise DeadlinePassed
 

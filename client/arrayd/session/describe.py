@@ -35,7 +35,7 @@ def described(
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         for answer in session.ask_until("info", left, count=1, **request.to_wire()).values():
             return answer
-        raise timed_out(f"what {request.source} holds", timeout)
+        raise timed_out(f"what {request.source} holds", timeout, session)
 
     answer = ask(request)
     if "err" in answer and (current := request.anew()) != request:

@@ -123,7 +123,9 @@ class Fetching:
             answers = self._ask_for(asked, take)
         for item, number in enumerate(numbers):
             if item not in answers:
-                results[number] = timed_out(asked[number].source, self._terms.timeout)
+                results[number] = timed_out(
+                    asked[number].source, self._terms.timeout, self._session
+                )
         return results
 
     def _ask_for(self, asked: dict[int, FileRequest], take: Taker) -> dict[int, Answer]:

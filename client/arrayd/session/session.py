@@ -238,7 +238,7 @@ class Session:
         """
         answers = self.ask_until(op, timeout, count=count, **fields)
         if len(answers) < count:
-            raise timed_out(label or op, timeout)
+            raise timed_out(label or op, timeout, self)
         return [answers[i] for i in range(count)]
 
     def ask_until(
@@ -278,6 +278,17 @@ class Session:
         if releases and len(answers) == count:
             self.blocks.sent(releases)
         return answers
+
+    def silence(self, timeout: float) -> str:
+        """Return why no daemon has answered a call whose timeout has just ended; ``""``: one has.
+
+        A daemon that is starting answers now and then that it is.
+        """
+        connection = self._connection
+        if connection is None or not connection.unknown_since:
+            return ""
+        away = time.monotonic() - connection.unknown_since
+        return connection.why_silent(min(away, timeout)) if away >= min(timeout, 1.0) else ""
 
     def _drain_late_answers(self) -> None:
         """After a request that was given up: let the flusher read, and release, late grants."""
@@ -342,9 +353,11 @@ class Session:
         failpoints.hit("client.forked")
 
 
-def timed_out(what: object, timeout: float | None) -> LoadTimeout:
-    """Return the error for what is not there in time."""
-    return LoadTimeout(f"{what}: not there in time (timeout={timeout or 0:.3g} s).")
+def timed_out(what: object, timeout: float | None, session: Session | None = None) -> LoadTimeout:
+    """Return the error for what is not there in time; of a session without a daemon, it says so."""
+    silence = "" if session is None else session.silence(timeout or 0.0)
+    words = f"{what}: not there in time (timeout={timeout or 0:.3g} s)."
+    return LoadTimeout(f"{words} {silence}".rstrip())
 
 
 def unwrap(answer: Answer) -> Any:

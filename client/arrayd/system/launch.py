@@ -87,17 +87,17 @@ def why_silent(endpoint: str, seconds: float, pid: int | None = None) -> str:
     """Return the error text for `seconds` without an answer; `pid`: of a daemon known to live."""
     if pid is not None:
         return (
-            f"The arrayd daemon (pid {pid}) has been silent for {seconds:.0f} s: it is stopped "
+            f"The arrayd daemon (pid {pid}) has been silent for {seconds:.3g} s: it is stopped "
             f"(`kill -CONT {pid}`) or overloaded. Your arrays stay readable."
         )
     if daemon_probe.alive(endpoint):
         return (
-            f"Somebody listens at {endpoint}, and has not answered for {seconds:.0f} s: a daemon "
+            f"Somebody listens at {endpoint}, and has not answered for {seconds:.3g} s: a daemon "
             "that is stopped (`ps` shows T: `kill -CONT` it), overloaded, or out of descriptors "
             "(its log says so)."
         )
     return (
-        f"No arrayd daemon answers at {endpoint} after {seconds:.0f} s. Start one: `arrayd serve`, "
+        f"No arrayd daemon answers at {endpoint} after {seconds:.3g} s. Start one: `arrayd serve`, "
         "`systemctl --user start arrayd`; or unset ARRAYD_ENDPOINT to have a private one started "
         "for you."
     )

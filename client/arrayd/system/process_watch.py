@@ -13,6 +13,11 @@ class ProcessWatch:
     def __init__(self) -> None:
         self.pid, self.fd = 0, -1
 
+    @property
+    def watched(self) -> int | None:
+        """The pid of the process, which has not been seen to die; None: there is none."""
+        return self.pid if self.fd >= 0 else None
+
     def watch(self, pid: int) -> None:
         """Watch this process instead of the last one."""
         self.close()
