@@ -5,6 +5,7 @@ Every function returns the canonical value, or raises SpecMismatch.
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 import os
@@ -35,11 +36,34 @@ _CALLS = {
 """Keywords that are no options of a file, and the calls that take them."""
 
 
+_OF_GET = (
+    *("dataset", "dtype", "cast", "overflow", "rows", "order", "format"),
+    *("mode", "pin", "timeout", "progress"),
+)
+"""Arguments of `get` for every format."""
+
+
 def refuse_foreign(options: Mapping[str, Any]) -> None:
     """Refuse keywords of other calls, which would be taken for options of a format."""
     for key in options:
         if key in _CALLS:
             raise SpecMismatch(f"{key}= means nothing to this call: {_CALLS[key]} take it.")
+
+
+def meant(unknown: Iterable[str], options: Iterable[str]) -> str:
+    """Return a sentence that names what may have been meant by unknown keywords; ``""``: nothing.
+
+    Parameters
+    ----------
+    unknown
+        Keywords of `get`.
+    options
+        Those of the format, beside `get`'s own.
+    """
+    known = [*options, *_OF_GET]
+    near = {key: difflib.get_close_matches(key, known, n=1) for key in unknown}
+    words = [f"{found[0]}=" for found in near.values() if found]
+    return f" Did you mean {' and '.join(dict.fromkeys(words))}?" if words else ""
 
 
 def refuse_beside_source(options: Mapping[str, Any]) -> None:

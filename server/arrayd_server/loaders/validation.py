@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from arrayd.common import arguments
 from arrayd.common.locate import locate
 from arrayd.errors import (
     AccessDenied,
@@ -174,7 +175,7 @@ def check_options(source: Source, known: Sequence[str] = ()) -> None:
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         raise SpecMismatch(
             f"{source}: format {source.resolved_format()} has no option {', '.join(unknown)}; "
-            f"{takes}."
+            f"{takes}.{arguments.meant(unknown, known)}"
         )
 
 

@@ -152,3 +152,21 @@ def test_flags_that_make_no_sense(
     complaint = capfd.readouterr().err
     assert complaint.startswith("arrayd: ")
     assert complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ({"csat": "f2"}, "Did you mean cast=?"),
+        ({"delimeter": ",", "skiprow": 1}, "Did you mean delimiter= and skiprows=?"),
+        ({"xyzzy": 1}, ""),
+    ],
+)
+def test_a_misspelt_option(
+    client: arrayd.Client, tmp_path: Path, wrong: dict[str, Any], meant: str
+) -> None:
+    """The error names what may be meant: an argument of `get`, or an option of the format."""
+    (tmp_path / "x.txt").write_text("1\n")
+    with pytest.raises(SpecMismatch, match="has no option") as caught:
+        client.get(tmp_path / "x.txt", **wrong)
+    assert str(caught.value).endswith(meant or "usecols.")
