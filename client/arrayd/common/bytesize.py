@@ -29,12 +29,24 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-def format_bytes(count: int) -> str:
+def format_apart(*counts: int) -> list[str]:
+    """Return counts of bytes as `format_bytes`, with decimals enough to tell different ones apart.
+
+    Where three are not enough, it returns all in bytes.
+    """
+    for decimals in (1, 2, 3):
+        texts = [format_bytes(count, decimals) for count in counts]
+        if len(set(texts)) == len(set(counts)):
+            return texts
+    return [f"{count:,} B" for count in counts]
+
+
+def format_bytes(count: int, decimals: int = 1) -> str:
     """Return `count` bytes with one decimal in the largest unit it fills: ``41.2 GiB``."""
     if count < 1024:
         return f"{count} B"
     # By what will be printed: 1023.97 KiB reads 1.0 MiB, not 1024.0 KiB.
     power = 1
-    while round(count / 1024**power, 1) >= 1024 and power < len(_PREFIXES):
+    while round(count / 1024**power, decimals) >= 1024 and power < len(_PREFIXES):
         power += 1
-    return f"{count / 1024**power:.1f} {_PREFIXES[power - 1]}iB"
+    return f"{count / 1024**power:.{decimals}f} {_PREFIXES[power - 1]}iB"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from arrayd.common.bytesize import format_bytes
+from arrayd.common.bytesize import format_apart, format_bytes
 from arrayd.datasets.decoding import PackRoom, WantedUnits
 from arrayd.datasets.reader_memory import reader_memory
 
@@ -188,9 +188,10 @@ class Plan:
         packs = self.sizes.packs
         if packs is None or not packs.short:
             return "plan='windowed' was asked for"
+        free, needed = format_apart(packs.free, packs.needed)
         return (
-            f"{packs.folder} has {format_bytes(packs.free)} free, and the rows take "
-            f"{format_bytes(packs.needed)}: make room, or name another folder (scratch=)"
+            f"{packs.folder} has {free} free, and the rows take {needed}: make room, or name "
+            "another folder (scratch=)"
         )
 
 
@@ -212,7 +213,7 @@ def reader_bytes(sizes: Sizes, slots: int, share: int, *, windowed: bool = False
 def _words(plan: Plan) -> str:
     """Return the text of a plan: what it is, what it takes, and how long that lasts."""
     sizes = plan.sizes
-    need, budget = format_bytes(sizes.rows * sizes.row_bytes), format_bytes(sizes.budget)
+    need, budget = format_apart(sizes.rows * sizes.row_bytes, sizes.budget)
     rows = f"{sizes.rows:,} rows of {format_bytes(sizes.row_bytes)} ({need})"
     if plan.kind == "resident":
         lines = [f"resident: {rows} fit the budget of {budget}", *_resident(plan)]

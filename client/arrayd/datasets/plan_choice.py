@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from arrayd.common.bytesize import format_bytes
+from arrayd.common.bytesize import format_apart, format_bytes
 from arrayd.datasets.decoding import PackRoom
 from arrayd.datasets.plan import ID_BYTES, WINDOWED, Plan, Sizes, decoded_bytes, reader_bytes
 from arrayd.datasets.reader_memory import SHARE_BYTES
@@ -70,10 +70,11 @@ def choose(sizes: Sizes, kind: str | None = None) -> Plan:
             if rows * sizes.row_bytes <= sizes.budget:
                 return Plan(kind="resident", sizes=sizes, whole=whole)
         if kind == "resident":
+            need, budget = format_apart(sizes.rows * sizes.row_bytes, sizes.budget)
             raise NoRoom(
-                f"{sizes.rows:,} rows of {format_bytes(sizes.row_bytes)} do not fit the budget of "
-                f"{format_bytes(sizes.budget)}. Leave out plan=, raise budget=, or take fewer bits "
-                "per value (cast=)."
+                f"{sizes.rows:,} rows of {format_bytes(sizes.row_bytes)} ({need}) do not fit the "
+                f"budget of {budget}. Leave out plan=, raise budget=, or take fewer bits per value "
+                "(cast=)."
             )
     short = sizes.packs if sizes.packs is not None and sizes.packs.short else None
     if kind in ("lazy pack", WINDOWED) and sizes.decoded is False:
@@ -89,10 +90,10 @@ def choose(sizes: Sizes, kind: str | None = None) -> Plan:
 
 
 def _no_pack(packs: PackRoom) -> NoRoom:
+    free, needed = format_apart(packs.free, packs.needed)
     return NoRoom(
-        f"{packs.folder} has {format_bytes(packs.free)} free, and the rows to be decoded take "
-        f"{format_bytes(packs.needed)}. Free some, name another folder (scratch=), or decode "
-        "without one: plan='windowed'.",
+        f"{packs.folder} has {free} free, and the rows to be decoded take {needed}. Free some, "
+        "name another folder (scratch=), or decode without one: plan='windowed'.",
         needed=packs.needed,
         free=packs.free,
     )
@@ -120,10 +121,10 @@ def _row_random(sizes: Sizes) -> Plan:
     row = sizes.row_bytes + ID_BYTES
     least = 4 * sizes.step  # two windows on their way, while a step is used
     if 2 * least * row > sizes.budget:
+        budget, need = format_apart(sizes.budget, 2 * least * row)
         raise NoRoom(
-            f"The budget of {format_bytes(sizes.budget)} is too small for steps of "
-            f"{sizes.step:,} rows of {format_bytes(row)}: it needs "
-            f"{format_bytes(2 * least * row)}, room for eight steps. Raise budget=, or take "
+            f"The budget of {budget} is too small for steps of {sizes.step:,} rows of "
+            f"{format_bytes(row)}: it needs {need}, room for eight steps. Raise budget=, or take "
             "smaller batches.",
             bytes=2 * least * row,
         )

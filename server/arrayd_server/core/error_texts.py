@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from arrayd.common.bytesize import format_bytes
+from arrayd.common.bytesize import format_apart, format_bytes
 from arrayd.errors import (
     AccessDenied,
     ArraydError,
@@ -113,8 +113,8 @@ def no_room(
 def _reason(
     job: Job, blocks: BlockTable, sessions: Mapping[Nonce, Session], unfilled: int, now: float
 ) -> str:
-    need = f"{job.identity} needs {format_bytes(job.size)}"
-    budget = format_bytes(blocks.budget)
+    size, budget = format_apart(job.size, blocks.budget)
+    need = f"{job.identity} needs {size}"
     if job.size > blocks.budget:
         return (
             f"{need}, more than the whole budget of {budget}{blocks.bound.words}. Ask for a part "
@@ -122,12 +122,14 @@ def _reason(
         )
     free = max(0, blocks.budget - blocks.charged)
     system = max(0, blocks.headroom - unfilled)
+    size, budget, left = format_apart(job.size, blocks.budget, min(free, system))
+    need = f"{job.identity} needs {size}"
     if free <= system:
         bound = blocks.bound
-        limit = f"the budget of {budget}{bound.words} has {format_bytes(free)} free"
+        limit = f"the budget of {budget}{bound.words} has {left} free"
     else:
         bound = blocks.tightest
-        limit = f"{bound.words} gives {format_bytes(system)}"
+        limit = f"{bound.words} gives {left}"
     kept = [
         f"{b.identity} {format_bytes(b.size)} ({_user(b, sessions, job.user)})"
         for b in sorted(blocks.unevictable(now), key=lambda b: -b.size)

@@ -9,7 +9,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any
 
-from arrayd.common.bytesize import format_bytes
+from arrayd.common.bytesize import format_apart, format_bytes
 from arrayd.errors import NoRoom
 from arrayd_server.core import users
 from arrayd_server.core.blocks import BlockTable
@@ -85,7 +85,8 @@ def over(
     part = _part(name, user, blocks, sessions, now)
     uid = blocks.accounts.uid(user)
     mine = owner if uid is None else Owner(False, uid)
-    needs = f"{what} needs {format_bytes(size)}" if in_bytes else f"{what} is one more"
+    has, may, needed = format_apart(held, most, size) if in_bytes else (str(held), str(most), "")
+    needs = f"{what} needs {needed}" if in_bytes else f"{what} is one more"
     raised = f'{name} of "{entry}" in its option quotas'
     raised += ", or its option user_budget" if (name, entry) == ("bytes", "*") else ""
     others = name in ("bytes", "blocks") and held > _held(name, mine, blocks, now)
@@ -95,7 +96,7 @@ def over(
     helps = [", ".join(helps), "have the daemon's administrator raise"]
     remedy = ", or ".join(filter(None, helps))
     return NoRoom(
-        f"{needs}; {whose} {amount(held)}{unit} and may have {amount(most)}{part}. "
+        f"{needs}; {whose} {has}{unit} and may have {may}{part}. "
         f"{remedy[0].upper()}{remedy[1:]} {raised}.",
         limit=name,
         needed=size,

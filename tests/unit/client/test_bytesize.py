@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arrayd.common.bytesize import format_bytes, parse_bytes
+from arrayd.common.bytesize import format_apart, format_bytes, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,14 @@ def test_what_is_ambiguous_or_no_size_is_refused(text: str) -> None:
 def test_a_size_is_printed_in_the_largest_unit_it_fills(count: int, text: str) -> None:
     """One decimal; never 1024.0 of a unit while there is a larger one."""
     assert format_bytes(count) == text
+
+
+def test_different_sizes_look_different() -> None:
+    """They have as many decimals as that takes, and are in bytes where three are too few."""
+    assert format_apart(2**30, 2**30 + 2**27) == ["1.0 GiB", "1.1 GiB"]
+    assert format_apart(2**20, 2**20 + 2**14) == ["1.00 MiB", "1.02 MiB"]
+    assert format_apart(2**20, 2**20 + 1) == ["1,048,576 B", "1,048,577 B"]
+    assert format_apart(2**20, 2**20) == ["1.0 MiB", "1.0 MiB"]
 
 
 @given(st.integers(0, 2**69))

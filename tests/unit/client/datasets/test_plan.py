@@ -134,7 +134,7 @@ def test_without_room_for_a_pack_there_are_windows() -> None:
     lines = str(plan).splitlines()
     assert lines[0].startswith("windowed: 1,000 rows")
     assert f" {plan.decodes:.1f} times per epoch" in lines[1]
-    assert "none: /scratch has 3.9 MiB free" in lines[3]
+    assert "none: /scratch has 4,095,999 B free, and the rows take 4,096,000 B" in lines[3]
     assert "scratch=" in lines[3]
     asked = choose(DECODED, "windowed")
     assert (asked.kind, asked.decodes) == ("windowed", plan.decodes)
