@@ -114,6 +114,18 @@ def test_a_cast_and_its_report(client: arrayd.Client, shards: Path, small: None)
     assert (report.count, report.overflow, report.changed) == (122, 1, 2)
 
 
+def test_what_a_chosen_overflow_did(
+    daemon: Daemon, shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command says what became of values beyond the type, and refuses nothing."""
+    save(shards / "6.npy", [[1e9, 1 / 3]])
+    words = ["pack", f"{shards}/6.npy", "-o", f"{shards.parent}/o.npy", "--cast", "f2"]
+    assert main([*words, "--overflow", "clip", "--endpoint", daemon.endpoint]) == 0
+    out = capsys.readouterr().out
+    assert "=> 1 value was beyond float16: it became the nearest that fits." in out
+    assert "REFUSED" not in out
+
+
 def test_what_cannot_be_packed(client: arrayd.Client, shards: Path) -> None:
     """The first file that differs is named with both; nothing is written."""
     folder = shards.parent

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         )
         raise
     if done.report is not None:
-        print(done.report)
+        print(done.report.words(args.overflow))
     size = format_bytes(os.path.getsize(done.path))
     print(
         f"{args.out}: {done.rows} rows of {done.sources} source{'s' * (done.sources > 1)}, {size}, "

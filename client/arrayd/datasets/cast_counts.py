@@ -239,7 +239,8 @@ class CastCounts:
         """A power of 2 by which to multiply the values first, so that none overflows.
 
         The largest then lies between a quarter and a half of what the target holds, and as few as
-        possible come close to 0. None: no scale is needed, or none helps.
+        possible come close to 0. None: no scale is needed, none helps, or one so small would turn
+        the values nearest to 0 into 0.
         """
         if not is_float(self.part) or not (self.overflow + self.underflow + self.subnormal):
             return None
@@ -252,6 +253,9 @@ class CastCounts:
         exponent = math.frexp(half)[1] - math.frexp(largest)[1]
         exponent -= math.ldexp(largest, exponent) > half
         helps = exponent < 0 if self.overflow else exponent > 0
+        least = 0.0 if self.least is None else self.least
+        if exponent < 0 and math.ldexp(least, exponent) < limits_of(self.part).smallest_subnormal:
+            return None
         return math.ldexp(1.0, exponent) if helps and abs(exponent) < 1000 else None
 
 

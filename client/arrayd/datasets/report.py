@@ -110,8 +110,12 @@ class FieldReports:
             report.add(field)
 
     def __str__(self) -> str:
+        return self.words()
+
+    def words(self, overflow: str = "error") -> str:
+        """Return the tables; of a cast that was done with `overflow`, with what that did."""
         return "\n".join(
-            f"field {name}\n{report}" if name else str(report)
+            f"field {name}\n{table(report, overflow)}" if name else table(report, overflow)
             for name, report in self.fields.items()
         )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 from arrayd.common.bytesize import format_bytes
+from arrayd.common.casts.small_floats import has_infinity
 from arrayd.datasets.cast_counts import CastCounts, is_float
 
 
-def table(report: CastCounts) -> str:
-    """Return the report as lines."""
+def table(report: CastCounts, overflow: str = "error") -> str:
+    """Return the report as lines; `overflow`: of a cast that was done, what it did (`verdict`)."""
     target = report.target
+    relative = 1.0 if report.underflow else report.max_rel  # what becomes 0 has lost all of itself
     lines = [
         ("bytes", f"{format_bytes(report.bytes_before)} -> {format_bytes(report.bytes_after)}"),
         ("range", _range(report)),
@@ -19,12 +21,12 @@ def table(report: CastCounts) -> str:
         (f"beyond {target}", _share(report, report.overflow)),
         ("become 0", _share(report, report.underflow)),
         ("subnormal", _share(report, report.subnormal)),
-        ("largest error", f"{report.max_abs:.4g}, relative {report.max_rel:.4g}"),
+        ("largest error", f"{report.max_abs:.4g}, relative {relative:.4g}"),
     ]
     width = max(len(label) for label, _ in lines)
     head = f"{report.origin} -> {target}, {report.count:,} values"
     body = "\n".join(f"  {label:<{width}}  {words}" for label, words in lines)
-    return f"{head}\n{body}\n  => {verdict(report)}"
+    return f"{head}\n{body}\n  => {verdict(report, overflow)}"
 
 
 def _range(report: CastCounts) -> str:
@@ -43,42 +45,71 @@ def _share(report: CastCounts, some: int) -> str:
     return f"{some:,} ({text} %)"
 
 
-def verdict(report: CastCounts) -> str:
-    """Return what the counts mean."""
+def verdict(report: CastCounts, overflow: str = "error") -> str:
+    """Return what the counts mean.
+
+    Parameters
+    ----------
+    overflow
+        What a cast that was done has made of values beyond the type; ``"error"``: none was done.
+    """
     if not report.count:
         return "No values."
     if not report.changed:
         return f"Lossless: {report.target} holds every value exactly."
-    parts = [*_refused(report), *_lost(report)]
-    return " ".join(parts)
+    beyond = _choices(report) if overflow == "error" else _done(report, overflow)
+    return " ".join([*_unheld(report), *beyond, *_lost(report, overflow)])
 
 
-def _refused(report: CastCounts) -> list[str]:
+def _unheld(report: CastCounts) -> list[str]:
+    """Say what every cast would refuse."""
+    if not report.unheld:
+        return []
+    return [
+        f"REFUSED: {_values(report.unheld)} NaN, which {report.target} lacks; cast to a float "
+        "type, or replace them first."
+    ]
+
+
+def _choices(report: CastCounts) -> list[str]:
     """Say what a cast would refuse, and what can be done."""
-    parts = []
-    if report.unheld:
-        parts.append(
-            f"REFUSED: {_values(report.unheld)} NaN, which {report.target} lacks; cast to a "
-            "float type, or replace them first."
+    if not report.overflow:
+        return []
+    ways = ["overflow='clip' (the nearest value that fits)"]
+    if has_infinity(report.part):
+        ways.append("overflow='inf'")
+    if report.scale is not None:
+        ways.insert(0, f"multiply by {_power(report.scale)} first")
+    words = (
+        f"REFUSED unless you choose: {_values(report.overflow)} beyond {report.target}. "
+        f"{'; or '.join(ways)}; or a wider type."
+    )
+    if report.scale is None and is_float(report.part) and report.least is not None:
+        words += (
+            f" No power of 2 to multiply by first fits all: the smallest ({report.least:.6g}) would "
+            "become 0."
         )
-    if report.overflow:
-        ways = ["overflow='clip' (the nearest value that fits)"]
-        if report.scale is not None:
-            ways.append("overflow='inf'")
-            ways.insert(0, f"multiply by {_power(report.scale)} first")
-        parts.append(
-            f"REFUSED unless you choose: {_values(report.overflow)} beyond {report.target}. "
-            f"{'; or '.join(ways)}; or a wider type."
-        )
-    return parts
+    return [words]
 
 
-def _lost(report: CastCounts) -> list[str]:
+def _done(report: CastCounts, overflow: str) -> list[str]:
+    """Say what a cast has made of the values beyond the type."""
+    if not report.overflow:
+        return []
+    one = report.overflow == 1
+    became = "infinity" if overflow == "inf" else "the nearest that fits"
+    return [
+        f"{report.overflow:,} value{' was' if one else 's were'} beyond {report.target}: "
+        f"{'it' if one else 'they'} became {became}."
+    ]
+
+
+def _lost(report: CastCounts, overflow: str) -> list[str]:
     """Say what the values that fit lose."""
     parts = []
     if report.underflow or report.subnormal:
         cure = ""
-        if report.scale is not None and not report.overflow:
+        if report.scale is not None and not report.overflow and overflow == "error":
             cure = f"; multiply by {_power(report.scale)} first to keep more of them"
         parts.append(
             f"Close to 0: {report.underflow:,} become 0, {report.subnormal:,} keep fewer bits "

@@ -158,7 +158,12 @@ def test_plain_data_is_json() -> None:
         ([1e-9, 6e4], "f2", None),
         ([0.1, 0.5], "f2", None),
         ([1e5], "i2", None),
-        ([1e300, 1e-300], "f4", 2.0**-870),
+        ([1e300, 1e-300], "f4", None),
+        ([1.0, 1e300], "f2", None),
+        ([2.0**-23, 2.0**16], "f2", None),
+        ([2.0**-22, 2.0**16], "f2", 2.0**-2),
+        ([2.0**-22, 2.0**16], "bfloat16", None),
+        ([1e280, 1e300], "f4", 2.0**-870),
     ],
 )
 def test_the_scale_cures(values: list[float], target: str, scale: float | None) -> None:
@@ -177,6 +182,12 @@ def test_the_scale_cures(values: list[float], target: str, scale: float | None) 
         (np.arange(9.0), "f2", "^Lossless: float16 holds every value exactly"),
         (np.arange(300), "u1", "REFUSED unless you choose: 44 values are beyond uint8.*'clip'"),
         (np.array([1e5, 0.1]), "f2", r"1 value is beyond float16.*multiply by 2\*\*-2.*'inf'"),
+        (
+            np.array([1, 1e300]),
+            "f2",
+            r"1 value is beyond float16. overflow='clip' .*; or overflow='inf'; or a wider type\. "
+            r"No power of 2 to multiply by first fits all: the smallest \(1\) would become 0\.",
+        ),
         (np.array([np.nan, 1]), "i4", "REFUSED: 1 value is NaN, which int32 lacks"),
         (
             np.array([1e-9, 1e-7, 1]),
@@ -210,6 +221,32 @@ def test_the_table() -> None:
         "=> REFUSED unless",
     ):
         assert words in text
+
+
+def test_what_becomes_0_has_lost_all() -> None:
+    """The largest relative error is 1 then, though no other value has changed."""
+    text = str(CastReport.of([np.array([1e-9, 1])], "f2"))
+    assert re.search(r"largest error +1e-09, relative 1$", text, re.MULTILINE)
+    assert "relative 0.0001" in str(CastReport.of([np.array([0.1234, 1])], "f2"))
+
+
+@pytest.mark.parametrize(
+    ("overflow", "said"),
+    [
+        ("clip", "=> 2 values were beyond float16: they became the nearest that fits."),
+        ("inf", "=> 2 values were beyond float16: they became infinity."),
+    ],
+)
+def test_what_was_chosen(overflow: str, said: str) -> None:
+    """After a cast with `overflow=` it says what was done, and offers no choice."""
+    values = np.array([1e9, -1e9, 1])
+    reports = FieldReports(values.dtype, np.dtype("f2"))
+    reports.add(values)
+    text = reports.words(overflow)
+    assert said in text
+    assert "REFUSED" not in text
+    assert "first" not in text
+    assert "REFUSED" in str(reports)
 
 
 # ---- fields ----------------------------------------------------------------------------------
