@@ -86,8 +86,8 @@ def _choices(report: CastCounts) -> list[str]:
     )
     if report.scale is None and is_float(report.part) and report.least is not None:
         words += (
-            f" No power of 2 to multiply by first fits all: the smallest ({report.least:.6g}) would "
-            "become 0."
+            " No power of 2 to multiply by first fits all: the smallest "
+            f"({report.least:.6g}) would become 0."
         )
     return [words]
 
