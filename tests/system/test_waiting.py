@@ -50,6 +50,7 @@ def test_progress(client: arrayd.Client, slow_file: Path) -> None:
     done = [progress.done for _, progress, _ in seen]
     assert len(seen) >= 2
     assert done == sorted(done)
+    assert done.count(len(got)) <= 1  # only at the end are all rows there
     assert {progress.total for _, progress, _ in seen} == {len(got)}
     assert {str(progress.source) for _, progress, _ in seen} == {str(slow_file)}
     assert {thread for _, _, thread in seen} == {threading.get_ident()}
@@ -65,6 +66,8 @@ def test_progress_as_a_bar(
     assert client.get(slow_file, progress=True, **SLOW).sum() == SUM
     shown = capsys.readouterr()
     assert "slow.txt" in shown.err
+    assert "%|" in shown.err
+    assert "%/s" not in shown.err
     assert shown.out == ""
 
 

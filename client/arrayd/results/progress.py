@@ -12,6 +12,8 @@ from arrayd.source import Source
 MIN_INTERVAL = 0.1
 """Seconds between two calls for one source."""
 
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+
 Reporter = Callable[[int, int, int], None]
 """Takes the item's index in the request, rows done, rows in total."""
 
@@ -60,11 +62,11 @@ def _bar(sources: Sequence[Source]) -> Iterator[Reporter]:
 
     shares = [0.0] * len(sources)
     label = str(sources[0]) if len(sources) == 1 else f"{len(sources)} sources"
-    with tqdm(total=100, desc=label[-40:], unit="%", leave=False) as bar:
+    with tqdm(total=100, desc=label[-40:], bar_format=_BAR, leave=False) as bar:
 
         def report(index: int, done: int, total: int) -> None:
             shares[index] = done / total if total else 1.0
-            bar.n = round(100 * sum(shares) / len(shares))
+            bar.n = int(100 * sum(shares) / len(shares))  # 100 only if all are there
             bar.refresh()
 
         yield report

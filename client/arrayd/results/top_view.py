@@ -129,7 +129,7 @@ def _loads(status: DaemonStatus) -> list[str]:
 def _load(block: BlockStatus) -> str:
     share = block.done / block.total if block.total else 0.0
     left = "" if block.eta is None else f", {duration(block.eta)} left"
-    done = round(10 * share)
+    done = int(10 * share)
     filled = "█" * done + "·" * (10 - done)
     size = format_bytes(block.size)
-    return f"[{filled}] {100 * share:.0f} %{left}, {size}  {printable(block.source)}"
+    return f"[{filled}] {int(100 * share)} %{left}, {size}  {printable(block.source)}"

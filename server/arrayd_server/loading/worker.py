@@ -71,7 +71,7 @@ class RunningTask:
         self._sock = sock
         self._inbox = inbox
         self._number = number
-        self._rows = 0  # done, and not yet reported
+        self._rows = self._reported = 0  # done, and those of them that the daemon knows of
         self._reported_at = 0.0
 
     def answer(self, **body: Any) -> None:
@@ -114,8 +114,8 @@ class RunningTask:
         return data > limit // 2
 
     def rows(self, done: int) -> None:
-        """Count rows that are done; report them now and then, not for every chunk."""
-        self._rows += done
+        """Note how many rows are done so far; report them now and then, not for every chunk."""
+        self._rows = done
         now = time.monotonic()
         if now - self._reported_at >= _PROGRESS_INTERVAL:
             self._reported_at = now
@@ -123,9 +123,9 @@ class RunningTask:
 
     def report(self) -> None:
         """Report the rows that were not reported yet."""
-        if self._rows:
-            self.answer(rows=self._rows)
-            self._rows = 0
+        if self._rows > self._reported:
+            more, self._reported = self._rows - self._reported, self._rows
+            self.answer(rows=more)
 
     def cancelled(self) -> bool:
         """Say whether the daemon has cancelled it; nothing else is sent while a task is done."""
@@ -273,7 +273,7 @@ def small_files(task: SmallFilesTask, running: RunningTask) -> LoadedFiles:
         number, _ = specs.setdefault(id(one.spec), (len(specs), one.spec))
         key = identity.of_small(source, one.identity, one.spec, one.file_dtype)
         found.append((position, number, one.lost, key))
-        running.rows(1)
+        running.rows(len(found))
     segment_writer.write_bytes(task.path, task.start, buffer)
     return LoadedFiles(tuple(spec for _, spec in specs.values()), tuple(found))
 
