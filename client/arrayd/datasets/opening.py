@@ -42,9 +42,11 @@ def dataset(
     sources
         A dict from the name of each field to where it is, or that alone (the field is ``x``
         then). Where it is: a path as for `get` (``train.h5:/images``), a glob (``shards/*.npy``,
-        ``sat/*.nc:/t2m``), several of these, or a list of files: ``samples.txt`` with a path in
-        each line, or a CSV with a column ``path`` and others, such as ``label``. The rows of
-        files are those of axis 0, one file after another; only in a list each file is one row.
+        ``sat/*.nc:/t2m``), a Python list of these, or a text file that lists files:
+        ``samples.txt`` with a path in each line, or a CSV with a column ``path`` and others, such
+        as ``label``. The rows are those of axis 0 of each file, one file after another, of a
+        Python list too (``["a.npy", "b.npy"]``); only of files that a text file lists, each as a
+        whole is one row.
     cast
         The type wanted, of all fields or by field: fewer bits, more rows in memory.
     overflow
