@@ -288,7 +288,10 @@ class Session:
         if connection is None or not connection.unknown_since:
             return ""
         away = time.monotonic() - connection.unknown_since
-        return connection.why_silent(min(away, timeout)) if away >= min(timeout, 1.0) else ""
+        if away >= min(timeout, 1.0):
+            with contextlib.suppress(OSError):  # no descriptor is left to look with
+                return connection.why_silent(min(away, timeout))
+        return ""
 
     def _drain_late_answers(self) -> None:
         """After a request that was given up: let the flusher read, and release, late grants."""
