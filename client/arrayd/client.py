@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -155,11 +155,22 @@ class Client:
 
     def prefetch(self, *sources: SourceLike, **options: Any) -> None:
         """Have sources loaded without waiting for them; see `arrayd.prefetch`."""
-        requests = [FileRequest.of(source, options) for source in sources]
+        self._prefetch([FileRequest.of(source, options) for source in sources], {})
 
+    def _prefetch_for_itself(self, *sources: SourceLike) -> None:
+        """Do the same for as long as this client is open, or others wait for them.
+
+        Raises
+        ------
+        ProtocolMismatch
+            The daemon is older, and does not know that.
+        """
+        self._prefetch([FileRequest.of(source, {}) for source in sources], {"bound": True})
+
+    def _prefetch(self, requests: Sequence[FileRequest], how: Mapping[str, Any]) -> None:
         def ask(session: Session, numbers: Sequence[int]) -> list[ArraydError | None]:
             items = [requests[number].to_wire() for number in numbers]
-            answers = session.ask("prefetch", None, count=len(items), items=items)
+            answers = session.ask("prefetch", None, count=len(items), items=items, **how)
             return [error_in(answer) for answer in answers]
 
         _raise_first(self._own.answers(requests, ask))

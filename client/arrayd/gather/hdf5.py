@@ -1,6 +1,7 @@
 """Writes many files into one HDF5 file; see `collect`.
 
 While one is written, the daemon loads the next ones in parallel, in at most half of its budget.
+What it has begun to load for this alone ends with the client, however that ends.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from arrayd.errors import (
     ArraydError,
     LoaderCrashed,
     NoRoom,
+    ProtocolMismatch,
     SourceChanged,
     SourceError,
     SpecMismatch,
@@ -278,8 +280,8 @@ def _prefetch(client: Client, pieces: deque[_Piece], ahead: int) -> int:
     if not some:
         return ahead
     try:
-        client.prefetch(*(piece.source for piece in some))
-    except (SourceError, NoRoom):  # the get will raise it, or find room
+        client._prefetch_for_itself(*(piece.source for piece in some))
+    except (SourceError, NoRoom, ProtocolMismatch):  # the get will raise it, or find room
         return max(1, len(some) // 2)
     for _ in some:
         pieces.popleft()

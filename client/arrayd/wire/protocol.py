@@ -15,7 +15,7 @@ hello           pid, start (the process's start time, clock ticks), program, ver
                 what the daemon knew), latest (highest seq of a grant), members (see `Grant`)
 get             items: up to `MAX_ITEMS` maps {source, stat}, pin (seconds, -1: for good), wait
                 (seconds to wait for room or a name; None: the default), progress
-prefetch        items
+prefetch        items, bound (true: the loads end with the session; not sent: they go on)
 info            source, stat
 cancel          request (no answer)
 release         holds: [segment, seq], or [segment, seq, claim] for what was claimed (no answer)
@@ -326,7 +326,7 @@ FIELDS: dict[str, dict[str, Check]] = {
         "wait": _seconds,
         "progress": _is(bool, type(None)),
     },
-    "prefetch": {"items": _items},
+    "prefetch": {"items": _items, "bound": _is(bool, type(None))},
     "info": {"source": _source, "stat": _stat},
     "cancel": {"request": _is(int)},
     "release": {"holds": _holds(_numbered(2, 3))},

@@ -53,20 +53,26 @@ class Asking:
         self._jobs.join(job, to, waiter, now)
         return effects
 
-    def prefetch(self, to: Asker, wanted: Wanted, now: float) -> list[Effect]:
-        """Have an array loaded that nobody waits for."""
+    def prefetch(
+        self, to: Asker, wanted: Wanted, now: float, *, bound: bool = False
+    ) -> list[Effect]:
+        """Have an array loaded that nobody waits for; `bound`: as long as the session lasts."""
         block = wanted.served_by(self._blocks.find)[0]
         if block is not None and not self._is_hidden(wanted, block, to):
             return [Reply(to, Result({"resident": True}))]
         if wanted.name is not None:
             return [Reply(to, error_texts.no_such_name(wanted.name))]
-        job, effects = wanted.served_by(self._jobs.find)[0], list[Effect]()
+        job, member = wanted.served_by(self._jobs.locate)[0] or (None, None)
+        effects: list[Effect] = []
         if job is None:
             refusal = self._refusal(to, wanted, now)
             if refusal is not None:
                 return [Reply(to, refusal)]
             job, effects = self._begin(to, wanted, now)
-        job.detached = True
+        if bound:
+            self._jobs.join(job, to, AwaitedItem(ahead=True, member=member), now)
+        else:
+            job.detached = True
         return [Reply(to, Result({"resident": False})), *effects]
 
     def _is_hidden(self, wanted: Wanted, block: Block, to: Asker) -> bool:

@@ -151,6 +151,8 @@ class Holds:
 
     def grant(self, block: Block, to: Asker, waiter: AwaitedItem, now: float) -> list[Effect]:
         """Let the session of `to` hold a block, and tell it so; or that its user may not."""
+        if waiter.ahead:
+            return []
         peer = self.sessions[to.nonce].peer
         going = self.quotas.grant(block, peer, waiter, now)
         if isinstance(going, NoRoom):

@@ -19,7 +19,8 @@ Who asks for what a job will make joins it instead of beginning another. A job i
 other words find it. If the key turns out to be that of another job, the two merge; if it is that
 of a block in memory, that is granted at once. A job goes on while somebody waits for it, writes
 its block, or has asked for it in advance (`detached`); then it ends, and so does its unfinished
-block.
+block. Who has asked in advance for as long as its session lasts is a waiter that gets nothing
+(`AwaitedItem.ahead`).
 
 What would need a look at all jobs is kept as an index and updated where a job changes: the
 queue, the bytes still to come, the jobs and items of each session, the names to be published.
@@ -253,7 +254,7 @@ class JobTable:
         """Answer some of those who wait with an error; the job goes on for the others."""
         if askers:
             self.failures.note(job, askers, error, self._holds.sessions, now)
-        replies: list[Effect] = [Reply(to, self._told(job, to, error)) for to in askers]
+        replies = self._replies(job, askers, error)
         for to in askers:
             self.remove_waiter(job, to)
         return replies
@@ -262,14 +263,17 @@ class JobTable:
         """Answer everyone who waits with an error, and end the job."""
         askers = list(job.waiters) + ([job.writer] if job.writer else [])
         self.failures.note(job, askers, error, self._holds.sessions, now)
-        replies: list[Effect] = [Reply(to, self._told(job, to, error)) for to in askers]
-        return replies + self.end(job)
+        return self._replies(job, askers, error) + self.end(job)
 
-    def _told(self, job: Job, to: Asker, error: ArraydError) -> ArraydError:
-        """Return an error in the words in which its asker has asked: see `users.shown`."""
-        asked = job.waiters[to].asked if to in job.waiters else None
-        retold: ArraydError = error if asked is None else asked.retold(error, job.identity)
-        return retold
+    def _replies(self, job: Job, askers: list[Asker], error: ArraydError) -> list[Effect]:
+        """Tell askers an error, each in the words in which it has asked: see `users.shown`."""
+        replies: list[Effect] = []
+        for to in askers:
+            waiter = job.waiters.get(to, AwaitedItem())
+            asked = waiter.asked
+            retold = error if asked is None else asked.retold(error, job.identity)
+            replies += [] if waiter.ahead else [Reply(to, retold)]
+        return replies
 
     def finish(self, job: Job, place: Place, now: float) -> list[Effect]:
         """Grant what is at `place` to all who wait for `job`, which is done."""

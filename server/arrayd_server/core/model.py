@@ -123,8 +123,7 @@ class State(Enum):
     LOADING = "loading"  # loader processes fill it; its job is FILLING or SEALING
     WRITING = "writing"  # a client fills it (`arrayd.create`); its job is MAKING to SEALING
     SEALED = "sealed"  # final, may be granted
-    #: its name is removed, or about to be; charged until the kernel or another has the pages
-    UNLINKED = "leaving"
+    UNLINKED = "leaving"  # without a name, or soon; charged until its pages are free or another's
     #: pages of a block that went, under a new name: kept for a load for a while (see `spares`)
     SPARE = "spare"
 
@@ -247,6 +246,7 @@ class AwaitedItem:
     pin: float = 0.0  # seconds to keep it warm after the grant; inf: until evicted
     timeout: float = 1.0  # seconds to wait for room; for a name: 0 is not at all
     progress: bool = False  # report how far the load is
+    ahead: bool = False  # it was answered at once: the load goes on for it, and it gets nothing
     late: bool = False  # it came when the probe of its job was under way
     member: BlockMember | None = None  # of the block of its job, which one it asks for
     asked: Any = None  # as of a `Hold`

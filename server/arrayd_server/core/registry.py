@@ -138,11 +138,7 @@ class Registry:
         return self.asking.get(to, wanted, waiter, now)
 
     def get_together(
-        self,
-        identity: Any,
-        size: int,
-        waiters: Sequence[tuple[Asker, AwaitedItem]],
-        now: float,
+        self, identity: Any, size: int, waiters: Sequence[tuple[Asker, AwaitedItem]], now: float
     ) -> list[Effect]:
         """Someone asks for small files: load them into one block of `size`, see `members`.
 
@@ -151,9 +147,11 @@ class Registry:
         self.counters.requests += len(waiters)
         return self.members.load(identity, size, waiters, now)
 
-    def prefetch(self, to: Asker, wanted: Wanted, now: float) -> list[Effect]:
+    def prefetch(
+        self, to: Asker, wanted: Wanted, now: float, *, bound: bool = False
+    ) -> list[Effect]:
         """Someone asks for a load, and does not wait for it: the answer comes at once."""
-        return self.asking.prefetch(to, wanted, now)
+        return self.asking.prefetch(to, wanted, now, bound=bound)
 
     def info(self, to: Asker, identity: Any, now: float) -> list[Effect]:
         """Someone asks what a file holds: no block comes of it. Repeated, it is one question."""

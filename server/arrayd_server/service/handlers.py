@@ -68,13 +68,14 @@ def get(service: Service, request: Request, now: float) -> list[Effect]:
 def prefetch(service: Service, request: Request, now: float) -> list[Effect]:
     """Begin loads that nobody waits for."""
     effects: list[Effect] = []
+    bound = bool(request.fields["bound"])
     for index, item in enumerate(request.fields["items"]):
         to = Asker(request.nonce, request.id, index)
-        wanted = _wanted(service, to, item, detached=True)
+        wanted = _wanted(service, to, item, detached=not bound)
         if isinstance(wanted, ArraydError):
             effects.append(Reply(to, wanted))
         else:
-            effects += service.registry.prefetch(to, wanted, now)
+            effects += service.registry.prefetch(to, wanted, now, bound=bound)
     return effects
 
 

@@ -250,6 +250,20 @@ def test_a_prefetch_goes_on_for_nobody(world: World) -> None:
     assert world.answer(again) == Result({"resident": True})
 
 
+def test_a_bound_prefetch_ends_with_its_session(world: World) -> None:
+    """It gets nothing but the answer at once; others who wait are served when it has gone."""
+    r, load, shared = world.registry, world.asker(b"a"), world.asker(b"a")
+    world.do(r.prefetch, load, wanted(SMALL), world.now, bound=True)
+    world.do(r.prefetch, shared, wanted(MEDIUM), world.now, bound=True)
+    assert world.answer(load) == world.answer(shared) == Result({"resident": False})
+    waiting = world.get(b"b", MEDIUM)
+    world.end(b"a")
+    assert Cancel(1) in world.seen
+    world.work_off()
+    assert isinstance(world.answer(waiting), Grant)
+    assert list(r.blocks.table) == ["run-1"]
+
+
 def test_a_name_is_not_prefetched(world: World) -> None:
     """A published block cannot be loaded."""
     to = world.asker(b"a")

@@ -175,12 +175,12 @@ class Walk(KernelWalk):
             else:
                 self._get(to, what, replace(waiter))  # another message, another object
 
-    @rule(nonce=sessions, what=requests, wait=st.booleans())
-    def prefetch(self, nonce: bytes, what: Wanted, wait: bool) -> None:
-        """Begin a load; the answer comes at once."""
+    @rule(nonce=sessions, what=requests, wait=st.booleans(), bound=st.booleans())
+    def prefetch(self, nonce: bytes, what: Wanted, wait: bool, bound: bool) -> None:
+        """Begin a load; the answer comes at once, and is the only one."""
         what = _of(nonce, what)
         to, resident = self._ask(nonce, what), self.naive.resident(what)
-        self.shell.do(self.registry.prefetch, to, what, self.shell.now)
+        self.shell.do(self.registry.prefetch, to, what, self.shell.now, bound=bound)
         self.naive.latest = None
         assert to not in self.naive.owed
         assert not (resident and effects.Probe in map(type, self.shell.seen)), "loaded again"
