@@ -24,6 +24,7 @@ from arrayd.datasets import pack as packing
 from arrayd.datasets import slices
 from arrayd.datasets.pack import pack
 from arrayd.errors import ArraydError, SourceBusy
+from arrayd.session.session import Session
 from tests.support.daemons import PATIENCE, Daemon
 from tests.support.processes import save
 
@@ -98,6 +99,51 @@ def test_sources_of_every_kind(client: arrayd.Client, tmp_path: Path, small: Non
     parts: list[Any] = [part_of(97), part_of(98), [[1, 2], [3, 4]], part_of(7), part_of(8)]
     np.testing.assert_array_equal(np.load(tmp_path / "o.npy"), np.concatenate(parts))
     assert (result.rows, result.sources, result.row_shape) == (82, 5, (2,))
+
+
+def test_many_small_files(
+    client: arrayd.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few requests, and the daemon keeps only what it had before."""
+    names = [tmp_path / f"{number}.npy" for number in range(300)]
+    for number, name in enumerate(names):
+        save(name, part_of(number, 1 + number % 3))
+    client.get(names[7])
+    asked, ask = list[str](), Session.ask_until
+
+    def counted(session: Session, op: str, *words: Any, **fields: Any) -> Any:
+        asked.append(op)
+        return ask(session, op, *words, **fields)
+
+    monkeypatch.setattr(Session, "ask_until", counted)
+    result = pack(client, [f"{tmp_path}/*.npy", names[7]], tmp_path / "o.npy")
+    parts = [part_of(number, 1 + number % 3) for number in [*range(300), 7]]
+    np.testing.assert_array_equal(np.load(result.path), np.concatenate(parts))
+    assert len(asked) < 20
+    there = {b.source for b in client.status().blocks if b.state != "leaving"}
+    assert there == {str(names[7])}
+
+
+def test_small_files_of_a_user_with_little_memory(
+    start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    """Those that it may not have together are packed one by one."""
+    daemon = start_daemon("--quotas", f"{os.geteuid()}: bytes=64K")
+    for number in range(10):
+        save(tmp_path / f"{number}.npy", part_of(number, 1000))
+    with arrayd.connect(daemon.endpoint) as client:
+        result = pack(client, [f"{tmp_path}/*.npy"], tmp_path / "o.npy")
+    whole = np.concatenate([part_of(number, 1000) for number in range(10)])
+    np.testing.assert_array_equal(np.load(result.path), whole)
+
+
+def test_a_bad_one_of_many(client: arrayd.Client, shards: Path) -> None:
+    """A file that is cut off is named before anything is written."""
+    with (shards / "2.npy").open("r+b") as file:
+        file.truncate(200)
+    with pytest.raises(ArraydError, match=r"2.npy"):
+        pack(client, [f"{shards}/*.npy"], shards.parent / "o.npy")
+    assert left(shards) == []
 
 
 def test_a_cast_and_its_report(client: arrayd.Client, shards: Path, small: None) -> None:

@@ -22,10 +22,11 @@ import numpy.typing as npt
 from arrayd.client import Client
 from arrayd.common import arguments, failpoints
 from arrayd.common.casts.cast import cast_chunk, check_cast
+from arrayd.datasets.npy_look import NpyHeaders
 from arrayd.datasets.pack_note import PackNote
 from arrayd.datasets.patterns import expanded
 from arrayd.datasets.report import FieldReports
-from arrayd.datasets.slices import SLICE_BYTES, Sliced
+from arrayd.datasets.slices import SLICE_BYTES, Sliced, in_turn
 from arrayd.datasets.writer import RowWriter, placed
 from arrayd.errors import CastError, SpecMismatch
 from arrayd.session.request import SourceLike
@@ -144,8 +145,9 @@ def _looked_at(
     for source in wanted:
         if source.path and os.path.realpath(source.path) == out:
             raise SpecMismatch(f"{out} is to be written, and is one of the sources.")
+    headers = NpyHeaders()
     with ThreadPoolExecutor(_PROBES) as pool:
-        found = list(pool.map(lambda source: Sliced.of(client, source), wanted))
+        found = list(pool.map(lambda source: Sliced.of(client, source, headers), wanted))
     first = found[0]
     for one in found:
         if not one.shape:
@@ -199,12 +201,11 @@ class _Job:
             flush_every=1 << 62,  # the note says when
         ) as writer:
             self._begin(writer)
-            for one, start in self._left():
-                for first, rows in one.slices(client, start):
-                    self._append(writer, one, first, rows)
-                    del rows
-                    if written is not None:
-                        written(self._done * self._row_bytes, self._nbytes)
+            for one, first, rows in in_turn(client, self._left()):
+                self._append(writer, one, first, rows)
+                del rows
+                if written is not None:
+                    written(self._done * self._row_bytes, self._nbytes)
             for one in self._inputs:
                 one.check_unchanged()
             self._save(writer)
