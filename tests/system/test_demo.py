@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from arrayd.cli import demo, demo_reader, demo_stage
@@ -60,6 +61,18 @@ def test_the_demo_with_given_files(place: Path) -> None:
     story, complaint = process.communicate(timeout=60)
     assert (process.returncode, complaint) == (0, ""), story
     assert "12 requests, 2 loads" in story
+
+
+def test_the_demo_with_a_small_file(place: Path) -> None:
+    """A file of some bytes takes pages in memory, and that is fine."""
+    small = place.with_name(f"{place.name}.npy")
+    np.save(small, np.zeros(100))
+    try:
+        process = start(place, small)
+        story, complaint = process.communicate(timeout=60)
+    finally:
+        small.unlink()
+    assert (process.returncode, complaint) == (0, ""), story
 
 
 def test_a_bad_file_ends_the_demo(place: Path) -> None:
