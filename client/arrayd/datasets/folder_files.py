@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import fnmatch
 import io
 import os
@@ -134,7 +135,7 @@ def below(root: str) -> list[str]:
     """Return the regular files below a folder, relative to it, in order of their names.
 
     What is hidden (its name begins with a dot) is left out. A link to a folder is followed unless
-    it leads to one that it lies in.
+    it leads to one that it lies in; one that leads nowhere is left out.
 
     Raises
     ------
@@ -155,6 +156,9 @@ def below(root: str) -> list[str]:
                 for entry in entries:
                     if entry.name[:1] == ".":
                         continue
+                    path = entry.path
+                    if _leads_nowhere(entry):
+                        continue
                     if entry.is_dir():
                         waiting.append((f"{prefix}{entry.name}/", (*above, place)))
                     elif entry.is_file():
@@ -163,6 +167,17 @@ def below(root: str) -> list[str]:
             raise _explained(path, error) from None
     names.sort()
     return names
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    """Say whether it is a link to itself, or to one that leads back to it."""
+    try:
+        entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return True
+    return False
 
 
 def _explained(path: str, error: OSError) -> AccessDenied | SourceNotFound | BadFile:

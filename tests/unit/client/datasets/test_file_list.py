@@ -176,6 +176,9 @@ def tree(tmp_path: Path) -> Path:
     (root / "a" / "loop").symlink_to(root)
     (root / "c").symlink_to(root / "b")
     (root / "broken.png").symlink_to(root / "nowhere")
+    (root / "a" / "itself.png").symlink_to("itself.png")
+    (root / "one").symlink_to("other")
+    (root / "other").symlink_to("one")
     os.mkfifo(root / "pipe.png")
     return root
 
