@@ -11,7 +11,7 @@ _shtab_arrayd_commands() {
     demo:'Show what arrayd does, in a few seconds, on a daemon of its own.'
     doctor:'Look for what keeps arrayd from working well, and say what to do about it.'
     drain:'Begin nothing new, wait until nobody holds anything, and stop; Ctrl-C takes it back.'
-    evict:'Free the blocks of a source.'
+    evict:'Free the blocks of sources.'
     get:'Load arrays into shared memory.'
     health:'Exit with 0 if the daemon answers in 5 s and its rules hold, else with 1.'
     info:'Tell what files hold, without loading.'
@@ -125,7 +125,7 @@ _shtab_arrayd_evict_options=(
   "--endpoint[the daemon\'s socket, or \`private\`]:ipc\://PATH:"
   "--json[print JSON, for programs\: see \`arrayd schema evict\`]"
   "--block[number or segment name of one block]:N:"
-  ":as for \`arrayd get\`\: all blocks of that file:"
+  "(*)::as for \`arrayd get\`\: all blocks of that file:_files"
 )
 
 # guard to ensure default positional specs are added only once per session

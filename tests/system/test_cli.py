@@ -279,6 +279,17 @@ def test_info(served: Daemon, tmp_path: Path, call: Call) -> None:
     assert served.segments == []
 
 
+def test_info_of_good_and_bad(served: Daemon, tmp_path: Path, call: Call) -> None:
+    """Those that can be read are described; the errors of all others follow."""
+    good = [saved(tmp_path / f"{name}.npy", np.zeros(5)) for name in "ac"]
+    code, out, complaint = call("info", good[0], "/gone.npy", good[1], "/gone too.npy")
+    assert code == 1
+    assert [line for line in out.splitlines() if line[:1] == "/"] == good
+    assert complaint.splitlines() == [
+        f"arrayd: /{name}.npy: no such file." for name in ("gone", "gone too")
+    ]
+
+
 def test_evict(served: Daemon, tmp_path: Path, call: Call) -> None:
     """``evict`` frees by source or by number, and says how much; nothing to free is an error."""
     path = saved(tmp_path / "a.npy", np.zeros(5))

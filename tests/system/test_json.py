@@ -60,6 +60,8 @@ def test_each_command(daemon: Daemon, files: dict[str, str], call: Call) -> None
         held = [client.get(files["a.npy"]), client.put([1, 2], "some")]
         ok("get", files["a.npy"], files["bad.npy"], files["fields.npy"], "--attach", code=1)
         ok("info", *(files[name] for name in ("a.npy", "fields.npy", "two.npz")), "name:some")
+        _, bad = ok("info", files["a.npy"], files["bad.npy"], code=1)
+        assert bad["error"]["code"] == "BadFile"
         with client.create(2, "f4"):
             status = ok("status")
         assert {one["state"] for one in status["blocks"]} >= {"held", "writing"}
@@ -72,6 +74,9 @@ def test_each_command(daemon: Daemon, files: dict[str, str], call: Call) -> None
         ok("kick", str(os.getpid()))
         del held
     assert ok("evict", files["fields.npy"])["blocks"] == 1
+    assert ok("evict", files["a.npy"], "/none")["blocks"] == 1
+    absent = ok("evict", "/none", "/nor this", code=1)
+    assert [one["source"] for one in absent["errors"]] == ["/none", "/nor this"]
     assert tried | ENDING == {*schemas.COMMANDS}
 
 

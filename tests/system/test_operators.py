@@ -108,7 +108,29 @@ def test_numbers_of_nothing(call: Call) -> None:
         assert (code, complaint.count("\n")) == (2, 1)
         assert f"{pid!r} is no process id" in complaint
     assert call("evict", "--block", "77")[2].startswith("arrayd: No block 77 is in memory: ")
-    assert call("evict", "/none.npy")[2] == "arrayd: No block of that source is in memory.\n"
+    assert call("evict", "/none.npy")[2] == "arrayd: No block of /none.npy is in memory.\n"
+
+
+def test_evict_several(daemon: Daemon, tmp_path: Path, call: Call) -> None:
+    """Small files that lie in one block are freed with the first; what is in use is named."""
+    paths = [str(tmp_path / f"{number}.npy") for number in range(9)]
+    for path in paths:
+        np.save(path, np.zeros(5))
+    call("get", *paths)
+    assert call("evict", *paths) == (0, "evicted 1 block of 9 arrays, 12.0 KiB\n", "")
+    assert call("evict", *paths[:2]) == (
+        1,
+        "",
+        "".join(f"arrayd: No block of {path} is in memory.\n" for path in paths[:2]),
+    )
+    call("get", paths[0])
+    with arrayd.connect(daemon.endpoint) as client:
+        held = client.get(paths[1])
+        code, out, complaint = call("evict", paths[1], paths[0])
+        del held
+    assert (code, out) == (1, "evicted 1 block, 12.0 KiB\n")
+    assert complaint.count("\n") == 1
+    assert paths[1] in complaint
 
 
 def test_what_is_freed_is_recorded(daemon: Daemon, tmp_path: Path, call: Call) -> None:

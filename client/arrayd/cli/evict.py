@@ -3,36 +3,64 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from typing import Any
 
-from arrayd.cli.common import Subparsers, add_command, print_json, running
+from arrayd.cli.common import Subparsers, add_command, complain, exit_code, print_json, running
+from arrayd.client import Client
 from arrayd.common.bytesize import format_bytes
-from arrayd.errors import NoSuchBlock
+from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, to_wire
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
-    parser = add_command(subparsers, "evict", "free the blocks of a source", json=True)
+    parser = add_command(subparsers, "evict", "free the blocks of sources", json=True)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("source", nargs="?", help="as for `arrayd get`: all blocks of that file")
+    which.add_argument(
+        "sources",
+        nargs="*",
+        default=[],
+        metavar="SOURCE",
+        help="as for `arrayd get`: all blocks of that file",
+    )
     which.add_argument("--block", metavar="N", help="number or segment name of one block")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evict, and print how much was freed; never start a daemon."""
-    block = int(args.block) if args.block and args.block.isdecimal() else args.block
+    """Evict, print how much was freed, and what could not be; never start a daemon."""
+    freed, errors = Counter({"blocks": 0, "bytes": 0, "arrays": 0}), dict[str, ArraydError]()
     with running(args.endpoint) as client:
-        try:
-            freed = client.evict(args.source, block=block)
-        except NoSuchBlock as error:
-            if block is None:
+        if args.block is not None:
+            freed.update(_freed(client, args.block))
+        for source in args.sources:
+            try:
+                freed.update(client.evict(source))
+            except DaemonError:
                 raise
-            words = f"No block {block} is in memory: `arrayd status` shows their numbers."
-            raise NoSuchBlock(words) from error
+            except ArraydError as error:
+                errors[source] = error
+    if freed["blocks"]:  # one block may be that of many small files: it goes with the first
+        errors = {one: error for one, error in errors.items() if not isinstance(error, NoSuchBlock)}
     if args.json:
-        print_json(freed)
-    else:
-        plural = "" if freed["blocks"] == 1 else "s"
-        others = freed["arrays"] - freed["blocks"]
-        more = f" of {freed['arrays']} arrays" if others else ""
-        print(f"evicted {freed['blocks']} block{plural}{more}, {format_bytes(freed['bytes'])}")
-    return 0
+        failed = [{"source": one, "error": to_wire(error)} for one, error in errors.items()]
+        print_json({**freed, **({"errors": failed} if failed else {})})
+    elif freed["blocks"]:
+        print(_words(freed))
+    for words in dict.fromkeys(map(str, errors.values())):
+        complain(words)
+    return exit_code(next(iter(errors.values()))) if errors else 0
+
+
+def _freed(client: Client, words: str) -> dict[str, int]:
+    try:
+        return client.evict(block=int(words) if words.isdecimal() else words)
+    except NoSuchBlock as error:
+        raise NoSuchBlock(
+            f"No block {words} is in memory: `arrayd status` shows their numbers."
+        ) from error
+
+
+def _words(freed: dict[str, Any]) -> str:
+    plural = "" if freed["blocks"] == 1 else "s"
+    more = f" of {freed['arrays']} arrays" if freed["arrays"] > freed["blocks"] else ""
+    return f"evicted {freed['blocks']} block{plural}{more}, {format_bytes(freed['bytes'])}"

@@ -6,17 +6,20 @@ import argparse
 from typing import Any
 
 import arrayd
-from arrayd import Info
+from arrayd import ArraydError, Info
 from arrayd.cli.common import (
     Subparsers,
     add_command,
     add_source_options,
+    complain,
     dtype_words,
+    exit_code,
     parse_seconds,
     print_json,
     source_options,
 )
 from arrayd.common.bytesize import format_bytes
+from arrayd.errors import DaemonError, to_wire
 from arrayd.results.info import LinkedFile, Member
 from arrayd.wire.dtypes import descr
 
@@ -35,15 +38,26 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Describe each source."""
+    """Describe each source that can be read, and print the errors of the others."""
     options = source_options(args)
+    results: list[tuple[str, Info | ArraydError]] = []
     with arrayd.connect(args.endpoint) as client:
-        infos = [client.info(source, timeout=args.timeout, **options) for source in args.sources]
+        for source in args.sources:
+            try:
+                results.append((source, client.info(source, timeout=args.timeout, **options)))
+            except ArraydError as error:
+                results.append((source, error))
+                if isinstance(error, DaemonError):  # it would be that of the others too
+                    break
+    infos = [result for _, result in results if isinstance(result, Info)]
     if args.json:
-        print_json([_plain(info) for info in infos])
-    else:
+        print_json([_plain(source, result) for source, result in results])
+    elif infos:
         print("\n".join(_words(info) for info in infos))
-    return 0
+    errors = [result for _, result in results if isinstance(result, ArraydError)]
+    for words in errors:
+        complain(words)
+    return exit_code(errors[0]) if errors else 0
 
 
 def _words(info: Info) -> str:
@@ -66,7 +80,9 @@ def _size(file: LinkedFile) -> str:
     return "not there" if file.bytes is None else format_bytes(file.bytes)
 
 
-def _plain(info: Info) -> dict[str, Any]:
+def _plain(source: str, info: Info | ArraydError) -> dict[str, Any]:
+    if isinstance(info, ArraydError):
+        return {"source": source, "error": to_wire(info)}
     return {
         "source": info.source,
         "format": info.format,

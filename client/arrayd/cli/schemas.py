@@ -129,30 +129,32 @@ def _get() -> Schema:
         block=_about("The name of its segment in /dev/shm.", TEXT),
         offset=_about("Where it begins in the segment, in bytes.", WHOLE),
     )
+    return _object(seconds=NUMBER, arrays=_list({"anyOf": [array, _failed()]}))
+
+
+def _failed() -> Schema:
+    """Return the schema of a source that cannot be had."""
     details = {"type": "object", "description": "The numbers of the message, for programs."}
     error = _object(code=_about("The class of the error.", TEXT), message=TEXT, details=details)
-    return _object(
-        seconds=NUMBER, arrays=_list({"anyOf": [array, _object(source=TEXT, error=error)]})
-    )
+    return _object(source=TEXT, error=error)
 
 
 def _info() -> Schema:
     problem = _about("Why it cannot be loaded; null: it can.", _nullable(TEXT))
     member = _object(name=TEXT, shape=SHAPE, dtype=DTYPE, problem=problem)
     of_file = described(Info)
-    return _list(
-        _object(
-            source=TEXT,
-            format=_about(of_file["format"], TEXT),
-            bytes=_about(of_file["bytes"], WHOLE),
-            shape=_about(of_file["shape"], _nullable(SHAPE)),
-            dtype=_nullable(DTYPE),
-            order=_nullable(ORDER),
-            unit=_about(of_file["unit"], _nullable(WHOLE)),
-            members=_list(member),
-            files=_about(of_file["files"], _list(of_class(LinkedFile))),
-        )
+    found = _object(
+        source=TEXT,
+        format=_about(of_file["format"], TEXT),
+        bytes=_about(of_file["bytes"], WHOLE),
+        shape=_about(of_file["shape"], _nullable(SHAPE)),
+        dtype=_nullable(DTYPE),
+        order=_nullable(ORDER),
+        unit=_about(of_file["unit"], _nullable(WHOLE)),
+        members=_list(member),
+        files=_about(of_file["files"], _list(of_class(LinkedFile))),
     )
+    return _list({"anyOf": [found, _failed()]})
 
 
 def _report() -> Schema:
@@ -172,7 +174,9 @@ def _report() -> Schema:
 
 
 def _evict() -> Schema:
+    errors = _about("Those of sources that were not freed, if there are any.", _list(_failed()))
     return _object(
+        {"errors": errors},
         blocks=_about("How many were freed.", WHOLE),
         bytes=_about("What they took of the budget.", WHOLE),
         arrays=_about("In these blocks: one of several small files has many.", WHOLE),

@@ -38,7 +38,9 @@ def freed(own: OwnDaemon, source: Source | None, block: int | str | None) -> dic
         else:
             total = {key: total[key] + more[key] for key in total}
     if missing is not None and not total["blocks"]:
-        raise missing
+        if source is None or source.name is not None:
+            raise missing
+        raise NoSuchBlock(f"No block of {source} is in memory.") from missing
     return total
 
 
