@@ -178,7 +178,7 @@ complete -c arrayd -n '_shtab_arrayd_using pack' -l dataset -x -d 'HDF5 dataset 
 complete -c arrayd -n '_shtab_arrayd_using pack' -l dtype -x -d 'the type in the files'
 complete -c arrayd -n '_shtab_arrayd_using pack' -l format -x -d 'npy, npz, hdf5, text, raw, or of a plug-in; default: by the suffix'
 complete -c arrayd -n '_shtab_arrayd_using pack' -l option -x -d 'an option of the format, such as skiprows=1, shape=(-1,3) or swmr=True; may be repeated'
-complete -c arrayd -n '_shtab_arrayd_using pack; and test $_shtab_arrayd_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d 'FILE, FILE:MEMBER or a pattern, in order'
+complete -c arrayd -n '_shtab_arrayd_using pack; and test $_shtab_arrayd_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d 'FILE, FILE:MEMBER, a pattern, or a list of files, each one row; in order'
 complete -c arrayd -n '_shtab_arrayd_using; and test $_shtab_arrayd_npos -eq 0' -a report -d 'Tell what a cast to fewer bits would cost.'
 complete -c arrayd -n '_shtab_arrayd_using report' -s h -l help -d 'show this help message and exit'
 complete -c arrayd -n '_shtab_arrayd_using report' -l endpoint -x -d 'the daemon'"'"'s socket, or `private`'

@@ -222,7 +222,7 @@ _shtab_arrayd_pack_options=(
   "--dtype[the type in the files]:dtype:"
   "--format[npy, npz, hdf5, text, raw, or of a plug-in\; default\: by the suffix]:NAME:"
   "*--option[an option of the format, such as skiprows\=1, shape\=(-1,3) or swmr\=True\; may be repeated]:KEY=VALUE:"
-  "(*):FILE, FILE\:MEMBER or a pattern, in order:_files"
+  "(*):FILE, FILE\:MEMBER, a pattern, or a list of files, each one row\; in order:_files"
 )
 
 # guard to ensure default positional specs are added only once per session

@@ -22,6 +22,7 @@ from arrayd.cli import main
 from arrayd.common import failpoints
 from arrayd.datasets import pack as packing
 from arrayd.datasets import slices
+from arrayd.datasets.folder_files import write_list
 from arrayd.datasets.pack import pack
 from arrayd.errors import ArraydError, SourceBusy
 from arrayd.session.session import Session
@@ -122,6 +123,24 @@ def test_many_small_files(
     assert len(asked) < 20
     there = {b.source for b in client.status().blocks if b.state != "leaving"}
     assert there == {str(names[7])}
+
+
+@pytest.mark.parametrize("limit", [slices.SLICE_BYTES, 13 * 16], ids=["together", "alone"])
+def test_a_list_of_files(
+    client: arrayd.Client, shards: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Each file that a list names is one row, as in a dataset, and so a run that ended goes on."""
+    monkeypatch.setattr(slices, "SLICE_BYTES", limit)
+    (shards / "3.npy").unlink()
+    write_list(shards, shards / "list.txt", "parent")
+    out, stop = shards.parent / "o.npy", stopping_after(1)
+    with pytest.raises(KeyboardInterrupt):
+        pack(client, [shards / "list.txt"], out, written=stop)
+    with pytest.raises(SourceChanged, match="with other options"):
+        pack(client, [f"{shards}/*.npy"], out)
+    result = pack(client, [shards / "list.txt"], out)
+    assert (result.rows, result.row_shape, result.sources) == (3, (20, 2), 3)
+    np.testing.assert_array_equal(np.load(out), WHOLE.reshape(3, 20, 2))
 
 
 def test_small_files_of_a_user_with_little_memory(

@@ -21,7 +21,10 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = add_command(subparsers, "pack", HELP)
     parser.add_argument(
-        "sources", nargs="+", metavar="SOURCE", help="FILE, FILE:MEMBER or a pattern, in order"
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="FILE, FILE:MEMBER, a pattern, or a list of files, each one row; in order",
     )
     parser.add_argument("-o", "--out", required=True, metavar="OUT.npy", help="replaced at the end")
     parser.add_argument("--cast", type=parse_dtype, metavar="DTYPE", help="the type wanted")

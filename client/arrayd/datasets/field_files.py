@@ -21,6 +21,7 @@ import numpy as np
 from arrayd.datasets.file_list import first_entry, read_list
 from arrayd.datasets.patterns import is_pattern, matched
 from arrayd.errors import SpecMismatch
+from arrayd.session.request import SourceLike
 from arrayd.source import Source
 
 Array = np.ndarray[Any, Any]
@@ -194,6 +195,16 @@ def _meant(item: Any, as_list: bool | None, options: Mapping[str, Any]) -> _Mean
 def may_be_list(path: str) -> bool:
     """Say whether a file is called like a list."""
     return path.lower().endswith(_LISTS)
+
+
+def listed_in(source: SourceLike, options: Mapping[str, Any]) -> list[Source] | None:
+    """Return the files of a source that is a list, each one row; None: it is none."""
+    if isinstance(source, Source):
+        return None
+    one = Source.of(source, **options)
+    if one.name is not None or not _is_list(one)[0]:
+        return None
+    return [replace(one, path=path) for path in read_list(one.path).paths]
 
 
 def _is_list(source: Source) -> tuple[bool, str | None]:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from arrayd.client import Client
 from arrayd.common import arguments, failpoints
 from arrayd.common.casts.cast import cast_chunk, check_cast
+from arrayd.datasets.field_files import listed_in
 from arrayd.datasets.npy_look import NpyHeaders
 from arrayd.datasets.pack_note import PackNote
 from arrayd.datasets.patterns import expanded
@@ -88,7 +89,8 @@ def pack(
     client
         Session with the daemon that reads them.
     sources
-        As for `arrayd.get`, and patterns of files; all with one dtype and row shape.
+        As for `arrayd.get`, patterns of files, and lists of files as for `arrayd.dataset`, each
+        file one row; all with one dtype and row shape.
     out
         The file, which is replaced at the end. Beside it lie ``out.part`` and ``out.progress``
         meanwhile.
@@ -129,6 +131,14 @@ def pack(
 # ---- the inputs --------------------------------------------------------------------------
 
 
+def _meant(source: SourceLike, options: dict[str, Any]) -> list[tuple[Source, bool]]:
+    """Return what a source means: itself, or the files of a list; and whether each is one row."""
+    listed = listed_in(source, options)
+    if listed is None:
+        return [(Source.of(source, **options), False)]
+    return [(one, True) for one in listed]
+
+
 def _looked_at(
     client: Client, sources: Sequence[SourceLike], out: str, options: dict[str, Any]
 ) -> list[Sliced]:
@@ -139,15 +149,21 @@ def _looked_at(
     SpecMismatch
         There are none, they differ, or one of them is `out`.
     """
-    wanted = [Source.of(source, **options) for source in sources]
+    wanted = [one for source in sources for one in _meant(source, options)]
     if not wanted:
         raise SpecMismatch("Nothing to pack: name at least one source.")
-    for source in wanted:
+    for source, _ in wanted:
         if source.path and os.path.realpath(source.path) == out:
             raise SpecMismatch(f"{out} is to be written, and is one of the sources.")
     headers = NpyHeaders()
+
+    def look(one: tuple[Source, bool]) -> Sliced:
+        source, is_row = one
+        sliced = Sliced.of(client, source, headers)
+        return sliced.as_row() if is_row else sliced
+
     with ThreadPoolExecutor(_PROBES) as pool:
-        found = list(pool.map(lambda source: Sliced.of(client, source, headers), wanted))
+        found = list(pool.map(look, wanted))
     first = found[0]
     for one in found:
         if not one.shape:

@@ -127,7 +127,8 @@ class PackNote:
         """Return name and fingerprint of each source: its options, and the state of its file."""
         marks = []
         for one in self._inputs:
-            what = packed([one.source.without_hints(), one.stat])
+            how = ["row"] if one.is_row else []
+            what = packed([one.source.without_hints(), one.stat, *how])
             marks.append([str(one.source), hashlib.blake2b(what, digest_size=16).hexdigest()])
         return marks
 

@@ -53,6 +53,8 @@ class Sliced:
         Of its file, when that was found out; None: of a published block.
     cheap
         Whether a slice costs no more than its bytes. Else there is one slice, the whole.
+    is_row
+        Whether it is one row: `shape` is that of a file with it alone, so begins with 1.
     """
 
     source: Source
@@ -60,6 +62,7 @@ class Sliced:
     dtype: np.dtype[Any]
     stat: Stat | None
     cheap: bool
+    is_row: bool = False
 
     @classmethod
     def of(cls, client: Client, source: Source, headers: NpyHeaders | None = None) -> Sliced:
@@ -90,6 +93,10 @@ class Sliced:
         straight = info.order != "F" or len(info.shape) < 2
         cheap = info.format in _CHEAP and straight and bool(info.shape) and not source.rows
         return cls(source, info.shape, info.dtype, stat, cheap)
+
+    def as_row(self) -> Sliced:
+        """Return the same as one row."""
+        return replace(self, shape=(1, *self.shape), cheap=False, is_row=True)
 
     @property
     def nbytes(self) -> int:
@@ -128,11 +135,15 @@ class Sliced:
                     SourceError, NoRoom, ProtocolMismatch
                 ):  # the get raises it
                     client._prefetch_for_itself(parts[number + 1][1])
-            yield first, array if self.cheap else array[start:] if self.shape else array
+            yield first, array if self.cheap else self._from(array, start)
             del array
             if self.cheap:  # nobody will ask for just these rows: make room for others
                 with contextlib.suppress(ArraydError):
                     client.evict(part)
+
+    def _from(self, whole: Array, start: int) -> Array:
+        rows = whole[None] if self.is_row else whole
+        return rows[start:] if self.shape else rows
 
     def _parts(self, client: Client, start: int) -> list[tuple[int, Source]]:
         length = self.shape[0] if self.shape else 1
@@ -196,9 +207,9 @@ def _together(
             results.clear()  # or the error would keep the arrays alive
             raise array
         one.check_unchanged()
-        if one.cheap and array.block is not None:
+        if (one.cheap or one.is_row) and array.block is not None:
             loaded.add(array.block.name)
-        yield one, start, array[start:]
+        yield one, start, one._from(array, start)
         del array
     for name in loaded - earlier:
         with contextlib.suppress(ArraydError):
