@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 import arrayd
+from arrayd.cli import main
 from tests.support.daemons import Daemon
-from tests.support.processes import SLOW, frozen, wait_until
+from tests.support.processes import SLOW, frozen, save, wait_until
 
 pytestmark = pytest.mark.one_daemon
 
@@ -56,3 +61,33 @@ def test_its_loads_end_with_it(
             wait_until(lambda: under_way(client) == wanted, "the others have ended")
     wait_until(lambda: not under_way(client), "what another wants is loaded")
     assert [block.source for block in client.status().blocks] == [*wanted]
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_amid_a_write_is_not_lost(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: signal.Signals
+) -> None:
+    """What a handler raises where h5py frees its objects is ignored: it runs after the write."""
+    save(tmp_path / "a.npy", np.zeros(5))
+    save(tmp_path / "b.npy", np.zeros(5))
+    written, write = list[Any](), h5py.Dataset.__setitem__
+
+    class Freed:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), ending)
+
+    def interrupted(dataset: h5py.Dataset, *words: Any) -> None:
+        Freed()
+        write(dataset, *words)
+        written.append(dataset.name)
+
+    monkeypatch.setattr(h5py.Dataset, "__setitem__", interrupted)
+    words = ["collect", tmp_path / "a.npy", tmp_path / "b.npy", "-o", tmp_path / "out.h5"]
+    ended: int | str | None
+    try:
+        ended = main([*map(str, words), "--endpoint", daemon.endpoint])
+    except SystemExit as end:
+        ended = end.code
+    assert ended == 128 + ending
+    assert len(written) == 1
+    assert not (tmp_path / "out.h5").exists()

@@ -30,6 +30,7 @@ from arrayd.errors import (
     SpecMismatch,
 )
 from arrayd.gather.dataset import Input, store, stored_type
+from arrayd.gather.late_signals import late_signals
 from arrayd.gather.names import dataset_names
 from arrayd.gather.replace_file import replacing
 from arrayd.results.info import Info
@@ -243,9 +244,16 @@ def _transfer(
     """Load a piece, store it if there is a file, and release it."""
     array = client.get(piece.source)
     _check_unchanged(piece.input)
-    if file is not None:
-        store(file, piece.input, piece.start, array, compression, count)
-        failpoints.hit("client.collecting")
+    if file is None:
+        return
+    with late_signals() as act:
+
+        def counted(nbytes: int) -> None:
+            count(nbytes)
+            act()
+
+        store(file, piece.input, piece.start, array, compression, counted)
+    failpoints.hit("client.collecting")
 
 
 def _in_turn(client: Client, pieces: Iterable[_Piece], room: int) -> Iterator[_Piece]:
