@@ -63,8 +63,9 @@ def run(args: argparse.Namespace) -> int:
 def _words(info: Info) -> str:
     lines = [info.source, f"  {info.format}, {format_bytes(info.bytes)}"]
     if info.shape is not None and info.dtype is not None:
-        unit = f", decoded {min(info.unit, info.shape[0]):,} rows at a time" if info.unit else ""
-        lines += [f"  {info.shape} {dtype_words(info.dtype)}, order {info.order}{unit}"]
+        unit = min([info.unit or 0, *info.shape[:1]])
+        decoded = f", decoded {unit:,} rows at a time" if unit else ""
+        lines += [f"  {info.shape} {dtype_words(info.dtype)}, order {info.order}{decoded}"]
     width = max((len(member.name) for member in info.members), default=0)
     lines += [f"  {member.name:<{width}}  {_member(member)}" for member in info.members]
     lines += [f"  from {file.path}, {_size(file)}" for file in info.files]
