@@ -10,7 +10,6 @@ from typing import Any, Protocol, SupportsIndex, cast
 import numpy as np
 import numpy.typing as npt
 
-from arrayd.common.casts.changes import shortcoming, values_in
 from arrayd.common.warn import warn_caller
 from arrayd.errors import PrecisionWarning, SpecMismatch
 from arrayd.source import Source
@@ -200,6 +199,8 @@ def cut(whole: SharedArray, grant: Grant, source: Source) -> SharedArray:
 
 
 def _warn_of_loss(whole: SharedArray, grant: Grant, source: Source) -> None:
+    from arrayd.common.casts.changes import shortcoming, values_in  # most casts lose nothing
+
     count = whole.size * values_in(whole.dtype)
     warn_caller(
         f"{source}: {_type_words(whole.dtype)} {shortcoming(whole.dtype)}: {grant.lost} of {count} "

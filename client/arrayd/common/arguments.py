@@ -5,7 +5,6 @@ Every function returns the canonical value, or raises SpecMismatch.
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 import os
@@ -60,6 +59,8 @@ def meant(unknown: Iterable[str], options: Iterable[str]) -> str:
     options
         Those of the format, beside `get`'s own.
     """
+    import difflib  # here, for every client imports this, and few have such words
+
     known = [*options, *_OF_GET]
     near = {key: difflib.get_close_matches(key, known, n=1) for key in unknown}
     words = [f"{found[0]}=" for found in near.values() if found]
