@@ -254,7 +254,7 @@ def test_a_file_that_changes_before_it_is_read(
     one(f"arrayd.evict({str(path)!r})")
     with frozen(daemon):
         one.send(code)
-        wait_until(lambda: client.status().jobs, "it has asked")
+        wait_until(lambda: client.status().blocks, "it has asked")
         save(path, np.arange(1000.0) + 1)
     assert one.reply() == 500_500
     assert client.status().counters["failures"] == 1
