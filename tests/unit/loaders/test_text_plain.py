@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arrayd.common.casts.changes import values_in
 from arrayd.source import Source
 from arrayd_server.loaders.text import plain_rows
-from arrayd_server.loaders.text.exact import columns_of
 from arrayd_server.loaders.text.parser import RowParser
 from arrayd_server.loaders.text.row_scan import Rule, text_lines
 from tests.support.plain_rows import MANY, compiled, equal, functions
@@ -106,7 +106,7 @@ def test_it_agrees_or_gives_up(drawn: tuple[bytes, int], dtype: str, wish: dict[
     chosen = np.dtype(dtype)
     if "usecols" in wish:
         columns = len(wish["usecols"])
-    if chosen.names and "usecols" in wish and columns_of(chosen) != columns:
+    if chosen.names and "usecols" in wish and values_in(chosen) != columns:
         wish.pop("usecols")
     parser, plain = request(dtype, columns, **wish)
     got = plain.parse(piece)
@@ -225,7 +225,7 @@ def test_it_reads_records(tmp_path: Path) -> None:
     """Nested, with subarrays and with padding, which is zero."""
     inner = [("d", "S2"), ("e", "U2")]
     dtype = np.dtype([("a", "i1"), ("b", "f8", (2,)), ("c", inner, (2,))], align=True)
-    assert dtype.itemsize > columns_of(dtype)
+    assert dtype.itemsize > values_in(dtype)
     piece = b"1 2 3 ab xy c d\n\n  -4 5e-3 nan a b c d  \r\n"
     parser, plain = request(dtype)
     got = plain.parse(piece)

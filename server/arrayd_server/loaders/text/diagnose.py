@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from arrayd.common.casts.changes import values_in
 from arrayd.errors import ArraydError, BadFile, CastError, SpecMismatch
 from arrayd_server.loaders import kinds
-from arrayd_server.loaders.text.exact import INTEGER, Lost, columns_of, integer_for
+from arrayd_server.loaders.text.exact import INTEGER, Lost, integer_for
 from arrayd_server.loaders.text.parser import RowParser
 
 DType = np.dtype[Any]
@@ -160,10 +161,10 @@ def _typed(parser: RowParser, column: int, dtype: DType) -> RowParser | None:
         field = parser.dtype[name]
         if at == column and field.names is None and not field.shape:
             field = dtype
-        elif at <= column < at + columns_of(field):
+        elif at <= column < at + values_in(field):
             return None
         fields.append((name, field))
-        at += columns_of(parser.dtype[name])
+        at += values_in(parser.dtype[name])
     return replace(parser, dtype=np.dtype(fields))
 
 
@@ -291,11 +292,11 @@ def _leaf(dtype: DType, column: int) -> DType:
     """Return the plain type of a column."""
     if dtype.subdtype is not None:
         base = dtype.subdtype[0]
-        return _leaf(base, column % columns_of(base))
+        return _leaf(base, column % values_in(base))
     for name in dtype.names or ():
-        if column < columns_of(dtype[name]):
+        if column < values_in(dtype[name]):
             return _leaf(dtype[name], column)
-        column -= columns_of(dtype[name])
+        column -= values_in(dtype[name])
     return dtype
 
 

@@ -21,6 +21,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from arrayd.common.casts.changes import values_in
+
 Array = np.ndarray[Any, Any]
 DType = np.dtype[Any]
 TextOf = Callable[[int], list[str]]
@@ -76,16 +78,6 @@ def reading(dtype: DType, *, integers_as_text: bool = False) -> DType:
     if dtype.kind == "M":
         return np.dtype(f"U{_DATE_LENGTH}")
     return np.dtype("i8") if dtype.kind == "b" else dtype
-
-
-def columns_of(dtype: DType) -> int:
-    """Return how many columns `dtype` takes: records and subarrays count by their leaves."""
-    if dtype.subdtype is not None:
-        base, shape = dtype.subdtype
-        return math.prod(shape) * columns_of(base)
-    if dtype.names is None:
-        return 1
-    return sum(columns_of(dtype[name]) for name in dtype.names)
 
 
 def holds_text(dtype: DType) -> bool:
@@ -147,13 +139,13 @@ def _leaves(dtype: DType, first: Array) -> Iterator[tuple[tuple[str, ...], Array
     at = 0
     for name in dtype.names or ():
         field = dtype[name]
-        steps = columns_of(field.base) * np.arange(math.prod(field.shape))
+        steps = values_in(field.base) * np.arange(math.prod(field.shape))
         columns = (first[..., None] + at + steps).reshape(first.shape + field.shape)
         if field.base.names is None:
             yield (name,), columns
         for names, inner in _leaves(field.base, columns):
             yield (name, *names), inner
-        at += columns_of(field)
+        at += values_in(field)
 
 
 def _check_ascii(values: Array, columns: Array, text_of: TextOf) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from arrayd.common import compiling
-from arrayd_server.loaders.text.exact import columns_of
+from arrayd.common.casts.changes import values_in
 
 Array = np.ndarray[Any, Any]
 DType = np.dtype[Any]
@@ -126,7 +126,7 @@ class PlainRows:
             return None
         if comment == delimiter or (comment and comment not in _COMMENTS):
             return None
-        columns = columns_of(dtype) if dtype.names else width
+        columns = values_in(dtype) if dtype.names else width
         highest = columns - 1 if usecols is None else max(usecols, default=-1)
         if not 0 < columns <= _MOST_COLUMNS or not 0 <= highest < _MOST_COLUMNS:
             return None

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from arrayd.common.casts.changes import values_in
 from arrayd.errors import ArraydError
 from arrayd_server.loaders.text.diagnose import BOM, Row, WrongColumns, diagnose, nul_byte
-from arrayd_server.loaders.text.exact import Lost, columns_of, holds_text
+from arrayd_server.loaders.text.exact import Lost, holds_text
 from arrayd_server.loaders.text.opening import Lines
 from arrayd_server.loaders.text.parser import RowParser
 from arrayd_server.loaders.text.row_scan import line_ends
@@ -58,7 +59,7 @@ def check_first(
         A value does not fit the dtype.
     """
     found = len(parser.fields(lines))
-    needed = columns_of(parser.dtype) if parser.dtype.names else found
+    needed = values_in(parser.dtype) if parser.dtype.names else found
     try:
         _check_columns(parser, found, needed)
         if lines[0].startswith(BOM):
