@@ -113,17 +113,16 @@ def no_room(
 def _reason(
     job: Job, blocks: BlockTable, sessions: Mapping[Nonce, Session], unfilled: int, now: float
 ) -> str:
-    size, budget = format_apart(job.size, blocks.budget)
-    need = f"{job.identity} needs {size}"
     if job.size > blocks.budget:
+        size, budget = format_apart(job.size, blocks.budget)
         return (
-            f"{need}, more than the whole budget of {budget}{blocks.bound.words}. Ask for a part "
-            f"(rows=), for fewer bits (cast=), or {blocks.bound.remedy}."
+            f"{job.identity} needs {size}, more than the whole budget of "
+            f"{budget}{blocks.bound.words}. Ask for a part (rows=), for fewer bits (cast=), or "
+            f"{blocks.bound.remedy}."
         )
     free = max(0, blocks.budget - blocks.charged)
     system = max(0, blocks.headroom - unfilled)
     size, budget, left = format_apart(job.size, blocks.budget, min(free, system))
-    need = f"{job.identity} needs {size}"
     if free <= system:
         bound = blocks.bound
         limit = f"the budget of {budget}{bound.words} has {left} free"
@@ -136,7 +135,7 @@ def _reason(
         if job.user is None or b.user == job.user  # others' are not its business
     ]
     held = f" Not to be evicted: {_shorten(kept)}." if kept else ""
-    return f"{need}; {limit}.{held} Release arrays, or {bound.remedy}."
+    return f"{job.identity} needs {size}; {limit}.{held} Release arrays, or {bound.remedy}."
 
 
 def _user(block: Block, sessions: Mapping[Nonce, Session], user: int | None) -> str:

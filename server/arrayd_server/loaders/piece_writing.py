@@ -24,11 +24,11 @@ error then, and the system call says which. Else a write would end this process 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 _POPULATE_WRITE = 23  # Python's mmap has no name for it
 
@@ -60,21 +60,21 @@ def _write(fd: int, start: int, data: memoryview) -> None:
         data, start = data[done:], start + done
 
 
-@contextmanager
+@contextlib.contextmanager
 def turn(fd: int) -> Iterator[bool]:
     """Say whether it is this process's turn to write by system calls; it is until the end."""
-    try:
+    ours = False
+    with contextlib.suppress(OSError):  # another has it
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        yield False
-        return
+        ours = True
     try:
-        yield True
+        yield ours
     finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)
+        if ours:
+            fcntl.flock(fd, fcntl.LOCK_UN)
 
 
-@contextmanager
+@contextlib.contextmanager
 def pages(fd: int, start: int, length: int) -> Iterator[memoryview | None]:
     """Give some bytes of a segment, one at least, whose pages are there; None: it cannot be."""
     begin = start - start % mmap.ALLOCATIONGRANULARITY
