@@ -209,6 +209,22 @@ class Source(Record):
         return hash(self._key())
 
     @property
+    def is_bare_path(self) -> bool:
+        """Whether nothing is said but which file; it is so of most, and soon seen."""
+        return (
+            self.member is None
+            and self.name is None
+            and self.format is None
+            and self.dtype is None
+            and self.cast is None
+            and self.overflow == "error"
+            and self.rows is None
+            and self.order is None
+            and not self.options
+            and not self.extra
+        )
+
+    @property
     def slice(self) -> slice:
         """`rows` as a slice object; the whole axis where it is None."""
         return slice(*self.rows) if self.rows else slice(None)
@@ -267,6 +283,8 @@ class Source(Record):
 
     def to_wire(self) -> dict[str, Any]:
         """Return a msgpack-able map of the fields that differ from their defaults."""
+        if self.is_bare_path:
+            return {"path": self.path}
         wire = Record.to_wire(self)
         known = _DEFAULTS
         return {

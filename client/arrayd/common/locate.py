@@ -56,8 +56,10 @@ def locate(what: Any, dataset: str | None) -> tuple[str, str | None, str | None]
 def places(text: str) -> list[Place]:
     """Return what ``FILE`` or ``FILE:MEMBER`` may mean, the likeliest first.
 
-    It is one place if such a file exists.
+    It is one place if such a file exists, or if there is no colon.
     """
+    if ":" not in text:
+        return [(os.path.abspath(text), None)]
     ways = [(text, None), *cuts(text)]
     for exists in (os.path.isfile, os.path.exists):
         for path, member in ways:

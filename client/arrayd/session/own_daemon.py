@@ -107,6 +107,8 @@ class OwnDaemon:
         session is opened, if the client's daemon is another user's. If that has not said so yet,
         it is waited for a little, and until `deadline` (monotonic) at most.
         """
+        if self.session is None and self.beside.daemon and not self._is_others():
+            return None
         try:
             if self.session is None:
                 index = self._index_of_it()

@@ -131,7 +131,7 @@ def _stat(path: str) -> Stat:
 
 def _check_words(source: Source) -> None:
     """Refuse what no request can hold."""
-    if len(source.path) < _SHORT and source.path.isascii() and source == Source(path=source.path):
+    if len(source.path) < _SHORT and source.path.isascii() and source.is_bare_path:
         return  # soon, for there may be many
     wire = source.to_wire()
     try:

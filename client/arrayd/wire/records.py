@@ -31,7 +31,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from arrayd.errors import ProtocolMismatch
@@ -84,7 +84,12 @@ class Record:
         TypeError, ValueError
             The map describes no such record.
         """
-        if type(wire) is not dict and not isinstance(wire, Mapping):
+        if type(wire) is dict:
+            plain: Self | None = (_readers.get(cls) or _compiled_reader(cls))(wire)
+            if plain is not None:
+                plain._check()
+                return plain
+        elif not isinstance(wire, Mapping):
             raise TypeError(f"a {type(wire).__name__} is no map")
         if "v" in wire:
             check_version(wire, cls.VERSION, cls.__name__)
@@ -232,6 +237,38 @@ def _compiled(cls: type[Record]) -> Callable[[Any], dict[str, Any]]:
     exec(f"def write(self):\n{body}\n", known)  # noqa: S102 - the names of fields of our own
     _writers[cls] = known["write"]
     return _writers[cls]
+
+
+_readers: dict[type[Any], Callable[[dict[Any, Any]], Any]] = {}
+
+
+def _compiled_reader(cls: type[_R]) -> Callable[[dict[Any, Any]], _R | None]:
+    """Return the function that makes a record of a map in which nothing is unusual; else None.
+
+    It is: all keys are known and of their types. `Record.from_wire` says what else there may be.
+    A client reads one record for each array that it is granted: made as in `_compiled`, in half
+    of the time.
+    """
+    known: dict[str, Any] = {"cls": cls}
+    lines, count = [], 0
+    for number, (key, one) in enumerate(_table(cls).items()):
+        known[f"read{number}"], known[f"default{number}"] = one.read, one.default
+        known[f"kind{number}"] = one.kind
+        value = f"value{number}"
+        if one.default is MISSING:
+            count += 1
+            lines.append(f"{value} = wire[{key!r}]")
+        else:
+            lines += [f"{value} = default{number}", f"if {key!r} in wire:", "    count += 1"]
+            lines.append(f"    {value} = wire[{key!r}]")
+        lines += [f"if type({value}) is not kind{number}:", f"    {value} = read{number}({value})"]
+    lines = [f"count = {count}", *lines, "if len(wire) != count:", "    return None"]
+    words = ", ".join(f"{one.name}=value{i}" for i, one in enumerate(_table(cls).values()))
+    body = "\n".join(f"        {line}" for line in [*lines, f"return cls({words})"])
+    unusual = "    except (KeyError, TypeError, ValueError):\n        return None\n"
+    exec(f"def read(wire):\n    try:\n{body}\n{unusual}", known)  # noqa: S102 - as above
+    _readers[cls] = known["read"]
+    return _readers[cls]
 
 
 def _table(cls: type[Record]) -> dict[Any, _KnownField]:
