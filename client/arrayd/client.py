@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,7 +19,7 @@ from arrayd.results.lost import LostArray
 from arrayd.results.progress import Progress, reporter
 from arrayd.session import local, sealing, source_blocks
 from arrayd.session.describe import described, error_in
-from arrayd.session.fetch import Fetching, Result, Terms
+from arrayd.session.fetch import Fetching, Numbered, Result, Terms
 from arrayd.session.own_daemon import OwnDaemon
 from arrayd.session.request import FileRequest, SourceLike
 from arrayd.session.session import Session, unwrap, unwrap_as
@@ -131,20 +132,15 @@ class Client:
         deadline = None if timeout is None else time.monotonic() + timeout
         wanted = arguments.sources(sources)
         self._session.connect()
-        results = [
-            local.asking(source, options)
-            if seconds
-            else local.known(self._session, self._own, source, options, mode, deadline)
-            for source in wanted
-        ]
-        missing = {i: result for i, result in enumerate(results) if isinstance(result, FileRequest)}
-        if missing:
-            requests = list(missing.values())
-            with reporter(progress, [request.source for request in requests]) as report:
-                terms = Terms(mode, seconds, timeout, deadline, report)
-                found = self._fetched(requests, terms)
-            for index, result in zip(missing, found, strict=True):
-                results[index] = result
+        terms, results = Terms(mode, seconds, timeout, deadline), list[Any]()
+        asked: Iterable[FileRequest] = local.to_ask(
+            self._session, self._own, wanted, options, terms, results
+        )
+        if progress:
+            asked = list(asked)  # it is shown of all of them together
+        with reporter(progress, [one.source for one in asked] if progress else []) as report:
+            answers = iter(self._fetched(asked, replace(terms, report=report)))
+        results = [next(answers) if isinstance(one, FileRequest) else one for one in results]
         if not return_errors:
             _raise_first(results)
         return results
@@ -168,8 +164,8 @@ class Client:
         self._prefetch([FileRequest.of(source, {}) for source in sources], {"bound": True})
 
     def _prefetch(self, requests: Sequence[FileRequest], how: Mapping[str, Any]) -> None:
-        def ask(session: Session, numbers: Sequence[int]) -> list[ArraydError | None]:
-            items = [requests[number].to_wire() for number in numbers]
+        def ask(session: Session, some: Numbered) -> list[ArraydError | None]:
+            items = [request.to_wire() for _, request in some]
             answers = session.ask("prefetch", None, count=len(items), items=items, **how)
             return [error_in(answer) for answer in answers]
 
@@ -181,8 +177,8 @@ class Client:
         deadline = None if timeout is None else time.monotonic() + timeout
         request = FileRequest.of(source, options)
 
-        def ask(session: Session, _: Sequence[int]) -> list[Info | ArraydError]:
-            return [described(session, request, timeout, deadline)]
+        def ask(session: Session, some: Numbered) -> list[Info | ArraydError]:
+            return [described(session, one, timeout, deadline) for _, one in some]
 
         (found,) = self._own.answers([request], ask)
         if isinstance(found, ArraydError):
@@ -343,12 +339,11 @@ class Client:
 
     # ---- getting -------------------------------------------------------------------------
 
-    def _fetched(self, requests: Sequence[FileRequest], terms: Terms) -> list[Result]:
+    def _fetched(self, requests: Iterable[FileRequest], terms: Terms) -> list[Result]:
         """Ask for arrays: the daemon, or the user's own one for what that may not read."""
 
-        def ask(session: Session, numbers: Sequence[int]) -> list[Result]:
-            wanted = [requests[number] for number in numbers]
-            return Fetching(session, terms.of(numbers)).current(wanted)
+        def ask(session: Session, some: Numbered) -> list[Result]:
+            return Fetching(session, terms).current(some)
 
         return self._own.answers(requests, ask)
 

@@ -6,11 +6,13 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import arrayd
+from arrayd.session import local
 from arrayd.session.call import MAX_IN_FLIGHT
 from arrayd.wire import protocol
 from tests.support.daemons import PATIENCE, Daemon
@@ -252,3 +254,30 @@ def test_close_ends_the_calls_of_other_threads(
             thread.join(PATIENCE)
     assert [type(error) for error in errors] == [arrayd.DaemonLost] * 3
     leaves_nothing_behind(client)
+
+
+def test_the_first_are_asked_for_while_the_others_are_looked_at(
+    client: arrayd.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long list costs its daemon no wait: what it has of the files loads meanwhile."""
+    paths = [tmp_path / f"{number}.npy" for number in range(200)]
+    for number, path in enumerate(paths):
+        save(path, np.array([number]))
+    client.get(paths[-1])
+    events: list[str] = []
+    known, request = local.known, protocol.request
+
+    def looked(*call: Any) -> Any:
+        events.append("look")
+        return known(*call)
+
+    def asked(nonce: bytes, number: int, op: str, **fields: Any) -> bytes:
+        events.append(op)
+        return request(nonce, number, op, **fields)
+
+    monkeypatch.setattr(local, "known", looked)
+    monkeypatch.setattr(protocol, "request", asked)
+    arrays = client.get_many(paths)
+    assert [array[0] for array in arrays] == list(range(200))
+    assert events.count("look") == 200
+    assert events[: events.index("get")].count("look") == protocol.MAX_ITEMS

@@ -34,7 +34,7 @@ ShowProgress = bool | Callable[[Progress], None] | None
 @contextlib.contextmanager
 def reporter(progress: ShowProgress, sources: Sequence[Source]) -> Iterator[Reporter | None]:
     """Give a function that passes reports on to what the caller gave as ``progress=``."""
-    if not progress:
+    if not progress or not sources:
         yield None
     elif progress is True:
         with _bar(sources) as report:

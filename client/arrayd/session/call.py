@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from arrayd.errors import DaemonLost
@@ -127,15 +128,25 @@ class PendingCall:
         Called with progress: item, rows done, rows in all.
     take
         Called with each answer soon after it has come, while others are waited for.
-    open
-        The requests that lacked an answer when `left` was last called.
+    made, open
+        Its requests so far, and those that lacked an answer when `left` was last called.
     """
 
     state: CallState
     deadline: float | None
     report: Reporter | None
     take: Taker | None
+    made: list[PendingRequest] = field(default_factory=list)
     open: list[PendingRequest] = field(default_factory=list)
+
+    def add(self, request: PendingRequest) -> None:
+        """Note a request of it."""
+        self.made.append(request)
+        self.open.append(request)
+
+    def answers(self) -> dict[int, Answer]:
+        """Return the answers that have come, by item."""
+        return {one.first + i: answer for one in self.made for i, answer in one.answers.items()}
 
     def left(self) -> int:
         """Return how many of its requests are unanswered.
@@ -167,14 +178,19 @@ def requests(
     numbers: Iterator[int],
     call: CallState,
     op: str,
-    count: int,
     fields: dict[str, Any],
 ) -> Iterator[PendingRequest]:
-    """Make a request of a call, or several of one with many items."""
-    items = fields.get("items")
-    for first in range(0, count, protocol.MAX_ITEMS):
-        number, last = next(numbers), min(first + protocol.MAX_ITEMS, count)
-        if items is not None:
-            fields["items"] = items[first:last]
-        frame = protocol.request(nonce, number, op, **fields)
-        yield PendingRequest(call, number, frame, first, last - first)
+    """Make a request of a call, or several of one with many `items`: each as soon as it can be.
+
+    So the daemon has the first of a long list while the others are still looked at.
+    """
+    if "items" not in fields:
+        number = next(numbers)
+        yield PendingRequest(call, number, protocol.request(nonce, number, op, **fields), 0, 1)
+        return
+    items, first = iter(fields.pop("items")), 0
+    while some := list(islice(items, protocol.MAX_ITEMS)):
+        number = next(numbers)
+        frame = protocol.request(nonce, number, op, items=some, **fields)
+        yield PendingRequest(call, number, frame, first, len(some))
+        first += len(some)

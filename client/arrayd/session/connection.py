@@ -92,8 +92,7 @@ class Connection:
         self._end.atexit = False
         self._wakefd = open_atomically(opened, os.eventfd, 0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closing = False
-        self._nonce = nonce
-        self._hello, self._welcome, self._granted = hello, welcome, granted
+        self._nonce, self._hello, self._welcome, self._granted = nonce, hello, welcome, granted
         self._revive, self._revive_after = revive, 0.0
         self._numbers = itertools.count(1)
         self._hello_number = 0  # number of the hello that is under way
@@ -132,46 +131,47 @@ class Connection:
         op: str,
         deadline: float | None,
         *,
-        count: int = 1,
         revives: bool = False,
         ahead: bytes | None = None,
         report: Reporter | None = None,
         take: Taker | None = None,
         **fields: Any,
-    ) -> dict[int, Answer]:
-        """Send a request, wait for its `count` answers, and return those that came, by number.
+    ) -> tuple[dict[int, Answer], bool]:
+        """Send a request, and wait for its answers; return those that came, and if all did.
 
-        It gives up at `deadline` (monotonic). Whatever ends the wait early (that, Ctrl-C, an
-        exception in `report` or `take`) cancels the request in the daemon.
+        There is one, or one for each of the `items`, which are asked for as they are made. It gives
+        up at `deadline` (monotonic). Whatever ends the wait early (that, Ctrl-C, an exception in
+        `items`, `report` or `take`) cancels the request in the daemon.
 
         Raises
         ------
         NoDaemon, DaemonLost
             The daemon has been away for `AWAY_TIMEOUT` seconds.
         """
-        state, pending = CallState(revives, take is not None, op == "stop"), list[PendingRequest]()
-        call = PendingCall(state, deadline, report, take)
+        state = CallState(revives, take is not None, op == "stop")
+        call, complete = PendingCall(state, deadline, report, take), False
         try:
             if ahead is not None:
                 self._outbox.append(ahead)
-            for request in requests(self._nonce, self._numbers, state, op, count, fields):
-                if len(call.open) >= MAX_IN_FLIGHT:
-                    self._wait_for(call, MAX_IN_FLIGHT - 1)
+            for request in requests(self._nonce, self._numbers, state, op, fields):
+                self._wait_for(call, MAX_IN_FLIGHT - 1)
                 self._pending[request.number] = request
-                pending.append(request)
-                call.open.append(request)
+                call.add(request)
                 self._outbox.append(request.frame)
+                if request.count == protocol.MAX_ITEMS:  # others are still to be made
+                    self.nudge()
             self._wait_for(call, 0)
+            complete = True
         except BaseException as error:
             for request in call.open:
                 self.tell("cancel", request=request.number)
             if not isinstance(error, DeadlinePassed):
                 raise
         finally:
-            for request in pending:
+            for request in call.made:
                 self._pending.pop(request.number, None)
         call.pass_on()
-        return {one.first + i: answer for one in pending for i, answer in one.answers.items()}
+        return call.answers(), complete
 
     def tell(self, op: str, **fields: Any) -> None:
         """Send a request that has no answer."""
@@ -187,8 +187,8 @@ class Connection:
         self.nudge()
 
     def nudge(self) -> None:
-        """Send the outbox, and check the daemon's health, now."""
-        if not self._closing and not self._try_pump(lambda: self._step(0)):
+        """Send the outbox, and check the daemon's health, now; nothing if it is closed."""
+        if not self._try_pump(lambda: self._closing or self._step(0)):
             self.wake()
 
     def wake(self) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arrayd.array import SharedArray, cut
 from arrayd.common import failpoints
@@ -32,6 +32,9 @@ TRIES = 5
 """Times that a block may vanish, or a file change, between two looks at it."""
 
 Result = SharedArray | ArraydError
+
+Numbered = Iterable[tuple[int, FileRequest]]
+"""Requests, each with its number in a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,68 +62,83 @@ class Fetching:
         self._session = session
         self._terms = terms
 
-    def current(self, requests: list[FileRequest]) -> list[Result]:
+    def current(self, requests: Numbered) -> list[Result]:
         """Return arrays or errors; asks again for files that change between two looks.
 
-        Ours, and the daemon's.
+        Ours, and the daemon's. The first requests are sent while the others are still made.
         """
-        results = self.once(requests)
+        asked: dict[int, FileRequest] = {}
+        results = self._allowed(requests, asked)
         for _ in range(TRIES):
-            failed = [i for i, one in enumerate(results) if _is_other_file(one)]
-            changed = {i: request for i in failed if (request := requests[i].anew()) != requests[i]}
+            failed = [i for i, one in results.items() if _is_other_file(one)]
+            changed = {i: request for i in failed if (request := asked[i].anew()) != asked[i]}
             if not changed:
                 break
-            for i, result in zip(changed, self.once(list(changed.values())), strict=True):
-                requests[i], results[i] = changed[i], result
-        return results
+            asked |= changed
+            results |= self._allowed(changed.items(), {})
+        return [results[i] for i in asked]
 
-    def once(self, requests: list[FileRequest]) -> list[Result]:
-        """Ask for the requests; and again for those that were one load too many for their user.
+    def once(self, requests: Sequence[FileRequest]) -> list[Result]:
+        """Return arrays or errors, for files as the requests have them."""
+        results = self._allowed(enumerate(requests), {})
+        return [results[i] for i in range(len(requests))]
 
-        The daemon answers these at once, while others of this very call are loaded. They are asked
-        for as long as that gets some of them, about twice as many at a time as it got the last
-        time: of each file of a long list the daemon is asked a few times, not hundreds of times.
+    def _allowed(self, requests: Numbered, asked: dict[int, FileRequest]) -> dict[int, Result]:
+        """Ask for these, and put them into `asked`; and again for those that were refused.
+
+        That is, for those that were one load too many for their user: the daemon answers these at
+        once, while others of this very call are loaded. They are asked for as long as that gets
+        some of them, about twice as many at a time as it got the last time: of each file of a long
+        list the daemon is asked a few times, not hundreds of times.
         """
-        results = self._lasting(dict(enumerate(requests)))
-        refused = deque(i for i in range(len(requests)) if _is_one_too_many(results[i]))
-        got = len(requests) - len(refused)
+        results = self._lasting(requests, asked)
+        refused = deque(i for i in asked if _is_one_too_many(results[i]))
+        got = len(asked) - len(refused)
         while refused and got:
             if self._is_late():
-                late = {i: timed_out(requests[i].source, self._terms.timeout) for i in refused}
+                late = {i: timed_out(asked[i].source, self._terms.timeout) for i in refused}
                 results |= late
                 break
             some = [refused.popleft() for _ in range(min(2 * got, len(refused)))]
-            results |= self._lasting({i: requests[i] for i in some})
+            results |= self._lasting([(i, asked[i]) for i in some], {})
             left = [i for i in some if _is_one_too_many(results[i])]
             refused.extendleft(reversed(left))
             got = len(some) - len(left)
-        return [results[i] for i in range(len(requests))]
+        return results
 
     def _is_late(self) -> bool:
         deadline = self._terms.deadline
         return deadline is not None and time.monotonic() >= deadline
 
-    def _lasting(self, asked: dict[int, FileRequest]) -> dict[int, Result]:
-        """Ask for these; ask again for those that vanish before they are attached."""
-        results: dict[int, Result] = {}
-        for _ in range(TRIES):
+    def _lasting(self, requests: Numbered, asked: dict[int, FileRequest]) -> dict[int, Result]:
+        """Do so; and again for those that vanish before they are attached."""
+        results = self._attached(requests, asked)
+        for _ in range(TRIES - 1):
             left = {i: request for i, request in asked.items() if i not in results}
             if not left:
                 break
-            results |= self._attached(left)
+            results |= self._attached(left.items(), {})
         lost = DaemonLost(f"The block vanished {TRIES} times before it could be mapped.")
         return {i: results.get(i, lost) for i in asked}
 
-    def _attached(self, asked: dict[int, FileRequest]) -> dict[int, Result]:
+    def _attached(self, requests: Numbered, asked: dict[int, FileRequest]) -> dict[int, Result]:
         """Ask, and attach what is granted while the rest is loaded; leave out what vanishes."""
-        numbers, results = list(asked), dict[int, Result]()
+        numbers, results = list[int](), dict[int, Result]()
+
+        def items() -> Iterator[dict[str, Any]]:
+            for number, request in requests:
+                numbers.append(number)
+                asked[number] = request
+                yield request.to_wire()
 
         def take(item: int, answer: Answer) -> None:
             with contextlib.suppress(Vanished):
                 results[numbers[item]] = self._take(asked[numbers[item]], answer)
 
+        wire = items()
         with self._session.blocks.attaching():
-            answers = self._ask_for(asked, take)
+            answers = self._ask_for(wire, numbers, take)
+        deque(wire, 0)  # those that were not even asked for in time
         for item, number in enumerate(numbers):
             if item not in answers:
                 results[number] = timed_out(
@@ -128,16 +146,17 @@ class Fetching:
                 )
         return results
 
-    def _ask_for(self, asked: dict[int, FileRequest], take: Taker) -> dict[int, Answer]:
-        terms = self._terms.of(list(asked))
+    def _ask_for(
+        self, items: Iterator[dict[str, Any]], numbers: Sequence[int], take: Taker
+    ) -> dict[int, Answer]:
+        terms = self._terms.of(numbers)
         wait = None if terms.deadline is None else max(0.0, terms.deadline - time.monotonic())
         return self._session.ask_until(
             "get",
             wait,
-            count=len(asked),
             report=terms.report,
             take=take,
-            items=[request.to_wire() for request in asked.values()],
+            items=items,
             pin=terms.pin,
             wait=wait,
             progress=terms.report is not None,

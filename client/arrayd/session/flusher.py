@@ -147,7 +147,8 @@ class ReleaseFlusher:
         soon = time.monotonic() + _RETRY
         self._may_be_late = False
         try:
-            if self._connection.ask("redeem", soon, segment="-", token=b""):
+            _, complete = self._connection.ask("redeem", soon, segment="-", token=b"")
+            if complete:
                 return
         except DaemonError:
             pass

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from arrayd.array import SharedArray, cut
 from arrayd.common import failpoints
 from arrayd.errors import ArraydError
-from arrayd.session.fetch import Result, bare
+from arrayd.session.fetch import Result, Terms, bare
 from arrayd.session.own_daemon import OwnDaemon
 from arrayd.session.request import FileRequest, SourceLike
 from arrayd.session.session import Session
 from arrayd.system.mapping import Vanished
 
 
-def asking(source: SourceLike, options: Mapping[str, Any]) -> FileRequest | ArraydError:
-    """Return the request for a source, which is to be asked for."""
+def to_ask(
+    session: Session,
+    own: OwnDaemon,
+    sources: Sequence[SourceLike],
+    options: Mapping[str, Any],
+    terms: Terms,
+    results: list[FileRequest | Result],
+) -> Iterator[FileRequest]:
+    """Append what is known of each source to `results`; yield the requests, which are to be asked.
+
+    Each is looked for as it is wanted: the daemon has the first before the last is looked at.
+    """
+    for source in sources:
+        found = (
+            _request(source, options)
+            if terms.pin
+            else known(session, own, source, options, terms.mode, terms.deadline)
+        )
+        results.append(found)
+        if isinstance(found, FileRequest):
+            yield found
+
+
+def _request(source: SourceLike, options: Mapping[str, Any]) -> FileRequest | ArraydError:
     try:
         return FileRequest.of(source, options)
     except ArraydError as error:

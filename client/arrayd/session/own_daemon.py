@@ -29,7 +29,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import TypeVar
 
 from arrayd.common import endpoints
@@ -37,7 +39,7 @@ from arrayd.common.endpoints import PRIVATE
 from arrayd.errors import AccessDenied, ArraydError, DaemonError, NoRoom
 from arrayd.session.block_index import BlockIndex
 from arrayd.session.call import Answer
-from arrayd.session.fetch import bare
+from arrayd.session.fetch import Numbered, bare
 from arrayd.session.request import FileRequest
 from arrayd.session.session import Session
 from arrayd.system import launch
@@ -55,8 +57,7 @@ _SILENT_FOR = 5.0
 
 _T = TypeVar("_T")
 
-_Numbers = Sequence[int]
-"""Of requests in a call."""
+_Ask = Callable[[Session, Numbered], Sequence[_T | ArraydError]]
 
 _File = tuple[str, str | None, Stat | None]
 """A path, what of the file is meant, and the state of the file."""
@@ -132,32 +133,40 @@ class OwnDaemon:
 
     def answers(
         self,
-        requests: Sequence[FileRequest],
-        ask: Callable[[Session, _Numbers], Sequence[_T | ArraydError]],
+        requests: Iterable[FileRequest],
+        ask: _Ask[_T],
     ) -> list[_T | ArraydError]:
         """Ask the daemon, and the own one about what goes there; return what each request got.
 
         Parameters
         ----------
+        requests
+            Each is taken when `ask` takes it.
         ask
-            Asks in a session about the requests of these numbers; returns a result, or an error,
-            for each.
+            Asks in a session about requests; returns a result, or an error, for each.
         """
-        found: dict[int, _T | ArraydError] = {}
+        made: list[FileRequest] = []
         denied: dict[int, AccessDenied] = {}
-        for number, request in enumerate(requests):
-            if (why := self._known(request)) is not None:
-                denied[number] = why
-        theirs = [number for number in range(len(requests)) if number not in denied]
-        if theirs:
-            for number, answer in zip(theirs, self._ask(ask, theirs), strict=True):
-                if isinstance(answer, AccessDenied) and self._goes(requests[number], answer):
+        found: dict[int, _T | ArraydError] = {}
+
+        def not_denied() -> Iterator[tuple[int, FileRequest]]:
+            for number, request in enumerate(requests):
+                made.append(request)
+                if (why := self._known(request)) is None:
+                    yield number, request
+                else:
+                    denied[number] = why
+
+        theirs = not_denied()
+        if (first := next(theirs, None)) is not None:
+            for number, answer in self._ask(ask, chain([first], theirs)).items():
+                if isinstance(answer, AccessDenied) and self._goes(made[number], answer):
                     denied[number] = answer
                 else:
                     found[number] = answer
         if denied:
-            found |= self._ask_own(ask, denied)
-        return [found[number] for number in range(len(requests))]
+            found |= self._ask_own(ask, made, denied)
+        return [found[number] for number in range(len(made))]
 
     def _known(self, request: FileRequest) -> AccessDenied | None:
         """Return why a file went to the own daemon before, or why all do; None: it did not."""
@@ -165,17 +174,24 @@ class OwnDaemon:
             return self._refused
         return self._denied.get(_file(request)) if self._denied else None
 
-    def _ask(
-        self, ask: Callable[[Session, _Numbers], Sequence[_T | ArraydError]], numbers: _Numbers
-    ) -> Sequence[_T | ArraydError]:
+    def _ask(self, ask: _Ask[_T], requests: Numbered) -> dict[int, _T | ArraydError]:
+        numbers: list[int] = []
+
+        def noted() -> Iterator[tuple[int, FileRequest]]:
+            for number, request in requests:
+                numbers.append(number)
+                yield number, request
+
+        taken = noted()
         try:
-            return ask(self.beside, numbers)
+            return dict(zip(numbers, ask(self.beside, taken), strict=True))
         except AccessDenied as error:
             if self.beside.daemon:  # it was no answer to our hello
                 raise
             bare(error)
             self._refused = error
-            return [error] * len(numbers)
+            deque(taken, 0)
+            return dict.fromkeys(numbers, error)
 
     def _goes(self, request: FileRequest, why: AccessDenied) -> bool:
         """Say whether a file that was refused goes to the own daemon; remember it if so."""
@@ -187,13 +203,11 @@ class OwnDaemon:
         return True
 
     def _ask_own(
-        self,
-        ask: Callable[[Session, _Numbers], Sequence[_T | ArraydError]],
-        denied: dict[int, AccessDenied],
+        self, ask: _Ask[_T], requests: Sequence[FileRequest], denied: dict[int, AccessDenied]
     ) -> dict[int, _T | ArraydError]:
-        numbers = list(denied)
+        numbered = [(number, requests[number]) for number in denied]
         try:
-            return dict(zip(numbers, ask(self._open(), numbers), strict=True))
+            return dict(zip(denied, ask(self._open(), numbered), strict=True))
         except (DaemonError, NoRoom) as error:  # there is none
             if self._closed:
                 raise

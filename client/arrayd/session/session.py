@@ -236,7 +236,7 @@ class Session:
         LoadTimeout
             They are not there in `timeout` seconds.
         """
-        answers = self.ask_until(op, timeout, count=count, **fields)
+        answers = self.ask_until(op, timeout, **fields)
         if len(answers) < count:
             raise timed_out(label or op, timeout, self)
         return [answers[i] for i in range(count)]
@@ -246,13 +246,14 @@ class Session:
         op: str,
         timeout: float | None,
         *,
-        count: int,
         report: Reporter | None = None,
         take: Taker | None = None,
         **fields: Any,
     ) -> dict[int, Answer]:
         """Send a request, the releases that are due ahead of it; return what comes in time.
 
+        With ``items=``, an iterable, it is several requests, each sent as soon as its items are
+        made; the answer to each item has its number. Else there is one answer, with number 0.
         `take` is called with each of these answers, mostly while others are still waited for.
         """
         connection = self.connect()
@@ -260,12 +261,11 @@ class Session:
         releases: list[Release] = self.blocks.releases_due()
         ahead = connection.frame("release", holds=releases) if releases else None
         deadline = None if timeout is None else time.monotonic() + timeout + _GRACE
-        answers: dict[int, Answer] = {}
+        answers, complete = dict[int, Answer](), False
         try:
-            answers = connection.ask(
+            answers, complete = connection.ask(
                 op,
                 deadline,
-                count=count,
                 revives=self._start and op not in _NEVER_START,
                 ahead=ahead,
                 report=report,
@@ -273,9 +273,9 @@ class Session:
                 **fields,
             )
         finally:
-            if len(answers) < count:
+            if not complete:
                 self._drain_late_answers()
-        if releases and len(answers) == count:
+        if releases and complete:
             self.blocks.sent(releases)
         return answers
 

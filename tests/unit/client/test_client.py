@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import arrayd
 from arrayd import api
 from arrayd.errors import NoRoom
 from arrayd.session import local
+from arrayd.session.request import FileRequest
 
 README = Path(__file__).resolve().parents[3] / "README.md"
 
@@ -39,11 +41,12 @@ def test_a_timeout_counts_from_the_beginning(
 
     def known(*call: Any) -> object:
         ends.extend([call[-1], time.monotonic() + 5])
-        return local.asking(call[2], {})
+        return FileRequest.of(call[2], {})
 
-    def fetched(_: object, requests: list[Any], terms: Any) -> list[NoRoom]:
+    def fetched(_: object, requests: Iterator[Any], terms: Any) -> list[NoRoom]:
+        looked = len(list(requests))
         ends.append(terms.deadline)
-        return answers[: len(requests)]
+        return answers[:looked]
 
     monkeypatch.setattr(local, "known", known)
     monkeypatch.setattr(arrayd.Client, "_fetched", fetched)

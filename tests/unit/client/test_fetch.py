@@ -78,3 +78,25 @@ def test_it_ends_at_the_deadline() -> None:
     found = fetched(daemon, 6, timeout=1.0, deadline=time.monotonic())
     assert found == ["BadFile"] * 2 + [LoadTimeout.__name__] * 4
     assert len(daemon.asked) == 1
+
+
+class Late(Daemon):
+    """One that takes two of the items until the time has come, and answers the first."""
+
+    def ask_until(self, op: str, _: float | None, **fields: Any) -> dict[int, Any]:
+        """Answer one item."""
+        taken = [next(fields["items"]) for _ in range(2)]
+        self.asked.append([item["source"]["path"] for item in taken])
+        fields["take"](0, {"err": LOADED})
+        return {0: {"err": LOADED}}
+
+    def silence(self, _: float) -> str:
+        """Say that it has answered."""
+        return ""
+
+
+def test_what_was_not_even_asked_for_in_time() -> None:
+    """Each source has its answer or its error, wherever in the list the time ends."""
+    daemon = Late()
+    assert fetched(daemon, 4, timeout=1.0) == ["BadFile"] + [LoadTimeout.__name__] * 3
+    assert daemon.asked == [["/0", "/1"]]

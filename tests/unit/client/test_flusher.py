@@ -19,12 +19,12 @@ class Refusing:
         self.pidfd, self.unknown_since = -1, 7.0
         self.asked = self.nudged = 0
 
-    def ask(self, *_: Any, **__: Any) -> dict[int, Any]:
+    def ask(self, *_: Any, **__: Any) -> tuple[dict[int, Any], bool]:
         """Raise the error."""
         self.asked += 1
         if self.error is not None:
             raise self.error("so it is")
-        return {}
+        return {}, False
 
     def nudge(self) -> None:
         """Count."""

@@ -22,7 +22,7 @@ from arrayd.errors import (
     NoSuchBlock,
 )
 from arrayd.session import own_daemon, source_blocks
-from arrayd.session.fetch import Terms
+from arrayd.session.fetch import Numbered, Terms
 from arrayd.session.own_daemon import MAX_KNOWN, OwnDaemon
 from arrayd.session.request import FileRequest
 from arrayd.source import Source
@@ -92,8 +92,9 @@ class World:
     def answers(self, requests: Sequence[FileRequest]) -> list[Any]:
         """Ask for all of them: those of `refuses` are denied, others get whose answer it is."""
 
-        def ask(session: Any, numbers: Sequence[int]) -> list[Any]:
-            session.asked.append(list(numbers))
+        def ask(session: Any, some: Numbered) -> list[Any]:
+            numbers = [number for number, _ in some]
+            session.asked.append(numbers)
             if session is self.own:
                 return ["own"] * len(numbers)
             return [DENIED if number in self.refuses else "theirs" for number in numbers]
@@ -147,7 +148,7 @@ def test_what_does_not_go_there(monkeypatch: pytest.MonkeyPatch, files: list[Fil
     world.refuses = {1, 2}
     assert world.answers(requests) == ["theirs", DENIED, DENIED]
     room = NoRoom("none")
-    assert world.daemon.answers(requests, lambda _, numbers: [room] * len(numbers)) == [room] * 3
+    assert world.daemon.answers(requests, lambda _, some: [room for _ in some]) == [room] * 3
     with pytest.raises(AccessDenied):  # not an answer: a segment that cannot be opened
         world.daemon.answers(requests, lambda *_: _raise(DENIED))
     assert world.made == []
@@ -205,8 +206,8 @@ def test_who_is_not_welcome_asks_the_own_one(
     assert world.theirs.asked == []
     other = unmet(monkeypatch)
 
-    def ask(session: Any, numbers: Sequence[int]) -> list[Any]:
-        return _raise(DENIED) if session is other.theirs else ["own"] * len(numbers)
+    def ask(session: Any, some: Numbered) -> list[Any]:
+        return _raise(DENIED) if session is other.theirs else ["own" for _ in some]
 
     assert other.daemon.answers(files, ask) == ["own"] * 4
 
@@ -240,9 +241,9 @@ def test_who_is_let_in_later(monkeypatch: pytest.MonkeyPatch, files: list[FileRe
     world = unmet(monkeypatch)
     world.failure, serves = NoDaemon("None is there."), False
 
-    def ask(session: Any, numbers: Sequence[int]) -> list[Any]:
+    def ask(session: Any, some: Numbered) -> list[Any]:
         assert session is world.theirs
-        return ["theirs"] * len(numbers) if serves else _raise(DENIED)
+        return ["theirs" for _ in some] if serves else _raise(DENIED)
 
     for _ in range(2):
         assert [type(one) for one in world.daemon.answers(files, ask)] == [AccessDenied] * 4
@@ -309,8 +310,8 @@ def test_closed(monkeypatch: pytest.MonkeyPatch, files: list[FileRequest]) -> No
     world.refuses = {0}
     lost = DaemonLost("closed")
 
-    def ask(session: Any, numbers: Sequence[int]) -> list[Any]:
-        return [DENIED] * len(numbers) if session is world.theirs else _raise(lost)
+    def ask(session: Any, some: Numbered) -> list[Any]:
+        return [DENIED for _ in some] if session is world.theirs else _raise(lost)
 
     with pytest.raises(DaemonLost):
         world.daemon.answers(files[:1], ask)
