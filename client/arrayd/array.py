@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib
 import weakref
 from dataclasses import dataclass, field
-from typing import Any, Protocol, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from arrayd.common.warn import warn_caller
 from arrayd.errors import PrecisionWarning, SpecMismatch
@@ -17,6 +16,9 @@ from arrayd.system.mapping import MappingFinalizer, SegmentMapping
 from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Grant
 from arrayd.wire.protocol import Stat
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)

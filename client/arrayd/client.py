@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from arrayd.array import SharedArray, reduced
 from arrayd.common import arguments, failpoints, users
@@ -29,6 +28,8 @@ from arrayd.system.mapping import Vanished
 from arrayd.wire import dtypes
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from arrayd.results.info import Info
     from arrayd.results.status_table import Status
     from arrayd.results.uses import Uses

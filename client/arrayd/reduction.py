@@ -15,10 +15,9 @@ it would be filled in vain, so it goes by reference through every pickler, or is
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from arrayd import api
 from arrayd.array import Held, SharedArray, adorn, extent, offset_of, view_at
@@ -35,6 +34,9 @@ from arrayd.wire.dtypes import descr
 from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import Stat
 from arrayd.wire.records import Record, later, received
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 MODES = ("r", "c", "w")
 

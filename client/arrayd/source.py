@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from arrayd.common import arguments
 from arrayd.common.locate import locate, places
@@ -22,6 +21,9 @@ from arrayd.errors import SpecMismatch
 from arrayd.wire import dtypes
 from arrayd.wire.codec import pack
 from arrayd.wire.records import Record, is_hint
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 Rows = tuple[int | None, int | None, int | None]
 """A slice along axis 0: start, stop, step, as in ``a[start:stop:step]``."""

@@ -6,8 +6,8 @@ names of a daemon's segments are derived from it.
 
 from __future__ import annotations
 
-import hashlib
 import os
+from _blake2 import blake2b  # as hashlib has it, which loads OpenSSL as well: 4 ms
 
 from arrayd.wire import layout
 
@@ -44,7 +44,7 @@ def path_bytes(endpoint: str) -> int:
 def scope_id(endpoint: str, uid: int) -> str:
     """Return what names the scope of a user's daemon at an endpoint."""
     words = f"{uid} {_canonical(endpoint)}".encode(errors="surrogateescape")
-    return hashlib.blake2b(words, digest_size=5).hexdigest()
+    return blake2b(words, digest_size=5).hexdigest()
 
 
 def scope_directory(endpoint: str, uid: int) -> str:

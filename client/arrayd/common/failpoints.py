@@ -24,12 +24,11 @@ from __future__ import annotations
 import errno
 import os
 import random
-import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from arrayd.errors import ArraydError
 
@@ -99,16 +98,10 @@ POINTS = {
 }
 """Every point, and what has happened when it is passed."""
 
-_SIGNALS = {
-    "kill": signal.SIGKILL,
-    "term": signal.SIGTERM,
-    "int": signal.SIGINT,
-    "stop": signal.SIGSTOP,
-}
+_SIGNALS = ("kill", "term", "int", "stop")
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class Action(NamedTuple):
     """What a point does: from its `nth` hit on, each time with probability `chance`."""
 
     what: str
@@ -154,8 +147,10 @@ class Action:
             The action is an errno.
         """
         if self.what in _SIGNALS:
+            import signal  # here, for every client imports this, and few have a point armed
+
             # To this very thread: it takes effect before the next line, not a little later.
-            signal.pthread_kill(threading.get_ident(), _SIGNALS[self.what])
+            signal.pthread_kill(threading.get_ident(), signal.Signals[f"SIG{self.what.upper()}"])
         elif self.what == "exit":
             os._exit(1)
         elif self.what == "sleep":

@@ -8,10 +8,9 @@ can still write might lose what it writes: `NotSealed`, and the array keeps its 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from arrayd.array import SharedArray
 from arrayd.common import failpoints
@@ -22,6 +21,9 @@ from arrayd.system import writers
 from arrayd.system.mapping import SegmentMapping, Vanished
 from arrayd.system.writers import Writer
 from arrayd.wire.grant import Grant
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def draft(session: Session, timeout: float | None, fields: dict[str, Any]) -> SharedArray:

@@ -18,13 +18,15 @@ import importlib
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from arrayd.errors import MissingDependency, SpecMismatch
 from arrayd.wire import bounds
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 DType = np.dtype[Any]
 
