@@ -63,7 +63,6 @@ if _TYPE_CHECKING or "arrayd_server" not in _sys.modules:
     )
     from arrayd.array import Block, SharedArray
     from arrayd.client import Client
-    from arrayd.results.progress import Progress
     from arrayd.source import Source
 
 if _TYPE_CHECKING:
@@ -71,6 +70,7 @@ if _TYPE_CHECKING:
     from arrayd.datasets.opening import dataset
     from arrayd.datasets.writer import RowWriter, writer
     from arrayd.results.info import Info
+    from arrayd.results.progress import Progress
     from arrayd.results.status_table import Status
 
 __version__ = PACKAGE_VERSION

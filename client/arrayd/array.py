@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, cast
 
 import numpy as np
@@ -57,7 +57,6 @@ class HoldOwner(Protocol):
         """Have the daemon keep a block for a reference; return the reference's token."""
 
 
-@dataclass(eq=False, slots=True)
 class Held:
     """A block this process holds: the client's side of the relation *session holds block*.
 
@@ -65,25 +64,30 @@ class Held:
     for what differs, and `hold` is that of the block. Else a `Held` is its own `hold`.
     """
 
-    owner: HoldOwner
-    grant: Grant
-    seq: int
-    block_hold: Held | None = None
-    mappings: set[MappingFinalizer] = field(default_factory=set)  # those that live
-    released: bool = False
-    #: the one read-only mapping, which all arrays that are not written to share
-    pages: weakref.ref[SegmentMapping] | None = None
-    #: the array at the base of those arrays
-    base: weakref.ref[SharedArray] | None = None
-    #: the request that a reference's receiver can repeat; None for published blocks
-    request: tuple[Source | dict[str, Any], Stat] | None = None
-    #: the keys of requests, and the words of calls, that the session finds it by
-    keys: dict[bytes, None] = field(default_factory=dict)
-    wordings: list[Any] = field(default_factory=list)
-    segment: str = field(init=False)
+    __slots__ = (
+        *("base", "block_hold", "grant", "keys", "mappings", "owner", "pages", "released"),
+        *("request", "segment", "seq", "wordings"),
+    )
 
-    def __post_init__(self) -> None:
-        self.segment = self.grant.segment
+    def __init__(
+        self, owner: HoldOwner, grant: Grant, seq: int, block_hold: Held | None = None
+    ) -> None:
+        self.owner = owner
+        self.grant = grant
+        self.segment = grant.segment
+        self.seq = seq
+        self.block_hold = block_hold
+        self.mappings: set[MappingFinalizer] = set()  # those that live
+        self.released = False
+        #: the one read-only mapping, which all arrays that are not written to share
+        self.pages: weakref.ref[SegmentMapping] | None = None
+        #: the array at the base of those arrays
+        self.base: weakref.ref[SharedArray] | None = None
+        #: the request that a reference's receiver can repeat; None for published blocks
+        self.request: tuple[Source | dict[str, Any], Stat] | None = None
+        #: the keys of requests, and the words of calls, that the session finds it by
+        self.keys: dict[bytes, None] = {}
+        self.wordings: list[Any] = []
 
     @property
     def block(self) -> Block:

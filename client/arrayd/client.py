@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -15,7 +14,6 @@ from arrayd.common import arguments, failpoints, users
 from arrayd.errors import ArraydError, DaemonLost, NoSuchBlock, SpecMismatch
 from arrayd.integrations.picklers import register
 from arrayd.results.lost import LostArray
-from arrayd.results.progress import Progress, reporter
 from arrayd.session import local, sealing, source_blocks
 from arrayd.session.describe import described, error_in
 from arrayd.session.fetch import Fetching, Numbered, Result, Terms
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from arrayd.results.info import Info
+    from arrayd.results.progress import Progress, Reporter, ShowProgress
     from arrayd.results.status_table import Status
     from arrayd.results.uses import Uses
 
@@ -139,8 +138,8 @@ class Client:
         )
         if progress:
             asked = list(asked)  # it is shown of all of them together
-        with reporter(progress, [one.source for one in asked] if progress else []) as report:
-            answers = iter(self._fetched(asked, replace(terms, report=report)))
+        with _reporter(progress, [one.source for one in asked] if progress else []) as report:
+            answers = iter(self._fetched(asked, terms._replace(report=report)))
         results = [next(answers) if isinstance(one, FileRequest) else one for one in results]
         if not return_errors:
             _raise_first(results)
@@ -347,6 +346,17 @@ class Client:
             return Fetching(session, terms).current(some)
 
         return self._own.answers(requests, ask)
+
+
+def _reporter(
+    progress: ShowProgress, sources: Sequence[Source]
+) -> contextlib.AbstractContextManager[Reporter | None]:
+    """Give what passes progress on to what the caller gave for it; None where that is nothing."""
+    if not progress or not sources:
+        return contextlib.nullcontext()
+    from arrayd.results.progress import reporter  # here: as in `info`
+
+    return reporter(progress, sources)
 
 
 def give_back(shared: SharedArray | LostArray) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from arrayd.source import Source
 
@@ -32,11 +33,11 @@ ShowProgress = bool | Callable[[Progress], None] | None
 
 
 @contextlib.contextmanager
-def reporter(progress: ShowProgress, sources: Sequence[Source]) -> Iterator[Reporter | None]:
+def reporter(
+    progress: Literal[True] | Callable[[Progress], None], sources: Sequence[Source]
+) -> Iterator[Reporter]:
     """Give a function that passes reports on to what the caller gave as ``progress=``."""
-    if not progress or not sources:
-        yield None
-    elif progress is True:
+    if progress is True:
         with _bar(sources) as report:
             yield report
     else:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arrayd.errors import DaemonLost
-from arrayd.results.progress import Reporter
 from arrayd.system.signal_safe import OneShotEvent
 from arrayd.wire import protocol
+
+if TYPE_CHECKING:
+    from arrayd.results.progress import Reporter
 
 MAX_IN_FLIGHT = 4
 """Requests of one call that are under way at a time.
@@ -35,7 +36,6 @@ class DeadlinePassed(Exception):
     """The deadline of a request has come."""
 
 
-@dataclass
 class CallState:
     """What the requests of one call share, and other threads may touch.
 
@@ -47,23 +47,15 @@ class CallState:
         Whether its answers are passed on as they come.
     ends
         Whether the daemon may end before it answers: the call is not repeated to another one.
-    lost
-        It has ended.
-    reports
-        Progress to be passed on by the call's thread: item, rows done, rows in all.
-    arrived
-        Answers to be passed on by it: item, answer.
-    woken
-        Wakes the thread that made the call.
     """
 
-    revives: bool = False
-    takes: bool = False
-    ends: bool = False
-    lost: bool = False
-    reports: deque[tuple[int, int, int]] = field(default_factory=deque)
-    arrived: deque[tuple[int, Answer]] = field(default_factory=deque)
-    woken: OneShotEvent = field(default_factory=OneShotEvent)
+    def __init__(self, *, revives: bool = False, takes: bool = False, ends: bool = False) -> None:
+        self.revives, self.takes, self.ends = revives, takes, ends
+        self.lost = False  # the daemon has ended
+        self.woken = OneShotEvent()  # wakes the thread that made the call
+        # To be passed on by that thread: item, rows done, rows in all; and item, answer.
+        self.reports: deque[tuple[int, int, int]] = deque()
+        self.arrived: deque[tuple[int, Answer]] = deque()
 
     @property
     def has_news(self) -> bool:
@@ -82,7 +74,6 @@ class CallState:
             self.woken.set()
 
 
-@dataclass(eq=False)
 class PendingRequest:
     """One request and the answers that have come.
 
@@ -96,12 +87,10 @@ class PendingRequest:
         Answers that it gets.
     """
 
-    call: CallState
-    number: int
-    frame: bytes
-    first: int
-    count: int
-    answers: dict[int, Answer] = field(default_factory=dict)
+    def __init__(self, call: CallState, number: int, frame: bytes, first: int, count: int) -> None:
+        self.call, self.number, self.frame = call, number, frame
+        self.first, self.count = first, count
+        self.answers: dict[int, Answer] = {}
 
     @property
     def done(self) -> bool:
@@ -116,7 +105,6 @@ class PendingRequest:
             self.call.woken.set()
 
 
-@dataclass
 class PendingCall:
     """The caller's side of a call; no request refers back to it, so all die with its frame.
 
@@ -128,16 +116,18 @@ class PendingCall:
         Called with progress: item, rows done, rows in all.
     take
         Called with each answer soon after it has come, while others are waited for.
-    made, open
-        Its requests so far, and those that lacked an answer when `left` was last called.
     """
 
-    state: CallState
-    deadline: float | None
-    report: Reporter | None
-    take: Taker | None
-    made: list[PendingRequest] = field(default_factory=list)
-    open: list[PendingRequest] = field(default_factory=list)
+    def __init__(
+        self,
+        state: CallState,
+        deadline: float | None,
+        report: Reporter | None,
+        take: Taker | None,
+    ) -> None:
+        self.state, self.deadline, self.report, self.take = state, deadline, report, take
+        self.made: list[PendingRequest] = []
+        self.open: list[PendingRequest] = []  # of these, at the latest `left`, without an answer
 
     def add(self, request: PendingRequest) -> None:
         """Note a request of it."""

@@ -22,27 +22,21 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary, finalize
 
 import zmq
 
 from arrayd.errors import ArraydError, DaemonLost, NoDaemon, from_wire
-from arrayd.results.progress import Reporter
-from arrayd.session.call import (
-    MAX_IN_FLIGHT,
-    Answer,
-    CallState,
-    DeadlinePassed,
-    PendingCall,
-    PendingRequest,
-    Taker,
-    requests,
-)
+from arrayd.session.call import MAX_IN_FLIGHT, CallState, DeadlinePassed, PendingCall, requests
 from arrayd.system import launch
 from arrayd.system.process_watch import ProcessWatch
 from arrayd.system.signal_safe import TryLock, drain, open_atomically
 from arrayd.wire import protocol
+
+if TYPE_CHECKING:
+    from arrayd.results.progress import Reporter
+    from arrayd.session.call import Answer, PendingRequest, Taker
 
 AWAY_TIMEOUT = 10.0
 """Seconds that a daemon may be away before a call gives up."""
@@ -99,7 +93,8 @@ class Connection:
         self._hello_after = 0.0
         self._known = False  # a daemon has welcomed us before
         self._refusal: ArraydError | None = None
-        self._pending = WeakValueDictionary[int, PendingRequest]()  # a Ctrl-C can leave none here
+        # A Ctrl-C can leave none here.
+        self._pending: WeakValueDictionary[int, PendingRequest] = WeakValueDictionary()
         self._outbox: deque[bytes] = deque()
         self._inbox: deque[bytes] = deque()
         self._pump = TryLock()
@@ -148,7 +143,7 @@ class Connection:
         NoDaemon, DaemonLost
             The daemon has been away for `AWAY_TIMEOUT` seconds.
         """
-        state = CallState(revives, take is not None, op == "stop")
+        state = CallState(revives=revives, takes=take is not None, ends=op == "stop")
         call, complete = PendingCall(state, deadline, report, take), False
         try:
             if ahead is not None:

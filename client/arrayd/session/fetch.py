@@ -6,8 +6,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arrayd.array import SharedArray, cut
 from arrayd.common import failpoints
@@ -37,8 +36,7 @@ Numbered = Iterable[tuple[int, FileRequest]]
 """Requests, each with its number in a call."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """How a call wants its arrays: see `arrayd.get`; `deadline` (monotonic) ends `timeout`."""
 
     mode: str = "r"
@@ -52,7 +50,7 @@ class Terms:
         report = self.report
         if report is None:
             return self
-        return replace(self, report=lambda item, *done: report(numbers[item], *done))
+        return self._replace(report=lambda item, *done: report(numbers[item], *done))
 
 
 class Fetching:

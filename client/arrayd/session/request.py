@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from arrayd.errors import (
     AccessDenied,
@@ -35,16 +34,21 @@ SourceLike = str | os.PathLike[str] | Source
 """What names a source: a path, ``file.h5:/x``, ``name:N``, or a `Source`."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileRequest:
-    """A source, and the ``stat`` of its file; None for a published block.
+class FileRequest(NamedTuple):
+    """A source, and the state of its file.
 
-    The daemon compares it with what it finds: both must mean the same state of the file.
+    Parameters
+    ----------
+    stat
+        None for a published block. The daemon compares it with what it finds: both must mean the
+        same state of the file.
+    part
+        That of the source in `key`, if it is known.
     """
 
     source: Source
     stat: Stat | None
-    _part: bytes = field(default=b"", compare=False, repr=False)  # of `key`, if it is known
+    part: bytes = b""
 
     @classmethod
     def of(cls, source: SourceLike, options: Mapping[str, Any]) -> Self:
@@ -76,17 +80,17 @@ class FileRequest:
         if self.stat is None:
             return self
         with contextlib.suppress(SourceError):
-            return replace(self, stat=_stat(self.source.path))
+            return self._replace(stat=_stat(self.source.path))
         return self
 
     def key(self) -> bytes:
         """Return what stands for this request: its key in the daemon's index."""
-        part = self._part or index.key_of_source(self.source.without_hints())
+        part = self.part or index.key_of_source(self.source.without_hints())
         return index.key(part, self.stat)
 
     def whole(self) -> Self:
         """Return the request for the same source without ``rows=``."""
-        return replace(self, source=self.source.whole(), _part=b"")
+        return self._replace(source=self.source.whole(), part=b"")
 
     def to_wire(self) -> dict[str, Any]:
         """Return the item of a request."""

@@ -8,12 +8,11 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from arrayd.array import Held
 from arrayd.common import failpoints, proc
 from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, ProtocolMismatch, from_wire
-from arrayd.results.progress import Reporter
 from arrayd.session import fork_and_exit
 from arrayd.session.block_index import BlockIndex
 from arrayd.session.call import Answer, Taker
@@ -26,6 +25,9 @@ from arrayd.system.libzmq_guard import DescriptorCanary
 from arrayd.wire import protocol
 from arrayd.wire.grant import Grant
 from arrayd.wire.records import REMEDY, Record, received
+
+if TYPE_CHECKING:
+    from arrayd.results.progress import Reporter
 
 _R = TypeVar("_R", bound=Record)
 

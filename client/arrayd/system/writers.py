@@ -15,13 +15,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _PACKAGES = ("multiprocessing", "multiprocess", "concurrent", "joblib")
 
 
-@dataclass(frozen=True, slots=True)
-class Writer:
+class Writer(NamedTuple):
     """A process that can write to a segment; `by_accident`: a worker that never touched it."""
 
     pid: int

@@ -27,8 +27,7 @@ import re
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from arrayd.wire.codec import pack, unpack
 
@@ -56,8 +55,7 @@ class NewerSegment(Exception):
     """It is a segment, of a layout that only a newer arrayd knows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Footer:
+class Footer(NamedTuple):
     """What the last page of a segment says."""
 
     name: str
@@ -146,8 +144,7 @@ def unpack_meta(footer: Footer, raw: bytes) -> dict[str, Any]:
     return meta
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentPlan:
+class SegmentPlan(NamedTuple):
     """Where the pieces of a segment go."""
 
     data_bytes: int

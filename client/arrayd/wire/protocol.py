@@ -72,8 +72,7 @@ from __future__ import annotations
 import os
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -134,8 +133,7 @@ class Garbage(ValueError):
     """The frame is no message of this protocol."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One decoded request."""
 
     id: int

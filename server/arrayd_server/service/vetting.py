@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ def vetted(request: Request, verdicts: Sequence[Verdict]) -> Request:
     left = iter(verdicts)
     items = [_vetted(item, left) for item in _items(request)]
     fields = items[0] if "source" in request.fields else {**request.fields, "items": items}
-    return dataclasses.replace(request, fields=fields)
+    return request._replace(fields=fields)
 
 
 def _items(request: Request) -> Sequence[Mapping[str, Any]]:
