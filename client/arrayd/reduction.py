@@ -14,8 +14,9 @@ it would be filled in vain, so it goes by reference through every pickler, or is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+import importlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,78 +33,12 @@ from arrayd.system import pagemap
 from arrayd.system.mapping import SegmentMapping
 from arrayd.wire.dtypes import descr
 from arrayd.wire.grant import Spec
-from arrayd.wire.protocol import Stat
-from arrayd.wire.records import Record, later, received
+from arrayd.wire.records import received
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-MODES = ("r", "c", "w")
-
-
-def _dtype(value: Any) -> np.dtype[Any]:
-    if not isinstance(value, np.dtype):
-        raise TypeError(f"{value!r} is no dtype")
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class View(Record):
-    """What of a block is meant; offset and strides in bytes from the start of its data.
-
-    It is to be mapped in `mode`, one of those of `arrayd.system.mapping.SegmentMapping`. The dtype
-    travels as it is: a description (`arrayd.wire.dtypes`) cannot express all that a view may have,
-    such as fields in another order than they lie in memory.
-    """
-
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: np.dtype[Any] = field(metadata={"read": _dtype})
-    mode: str
-
-    def _check(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode {self.mode!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class ReloadRecipe(Record):
-    """How to load a block again: the request that did, and the array that came of it.
-
-    `key` is the grant's: what the request says nothing about must be the same, too. `offset` is
-    that of the array in the data of the block, which may have several.
-    """
-
-    source: dict[str, Any]
-    stat: Stat
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any] = field(metadata={"read": _dtype})
-    order: str
-    key: bytes = later(b"")
-    offset: int = later(0)
-
-
-@dataclass(frozen=True, slots=True)
-class Reference(Record):
-    """What travels instead of an array; `origin` is None for what a client published.
-
-    As a map, and to `redeem`: sender and receiver may have two versions of arrayd.
-    """
-
-    endpoint: str
-    segment: str
-    token: bytes
-    view: View
-    origin: ReloadRecipe | None
-
-    def understand(self) -> Self:
-        """Return the reference, if what it and its parts say is understood."""
-        for part in (self.view, self.origin):
-            if part is not None:
-                part.understand()
-        return Record.understand(self)
-
+    from arrayd.reference import Reference, ReloadRecipe, View
 
 # ---- sending ---------------------------------------------------------------------------------
 
@@ -161,6 +96,8 @@ def _mode(shared: SharedArray, held: Held, pages: SegmentMapping) -> str | None:
 
 def _lent(shared: SharedArray, held: Held, pages: SegmentMapping, mode: str) -> Reference:
     """Return a reference, once the daemon keeps the block for it."""
+    from arrayd.reference import Reference, ReloadRecipe, View  # here: most processes send none
+
     view = View(offset_of(shared, pages), shared.shape, shared.strides, shared.dtype, mode)
     origin = None
     if held.request is not None:
@@ -181,6 +118,8 @@ def redeem(reference: dict[str, Any]) -> npt.NDArray[Any] | LostArray:
 
     Messages name this function, so it stays where it is.
     """
+    from arrayd.reference import Reference  # here: as in `_lent`
+
     try:
         return _redeemed(received(Reference, reference, "A reference").understand())
     except ArraydError as error:
@@ -272,3 +211,10 @@ def _gone(reference: Reference) -> NoSuchBlock:
         "room was needed more than a minute after it was sent, the daemon was restarted, or its "
         "sender ended long ago. Keep the array until it has arrived, or publish it with keep=True."
     )
+
+
+def __getattr__(name: str) -> object:
+    """Find the record of a message of arrayd's first version, which names it here."""
+    if name != "Reference":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module("arrayd.reference").Reference

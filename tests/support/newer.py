@@ -22,7 +22,7 @@ NEWS = {"since": VERSION, "list": [1, b"2"]}
 
 HINT, WISH, ACCOUNT = {"_news": NEWS}, {"missing": 0}, {"news": NEWS}
 
-WISHES = {"arrayd.source", "arrayd.reduction"}, {"ProbeTask", "InfoTask", "FillTask", "FoundFile"}
+WISHES = {"arrayd.source", "arrayd.reference"}, {"ProbeTask", "InfoTask", "FillTask", "FoundFile"}
 """Modules, and other classes, of the records whose readers act on them."""
 
 
