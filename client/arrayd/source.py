@@ -61,10 +61,6 @@ def _read_dtype(wire: Any) -> np.dtype[Any] | None:
     return None if wire is None else dtypes.from_descr(_tupled(wire))
 
 
-def _write_dtype(dtype: np.dtype[Any] | None) -> Any:
-    return None if dtype is None else dtypes.descr(dtype)
-
-
 def _read_options(wire: Any) -> Any:
     options = _tupled(wire)
     if not isinstance(options, tuple) or not all(
@@ -72,9 +68,6 @@ def _read_options(wire: Any) -> Any:
     ):
         raise TypeError("they are no pairs")
     return options
-
-
-_DTYPE = {"read": _read_dtype, "write": _write_dtype}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,8 +104,8 @@ class Source(Record):
     member: str | None = None
     name: str | None = None
     format: str | None = None
-    dtype: np.dtype[Any] | None = field(default=None, metadata=_DTYPE)
-    cast: np.dtype[Any] | None = field(default=None, metadata=_DTYPE)
+    dtype: np.dtype[Any] | None = field(default=None, metadata={"read": _read_dtype})
+    cast: np.dtype[Any] | None = field(default=None, metadata={"read": _read_dtype})
     overflow: str = "error"
     rows: Rows | None = None
     order: str | None = None
@@ -287,13 +280,14 @@ class Source(Record):
         """Return a msgpack-able map of the fields that differ from their defaults."""
         if self.is_bare_path:
             return {"path": self.path}
-        wire = Record.to_wire(self)
-        known = _DEFAULTS
-        return {
-            key: value
-            for key, value in wire.items()
-            if key not in known or type(value) is not type(known[key]) or value != known[key]
+        wire = {
+            name: value
+            for name, default in _DEFAULTS.items()
+            if type(value := getattr(self, name)) is not type(default) or value != default
         }
+        for name in wire.keys() & _DTYPES:
+            wire[name] = dtypes.descr(wire[name])
+        return wire | dict(self.extra) if self.extra else wire
 
     def without_hints(self) -> dict[str, Any]:
         """Return `to_wire` without hints: what decides which values come out."""
@@ -318,6 +312,8 @@ def _format(value: Any) -> str | None:
     known = ", ".join(map(repr, FORMATS))
     raise SpecMismatch(f"format={value!r}: it can be {known}, or the name of a plug-in.")
 
+
+_DTYPES = {"dtype", "cast"}
 
 _DEFAULTS = {one.name: one.default for one in fields(Source) if one.name != "extra"}
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from arrayd.source import Source
 from arrayd.wire import layout, protocol
 from arrayd.wire.records import Record
 
@@ -50,7 +51,8 @@ def says_more() -> None:
     def answer(original: Callable[..., bytes]) -> Any:
         return lambda *args, **body: original(*args, **ACCOUNT, **_told(body))
 
-    patch(Record, "to_wire", record)
+    for kind in (Record, Source):
+        patch(kind, "to_wire", record)
     patch(protocol, "request", request)
     patch(protocol, "answer", answer)
 
@@ -85,7 +87,8 @@ def wants_more() -> None:
     def record(original: Callable[[Record], dict[str, Any]]) -> Any:
         return lambda self: original(self) | (WISH if is_wish(self) else {})
 
-    patch(Record, "to_wire", record)
+    for kind in (Record, Source):
+        patch(kind, "to_wire", record)
 
 
 def lays_out_otherwise() -> None:
