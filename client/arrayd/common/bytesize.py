@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 _PREFIXES = "KMGTPE"
-_SIZE = re.compile(rf"([0-9]+(?:\.[0-9]+)?)\s*(?:([{_PREFIXES}])(?:iB)?|B)?", re.IGNORECASE)
+# Compiled by who reads a size: every client imports this, and most read none.
+_SIZE = rf"([0-9]+(?:\.[0-9]+)?)\s*(?:([{_PREFIXES}])(?:iB)?|B)?"
 
 
 def parse_bytes(text: str) -> int:
@@ -18,7 +19,7 @@ def parse_bytes(text: str) -> int:
     ValueError
         `text` is no size.
     """
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE)
     if match is None:
         raise ValueError("not a size; write bytes or 16M, 4G, 1.5T (binary units)")
     number, prefix = match.groups()

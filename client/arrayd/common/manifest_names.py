@@ -8,7 +8,8 @@ import re
 SUFFIX = ".manifest"
 """Of the file that a manifest is saved in."""
 
-_NAME = re.compile(rf"([A-Za-z0-9_.+-]+)\.[0-9a-f]{{16}}{re.escape(SUFFIX)}")
+# Compiled when it is used, as in `bytesize`.
+_NAME = rf"([A-Za-z0-9_.+-]+)\.[0-9a-f]{{16}}{re.escape(SUFFIX)}"
 
 
 def checked_name(text: str) -> str:
@@ -19,7 +20,7 @@ def checked_name(text: str) -> str:
     ValueError
         It is none.
     """
-    if not _NAME.fullmatch(text):
+    if not re.fullmatch(_NAME, text):
         raise ValueError(f"{text!r:.80} is no name of a manifest")
     return text
 
@@ -30,5 +31,5 @@ def label_of(path: str) -> str:
     Of a manifest that somebody has named otherwise it is the name of its file.
     """
     name = os.path.basename(path)
-    found = _NAME.fullmatch(name)
+    found = re.fullmatch(_NAME, name)
     return found[1] if found else name

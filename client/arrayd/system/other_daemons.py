@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from typing import NamedTuple
 
 from arrayd.wire import layout
@@ -24,7 +25,7 @@ def segments_besides(scope: str, folder: str = layout.SHM) -> dict[int, UserSegm
     found: dict[int, UserSegments] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            name = layout.SEGMENT_NAME.fullmatch(entry.name)
+            name = re.fullmatch(layout.SEGMENT_NAME, entry.name)
             if name is None or name[1] == scope:
                 continue
             with contextlib.suppress(OSError):  # it has gone

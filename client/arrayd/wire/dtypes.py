@@ -32,7 +32,7 @@ DType = np.dtype[Any]
 
 _OWN = 256  # from this number on (NPY_USERDEF), a type is not numpy's but a package's
 _MAP = {"names", "formats", "offsets", "itemsize", "titles"}
-_EXTENSION = re.compile(r"b?float\d+(_\w+)?|u?int[1-4]")  # as ml_dtypes names its types
+_EXTENSION = r"b?float\d+(_\w+)?|u?int[1-4]"  # as ml_dtypes names its types
 
 
 def descr(dtype: DType) -> Any:
@@ -261,7 +261,7 @@ def understood(key: str, value: npt.DTypeLike) -> DType:
         try:
             return np.dtype(value)
         except TypeError:
-            named = _EXTENSION.search(str(value))
+            named = re.search(_EXTENSION, str(value))
             if named is None or "ml_dtypes" in sys.modules:
                 raise
             _of_ml_dtypes(named[0])  # numpy knows these names once the package is imported

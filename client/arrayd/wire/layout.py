@@ -23,7 +23,6 @@ metadata needs no new version of the footer (see `arrayd.wire.records`).
 
 from __future__ import annotations
 
-import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -38,8 +37,8 @@ MAGIC = b"arrayd\r\n"
 SHM = "/dev/shm"
 PREFIX = "arrayd-"
 
-SEGMENT_NAME = re.compile(rf"{PREFIX}([0-9a-f]{{10}})-[0-9a-f]{{8}}-[0-9]+")
-"""Of each segment: the scope of its daemon, the run of it, a number."""
+SEGMENT_NAME = rf"{PREFIX}([0-9a-f]{{10}})-[0-9a-f]{{8}}-[0-9]+"
+"""Of each segment, as a regular expression: the scope of its daemon, the run of it, a number."""
 
 _SEALED = 1
 _FIXED = struct.Struct("<8sIIQQQII128s")

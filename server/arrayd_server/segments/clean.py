@@ -57,7 +57,7 @@ class _ScopeOfId(Scope):
         """Yield both links of each segment: those that clients open, then the spares."""
         for directory in (layout.SHM, self.directory):
             for name in _listed(directory):
-                match = layout.SEGMENT_NAME.fullmatch(name)
+                match = re.fullmatch(layout.SEGMENT_NAME, name)
                 if match and match[1] == self.id:
                     yield f"{directory}/{name}"
 
@@ -137,7 +137,9 @@ def _scopes() -> set[str]:
     """Return the ids of the scopes that have anything of this user in /dev/shm."""
     with os.scandir(layout.SHM) as entries:
         names = [entry.name for entry in entries if _is_mine(entry.path)]
-    matches = (layout.SEGMENT_NAME.fullmatch(name) or _DIRECTORY.fullmatch(name) for name in names)
+    matches = (
+        re.fullmatch(layout.SEGMENT_NAME, name) or _DIRECTORY.fullmatch(name) for name in names
+    )
     return {match[1] for match in matches if match}
 
 
