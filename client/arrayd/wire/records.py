@@ -85,7 +85,10 @@ class Record:
             The map describes no such record.
         """
         if type(wire) is dict:
-            plain: Self | None = (_readers.get(cls) or _compiled_reader(cls))(wire)
+            reader = _readers.get(cls)
+            if reader is None and cls in _tables:  # the second one; many processes get one array
+                reader = _compiled_reader(cls)
+            plain: Self | None = None if reader is None else reader(wire)
             if plain is not None:
                 plain._check()
                 return plain
