@@ -23,6 +23,7 @@ from typing import Any
 from arrayd.common import failpoints, proc
 from arrayd.errors import ArraydError, DaemonError
 from arrayd.wire import protocol
+from arrayd.wire.requests import Request
 from arrayd_server import events, logs, systemd
 from arrayd_server.config import Config
 from arrayd_server.core import shutdown
@@ -228,9 +229,7 @@ class Daemon:
 
     # ---- requests ------------------------------------------------------------------------
 
-    def _on_request(
-        self, request: protocol.Request, route: PeerConnection, peer: peers.Address
-    ) -> None:
+    def _on_request(self, request: Request, route: PeerConnection, peer: peers.Address) -> None:
         if self._takeover is not None:
             self._takeover.keep_waiting(request, route, self._server)
             return
@@ -256,7 +255,7 @@ class Daemon:
             self._fail(request, route, error)
         self._sessions.drop_unknown(request.nonce)
 
-    def _fail(self, request: protocol.Request, route: PeerConnection, error: Exception) -> None:
+    def _fail(self, request: Request, route: PeerConnection, error: Exception) -> None:
         """Answer a request that cannot be served."""
         if not isinstance(error, ArraydError):
             who = route.address
@@ -266,7 +265,7 @@ class Daemon:
             error = DaemonError(f"The daemon failed at {request.op}: a bug in arrayd; see its log.")
         self._send(request, route, error)
 
-    def _send(self, request: protocol.Request, route: PeerConnection, answer: Answer) -> None:
+    def _send(self, request: Request, route: PeerConnection, answer: Answer) -> None:
         """Answer a request that the core has nothing to do with."""
         if self._meter is not None:
             self._meter.answered(request.nonce, request.id, answer)
@@ -279,7 +278,7 @@ class Daemon:
 
     def _hello(
         self,
-        request: protocol.Request,
+        request: Request,
         route: PeerConnection,
         now: float,
     ) -> None:
@@ -303,13 +302,13 @@ class Daemon:
         self._executor.take(self._registry.hello, to, who, holds, fields["latest"], now)
         failpoints.hit("daemon.welcomed")
 
-    def _handle(self, request: protocol.Request, route: PeerConnection, now: float) -> None:
+    def _handle(self, request: Request, route: PeerConnection, now: float) -> None:
         if request.nonce in self._registry.sessions:
             self._upkeep.busy_at = now  # its goodbye as well: idle time counts from there
         if self._reception.lets_in(request, route, self._caller(request.nonce)):
             self._executor.take(HANDLERS[request.op], self._service, request, now)
 
-    def _on_vetted(self, request: protocol.Request, route: PeerConnection) -> None:
+    def _on_vetted(self, request: Request, route: PeerConnection) -> None:
         """Serve a request of another user, now that it is known what that user may read."""
         if self._stopping.is_set() or request.nonce not in self._registry.sessions:
             return

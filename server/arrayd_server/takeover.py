@@ -24,7 +24,8 @@ from collections.abc import Callable
 
 from arrayd.common import failpoints
 from arrayd.common.bytesize import format_bytes
-from arrayd.wire import layout, protocol
+from arrayd.wire import layout
+from arrayd.wire.requests import Request
 from arrayd_server import events, systemd
 from arrayd_server.core.effects import IntroduceYourself
 from arrayd_server.core.registry import Registry
@@ -65,10 +66,10 @@ class Takeover:
     ) -> None:
         self._segments, self._registry, self._executor = segments, registry, executor
         self._is_over = is_over
-        self._hellos: dict[PeerConnection, protocol.Request] = {}
+        self._hellos: dict[PeerConnection, Request] = {}
         self._done = self._total = self._nbytes = 0
 
-    async def run(self) -> dict[PeerConnection, protocol.Request]:
+    async def run(self) -> dict[PeerConnection, Request]:
         """Adopt all, unless it `is_over`; return the hellos to be served now, by connection."""
         began = pause_at = time.monotonic()
         found = Leftovers(self._segments)
@@ -90,7 +91,7 @@ class Takeover:
             log.info("took over blocks: %d (%s) in %.1f s", count, size, seconds, extra=about)
         return self._hellos
 
-    def keep_waiting(self, request: protocol.Request, route: PeerConnection, to: Server) -> None:
+    def keep_waiting(self, request: Request, route: PeerConnection, to: Server) -> None:
         """Deal with a request that comes meanwhile; `to` answers it."""
         if request.op == "hello":
             self._hellos[route] = request

@@ -24,6 +24,7 @@ import zmq
 from arrayd.errors import ArraydError, ProtocolMismatch
 from arrayd.wire import protocol
 from arrayd.wire.codec import pack
+from arrayd.wire.requests import Request, parse_request
 from tests.faults import zmtp
 from tests.faults.honest import HELD, IDLE, write_files
 from tests.faults.wild import Wild, World, hello
@@ -291,9 +292,9 @@ class Fuzzer:
         )
 
 
-def _read_request(frame: bytes) -> protocol.Request | None:
+def _read_request(frame: bytes) -> Request | None:
     try:
-        return protocol.parse_request(protocol.decode(frame))
+        return parse_request(protocol.decode(frame))
     except (protocol.Garbage, ProtocolMismatch):
         return None
 

@@ -15,10 +15,11 @@ from typing import Any
 from arrayd.common import proc
 from arrayd.wire import protocol
 from arrayd.wire.codec import pack
+from arrayd.wire.requests import FIELDS
 
 Message = dict[Any, Any]
 
-_OFTEN = dict.fromkeys(protocol.FIELDS, 10.0) | {"hello": 20.0, "bye": 1.0, "stop": 0.0}
+_OFTEN = dict.fromkeys(FIELDS, 10.0) | {"hello": 20.0, "bye": 1.0, "stop": 0.0}
 """How often which request is made; a session that has ended has little to say."""
 
 

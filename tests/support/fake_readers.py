@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from arrayd.wire import protocol
+from arrayd.wire.requests import parse_request
 from arrayd_server.core.effects import Reply, ReportProgress
 from arrayd_server.core.model import Asker, Peer
 from arrayd_server.core.registry import Registry
@@ -138,7 +139,7 @@ class Bench:
         """Send a request; return its number."""
         self._requests += 1
         frame = protocol.request(nonce, self._requests, op, **fields)
-        request = protocol.parse_request(protocol.decode(frame))
+        request = parse_request(protocol.decode(frame))
         self._answers[request.id] = self.loop.create_future()
         self.executor.take(HANDLERS[op], self._service, request, time.monotonic())
         return request.id

@@ -20,6 +20,7 @@ from arrayd.common import proc
 from arrayd.errors import ArraydError
 from arrayd.session import connection
 from arrayd.wire import protocol
+from arrayd.wire.requests import FIELDS
 from tests.faults import zmtp
 from tests.support.daemons import Daemon
 from tests.support.processes import Stage, raised, wait_until
@@ -152,7 +153,7 @@ def test_wrong_types_in_every_field(
     """For each field of each request, values of the wrong type are answered with an error."""
     assert "ok" in ask(wire, hello_of(os.getpid()))
     number, refused = 1, 0
-    for op, fields in protocol.FIELDS.items():
+    for op, fields in FIELDS.items():
         for key, check in fields.items():
             for value in (value for value in WRONG if not check(value)):
                 number += 1

@@ -12,7 +12,7 @@ import pytest
 
 from arrayd.wire import layout
 from arrayd.wire.grant import Spec
-from arrayd.wire.protocol import Request
+from arrayd.wire.requests import Request
 from arrayd_server import systemd, takeover
 from arrayd_server.core.effects import Effect
 from arrayd_server.core.registry import Registry

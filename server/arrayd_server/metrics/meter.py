@@ -14,7 +14,7 @@ from itertools import accumulate
 from time import monotonic
 
 from arrayd.errors import ArraydError, NoRoom
-from arrayd.wire.protocol import Request
+from arrayd.wire.requests import Request
 from arrayd_server.core.effects import Answer, AskAgain, IntroduceYourself, Reply, ReportProgress
 from arrayd_server.core.model import Nonce
 

@@ -17,7 +17,7 @@ from arrayd.errors import ArraydError, DaemonError, NoSuchBlock, SpecMismatch
 from arrayd.source import Source
 from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Spec
-from arrayd.wire.protocol import Request
+from arrayd.wire.requests import Request
 from arrayd_server import identity
 from arrayd_server.core import users
 from arrayd_server.core.effects import Effect, Reply, Result

@@ -6,7 +6,7 @@ import os
 import signal
 
 from arrayd.errors import AccessDenied, DaemonError, NoSuchBlock
-from arrayd.wire.protocol import Request
+from arrayd.wire.requests import Request
 from arrayd_server.core.effects import Effect, Reply, Result
 from arrayd_server.core.model import Asker, Peer
 from arrayd_server.service import audit

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from arrayd.errors import AccessDenied
-from arrayd.wire.protocol import Request
+from arrayd.wire.requests import Request
 from arrayd_server.access.callers import Callers
 from arrayd_server.access.policy import Credentials
 from arrayd_server.core.model import Peer

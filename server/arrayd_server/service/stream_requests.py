@@ -7,7 +7,7 @@ import math
 from arrayd.errors import ArraydError, SpecMismatch
 from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Spec
-from arrayd.wire.protocol import Request
+from arrayd.wire.requests import Request
 from arrayd.wire.ring import RingLayout
 from arrayd_server.core.effects import Effect, Reply
 from arrayd_server.core.model import Asker, Draft

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from arrayd.errors import ArraydError, SourceChanged, SourceNotFound
-from arrayd.wire.protocol import Request
+from arrayd.wire.requests import Request
 from arrayd_server.service.gate import Verdict
 
 GATED = frozenset({"get", "prefetch", "info"})

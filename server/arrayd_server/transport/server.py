@@ -25,6 +25,7 @@ from typing import Any
 
 from arrayd.errors import ArraydError, ProtocolMismatch, to_wire
 from arrayd.wire import protocol
+from arrayd.wire.requests import Request, parse_request
 from arrayd_server.transport import peers, zmtp
 from arrayd_server.transport.fair_queue import FairQueue, ProcessQueue
 from arrayd_server.transport.listener import Listener
@@ -95,7 +96,7 @@ class PeerConnection:
         return self.sock.fileno() < 0
 
 
-Handler = Callable[[protocol.Request, PeerConnection, peers.Address], None]
+Handler = Callable[[Request, PeerConnection, peers.Address], None]
 
 
 class Server:
@@ -374,7 +375,7 @@ class Server:
         message: Mapping[str, Any] = {}
         try:
             message = protocol.decode(frame)
-            request = protocol.parse_request(message)
+            request = parse_request(message)
         except ProtocolMismatch as error:
             self.send_error(connection, message["id"], error)
         except protocol.Garbage as error:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arrayd.errors import AccessDenied, NoRoom
-from arrayd.wire.protocol import Request
+from arrayd.wire.requests import Request
 from arrayd_server.core.effects import AskAgain, Reply, ReportProgress, Result
 from arrayd_server.core.model import Asker
 from arrayd_server.metrics import meter as module

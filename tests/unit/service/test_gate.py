@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from arrayd.errors import AccessDenied, ArraydError, DaemonError, SourceChanged, SourceNotFound
-from arrayd.wire.protocol import Request
+from arrayd.wire.requests import Request
 from arrayd_server.access import files
 from arrayd_server.access.policy import Credentials
 from arrayd_server.service import gate, vetting

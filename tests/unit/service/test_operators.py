@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from arrayd.wire.protocol import Request
+from arrayd.wire.requests import Request
 from arrayd_server.core.effects import Reply, Result
 from arrayd_server.core.model import Peer
 from arrayd_server.core.registry import Registry

@@ -12,6 +12,7 @@ import pytest
 import zmq
 
 from arrayd.wire import protocol
+from arrayd.wire.requests import Request
 from arrayd_server.transport.server import PeerConnection, Server
 
 NONCE = bytes(16)
@@ -41,7 +42,7 @@ class Bench:
         self.client = self.context.socket(zmq.DEALER)
         self.client.connect(self.endpoint)
 
-    def _heard(self, request: protocol.Request, route: PeerConnection, _: Any) -> None:
+    def _heard(self, request: Request, route: PeerConnection, _: Any) -> None:
         self.routes.append(route)
 
     def route(self) -> PeerConnection:

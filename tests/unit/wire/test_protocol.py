@@ -16,6 +16,7 @@ from arrayd import errors
 from arrayd.source import Source
 from arrayd.wire import protocol
 from arrayd.wire.grant import Grant, Spec
+from arrayd.wire.requests import FIELDS, parse_request
 from tests.support.fake_readers import OPEN
 
 NONCE = bytes(range(16))
@@ -53,9 +54,9 @@ def test_the_requests_of_a_stream_have_these_bytes() -> None:
         + b"\xa2op\xabstream.wait\xa8consumer\xcf\x00\x00\x01\x00\x00\x00\x00\x00"
         + b"\xa6cursor\xcd\x01,"
     )
-    assert protocol.parse_request(protocol.decode(frame)).fields["cursor"] == 300
+    assert parse_request(protocol.decode(frame)).fields["cursor"] == 300
     frame = protocol.request(NONCE, 8, "stream.open", **OPEN)
-    assert protocol.parse_request(protocol.decode(frame)).fields == OPEN
+    assert parse_request(protocol.decode(frame)).fields == OPEN
 
 
 def test_the_requests_of_operators_have_these_bytes() -> None:
@@ -74,7 +75,7 @@ def test_the_requests_of_operators_have_these_bytes() -> None:
     assert protocol.request(NONCE, 7, "health") == b"\x84\xa1v" + begin + b"\xa6health"
     for pid in (0, -1, 1 << 32, True, None):
         with pytest.raises(protocol.Garbage, match="kick"):
-            protocol.parse_request(protocol.decode(protocol.request(NONCE, 7, "kick", pid=pid)))
+            parse_request(protocol.decode(protocol.request(NONCE, 7, "kick", pid=pid)))
 
 
 @pytest.mark.parametrize(
@@ -105,23 +106,23 @@ def test_what_is_no_stream_is_garbage(wrong: dict[str, Any]) -> None:
     """The bounds of each field are checked when the request arrives."""
     frame = protocol.request(NONCE, 8, "stream.open", **{**OPEN, **wrong})
     with pytest.raises(protocol.Garbage, match=r"stream\.open"):
-        protocol.parse_request(protocol.decode(frame))
+        parse_request(protocol.decode(frame))
 
 
 def test_every_op_has_a_handler_and_a_line_in_the_docs() -> None:
     """Checks, handlers and the docstring's table have the same requests."""
     from arrayd_server.service.handlers import HANDLERS
 
-    assert set(HANDLERS) == set(protocol.FIELDS) - {"hello"}
+    assert set(HANDLERS) == set(FIELDS) - {"hello"}
     assert protocol.__doc__ is not None
-    assert all(f"\n{op} " in protocol.__doc__ for op in protocol.FIELDS)
+    assert all(f"\n{op} " in protocol.__doc__ for op in FIELDS)
 
 
 def test_another_version_learns_both() -> None:
     """A client of another protocol version learns the daemon's pid, version and the remedy."""
     message = {"v": 99, "id": 1, "s": NONCE, "op": "status"}
     with pytest.raises(errors.ProtocolMismatch, match=r"pid \d+.*protocol 1.*99.*arrayd stop"):
-        protocol.parse_request(message)
+        parse_request(message)
 
 
 @pytest.mark.parametrize(
@@ -141,14 +142,14 @@ def test_another_version_learns_both() -> None:
 def test_what_is_no_request_is_garbage(message: dict[object, object]) -> None:
     """Wrong ids, sessions, ops and fields are refused before anything looks at them."""
     with pytest.raises(protocol.Garbage):
-        protocol.parse_request(protocol.decode(msgpack.packb(message)))
+        parse_request(protocol.decode(msgpack.packb(message)))
 
 
 def test_an_unknown_request_comes_from_a_newer_client() -> None:
     """A daemon that does not know a request is too old, and its error says what to do."""
     frame = protocol.request(NONCE, 1, "append", segment="x")
     with pytest.raises(errors.ProtocolMismatch, match=r"no request 'append'.*older.*arrayd stop"):
-        protocol.parse_request(protocol.decode(frame))
+        parse_request(protocol.decode(frame))
 
 
 def test_deep_nesting_is_garbage() -> None:
@@ -176,9 +177,7 @@ def test_a_source_is_small(source: object) -> None:
     """Sources and dtypes that are far deeper, larger or longer than real ones are refused."""
     source = source if isinstance(source, dict) else {"dtype": source}
     with pytest.raises(protocol.Garbage, match="source"):
-        protocol.parse_request(
-            protocol.decode(protocol.request(NONCE, 1, "info", source=source, stat=None))
-        )
+        parse_request(protocol.decode(protocol.request(NONCE, 1, "info", source=source, stat=None)))
 
 
 def test_a_hello_states_all_that_a_process_can_map() -> None:
@@ -190,7 +189,7 @@ def test_a_hello_states_all_that_a_process_can_map() -> None:
         protocol.request(NONCE, 1, "hello", **who, holds=holds),
         protocol.request(NONCE, 1, "release", holds=ends),
     ):
-        assert len(protocol.parse_request(protocol.decode(frame)).fields["holds"]) == 65_530
+        assert len(parse_request(protocol.decode(frame)).fields["holds"]) == 65_530
 
 
 def test_a_million_lists_are_not_made() -> None:
@@ -212,7 +211,7 @@ def test_a_frame_beyond_the_limit_is_garbage() -> None:
 def test_random_bytes_never_raise_anything_else(frame: bytes) -> None:
     """Whatever arrives, decoding ends in a request or in one of two errors."""
     with contextlib.suppress(protocol.Garbage, errors.ProtocolMismatch):
-        protocol.parse_request(protocol.decode(frame))
+        parse_request(protocol.decode(frame))
 
 
 json = st.recursive(
@@ -223,13 +222,13 @@ json = st.recursive(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(sorted(protocol.FIELDS)), st.data())
+@given(st.sampled_from(sorted(FIELDS)), st.data())
 def test_random_fields_never_raise_anything_else(op: str, data: st.DataObject) -> None:
     """A well-formed envelope with any fields is a request or garbage."""
-    fields = {key: data.draw(json) for key in protocol.FIELDS[op]}
+    fields = {key: data.draw(json) for key in FIELDS[op]}
     frame = protocol.request(NONCE, 1, op, **fields)
     with contextlib.suppress(protocol.Garbage):
-        protocol.parse_request(protocol.decode(frame))
+        parse_request(protocol.decode(frame))
 
 
 def test_errors_cross_the_wire_as_themselves() -> None:
@@ -280,7 +279,7 @@ def test_what_a_newer_client_asks_for_is_not_half_done(op: str, fields: dict[str
     """A field that this version does not know may change what is asked for: refused, by name."""
     message = {"v": 1, "id": 1, "s": NONCE, "op": op, **fields}
     with pytest.raises(errors.ProtocolMismatch, match=rf"{op}: \w+ comes from a newer arrayd"):
-        protocol.parse_request(message)
+        parse_request(message)
 
 
 @pytest.mark.parametrize(
@@ -294,4 +293,4 @@ def test_what_a_newer_client_asks_for_is_not_half_done(op: str, fields: dict[str
 def test_what_a_newer_client_says_besides_is_ignored(op: str, fields: dict[str, Any]) -> None:
     """Hints, and unknown fields of requests that ask for nothing."""
     message = {"v": 1, "id": 1, "s": NONCE, "op": op, **fields}
-    assert protocol.parse_request(message).op == op
+    assert parse_request(message).op == op
