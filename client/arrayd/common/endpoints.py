@@ -7,9 +7,9 @@ names of a daemon's segments are derived from it.
 from __future__ import annotations
 
 import os
-from _blake2 import blake2b  # as hashlib has it, which loads OpenSSL as well: 4 ms
 
 from arrayd.wire import layout
+from arrayd.wire.digest import blake2b
 
 SCHEME = "ipc://"
 

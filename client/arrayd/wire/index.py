@@ -30,13 +30,13 @@ from __future__ import annotations
 import functools
 import struct
 import zlib
-from _blake2 import blake2b  # as hashlib has it, which loads OpenSSL as well: 4 ms
 from collections.abc import Mapping
 from typing import Any
 
 import msgpack
 
 from arrayd.wire.codec import ESCAPE, pack, unpack
+from arrayd.wire.digest import blake2b
 from arrayd.wire.grant import Grant, Spec
 from arrayd.wire.layout import PAGE
 
