@@ -79,7 +79,8 @@ def of_members(origins: Sequence[BlockIdentity]) -> BlockIdentity:
     """Return the origin of a block in which these lie together."""
     if len(origins) == 1:
         return BlockIdentity(None, origins[0].words)
-    folders = {os.path.dirname(one.source.path) for one in origins if one.source is not None}
+    paths = (one.source.path for one in origins if one.source is not None)
+    folders = {path[: path.rfind("/") + 1] for path in paths}  # `dirname` takes five times as long
     return BlockIdentity(None, f"{len(origins)} files in {os.path.commonpath(folders)}/")
 
 

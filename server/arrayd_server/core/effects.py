@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from arrayd.errors import ArraydError
 from arrayd.wire.grant import Grant
@@ -38,8 +38,7 @@ class Result:
 Answer = Grant | ArraydError | Welcome | IntroduceYourself | AskAgain | Result
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """Answer one item of a request."""
 
     to: Asker

@@ -1,4 +1,7 @@
-"""What the registry remembers: sessions, blocks, holds and jobs. Plain data, no rules."""
+"""What the registry remembers: sessions, blocks, holds and jobs. Plain data, no rules.
+
+What never changes is frozen, or a named tuple where each array that is asked for needs some.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from arrayd.wire.grant import Spec
 from arrayd.wire.records import NOTHING
@@ -109,8 +112,7 @@ class Claims:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Edition:
+class Edition(NamedTuple):
     """A file in the state that a request saw it in; a rewritten file has another edition."""
 
     file: Hashable
@@ -229,13 +231,12 @@ class Stage(Enum):
     SEALING = "sealing"
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(NamedTuple):
     """One item of one request of one session: where an answer goes."""
 
     nonce: Nonce
     request: int
-    index: int = 0
+    item: int = 0
 
 
 @dataclass(slots=True)
@@ -328,8 +329,7 @@ class ProbedFacts:
     linked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedMember:
+class LoadedMember(NamedTuple):
     """What a member holds, as was found when it was read; `key` as of `ProbedFacts`."""
 
     key: Hashable
@@ -337,8 +337,7 @@ class LoadedMember:
     lost: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where an alias leads: to a block, or to a member of one."""
 
     block: Block
@@ -350,8 +349,7 @@ class Place:
         return self.member or self.block
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """A request for one source, as the core sees it.
 
     Parameters
@@ -379,6 +377,8 @@ class Wanted:
 
     def served_by(self, find: Callable[[Hashable], _T | None]) -> tuple[_T | None, bool]:
         """Return what `find` has for it, and whether that is the whole source."""
+        if self.whole is None and self.user is None:  # as most
+            return find(self.alias), False
         for alias, whole in ((self.alias, False), (self.whole, True)):
             if alias is None:
                 continue

@@ -54,15 +54,22 @@ def get(service: Service, request: Request, now: float) -> list[Effect]:
     """Grant, join or load each item."""
     effects: list[Effect] = []
     small, terms = SmallFiles(service, request.nonce), _Terms.of(request)
-    foreign = service.caller(request.nonce).foreign
+    caller = service.caller(request.nonce)
     for index, item in enumerate(request.fields["items"]):
-        to = Asker(request.nonce, request.id, index)
-        wanted = _wanted(service, to, item)
+        to, wanted = Asker(request.nonce, request.id, index), _meant(item, caller)
         if isinstance(wanted, ArraydError):
             effects.append(Reply(to, wanted))
-        elif not small.take(to, wanted, waiter := terms.waiter(wanted, foreign=foreign)):
+            continue
+        waiter = terms.waiter(wanted, foreign=caller.foreign)
+        if small.take(to, wanted, waiter):
+            continue
+        wanted = _unless_too_many(service, to, wanted)
+        if isinstance(wanted, ArraydError):
+            effects.append(Reply(to, wanted))
+        else:
             effects += service.registry.get(to, wanted, waiter, now)
-    return effects + small.load(now)
+    refusal = _begins_nothing(service, Asker(request.nonce, request.id)) if small.asks else None
+    return effects + (small.load(now) if refusal is None else small.refuse(refusal))
 
 
 def prefetch(service: Service, request: Request, now: float) -> list[Effect]:
@@ -288,10 +295,14 @@ def _wanted(
     service: Service, to: Asker, item: Mapping[str, Any], *, detached: bool = False
 ) -> Wanted | ArraydError:
     """Return what is asked for; an error if it is nothing, or would be one load too many."""
-    wanted = _meant(item, service.caller(to.nonce))
-    if isinstance(wanted, ArraydError):
-        return wanted
-    if wanted.served_by(service.registry.blocks.find)[0]:
+    return _unless_too_many(service, to, _meant(item, service.caller(to.nonce)), detached=detached)
+
+
+def _unless_too_many(
+    service: Service, to: Asker, wanted: Wanted | ArraydError, *, detached: bool = False
+) -> Wanted | ArraydError:
+    """Return what is asked for; an error if it would be one load too many."""
+    if isinstance(wanted, ArraydError) or wanted.served_by(service.registry.blocks.find)[0]:
         return wanted
     return _begins_nothing(service, to, detached=detached) or wanted
 

@@ -185,7 +185,7 @@ class Sessions:
         """
         to = effect.to
         if isinstance(effect, ReportProgress):
-            self.server.post(route, to.request, to.index, progress=[effect.done, effect.total])
+            self.server.post(route, to.request, to.item, progress=[effect.done, effect.total])
             return False
         granted = isinstance(effect.body, Grant)
         if isinstance(effect.body, Grant):
@@ -193,7 +193,7 @@ class Sessions:
             if route.address.uid != os.geteuid():
                 of_one = let_in.setdefault((to.nonce, effect.body.segment), (route, []))
                 of_one[1].append(effect.body)
-        self.server.post(route, to.request, to.index, **self._message(effect.body, route))
+        self.server.post(route, to.request, to.item, **self._message(effect.body, route))
         return granted
 
     def send(self, route: PeerConnection, number: int, answer: Answer) -> None:

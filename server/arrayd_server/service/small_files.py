@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from arrayd.errors import ArraydError
 from arrayd_server import identity
-from arrayd_server.core.effects import Effect
+from arrayd_server.core.effects import Effect, Reply
 from arrayd_server.core.model import Asker, AwaitedItem, BlockMember, Wanted, own_alias
 from arrayd_server.loading.member_loads import may_be_member
 from arrayd_server.segments.member_metadata import planned_size
@@ -24,7 +25,7 @@ Ask = tuple[Asker, Wanted, AwaitedItem]
 
 
 class SmallFiles:
-    """Collects the items of a request that may be members of one block, then asks for these.
+    """Collects the items of a request that may be members of one block; `load` asks for these.
 
     They are those of a client that understands members, which are small, plain (see
     `may_be_member`), not pinned, and neither in memory nor on their way.
@@ -36,6 +37,11 @@ class SmallFiles:
         peer = service.registry.sessions[nonce].peer
         self._may, self._user = peer.members, peer.user
         self._groups: dict[Any, list[Ask]] = {}
+
+    @property
+    def asks(self) -> list[Ask]:
+        """What was taken."""
+        return [ask for asks in self._groups.values() for ask in asks]
 
     def take(self, to: Asker, wanted: Wanted, waiter: AwaitedItem) -> bool:
         """Take an item if it may be a member; False: it is to be asked for by itself."""
@@ -51,7 +57,12 @@ class SmallFiles:
 
     def _is_served(self, wanted: Wanted) -> bool:
         blocks, jobs = self._registry.blocks, self._registry.jobs
-        return bool(wanted.served_by(blocks.find)[0] or wanted.served_by(jobs.find)[0])
+        block, job = wanted.served_by(blocks.locate)[0], wanted.served_by(jobs.locate)[0]
+        return block is not None or job is not None
+
+    def refuse(self, refusal: ArraydError) -> list[Effect]:
+        """Answer what was taken: nothing new is begun."""
+        return [Reply(to, refusal) for to, _, _ in self.asks]
 
     def load(self, now: float) -> list[Effect]:
         """Ask for what was taken."""

@@ -69,7 +69,7 @@ def load(registry: Registry, names: str, found: str) -> list[Effect]:
 def grants(effects: list[Effect]) -> dict[int, Grant]:
     """Return what was granted, by the number of the item."""
     replies = [effect for effect in effects if isinstance(effect, Reply)]
-    return {one.to.index: one.body for one in replies if isinstance(one.body, Grant)}
+    return {one.to.item: one.body for one in replies if isinstance(one.body, Grant)}
 
 
 def probes(effects: list[Effect]) -> list[object]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from arrayd_server.core.model import Edition, State, Wanted
@@ -19,7 +17,7 @@ def world() -> World:
 
 def edition(state: int, of: str = "x", size: int = 10) -> Wanted:
     """Return the request for a file in one of its states."""
-    return replace(wanted(File(f"{of}{state}", size)), edition=Edition(of, state))
+    return wanted(File(f"{of}{state}", size))._replace(edition=Edition(of, state))
 
 
 def cached(world: World, what: Wanted, pin: float = 0.0) -> str:
@@ -53,7 +51,7 @@ def test_older_states_go(world: World) -> None:
 def test_other_members_stay(world: World) -> None:
     """Blocks of the file in the same state are no older ones."""
     first = cached(world, edition(1))
-    second = cached(world, replace(edition(2), edition=Edition("x", 1)))
+    second = cached(world, edition(2)._replace(edition=Edition("x", 1)))
     assert idle(world) == {first, second}
 
 

@@ -387,7 +387,7 @@ def _peer(nonce: bytes, pid: int) -> Peer:
 
 def _of(nonce: bytes, what: Wanted) -> Wanted:
     """Return a request as its session's user makes it."""
-    return what if what.name is not None else replace(what, user=STRANGERS.get(nonce))
+    return what if what.name is not None else what._replace(user=STRANGERS.get(nonce))
 
 
 TestWalk = Walk.TestCase

@@ -140,7 +140,7 @@ def test_a_quota_counts_what_is_found_resident(town: World) -> None:
     town.registry.blocks.change_quotas(Quotas(others=Limits(bytes=20)))
     town.load(b"a", SMALL)
     by_alias = town.answer(town.get(b"bob", SMALL))
-    to = town.get(b"bob", dataclasses.replace(wanted(SMALL), alias="in other words"))
+    to = town.get(b"bob", wanted(SMALL)._replace(alias="in other words"))
     town.work_off()
     for error in (by_alias, town.answer(to)):
         assert isinstance(error, NoRoom)
