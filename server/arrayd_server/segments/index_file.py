@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from arrayd.wire import index
 from arrayd.wire.index import EMPTY, HEADER, KEY_BYTES, REMOVED, SLOT, SLOTS_AT
 
-FEWEST_SLOTS = 512
-LEAST_ROOM = 32 << 10
-"""Bytes for more entries in a new file, besides as many as there are: each takes some 200."""
+FEWEST_SLOTS = 2048
+LEAST_ROOM = 128 << 10
+"""Bytes for more entries in a new file, besides twice as many as there are: each takes some 200."""
 
 
 class IndexFull(Exception):
@@ -42,9 +42,9 @@ class IndexFile:
     def __init__(self, path: str, entries: Mapping[bytes, bytes]) -> None:
         self.path = path
         self.slots = FEWEST_SLOTS
-        while self.slots < 2 * len(entries):
+        while self.slots < 3 * len(entries):
             self.slots *= 2
-        heap = 2 * sum(map(len, set(entries.values()))) + LEAST_ROOM
+        heap = 3 * sum(map(len, set(entries.values()))) + LEAST_ROOM
         self._keys = bytearray(self.slots * KEY_BYTES)  # as the file has them
         self._used = 0  # slots that are not empty; a removed key uses its slot
         self._end = SLOTS_AT + self.slots * SLOT.size
@@ -71,7 +71,7 @@ class IndexFile:
             if offset is None:
                 offset = places[packed] = self._end
                 self._end += len(packed)
-            number, _ = self._free_slot(key)
+            number, _ = self._slot_of(key)
             self._note(number, key)
             SLOT.pack_into(table, number * SLOT.size, *_slot(key, packed, offset))
         os.pwrite(self._fd, b"".join(places), SLOTS_AT + len(table))
@@ -102,18 +102,26 @@ class IndexFile:
         coming = sum(packed is not None for packed in news.values())
         if end > self.size or 4 * (self._used + coming) > 3 * self.slots:
             raise IndexFull
-        for key in news:
-            number = self._slot_of(key)
-            if number >= 0:
-                self._write(number, REMOVED)
+        numbers = {key: self._prepare(key, coming=news[key] is not None) for key in news}
         if places:
             os.pwrite(self._fd, b"".join(places), self._end)
             self._end = end
         for key, packed in news.items():
             if packed is not None:
-                number, was_empty = self._free_slot(key)
-                self._write(number, SLOT.pack(*_slot(key, packed, places[packed])))
-                self._used += was_empty
+                slot = SLOT.pack(*_slot(key, packed, places[packed]))
+                os.pwrite(self._fd, slot, SLOTS_AT + numbers[key] * SLOT.size)
+
+    def _prepare(self, key: bytes, *, coming: bool) -> int:
+        """Let a key have no entry, if it has one; return its slot, which is kept if one comes."""
+        number, found = self._slot_of(key)
+        if found == key:
+            os.pwrite(self._fd, REMOVED, SLOTS_AT + number * SLOT.size)
+        if coming:
+            self._note(number, key)
+            self._used += found == EMPTY
+        elif found == key:
+            self._note(number, REMOVED)
+        return number
 
     def entries(self) -> dict[bytes, bytes]:
         """Return the packed entries of all keys that have one, but for what a stranger damaged."""
@@ -124,11 +132,6 @@ class IndexFile:
             if key not in (EMPTY, REMOVED) and slot == _slot(key, packed, offset):
                 found[key] = packed
         return found
-
-    def _write(self, number: int, slot: bytes) -> None:
-        """Write a slot, or the key in it, and remember what stands there."""
-        os.pwrite(self._fd, slot, SLOTS_AT + number * SLOT.size)
-        self._note(number, slot[:KEY_BYTES])
 
     def _note(self, number: int, key: bytes) -> None:
         """Remember what stands in a slot."""
@@ -146,31 +149,19 @@ class IndexFile:
         """Leave the file to readers and to the next run of the daemon."""
         os.close(self._fd)
 
-    def _key(self, number: int) -> bytearray:
-        """Return what stands in a slot."""
-        at = number * KEY_BYTES
-        return self._keys[at : at + KEY_BYTES]
-
-    def _slot_of(self, key: bytes) -> int:
-        """Return the number of the slot of a key; -1: it has none."""
-        number = index.first_slot(key, self.slots)
+    def _slot_of(self, key: bytes) -> tuple[int, bytearray | bytes]:
+        """Return the number of the slot that a key has, else may have, and what stands there."""
+        free, number, keys = -1, index.first_slot(key, self.slots), self._keys
         for _ in range(self.slots):
-            found = self._key(number)
+            found = keys[number * KEY_BYTES : (number + 1) * KEY_BYTES]
             if found == key:
-                return number
+                return number, found
             if found == EMPTY:
-                break
+                return (number, found) if free < 0 else (free, REMOVED)
+            if found == REMOVED and free < 0:
+                free = number
             number = (number + 1) & (self.slots - 1)
-        return -1
-
-    def _free_slot(self, key: bytes) -> tuple[int, bool]:
-        """Return the number of the first slot for a key, and whether none was ever there."""
-        number = index.first_slot(key, self.slots)
-        while True:
-            found = self._key(number)
-            if found in (EMPTY, REMOVED):
-                return number, found == EMPTY
-            number = (number + 1) & (self.slots - 1)
+        return free, REMOVED
 
 
 def _slot(key: bytes, packed: bytes, offset: int) -> tuple[bytes, int, int, int]:

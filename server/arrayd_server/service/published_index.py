@@ -11,9 +11,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+import msgpack
 
 from arrayd.wire import index
+from arrayd.wire.codec import ESCAPE
 from arrayd_server.core.blocks import BlockTable
 from arrayd_server.core.grants import grant_of
 from arrayd_server.core.model import Place
@@ -43,7 +46,7 @@ class PublishedIndex:
     def publish(self) -> None:
         """Publish what there is, now that all that an earlier run has left is adopted."""
         self._published = True
-        self._rewrite(self._entries())
+        self._rewrite(self._all())
 
     def sync(self) -> None:
         """Bring the file up to date."""
@@ -53,7 +56,7 @@ class PublishedIndex:
         if self._file is None:  # there was no room: `ensure` tries again, not each event
             changed.clear()
             return
-        news = {alias: self._entry(alias) for alias in changed if type(alias) is bytes}
+        news = self._entries(alias for alias in changed if type(alias) is bytes)
         changed.clear()
         try:
             self._file.update(news)
@@ -61,16 +64,20 @@ class PublishedIndex:
             now = (self._file.entries() | news).items()
             self._rewrite({key: packed for key, packed in now if packed is not None})
 
-    def _entry(self, alias: bytes) -> bytes | None:
-        """Return what the file is to say of an alias; None: nothing."""
-        place = self._blocks.locate(alias)
-        return _packed(place) if place is not None and _is_public(place) else None
+    def _entries(self, aliases: Iterable[bytes]) -> dict[bytes, bytes | None]:
+        """Return what the file is to say of aliases; None: nothing."""
+        packer, found = _EntryPacker(), dict[bytes, bytes | None]()
+        for alias in aliases:
+            place = self._blocks.locate(alias)
+            public = place is not None and _is_public(place)
+            found[alias] = packer.packed(place) if place is not None and public else None
+        return found
 
     def ensure(self) -> None:
         """Make the file anew, if somebody has removed it, or if there was no room for it."""
         lacks = self._has_room() if self._file is None else not self._file.in_place
         if self._published and lacks:
-            self._rewrite(self._entries())
+            self._rewrite(self._all())
 
     def _has_room(self) -> bool:
         """Say whether /dev/shm has room for a file, before all that it would hold is collected."""
@@ -103,11 +110,10 @@ class PublishedIndex:
             index_file.close_old(old)
             os.close(old)
 
-    def _entries(self) -> dict[bytes, bytes]:
+    def _all(self) -> dict[bytes, bytes]:
         """Return all that the file is to say."""
-        aliases = [alias for alias in self._blocks.aliases if type(alias) is bytes]
-        found = ((alias, self._entry(alias)) for alias in aliases)
-        return {alias: packed for alias, packed in found if packed is not None}
+        found = self._entries(alias for alias in self._blocks.aliases if type(alias) is bytes)
+        return {alias: packed for alias, packed in found.items() if packed is not None}
 
     def close(self, *, hand_over: bool) -> None:
         """Publish nothing more; after a hand-over the file serves clients until the next run."""
@@ -130,5 +136,31 @@ def _is_public(place: Place) -> bool:
     return not place.block.linked and not place.block.published
 
 
-def _packed(place: Place) -> bytes:
-    return index.packed_grant(grant_of(place, 0))
+class _EntryPacker:
+    """Packs entries: what the members of a block have alike, once.
+
+    An entry is a list of nine, so its parts can be packed as lists of five and four, whose first
+    byte, which says how many there are, is left out.
+    """
+
+    def __init__(self) -> None:
+        self._packer = msgpack.Packer(unicode_errors=ESCAPE)
+        self._heads: dict[tuple[str, int], tuple[bytes, int]] = {}  # by segment and spec
+
+    def packed(self, place: Place) -> bytes:
+        """Return the entry of a block or a member, as `index.packed_grant` makes it."""
+        block, member = place
+        if member is None or member.spec is None:
+            return index.packed_grant(grant_of(place, 0))
+        alike = (block.segment, id(member.spec))
+        head, extent = self._heads.get(alike) or self._heads.setdefault(alike, self._head(place))
+        rest = (str(member.identity), member.lost, member.offset, extent)
+        tail: bytes = self._packer.pack(rest)[1:]
+        return head + tail
+
+    def _head(self, place: Place) -> tuple[bytes, int]:
+        """Return the beginning of the entries of those members of a block that have one spec."""
+        grant = grant_of(place, 0)
+        spec = grant.spec
+        words = (grant.segment, spec.shape, spec.descr, spec.order, spec.itemsize)
+        return b"\x99" + self._packer.pack(words)[1:], grant.extent

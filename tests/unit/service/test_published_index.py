@@ -10,7 +10,8 @@ import pytest
 from arrayd.session.block_index import BlockIndex
 from arrayd.wire.grant import Spec
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.model import Block, BlockMember, ContentKey, State, name_alias
+from arrayd_server.core.grants import grant_of
+from arrayd_server.core.model import Block, BlockMember, ContentKey, Place, State, name_alias
 from arrayd_server.segments import index_file
 from arrayd_server.service.published_index import PublishedIndex
 
@@ -95,6 +96,20 @@ def test_each_member_has_its_place(scene: Scene) -> None:
     scene.blocks.unindex(block)
     scene.index.sync()
     assert {scene.place(key(1, i)) for i in range(50)} == {None}
+
+
+def test_an_entry_is_what_is_granted(scene: Scene) -> None:
+    """Also where the members of a block are packed together, whatever they are."""
+    block = scene.add_members(1, 4)
+    other = Spec((2, 4), [["a", "<f4"], ["b", "<f4"]], "F", 8)
+    for member, spec in zip(block.members, (SPEC, other, SPEC, other), strict=True):
+        member.spec, member.lost = spec, 70_000
+        member.identity = f"{member.identity}\udcff{'x' * 300}"
+        scene.blocks.changed_aliases[member.alias] = None
+    scene.index.sync()
+    for number, member in enumerate(block.members):
+        found = scene.reader.find(key(1, number))
+        assert found == grant_of(Place(block, member), 0)
 
 
 def test_a_full_file_makes_way_for_a_larger_one(
