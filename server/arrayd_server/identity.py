@@ -186,8 +186,14 @@ def kept(aliases: Sequence[bytes], *, linked: bool = False) -> list[Hashable]:
     return [ContentKey(one) if i == at else one for i, one in enumerate(aliases)]
 
 
-def stored_alias(alias: Any, user: int | None) -> bytes | None:
-    """Return an alias of a member of a user's block as metadata keep it; None: they do not."""
+def stored_aliases(aliases: Sequence[Any], user: int | None) -> tuple[bytes, ...]:
+    """Return the aliases of a member of a user's block as metadata keep them."""
+    stored = aliases if user is None else [_stored_alias(alias, user) for alias in aliases]
+    return tuple([alias for alias in stored if isinstance(alias, bytes)])
+
+
+def _stored_alias(alias: Any, user: int) -> bytes | None:
+    """Return an alias of another user's member as metadata keep it; None: they do not."""
     for prefix in (user, _CONFINED):
         if isinstance(alias, tuple) and alias[0] == prefix:
             alias = alias[1]

@@ -75,6 +75,8 @@ class BlockTable:
 
     def keep_loaded(self, block: Block) -> None:
         """Let a block have those of its members alone that are loaded."""
+        if all(member.spec is not None for member in block.members):
+            return
         self._forget_files(block)
         block.members = [member for member in block.members if member.spec is not None]
         self._add_files(block)
@@ -94,12 +96,13 @@ class BlockTable:
 
     def note(self, latest: Edition) -> list[Block]:
         """Note the state that a file is in now; return the blocks that may be no cache any more."""
-        blocks = []
+        outdated: dict[str, Block] = {}
         for segment, parts in self.files.get(latest.file, {}).items():
             for part in parts:
                 part.outdated = part.edition != latest
-            blocks += [self.table[segment]] if any(part.outdated for part in parts) else []
-        return blocks
+                if part.outdated:
+                    outdated[segment] = self.table[segment]
+        return list(outdated.values())
 
     def reserve(self, job: Job, state: State, now: float, spare: Block | None = None) -> Block:
         """Make and charge the block of an admitted job, of the pages of a spare if there is one."""
@@ -211,9 +214,10 @@ class BlockTable:
     def index(self, block: Block) -> None:
         """Make a sealed block findable; what another block has taken meanwhile stays taken."""
         for part in block.parts():
+            place = block.segment, _member(part)
             for alias in part.aliases:
                 if alias not in self.aliases:
-                    self._lead(alias, (block.segment, _member(part)))
+                    self._lead(alias, place)
 
     def add_alias(self, place: Place, alias: Hashable) -> None:
         """Remember one more spelling of what is sealed.

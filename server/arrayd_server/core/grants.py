@@ -13,17 +13,17 @@ def grant_of(place: Place, seq: int, *, window: bool = False) -> Grant:
 
     Of a block with members as a whole, which a reference names, it grants all their bytes.
     """
-    block, member = place.block, place.member
-    spec = block.spec if member is None else member.spec
+    block, member = place
+    part, spec = (block, block.spec) if member is None else (member, member.spec)
     assert spec is not None, "a member that is not there was granted"
     return Grant(
         segment=block.segment,
         spec=spec,
         seq=seq,
-        source=str(place.part.identity),
+        source=str(part.identity),
         sealed=block.state is State.SEALED,
         window=window,
-        lost=place.part.lost,
+        lost=part.lost,
         key=cast(bytes, block.aliases[0]) if block.linked else b"",
         offset=0 if member is None else member.offset,
         extent=block.spec.nbytes if block.members else 0,

@@ -153,12 +153,13 @@ class Holds:
         """Let the session of `to` hold a block, and tell it so; or that its user may not."""
         if waiter.ahead:
             return []
-        peer = self.sessions[to.nonce].peer
+        session = self.sessions[to.nonce]
+        peer = session.peer
         going = self.quotas.grant(block, peer, waiter, now)
         if isinstance(going, NoRoom):
             return [Reply(to, going)]
-        effects = [effect for one in going for effect in self.evict(one, "quota")]
-        seq = self.hold(self.sessions[to.nonce], block, now)
+        effects = [effect for one in going for effect in self.evict(one, "quota")] if going else []
+        seq = self.hold(session, block, now)
         self.pin(block, to, waiter, now)
         place = Place(block, waiter.member)
         grant = grant_of(place, seq, window=waiter.whole_source)

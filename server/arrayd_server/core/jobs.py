@@ -31,7 +31,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from arrayd.errors import ArraydError
@@ -191,6 +191,14 @@ class JobTable:
         job.waiters[to] = waiter
         job.deadline = max(job.deadline, now + waiter.timeout)
         self.by_session.setdefault(to.nonce, {})[job.number] = job
+
+    def join_new(self, job: Job, waiters: Sequence[tuple[Asker, AwaitedItem]], now: float) -> None:
+        """Let the items of a request wait for a job that nobody waits for yet."""
+        nonce = waiters[0][0].nonce
+        job.waiters.update(waiters)
+        self._count(job, nonce, len(job.waiters))
+        job.deadline = now + max(waiter.timeout for _, waiter in waiters)
+        self.by_session.setdefault(nonce, {})[job.number] = job
 
     def _count(self, job: Job, nonce: Nonce, change: int) -> None:
         """Let so many more (or fewer) of a session's items wait for a job."""

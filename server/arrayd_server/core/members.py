@@ -72,8 +72,7 @@ class Members:
         self._jobs.assign(job, peer.user)
         for member in members:
             self._jobs.add_member(job, member)
-        for to, waiter in waiters:
-            self._jobs.join(job, to, waiter, now)
+        self._jobs.join_new(job, waiters, now)
         return self._admission.admit_together(job, now)
 
     def loaded(self, job: Job, found: Mapping[int, LoadedMember], now: float) -> list[Effect]:

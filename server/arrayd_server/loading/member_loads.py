@@ -21,7 +21,10 @@ from arrayd_server.loading.tasks import Task
 from arrayd_server.loading.worker_pool import Pool
 
 MAX_FILES = 32
-"""Files of one message: two for a request, so that two workers have something to do."""
+"""Files of one message: two for a request, so that two workers have something to do.
+
+Where the workers have more to do than they can, a message has twice as many.
+"""
 
 PATIENCE = 5.0
 """Seconds that a worker may take for one of several before it is given up with its message."""
@@ -54,6 +57,7 @@ class _MembersLoad:
     """A load that is under way."""
 
     members: Sequence[BlockMember]
+    together: int  # files of one message
     tasks_left: int
     began: float
     found: dict[int, LoadedMember] = field(default_factory=dict)
@@ -81,10 +85,11 @@ class MemberLoads:
 
     def fill(self, job: int, path: str, members: Sequence[BlockMember]) -> None:
         """Load members into the segment file at `path`."""
-        firsts = range(0, len(members), MAX_FILES)
-        self._loads[job] = _MembersLoad(members, len(firsts), monotonic())
+        together = 2 * MAX_FILES if self._pool.behind else MAX_FILES
+        firsts = range(0, len(members), together)
+        self._loads[job] = _MembersLoad(members, together, len(firsts), monotonic())
         for first in firsts:
-            self._pool.submit(self._task(job, path, first, members[first:][:MAX_FILES]))
+            self._pool.submit(self._task(job, path, first, members[first : first + together]))
 
     def cancel(self, job: int) -> None:
         """Forget a load; its tasks are the pool's."""
@@ -114,7 +119,7 @@ class MemberLoads:
         load = self._loads.get(job)
         if load is None:
             return
-        found = _read(result, first, load.members[first:][:MAX_FILES])
+        found = _read(result, first, load.members[first : first + load.together])
         load.failed = load.failed or found is None
         load.found.update(found or {})
         load.tasks_left -= 1
@@ -147,8 +152,9 @@ def _read(
 def _loaded(
     found: LoadedFiles, first: int, members: Sequence[BlockMember]
 ) -> Iterator[tuple[int, LoadedMember]]:
+    specs = [(spec, spec.nbytes) for spec in found.specs]
     for position, number, lost, key in found.found:
-        spec = found.specs[number]
-        if position < 0 or number < 0 or spec.nbytes > members[position].room:
+        spec, nbytes = specs[number]
+        if position < 0 or number < 0 or nbytes > members[position].room:
             raise ValueError(f"file {position} is not where it should be")
         yield first + position, LoadedMember(ContentKey(key), spec, lost)

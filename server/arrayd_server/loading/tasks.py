@@ -59,6 +59,10 @@ class Queue:
         """Return how many wait."""
         return sum(len(tasks) for tasks in self._tasks.values())
 
+    def __bool__(self) -> bool:
+        """Say whether any waits."""
+        return bool(self._tasks)
+
     def __iter__(self) -> Iterator[Task]:
         """Go through them, one user's after another's."""
         return iter([task for tasks in self._tasks.values() for task in tasks])

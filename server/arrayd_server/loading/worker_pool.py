@@ -134,6 +134,11 @@ class Pool:
             self._end(worker)
         self._dispatch()
 
+    @property
+    def behind(self) -> bool:
+        """Whether parts wait for a worker."""
+        return bool(self._parts)
+
     def submit(self, task: Task) -> None:
         """Do a task as soon as a worker is free; reading a header goes first."""
         task.wire["id"] = next(self._numbers)
@@ -177,7 +182,7 @@ class Pool:
 
     def _dispatch(self) -> None:
         for queue in (self._urgent, self._parts):
-            while (task := queue.first(self._barred())) is not None:
+            while queue and (task := queue.first(self._barred())) is not None:
                 try:
                     worker = self._free_worker(task)
                 except OSError as error:
@@ -193,7 +198,10 @@ class Pool:
 
         A file may be made to be read for ever: that costs its user's share.
         """
-        busy = Counter(w.task.user for w in self.workers if w.task is not None)
+        users = [worker.task.user for worker in self.workers if worker.task is not None]
+        if users.count(None) == len(users):  # as most, and each dispatch asks
+            return set()
+        busy = Counter(users)
         return {user for user, n in busy.items() if user is not None and n >= self._limit - 1 > 0}
 
     def _free_worker(self, task: Task) -> Worker | None:

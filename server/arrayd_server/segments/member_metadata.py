@@ -113,8 +113,7 @@ def of_members(block: Block) -> dict[str, Any]:
 
 def _row(member: BlockMember, spec: int, user: int | None) -> Row:
     origin = member.identity
-    stored = (identity.stored_alias(alias, user) for alias in member.aliases)
-    aliases = tuple(alias for alias in stored if alias is not None)[:_KEPT_ALIASES]
+    aliases = identity.stored_aliases(member.aliases, user)[:_KEPT_ALIASES]
     place = (member.offset, member.room, spec, member.lost)
     return (origin.source.path, origin.stat, *place, aliases)
 

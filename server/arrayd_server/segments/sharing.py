@@ -7,8 +7,6 @@ from collections.abc import Collection
 from arrayd.errors import DaemonError
 from arrayd_server.kernel import segment_acl
 
-_NOBODY: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
-
 
 class Sharing:
     """The access control lists of the segments of a scope, as far as they name anybody."""
@@ -17,8 +15,11 @@ class Sharing:
         self._written: dict[str, tuple[frozenset[int], frozenset[int]]] = {}
 
     def is_written(self, name: str, readers: Collection[int], writers: Collection[int]) -> bool:
-        """Say whether a segment is open to exactly these."""
-        return self._written.get(name, _NOBODY) == (frozenset(readers), frozenset(writers))
+        """Say whether a segment is open to exactly these; `writers` are among the readers."""
+        written = self._written.get(name)
+        if written is None:  # as of most: each grant asks
+            return not readers
+        return written == (frozenset(readers), frozenset(writers))
 
     def write(self, name: str, fd: int, readers: Collection[int], writers: Collection[int]) -> None:
         """Let these other users open the segment at `fd`; of the readers, `writers` may write it.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
+
+import pytest
 
 from arrayd.errors import ArraydError, LoadError
 from arrayd.source import Source
+from arrayd.wire.grant import Spec
 from arrayd_server import identity
+from arrayd_server.core.model import BlockMember
 from arrayd_server.loading.loads import PARTS_WAITING, Callbacks, Loads, Probed
-from arrayd_server.loading.messages import FilledPart, FoundFile
+from arrayd_server.loading.member_loads import MAX_FILES, MemberLoads
+from arrayd_server.loading.messages import FilledPart, FoundFile, LoadedFiles
 from arrayd_server.loading.tasks import Task
 from arrayd_server.loading.worker_pool import Pool
 
@@ -18,8 +23,9 @@ PARTS = 3 * PARTS_WAITING
 class _Pool:
     """Keeps the tasks that it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, behind: bool = False) -> None:
         self.tasks: list[Task] = []
+        self.behind = behind
 
     def submit(self, task: Task) -> None:
         self.tasks.append(task)
@@ -95,3 +101,22 @@ def test_no_part_is_handed_out_after_the_end() -> None:
         late.on_result(FilledPart().to_wire())
         assert not pool.tasks
         assert ends == ([] if cancels else [error])
+
+
+@pytest.mark.parametrize(("behind", "messages"), [(False, 2), (True, 1)])
+def test_small_files_go_in_few_messages(behind: bool, messages: int) -> None:
+    """Two workers have something to do; but where others wait there are fewer messages."""
+    pool, ends = _Pool(behind=behind), list[Any]()
+    loads = MemberLoads(cast(Pool, pool), lambda _, found: ends.append(found), lambda *_: None)
+    sources = [Source.of(f"/{n}.npy") for n in range(2 * MAX_FILES)]
+    origins = [identity.of_source(one, (1, 2, 64, 4, 5)) for one in sources]
+    members = [BlockMember(n, one, None, 64 * n, 64) for n, one in enumerate(origins)]
+    loads.fill(7, "/dev/shm/segment", members)
+    assert len(pool.tasks) == messages
+    files = [file for task in pool.tasks for file in task.wire["files"]]
+    assert [path for path, *_ in files] == [one.path for one in sources]
+    for task in pool.tasks:
+        assert not ends
+        found = tuple((n, 0, 0, b"k") for n in range(len(task.wire["files"])))
+        task.on_result(LoadedFiles((Spec((8,), "<f8", "C", 8),), found).to_wire())
+    assert [list(found) for found in ends] == [list(range(2 * MAX_FILES))]

@@ -9,8 +9,9 @@ import pytest
 
 from arrayd.errors import DaemonError
 from arrayd.source import Source
+from arrayd.wire.requests import Request
 from arrayd_server import identity
-from arrayd_server.core.model import Asker, Peer, Wanted
+from arrayd_server.core.model import Asker, Peer, Session, Wanted
 from arrayd_server.service import handlers
 
 ME = b"me"
@@ -69,6 +70,19 @@ def test_loads_that_nobody_waits_for() -> None:
     assert isinstance(_wanted(full, "/new.npy", detached=True), DaemonError)
     assert isinstance(_wanted(full, "/there.npy", detached=True), Wanted)
     assert isinstance(_wanted(full, "/new.npy"), Wanted)
+
+
+def test_small_files_are_refused_together() -> None:
+    """Each item that nothing is begun for gets the error, at its own place."""
+    daemon = _daemon(MAX, MAX)
+    daemon.registry.sessions = {ME: Session(ME, Peer(7, 1, members=True), 0.0)}
+    daemon.registry.blocks = daemon.registry.jobs
+    daemon.registry.jobs.locate = lambda _: None
+    items = [{"source": {"path": f"/{n}.npy"}, "stat": [1, n, 640, 3, 4]} for n in range(3)]
+    fields = {"items": items, "pin": None, "wait": None, "progress": None}
+    replies: Any = handlers.get(daemon, Request(5, ME, "get", fields), 0.0)
+    assert [reply.to for reply in replies] == [Asker(ME, 5, n) for n in range(3)]
+    assert all(isinstance(reply.body, DaemonError) for reply in replies)
 
 
 def test_nonsense_is_told_first() -> None:
