@@ -258,8 +258,8 @@ class BlockTable:
 
     def locate(self, alias: Hashable) -> Place | None:
         """Return the sealed block, or the member of one, that an alias leads to."""
-        segment, member = self.aliases.get(alias, (None, None))
-        return None if segment is None else Place(self.table[segment], member)
+        found = self.aliases.get(alias)
+        return None if found is None else Place(self.table[found[0]], found[1])
 
     def find(self, alias: Hashable) -> Block | None:
         """Return the sealed block that an alias leads to."""

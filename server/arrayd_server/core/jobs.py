@@ -158,10 +158,11 @@ class JobTable:
             self._by_alias[alias] = job, None
             job.aliases.append(alias)
 
-    def add_member(self, job: Job, member: BlockMember) -> None:
-        """Let requests for one of a job's members join it."""
-        self._by_alias[member.alias] = job, member
-        job.aliases.append(member.alias)
+    def add_members(self, job: Job) -> None:
+        """Let requests for the members of a job join it."""
+        for member in job.members:
+            self._by_alias[member.alias] = job, member
+            job.aliases.append(member.alias)
 
     def take_alias(self, job: Job, alias: Hashable) -> None:
         """Let requests for `alias` join this job from now on, not one that loads it as a member."""

@@ -70,8 +70,7 @@ class Members:
         job.spec, job.size, job.total = _bytes(members), size, len(members)
         job.members = members
         self._jobs.assign(job, peer.user)
-        for member in members:
-            self._jobs.add_member(job, member)
+        self._jobs.add_members(job)
         self._jobs.join_new(job, waiters, now)
         return self._admission.admit_together(job, now)
 

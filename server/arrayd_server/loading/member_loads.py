@@ -45,11 +45,16 @@ def may_be_member(source: Source, size: int) -> bool:
     What is asked of its array must leave no question but which file it is; see
     `arrayd_server.loaders.small`.
     """
-    named = source.format or ("npy" if source.path.endswith(".npy") else "")
-    plain = source.rows is None and source.dtype is None and source.order is None
-    bare = not source.options and source.member is None and not source.extra
-    bare = bare and (source.overflow == "error" or source.cast is not None)
-    return named == "npy" and plain and bare and 0 < size <= MAX_BYTES
+    return (
+        0 < size <= MAX_BYTES
+        and (source.format == "npy" or (not source.format and source.path.endswith(".npy")))
+        and source.rows is None
+        and source.dtype is None
+        and source.order is None
+        and source.member is None
+        and not (source.options or source.extra)
+        and (source.overflow == "error" or source.cast is not None)
+    )
 
 
 @dataclass(slots=True)

@@ -66,6 +66,9 @@ CLOSE_TIMEOUT = 2.0
 MAX_INBOX = 16 << 20
 """Bytes of the largest message that is taken from a worker; it may be corrupted."""
 
+RECEIVE_BYTES = 64 << 10
+"""Bytes taken from a worker's socket at a time: to be given a buffer of 1 MiB takes 13 µs."""
+
 _EXTRA_FOR_PROBES = 2  # see the theory above
 
 _MOST_CHILDREN = 3
@@ -295,7 +298,7 @@ class Pool:
 
     def _on_readable(self, worker: Worker) -> None:
         try:
-            data = worker.sock.recv(1 << 20)
+            data = worker.sock.recv(RECEIVE_BYTES)
         except BlockingIOError:
             return
         except OSError:  # ECONNRESET: it ended with something of ours unread

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 
 from arrayd.wire import index
-from arrayd.wire.index import EMPTY, HEADER, KEY_BYTES, REMOVED, SLOT, SLOTS_AT
+from arrayd.wire.index import EMPTY, HEADER, KEY_BYTES, REMOVED, SLOT, SLOTS_AT, checksum
 
 FEWEST_SLOTS = 2048
 LEAST_ROOM = 128 << 10
@@ -108,7 +108,7 @@ class IndexFile:
             self._end = end
         for key, packed in news.items():
             if packed is not None:
-                slot = SLOT.pack(*_slot(key, packed, places[packed]))
+                slot = SLOT.pack(key, places[packed], len(packed), checksum(key, packed))
                 os.pwrite(self._fd, slot, SLOTS_AT + numbers[key] * SLOT.size)
 
     def _prepare(self, key: bytes, *, coming: bool) -> int:
@@ -165,7 +165,7 @@ class IndexFile:
 
 
 def _slot(key: bytes, packed: bytes, offset: int) -> tuple[bytes, int, int, int]:
-    return key, offset, len(packed), index.checksum(key, packed)
+    return key, offset, len(packed), checksum(key, packed)
 
 
 def close_old(fd: int) -> None:

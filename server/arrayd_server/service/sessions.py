@@ -166,22 +166,25 @@ class Sessions:
 
     def answer(self, effects: Sequence[Reply | ReportProgress]) -> None:
         """Send answers, and how far loads are, to all who are there to read them."""
-        granted = 0
+        granted, own = 0, os.geteuid()
         let_in: LetIn = {}
         for effect in effects:
             route = self._routes.get(effect.to.nonce)
             if route is not None:
-                granted += self._post(route, effect, let_in)
+                granted += self._post(route, effect, own, let_in)
         for route, grants in let_in.values():
             audit.granted(route.credentials, route.address.pid, grants)
         self.server.flush()
         for _ in range(granted):
             failpoints.hit("daemon.granted")
 
-    def _post(self, route: PeerConnection, effect: Reply | ReportProgress, let_in: LetIn) -> bool:
+    def _post(
+        self, route: PeerConnection, effect: Reply | ReportProgress, own: int, let_in: LetIn
+    ) -> bool:
         """Let an answer be sent with the next flush; say whether it is a grant.
 
-        A grant to another user than the daemon's is added to those of its session and segment.
+        A grant to another user than the daemon's, `own`, is added to those of its session and
+        segment.
         """
         to = effect.to
         if isinstance(effect, ReportProgress):
@@ -190,7 +193,7 @@ class Sessions:
         granted = isinstance(effect.body, Grant)
         if isinstance(effect.body, Grant):
             failpoints.hit("daemon.granting")
-            if route.address.uid != os.geteuid():
+            if route.address.uid != own:
                 of_one = let_in.setdefault((to.nonce, effect.body.segment), (route, []))
                 of_one[1].append(effect.body)
         self.server.post(route, to.request, to.item, **self._message(effect.body, route))
