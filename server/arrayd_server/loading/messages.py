@@ -43,6 +43,15 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
+def _found_rows(value: Any) -> tuple[tuple[Any, ...], ...]:
+    """Return rows of three numbers and a key, whose types are looked at by column: that is soon."""
+    rows = tuple(map(tuple, value))
+    kinds = [set(map(type, column)) for column in zip(*rows, strict=True)]
+    if rows and kinds != [{int}, {int}, {int}, {bytes}]:
+        raise TypeError("they are no files that were found")
+    return rows
+
+
 @dataclass(frozen=True, slots=True)
 class ProbeTask(Record):
     """Asks how big a source is, how its rows divide, and which file it is.
@@ -177,7 +186,9 @@ class LoadedFiles(Record):
     """
 
     specs: tuple[Spec, ...]
-    found: tuple[tuple[int, int, int, bytes], ...] = field(metadata={"write": tuple})
+    found: tuple[tuple[int, int, int, bytes], ...] = field(
+        metadata={"read": _found_rows, "write": tuple}
+    )
 
 
 def checked(message: Any) -> Mapping[str, Any]:

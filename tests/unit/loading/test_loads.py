@@ -120,3 +120,19 @@ def test_small_files_go_in_few_messages(behind: bool, messages: int) -> None:
         found = tuple((n, 0, 0, b"k") for n in range(len(task.wire["files"])))
         task.on_result(LoadedFiles((Spec((8,), "<f8", "C", 8),), found).to_wire())
     assert [list(found) for found in ends] == [list(range(2 * MAX_FILES))]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [7, "abcd", [7], [[0, 0, 0]], [[0, 0, 0, "text"]], [[0, 0, 0, b"k"], [1, 0, True, b"k"]]],
+    ids=repr,
+)
+def test_small_files_that_are_none(found: Any) -> None:
+    """What a loader says it has found may make no sense; then the files are loaded one by one."""
+    pool, ends = _Pool(), list[Any]()
+    loads = MemberLoads(cast(Pool, pool), lambda _, found: ends.append(found), lambda *_: None)
+    origin = identity.of_source(Source.of("/a.npy"), (1, 2, 64, 4, 5))
+    loads.fill(7, "/dev/shm/segment", [BlockMember(0, origin, None, 0, 64)])
+    spec = {"shape": [8], "descr": "<f8", "order": "C", "itemsize": 8}
+    pool.tasks.pop().on_result({"specs": [spec], "found": found})
+    assert ends == [{}]
