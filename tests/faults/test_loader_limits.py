@@ -178,7 +178,9 @@ def test_an_answer_without_meaning() -> None:
         failed: list[ArraydError] = []
         one = Nonsense(fork_server(), 1, timeout=9, memory=1 << 30)
         never: Any = lambda *_: pytest.fail("it means something")  # noqa: E731 - three times
-        calls = Callbacks(never, never, never, never, lambda _, error: failed.append(error), never)
+        calls = Callbacks(
+            never, never, never, never, lambda _, error: failed.append(error), never, never
+        )
         Loads(one, calls).probe(1, identity.of_source(Source.of("/x.npy"), None))
         return failed
 
@@ -192,7 +194,7 @@ def test_questions_of_those_who_are_gone() -> None:
 
     async def run() -> None:
         async with pool() as one:
-            loads = Loads(one, Callbacks(*6 * [lambda *_: None]))
+            loads = Loads(one, Callbacks(*7 * [lambda *_: None]))
             source = identity.of_source(Source.of("/x.npy"), None)
             with program("silent"):
                 for job in (1, 2, 3, 4):

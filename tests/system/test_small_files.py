@@ -24,7 +24,7 @@ from arrayd import cli
 from arrayd.common import failpoints
 from arrayd.errors import ArraydError, BadFile, SourceNotFound, SpecMismatch
 from arrayd.session.session import Session
-from arrayd_server.loading.member_loads import MAX_BYTES
+from arrayd_server.loaders.small import MAX_BYTES
 from tests.faults.grounds import halted, points
 from tests.support.daemons import Daemon
 from tests.support.processes import block_of, only_block, save, wait_until

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from arrayd.errors import ArraydError
 from arrayd.wire.grant import Grant
-from arrayd_server.core.model import Asker
+from arrayd_server.core.model import Asker, BlockMember
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,14 @@ class Probe:
 
     job: int
     identity: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Ask workers how big each member of a job is; answer with `measured` or `failed`."""
+
+    job: int
+    members: Sequence[BlockMember]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +201,7 @@ class StopReader:
     stream: int
 
 
-Work = Probe | Describe | Fill | Make | Seal | Cancel
+Work = Probe | Measure | Describe | Fill | Make | Seal | Cancel
 
 Reading = StartReader | ReadWindow | ChangeRing | StopReader
 

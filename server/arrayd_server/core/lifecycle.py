@@ -23,7 +23,8 @@ STAGES: Steps = {
     },
     Stage.PROBING: {
         Stage.QUEUED: "the size is known",
-        None: "another job or a block in memory serves it; it failed; nobody waits any more",
+        None: "another job or a block in memory serves it; it failed; nobody waits any more; its "
+        "members are loaded alone",
     },
     Stage.AWAITING: {None: "the name was published; nobody waits any more"},
     Stage.QUEUED: {

@@ -8,8 +8,9 @@ request that are small lie together in one block, each at an offset, and are rea
   Who has the array of one member holds the block.
 - A *member* is what requests find. Its aliases lead to it, it has a spec and a loss of its own,
   and if its file changes it alone is outdated: the block goes when all of them are.
-- A job with members is made QUEUED, for the sizes of the files tell how much room is enough.
-  Only what is as expected is loaded so. Any member that is not (a broken or changed file, another
+- A job with members is made QUEUED where the sizes of the files tell how much room is enough, as
+  those of ``.npy`` files do. Else it is PROBING, until workers have said how big each array is.
+- Only what is as expected is loaded so. Any member that is not (a broken or changed file, another
   format, a load that hangs) is loaded *alone*, by a job of its own that begins with a probe,
   and so is each of a job that fails or has to wait for room. So one file never spoils another's
   load, and each error is that of the file alone.
@@ -27,7 +28,7 @@ from typing import Any
 from arrayd.wire.grant import Spec
 from arrayd_server.core.admission import Admission
 from arrayd_server.core.blocks import BlockTable
-from arrayd_server.core.effects import Effect, Reply, ReportProgress, Seal
+from arrayd_server.core.effects import Effect, Measure, Reply, ReportProgress, Seal
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import JobTable, Waiters
 from arrayd_server.core.model import (
@@ -40,6 +41,9 @@ from arrayd_server.core.model import (
     Stage,
     own_alias,
 )
+
+Places = Mapping[int, tuple[int, int]]
+"""Where members go, by their position: offset and room in bytes."""
 
 
 class Members:
@@ -56,23 +60,48 @@ class Members:
     def load(
         self,
         identity: Any,
-        size: int,
+        size: int | None,
         waiters: Sequence[tuple[Asker, AwaitedItem]],
         now: float,
     ) -> list[Effect]:
-        """Begin to load the members that these wait for, if there is room at once."""
+        """Begin to load the members that these wait for, if there is room at once.
+
+        Without a `size`, which is that of their block, it is first found out how big each is.
+        """
         peer = self._holds.sessions[waiters[0][0].nonce].peer
         refusal = self._holds.quotas.load(peer, identity, now)
         if refusal is not None:
             return [Reply(to, refusal) for to, _ in waiters]
         members = list({id(w.member): w.member for _, w in waiters if w.member}.values())
-        job = self._jobs.new(Stage.QUEUED, identity, now, [], load=True)
-        job.spec, job.size, job.total = _bytes(members), size, len(members)
+        stage = Stage.PROBING if size is None else Stage.QUEUED
+        job = self._jobs.new(stage, identity, now, [], load=True)
         job.members = members
         self._jobs.assign(job, peer.user)
         self._jobs.add_members(job)
         self._jobs.join_new(job, waiters, now)
+        if size is None:
+            return [Measure(job.number, members)]
+        job.spec, job.size, job.total = _bytes(members), size, len(members)
         return self._admission.admit_together(job, now)
+
+    def measured(self, job: Job, places: Places, size: int, now: float) -> list[Effect]:
+        """Let a job wait for room for those of its members that have a place; load others alone.
+
+        `size` is that of their block.
+        """
+        effects: list[Effect] = []
+        waiting, members = self._jobs.waiters_of(job), job.members
+        job.members = [members[position] for position in sorted(places)]
+        for position, member in enumerate(members):
+            if position in places:
+                member.offset, member.room = places[position]
+            else:
+                effects += self._jobs.load_alone(job, member, waiting.pop(id(member), {}), now)
+        if not job.members or not (job.waiters or job.detached):
+            return effects + self._jobs.end(job)
+        job.spec, job.size, job.total = _bytes(job.members), size, len(job.members)
+        self._jobs.enter(job, Stage.QUEUED)
+        return effects + self._admission.admit_together(job, now)
 
     def loaded(self, job: Job, found: Mapping[int, LoadedMember], now: float) -> list[Effect]:
         """Go on with what was found of the members, by their position; load the others alone."""

@@ -22,8 +22,7 @@ come back as further events. The rules, asserted by `invariants.check`:
 10. A user other than the daemon's may open the segments that it holds, and no others (`users`).
 
 Of the arguments, `now` is in seconds of a clock that never goes back, `number` is a job's, `to` is
-whom to answer, sizes are bytes of whole segments. An event of a job, block or session that is
-unknown, or past the stage that the event is about, comes too late and changes nothing.
+whom to answer, sizes are bytes of whole segments. An event that comes too late changes nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from arrayd_server.core.effects import Answer, Cancel, Effect, Inspect, Reply, S
 from arrayd_server.core.evict_requests import Evictions
 from arrayd_server.core.holds import Holds
 from arrayd_server.core.jobs import RESERVED, JobTable
-from arrayd_server.core.members import Members
+from arrayd_server.core.members import Members, Places
 from arrayd_server.core.model import (
     Asker,
     AwaitedItem,
@@ -138,14 +137,15 @@ class Registry:
         return self.asking.get(to, wanted, waiter, now)
 
     def get_together(
-        self, identity: Any, size: int, waiters: Sequence[tuple[Asker, AwaitedItem]], now: float
+        self, identity: Any, size: int | None, asks: Sequence[tuple[Asker, AwaitedItem]], now: float
     ) -> list[Effect]:
-        """Someone asks for small files: load them into one block of `size`, see `members`.
+        """Someone asks for small files: load them into one block, see `members`.
 
-        Each of `waiters` says which member it wants. No request could be served with one of them.
+        `size` is None where they are to be measured first. Each of `asks` says which member it
+        wants; no request could be served with one of them.
         """
-        self.counters.requests += len(waiters)
-        return self.members.load(identity, size, waiters, now)
+        self.counters.requests += len(asks)
+        return self.members.load(identity, size, asks, now)
 
     def prefetch(
         self, to: Asker, wanted: Wanted, now: float, *, bound: bool = False
@@ -224,8 +224,7 @@ class Registry:
 
     def unsealable(self, number: int, error: ArraydError, now: float) -> list[Effect]:
         """Somebody can still write to a block: its writer gets `error`, and may try again."""
-        job = self.jobs.at(number, Stage.SEALING)
-        if job is None:
+        if (job := self.jobs.at(number, Stage.SEALING)) is None:
             return []
         return self.publishing.unsealable(job, error) or self.failed(number, error, now)
 
@@ -242,6 +241,11 @@ class Registry:
             return [Cancel(number)]
         job = self.jobs.at(number, Stage.PROBING)
         return [] if job is None else self.probing.answered(job, found, now)
+
+    def measured(self, number: int, places: Places, size: int, now: float) -> list[Effect]:
+        """Job `number` has measured its members: these go into a block of `size`, at `places`."""
+        job = self.jobs.at(number, Stage.PROBING)
+        return [] if job is None else self.members.measured(job, places, size, now)
 
     def described(self, number: int, fields: Mapping[str, Any]) -> list[Effect]:
         """Job `number` was to find out what a file holds, and has: these `fields`."""
@@ -290,8 +294,7 @@ class Registry:
         But where the kernel had no pages for a block it is tried once more, and nobody hears
         of the first time. Members are loaded alone.
         """
-        job = self.jobs.table.get(number)
-        if job is None:
+        if (job := self.jobs.table.get(number)) is None:
             return []
         if job.members:
             return self.jobs.scatter(job, now) + self.admission.start_queued(now)

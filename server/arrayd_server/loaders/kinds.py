@@ -192,6 +192,9 @@ def of_head(head: bytes) -> Kind | None:
     return _SAFETENSORS if head[8:9] == b"{" and b"\0\0" in head[:8] else None
 
 
+_NEVER_TEXT = bytes(set(range(32)) - set(b"\t\n\r\f\v"))
+
+
 def _zip(head: bytes) -> Kind:
     """Return what a zip archive is by the name of its first member."""
     length = int.from_bytes(head[26:28], "little")
@@ -203,4 +206,4 @@ def _zip(head: bytes) -> Kind:
 
 def like_text(head: bytes) -> bool:
     """Whether a file that begins with `head` may be text in an encoding that extends ASCII."""
-    return bool(head) and not any(c < 32 and c not in b"\t\n\r\f\v" for c in head)
+    return bool(head) and len(head.translate(None, _NEVER_TEXT)) == len(head)

@@ -12,7 +12,7 @@ import mmap
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -148,6 +148,35 @@ def _pass_read() -> None:
 def _pass_written() -> None:
     """Pass the point after a chunk is written."""
     failpoints.hit("worker.chunk")
+
+
+def read_into(
+    out: memoryview, source: Source, plan: LoadPlan, parts: Sequence[Part], dtype: np.dtype[Any]
+) -> int:
+    """Read all `parts` of a plan, cast to `dtype`, into memory; return how many values changed.
+
+    Raises
+    ------
+    SourceError
+        As `write_part`.
+    ValueError
+        There are more bytes than `out` has.
+    """
+    per_row = math.prod(plan.storage_shape[1:])
+    changed = 0
+    for part in parts:
+        position = part.start * per_row
+        with closing(_chunks(source, plan, part, dtype)) as chunks:
+            for chunk in chunks:
+                values, count = _cast(source, plan, chunk, position, dtype)
+                data = np.ascontiguousarray(as_items(values)).view(np.uint8).data
+                begin = position * dtype.itemsize
+                out[begin : begin + len(data)] = data
+                position += chunk.size
+                changed += count
+        if position != part.stop * per_row:
+            raise _other_rows(source, part, "another number")
+    return changed
 
 
 def _other_rows(source: Source, part: Part, found: str) -> BadFile:

@@ -30,6 +30,9 @@ from arrayd_server.loaders.contiguous import check_size
 from arrayd_server.loaders.file_identity import FileIdentity
 from arrayd_server.loaders.validation import check_dtype
 
+MAX_BYTES = 256 << 10
+"""Bytes of the largest file that is small, and of the largest array of one."""
+
 MAX_DESCR = 4096
 """Bytes of the description of a dtype: it is written into the metadata with the others."""
 

@@ -15,7 +15,7 @@ from arrayd_server import events, identity
 from arrayd_server.core.model import BlockMember
 from arrayd_server.identity import BlockIdentity
 from arrayd_server.loading import confinement
-from arrayd_server.loading.member_loads import Ended, Loaded, MemberLoads
+from arrayd_server.loading.member_loads import Ended, Loaded, Measured, MemberLoads
 from arrayd_server.loading.messages import (
     FilledPart,
     FillTask,
@@ -69,6 +69,7 @@ class Callbacks:
     progress: Callable[[int, int], None]
     filled: Callable[[int, int], None]
     failed: Callable[[int, ArraydError], None]
+    measured: Measured
     loaded: Loaded
 
 
@@ -80,7 +81,8 @@ class Loads:
         self._on = callbacks
         self._on_ended = on_ended
         self._loads: dict[int, Load] = {}
-        self._members = MemberLoads(pool, callbacks.loaded, callbacks.progress, on_ended)
+        on = (callbacks.measured, callbacks.loaded, callbacks.progress)
+        self._members = MemberLoads(pool, *on, on_ended)
 
     def describe(self, job: int, origin: BlockIdentity) -> None:
         """Ask what a file holds."""
@@ -95,6 +97,10 @@ class Loads:
                 job, "probe", ProbeTask, origin, lambda result: self._on_probed(job, origin, result)
             )
         )
+
+    def measure(self, job: int, members: Sequence[BlockMember]) -> None:
+        """Ask how big each of a job's members is."""
+        self._members.measure(job, members)
 
     def fill(self, job: int, path: str, members: Sequence[BlockMember]) -> None:
         """Load a probed source, or members, into the segment file at `path`."""

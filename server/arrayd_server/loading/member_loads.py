@@ -1,5 +1,8 @@
 """The load of small files into one block: from its members to tasks of the workers, and back.
 
+Of a ``.npy`` no more than the size of the file is needed to know that its array has room. Of other
+formats the workers first say how big each array is.
+
 A task that fails, whatever the reason, is no error: all files of the block are loaded one by one
 then. So a file that crashes or hangs its reader costs the others a retry, and has an error of its
 own. The block is given up: where that task was to write it has no pages, and no segment may have
@@ -10,14 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any
 
-from arrayd.errors import ArraydError
-from arrayd.source import Source
+from arrayd.errors import ArraydError, SpecMismatch
+from arrayd.source import FORMATS, Source
 from arrayd_server.core.model import BlockMember, ContentKey, LoadedMember
-from arrayd_server.loading.messages import LoadedFiles, SmallFilesTask
-from arrayd_server.loading.tasks import Task
+from arrayd_server.loaders.small import MAX_BYTES
+from arrayd_server.loading.messages import (
+    FoundSizes,
+    LoadedFiles,
+    SizesTask,
+    SmallFilesTask,
+)
+from arrayd_server.loading.tasks import Result, Task
 from arrayd_server.loading.worker_pool import Pool
 
 MAX_FILES = 32
@@ -29,8 +39,8 @@ Where the workers have more to do than they can, a message has twice as many.
 PATIENCE = 5.0
 """Seconds that a worker may take for one of several before it is given up with its message."""
 
-MAX_BYTES = 256 << 10
-"""Bytes of the largest file that is small."""
+Measured = Callable[[int, Mapping[int, int]], None]
+"""Takes a job, and the bytes of its members by their position; of others nothing is known."""
 
 Loaded = Callable[[int, Mapping[int, LoadedMember]], None]
 
@@ -57,6 +67,33 @@ def may_be_member(source: Source, size: int) -> bool:
     )
 
 
+def may_be_measured(source: Source, size: int) -> bool:
+    """Say the same of a source whose array may have more bytes than its file."""
+    return (
+        0 < size <= MAX_BYTES
+        and source.rows is None
+        and source.order is None
+        and not source.extra
+        and not source.option.get("swmr")
+        and _format(source) in FORMATS
+    )
+
+
+def _format(source: Source) -> str | None:
+    try:
+        return source.resolved_format()
+    except SpecMismatch:
+        return None
+
+
+@dataclass(slots=True)
+class _Measuring:
+    """Members that are being measured."""
+
+    tasks_left: int
+    found: dict[int, tuple[int, bytes]] = field(default_factory=dict)  # bytes, and what else
+
+
 @dataclass(slots=True)
 class _MembersLoad:
     """A load that is under way."""
@@ -65,60 +102,88 @@ class _MembersLoad:
     together: int  # files of one message
     tasks_left: int
     began: float
+    measured: Sequence[bytes]  # what was found of each member; none: they are plain
     found: dict[int, LoadedMember] = field(default_factory=dict)
     failed: bool = False
 
 
 class MemberLoads:
-    """The loads of small files; `on_loaded` is told of each what was found, by position.
+    """The loads of small files.
 
+    `on_measured` is told how big they are, `on_loaded` what was found of each, by position;
     `on_ended` is for those who count them.
     """
 
     def __init__(
         self,
         pool: Pool,
+        on_measured: Measured,
         on_loaded: Loaded,
         on_progress: Callable[[int, int], None],
         on_ended: Ended | None = None,
     ) -> None:
         self._on_ended = on_ended
         self._pool = pool
+        self._on_measured = on_measured
         self._on_loaded = on_loaded
         self._on_progress = on_progress
+        self._measured: dict[int, _Measuring] = {}
         self._loads: dict[int, _MembersLoad] = {}
+
+    def measure(self, job: int, members: Sequence[BlockMember]) -> None:
+        """Ask how big each member is."""
+        firsts = range(0, len(members), MAX_FILES)
+        self._measured[job] = _Measuring(len(firsts))
+        for first in firsts:
+            some = members[first : first + MAX_FILES]
+            files = tuple((one.identity.source.path, one.identity.stat) for one in some)
+            wire = SizesTask(_common(some), files).to_wire()
+            on_result = partial(self._on_sizes, job, first, len(some))
+            self._pool.submit(_task(job, some, {"op": "sizes", **wire}, on_result, _no_rows))
+
+    def _on_sizes(
+        self, job: int, first: int, count: int, result: Mapping[str, Any] | ArraydError
+    ) -> None:
+        now = self._measured.get(job)
+        if now is None:
+            return
+        now.found.update(_sizes(result, first, count))
+        now.tasks_left -= 1
+        if not now.tasks_left:
+            self._on_measured(job, {at: size for at, (size, _) in now.found.items()})
 
     def fill(self, job: int, path: str, members: Sequence[BlockMember]) -> None:
         """Load members into the segment file at `path`."""
         together = 2 * MAX_FILES if self._pool.behind else MAX_FILES
         firsts = range(0, len(members), together)
-        self._loads[job] = _MembersLoad(members, together, len(firsts), monotonic())
+        measured = self._measured.pop(job, _Measuring(0)).found
+        found = [packed for _, (_, packed) in sorted(measured.items())]
+        self._loads[job] = _MembersLoad(members, together, len(firsts), monotonic(), found)
         for first in firsts:
             self._pool.submit(self._task(job, path, first, members[first : first + together]))
 
     def cancel(self, job: int) -> None:
         """Forget a load; its tasks are the pool's."""
+        self._measured.pop(job, None)
         self._loads.pop(job, None)
 
     def _task(self, job: int, path: str, first: int, members: Sequence[BlockMember]) -> Task:
         files = tuple(_file(member) for member in members)
         origin, last = members[0].identity, members[-1]
-        common = origin.source.to_wire()
-        del common["path"]
         place = (path, members[0].offset, last.offset + last.room)
-        wire = SmallFilesTask(common, *place, files, origin.confined).to_wire()
-        alone = len(self._loads[job].members) == 1  # nothing else is spoilt by it
-        return Task(
+        load = self._loads[job]
+        found = tuple(load.measured[first : first + len(members)])
+        wire = SmallFilesTask(_common(members), *place, files, origin.confined, found).to_wire()
+        task = _task(
             job,
-            str(origin) if alone else f"{origin} and other small files",
+            members,
             {"op": "small", **wire},
             lambda result: self._on_result(job, first, result),
             lambda count: self._on_progress(job, count),
-            user=origin.user,
-            urgent=alone,
-            in_place=True,
-            patience=None if alone else PATIENCE,
         )
+        if len(load.members) == 1:  # nothing else is spoilt by it
+            task.label, task.urgent, task.patience = str(origin), True, None
+        return task
 
     def _on_result(self, job: int, first: int, result: Mapping[str, Any] | ArraydError) -> None:
         load = self._loads.get(job)
@@ -133,8 +198,47 @@ class MemberLoads:
             if self._on_ended is not None and not load.failed:  # else they are loaded one by one
                 nbytes = sum(one.spec.nbytes for one in load.found.values())
                 seconds = monotonic() - load.began
-                self._on_ended("npy", "ok", len(load.found), nbytes, seconds)
+                name = _format(load.members[0].identity.source) or "unknown"
+                self._on_ended(name, "ok", len(load.found), nbytes, seconds)
             self._on_loaded(job, {} if load.failed else load.found)
+
+
+def _task(
+    job: int,
+    members: Sequence[BlockMember],
+    wire: dict[str, Any],
+    on_result: Result,
+    on_rows: Callable[[int], None],
+) -> Task:
+    origin = members[0].identity
+    task = Task(job, f"{origin} and other small files", wire, on_result, on_rows, in_place=True)
+    task.user, task.patience = origin.user, PATIENCE
+    return task
+
+
+def _common(members: Sequence[BlockMember]) -> dict[str, Any]:
+    """Return what is asked of each file, without its path."""
+    common: dict[str, Any] = members[0].identity.source.to_wire()
+    del common["path"]
+    return common
+
+
+def _no_rows(_: int) -> None:
+    """Count no rows: what is measured makes none."""
+
+
+def _sizes(
+    result: Mapping[str, Any] | ArraydError, first: int, count: int
+) -> dict[int, tuple[int, bytes]]:
+    """Return what a worker has found of files, by position; nothing: it failed, or its nonsense."""
+    try:
+        if isinstance(result, ArraydError):
+            return {}
+        sizes = FoundSizes.from_wire(result).sizes
+    except (TypeError, ValueError):
+        return {}
+    sound = all(0 <= at < count and 0 < size <= MAX_BYTES for at, size, _ in sizes)
+    return {first + at: (size, found) for at, size, found in sizes} if sound else {}
 
 
 def _file(member: BlockMember) -> tuple[str, tuple[int, ...], int, int]:

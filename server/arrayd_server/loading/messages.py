@@ -10,6 +10,7 @@ op     task     ``ok``
 probe  `ProbeTask`  `FoundFile`
 info   `InfoTask`   what `arrayd.results.info` tells
 fill   `FillTask`   `FilledPart`
+sizes  `SizesTask`  `FoundSizes`
 small  `SmallFilesTask`  `LoadedFiles`
 =====  =======  ================================
 
@@ -150,6 +151,28 @@ class FilledPart(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class SizesTask(Record):
+    """Asks how many bytes the arrays of small files have.
+
+    `source` is what is asked of each, without its path; `files` are their paths, each with its
+    ``stat`` as the asker saw it.
+    """
+
+    source: dict[str, Any]
+    files: tuple[tuple[str, tuple[int, ...]], ...] = field(metadata={"write": tuple})
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSizes(Record):
+    """The bytes of each array, by the position of its file, and what was found of it, packed.
+
+    A file that is left out is loaded by itself.
+    """
+
+    sizes: tuple[tuple[int, int, bytes], ...] = field(metadata={"write": tuple})
+
+
+@dataclass(frozen=True, slots=True)
 class SmallFilesTask(Record):
     """Load small files into the segment's file at `path`, those of them that are as expected.
 
@@ -163,6 +186,8 @@ class SmallFilesTask(Record):
         Of each its path, its ``stat`` as the asker saw it, where it goes, and its room in bytes.
     confined
         They are one other user's, and all that may be opened.
+    found
+        Of each what `FoundSizes` says was found of it; empty: they are plain ``.npy`` files.
     """
 
     source: dict[str, Any]
@@ -171,6 +196,7 @@ class SmallFilesTask(Record):
     stop: int
     files: tuple[tuple[str, tuple[int, ...], int, int], ...] = field(metadata={"write": tuple})
     confined: bool = False
+    found: tuple[bytes, ...] = field(default=(), metadata={"write": tuple})
 
 
 @dataclass(frozen=True, slots=True)

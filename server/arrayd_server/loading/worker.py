@@ -27,26 +27,23 @@ import numpy as np
 
 from arrayd.common import failpoints
 from arrayd.common.bytesize import format_bytes
-from arrayd.errors import ArraydError, LoadError, SourceChanged, SourceNotFound, to_wire
+from arrayd.errors import ArraydError, LoadError, to_wire
 from arrayd.source import Source
 from arrayd.wire.codec import pack, stream
 from arrayd.wire.dtypes import descr, from_descr
-from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import PACKAGE_VERSION
-from arrayd_server import identity
-from arrayd_server.loaders import file_identity, formats, segment_writer, small, validation
+from arrayd_server.loaders import file_identity, formats, segment_writer, validation
 from arrayd_server.loaders.base import FoundMember, LoadPlan, Part
 from arrayd_server.loaders.dataset import file_rows
-from arrayd_server.loaders.file_identity import FileIdentity, NamedIdentity
-from arrayd_server.loading import confinement
+from arrayd_server.loading import confinement, probing, small_tasks
 from arrayd_server.loading.apart import apart
 from arrayd_server.loading.messages import (
     FilledPart,
     FillTask,
-    FoundFile,
     InfoTask,
     LoadedFiles,
     ProbeTask,
+    SizesTask,
     SmallFilesTask,
 )
 from arrayd_server.loading.process_start import MAX_WORDS, connected
@@ -57,7 +54,6 @@ MAX_PROBLEM = 300
 """Characters of the error of one member of many."""
 
 _ENVELOPE = ("id", "op", "apart")
-_PROBE_ATTEMPTS = 5  # until what a file refers to is twice the same
 _PROGRESS_INTERVAL = 0.05  # seconds between two progress messages
 
 
@@ -138,55 +134,6 @@ class RunningTask:
         return any(message.get("cancel") == self._number for message in self._inbox)
 
 
-def probe(task: ProbeTask) -> FoundFile:
-    """Return what a source holds, how its rows divide, and which file it is now."""
-    source = task.source.understand()
-    confinement.for_look(task)
-    now = file_identity.settled_identity(source.path)
-    if task.stat is not None:
-        _same_file(source, now, task.stat)
-    source = confinement.recognised(task, source)
-    plan, files = _planned(source)
-    confinement.refuse_others(task, plan.files)
-    target = plan.target or plan.dtype
-    return FoundFile(
-        shape=plan.shape,
-        file_dtype=descr(plan.dtype),
-        descr=descr(target),
-        itemsize=target.itemsize,
-        file_order=plan.order,
-        order=source.order or plan.order,
-        rows=plan.storage_shape[0],
-        parts=tuple((p.start, p.stop, p.hint) for p in plan.parts),
-        detail=plan.detail,
-        member=plan.member,
-        identity=now,
-        apart=plan.apart,
-        format=source.resolved_format(),
-        files=tuple(files),
-        locked=plan.locked,
-    )
-
-
-def _planned(source: Source) -> tuple[LoadPlan, list[NamedIdentity]]:
-    """Return the plan, and what its file refers to in the state that is planned for.
-
-    Raises
-    ------
-    SourceChanged
-        It changes all the time.
-    """
-    plan = formats.probe(source)
-    for _ in range(_PROBE_ATTEMPTS):
-        files = file_identity.settled_identities(plan.files)
-        # What it refers to was found before it was known which state it is in.
-        again = formats.probe(source) if files else plan
-        if again == plan:
-            return plan, files
-        plan = again
-    raise SourceChanged(f"{source}: the files that it refers to change all the time. Ask again.")
-
-
 def info(task: InfoTask) -> dict[str, Any]:
     """Return what a file holds: its members, and the array asked for if that is clear."""
     confinement.for_look(task)
@@ -232,64 +179,8 @@ def fill(fill: FillTask, task: RunningTask) -> FilledPart:
         cancelled=task.cancelled,
     )
     task.report()
-    _check_unchanged(source, found)
+    probing.check_unchanged(source, found)
     return FilledPart(lost)
-
-
-def _check_unchanged(source: Source, found: FoundFile) -> None:
-    """Refuse what was read while a file changed, be it one that the source's refers to."""
-    now = file_identity.identities(path for path, _ in found.files)
-    states: list[tuple[str, FileIdentity | None, FileIdentity | None]] = [
-        (source.path, found.identity, file_identity.identity(source.path)),
-        *((path, then, one) for (path, then), (_, one) in zip(found.files, now, strict=True)),
-    ]
-    for path, then, one in states:
-        if not file_identity.unchanged(then, one, growing=_grows(source)):
-            error = SourceChanged(f"{path} changed while {source} was read. Ask again.")
-            raise validation.moved(path) if validation.reads_one() else error
-
-
-def _grows(source: Source) -> bool:
-    """Say whether a writer may add to the file while it is read."""
-    return bool(source.option.get("swmr"))
-
-
-def small_files(task: SmallFilesTask, running: RunningTask) -> LoadedFiles:
-    """Load small files into a segment by one write."""
-    _begin_looking()
-    confinement.for_small_files(task)
-    buffer = _scratch(task.stop - task.start)
-    source = Source.from_wire({**task.source, "path": "/"})  # each file has a path of its own
-    specs: dict[int, tuple[int, Spec]] = {}  # those of equal files are one object, as a rule
-    found: list[tuple[int, int, int, bytes]] = []
-    for position, (path, stat, offset, room) in enumerate(task.files):
-        if running.cancelled():
-            raise segment_writer.Cancelled
-        out = buffer[offset - task.start : offset - task.start + room]
-        one = small.read(path, source, stat, out)
-        if one is None:
-            out[:] = bytes(room)
-            continue
-        number, _ = specs.setdefault(id(one.spec), (len(specs), one.spec))
-        key = identity.of_small(source, one.identity, one.spec, one.file_dtype)
-        found.append((position, number, one.lost, key))
-        running.rows(len(found))
-    segment_writer.write_bytes(task.path, task.start, buffer)
-    return LoadedFiles(tuple(spec for _, spec in specs.values()), tuple(found))
-
-
-_kept = bytearray()
-
-
-def _scratch(size: int) -> memoryview:
-    """Return memory for a moment, with whatever a task before has left in it.
-
-    Kept from task to task: to be given new pages takes as long as to read as many bytes.
-    """
-    global _kept  # noqa: PLW0603 - of this process, which does one task at a time
-    if len(_kept) < size:
-        _kept = bytearray(size)
-    return memoryview(_kept)[:size]
 
 
 def run(sock: socket.socket) -> None:
@@ -342,12 +233,14 @@ def _done(wire: Mapping[str, Any], task: RunningTask) -> dict[str, Any]:
         if op == "fill":
             loaded = fill(FillTask.from_wire(fields).understand(), task)
         else:
-            loaded = small_files(SmallFilesTask.from_wire(fields).understand(), task)
+            loaded = small_tasks.load(SmallFilesTask.from_wire(fields).understand(), task)
         failpoints.hit("worker.answering")
         return loaded.to_wire()
     _begin_looking()
+    if op == "sizes":
+        return small_tasks.sizes(SizesTask.from_wire(fields).understand(), task).to_wire()
     if op == "probe":
-        return probe(ProbeTask.from_wire(fields).understand()).to_wire()
+        return probing.probe(ProbeTask.from_wire(fields).understand()).to_wire()
     return info(InfoTask.from_wire(fields).understand())
 
 
@@ -374,20 +267,6 @@ def _out_of_memory(wire: Mapping[str, Any], error: MemoryError) -> LoadError:
 def _plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return a member's dtype; for one that no request for it would get, object."""
     return dtype if validation.travels(dtype) else np.dtype(object)
-
-
-def _same_file(source: Source, now: FileIdentity, stat: tuple[int, ...]) -> None:
-    """Refuse a file that is not the one the client sees under this path."""
-    seen = now[1:]
-    if file_identity.unchanged((now[0], *stat), now, growing=_grows(source)):
-        return
-    if seen[:2] == stat[:2] or validation.reads_one():
-        raise validation.moved(source.path)
-    raise SourceNotFound(
-        f"{source.path} is another file for the daemon (inode {seen[1]}) than for you (inode "
-        f"{stat[1]}): you are in different mount namespaces (a container, PrivateTmp=), or "
-        "the file was just replaced."
-    )
 
 
 def main() -> None:

@@ -12,16 +12,20 @@ from typing import Any, ClassVar
 
 from arrayd.source import Source
 from arrayd.wire import layout
-from arrayd.wire.dtypes import from_descr
+from arrayd.wire.dtypes import descr, from_descr
 from arrayd.wire.grant import Spec
 from arrayd.wire.protocol import MAX_DIMENSIONS
 from arrayd.wire.records import Record
 from arrayd_server import identity
+from arrayd_server.core.members import Places
 from arrayd_server.core.model import Block, BlockMember, LoadedMember, State
 from arrayd_server.segments.adoption import LeftoverSegment
 
+ALIGNED = 64
+"""Bytes to a multiple of which each member begins: a line of the CPU's cache."""
+
 _SPECS_ROOM = 2048  # bytes of metadata in which the different specs are described
-_SPEC_ROOM = 96  # and so many more for each member
+_SPEC_ROOM = 96  # and so many more for each member, besides the dtype that is asked for
 
 _KEPT_ALIASES = 2
 """Aliases of a member that survive a restart: the request's, and the key."""
@@ -69,8 +73,26 @@ class OthersMembersMetadata(MembersMetadata):
     user: int
 
 
+def aligned(nbytes: int) -> int:
+    """Return the room of an array of so many bytes: the next one begins behind it."""
+    return -(-nbytes // ALIGNED) * ALIGNED
+
+
+def places(members: Sequence[BlockMember], sizes: Mapping[int, int]) -> tuple[Places, int]:
+    """Return where the members go whose bytes are known, and the size of the segment for them."""
+    found, end = {}, 0
+    for position in sorted(sizes):
+        found[position] = (end, aligned(sizes[position]))
+        end += found[position][1]
+    return found, _segment_size([members[position] for position in found], end) if found else 0
+
+
 def planned_size(members: Sequence[BlockMember]) -> int:
     """Return the bytes of the segment to be made for members, with room for the metadata."""
+    return _segment_size(members, members[-1].offset + members[-1].room)
+
+
+def _segment_size(members: Sequence[BlockMember], data_bytes: int) -> int:
     origins = [member.identity for member in members]
     fixed = layout.pack_meta(
         {
@@ -78,14 +100,23 @@ def planned_size(members: Sequence[BlockMember]) -> int:
             "paths": [(one.source.path, one.stat) for one in origins],
         }
     )
-    last = members[-1]
-    room = len(fixed) + _SPECS_ROOM + _MEMBER_ROOM * len(members)
-    return layout.plan(last.offset + last.room, room).size
+    room = len(fixed) + _SPECS_ROOM + (_MEMBER_ROOM + _dtype_room(members)) * len(members)
+    return layout.plan(data_bytes, room).size
 
 
-def describable(found: Mapping[int, LoadedMember]) -> dict[int, LoadedMember]:
+def _dtype_room(members: Sequence[BlockMember]) -> int:
+    """Return the bytes of the description of the dtype that is asked for: of each array, maybe."""
+    source = members[0].identity.source
+    asked = source.dtype if source.cast is None else source.cast
+    return 0 if asked is None else len(layout.pack_meta({"": descr(asked)}))
+
+
+def describable(
+    members: Sequence[BlockMember], found: Mapping[int, LoadedMember]
+) -> dict[int, LoadedMember]:
     """Return the members that the metadata have room to describe: all, but for odd dtypes."""
-    room, known = _SPECS_ROOM + _SPEC_ROOM * len(found), set[int]()
+    per_member = _SPEC_ROOM + _dtype_room(members)
+    room, known = _SPECS_ROOM + per_member * len(found), set[int]()
     described = {}
     for position, one in found.items():
         size = 0 if id(one.spec) in known else len(layout.pack_meta(one.spec.to_wire()))

@@ -26,6 +26,7 @@ from arrayd_server.core.effects import (
     Fill,
     Inspect,
     Make,
+    Measure,
     Probe,
     ReadWindow,
     Recycle,
@@ -49,7 +50,7 @@ from arrayd_server.loading.loads import Callbacks, Loads, Probed
 from arrayd_server.loading.member_loads import Ended
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.segments.block_metadata import metadata, placed, planned
-from arrayd_server.segments.member_metadata import describable
+from arrayd_server.segments.member_metadata import describable, places
 from arrayd_server.segments.outcome import Outcome
 from arrayd_server.segments.store import Segments
 from arrayd_server.service.link_check import LinkCheck
@@ -115,7 +116,8 @@ class EffectExecutor:
         self._listens_again: asyncio.TimerHandle | None = None
         self._listen()
         on = (self._on_probed, self._on_info, self._on_progress, self._on_filled, self._on_failed)
-        self._loads = Loads(pool, Callbacks(*on, self._on_loaded), on_ended)
+        of_members = (self._on_measured, self._on_loaded)
+        self._loads = Loads(pool, Callbacks(*on, *of_members), on_ended)
         events = (self.take, self._described, self._share)
         self._seals = Seals(loop, registry, segments, self._threads, *events)
         self._reading = ReaderEffects(readers, streams, self.take, segments.path)
@@ -207,6 +209,8 @@ class EffectExecutor:
         match effect:
             case Probe(job, source):
                 self._loads.probe(job, source)
+            case Measure(job, members):
+                self._loads.measure(job, members)
             case Describe(job, source):
                 self._loads.describe(job, source)
             case Fill(job, segment):
@@ -331,6 +335,11 @@ class EffectExecutor:
         facts = ProbedFacts(found.key, found.spec, size, found.rows, found.linked)
         self.take(self._registry.probed, job, facts, monotonic())
 
+    def _on_measured(self, job: int, sizes: Mapping[int, int]) -> None:
+        self.update_headroom()
+        found = places(self._registry.jobs.table[job].members, sizes)
+        self.take(self._registry.measured, job, *found, monotonic())
+
     def _on_info(self, job: int, fields: Mapping[str, Any]) -> None:
         self.act(self._registry.described(job, fields))
 
@@ -342,7 +351,8 @@ class EffectExecutor:
         self.act(self._registry.filled(job, lost))
 
     def _on_loaded(self, job: int, found: Mapping[int, LoadedMember]) -> None:
-        self.take(self._registry.loaded, job, describable(found), monotonic())
+        members = self._registry.jobs.table[job].members
+        self.take(self._registry.loaded, job, describable(members, found), monotonic())
 
     def _on_failed(self, job: int, error: ArraydError) -> None:
         self.update_headroom()  # if it is for want of room, it may be tried again

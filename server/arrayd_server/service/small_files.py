@@ -11,24 +11,28 @@ from __future__ import annotations
 from typing import Any
 
 from arrayd.errors import ArraydError
+from arrayd.source import Source
+from arrayd.wire.codec import pack
 from arrayd_server import identity
 from arrayd_server.core.effects import Effect, Reply
 from arrayd_server.core.model import Asker, AwaitedItem, BlockMember, Wanted, own_alias
-from arrayd_server.loading.member_loads import may_be_member
-from arrayd_server.segments.member_metadata import planned_size
+from arrayd_server.loading.member_loads import may_be_measured, may_be_member
+from arrayd_server.segments.member_metadata import aligned, planned_size
 from arrayd_server.service.service import Service
 
-ALIGNED = 64
-"""Bytes to a multiple of which each member begins: a line of the CPU's cache."""
-
 Ask = tuple[Asker, Wanted, AwaitedItem]
+
+_Alike = tuple[bool, Any]
+"""What files of one block have in common: whether the bytes of each file are enough for its array,
+and what else is asked of them."""
 
 
 class SmallFiles:
     """Collects the items of a request that may be members of one block; `load` asks for these.
 
     They are those of a client that understands members, which are small, plain (see
-    `may_be_member`), not pinned, and neither in memory nor on their way.
+    `may_be_member`), or of one of some other formats and the daemon's user's (`may_be_measured`),
+    not pinned, and neither in memory nor on their way.
     """
 
     def __init__(self, service: Service, nonce: bytes) -> None:
@@ -49,11 +53,20 @@ class SmallFiles:
         source, stat = origin.source, origin.stat
         if not self._may or waiter.pin or source is None or stat is None:
             return False
-        if not may_be_member(source, stat[2]) or self._is_served(wanted):
+        if (alike := self._alike(source, stat[2])) is None or self._is_served(wanted):
             return False
-        alike = (source.format, source.cast, source.overflow)
         self._groups.setdefault(alike, []).append((to, wanted, waiter))
         return True
+
+    def _alike(self, source: Source, size: int) -> _Alike | None:
+        """Return which small files a source lies together with; None: it is loaded by itself."""
+        if may_be_member(source, size):
+            return True, (source.format, source.cast, source.overflow)
+        if self._user is None and may_be_measured(source, size):
+            wire = source.to_wire()
+            del wire["path"]
+            return False, pack(wire)
+        return None
 
     def _is_served(self, wanted: Wanted) -> bool:
         blocks, jobs = self._registry.blocks, self._registry.jobs
@@ -67,10 +80,10 @@ class SmallFiles:
     def load(self, now: float) -> list[Effect]:
         """Ask for what was taken."""
         effects: list[Effect] = []
-        for asks in self._groups.values():
-            members = _placed(asks, self._user)
-            if len(members) > 1 or self._is_quick(asks):
-                effects += self._together(asks, members, now)
+        for (fits, _), asks in self._groups.items():
+            members = _placed(asks, self._user, fits=fits)
+            if len(members) > 1 or (fits and self._is_quick(asks)):
+                effects += self._together(asks, members, now, fits=fits)
             else:
                 effects += [e for ask in asks for e in self._registry.get(*ask, now)]
         return effects
@@ -81,7 +94,7 @@ class SmallFiles:
         return self._user is None and source.cast is None and not self._service.serves_others()
 
     def _together(
-        self, asks: list[Ask], members: dict[Any, BlockMember], now: float
+        self, asks: list[Ask], members: dict[Any, BlockMember], now: float, *, fits: bool
     ) -> list[Effect]:
         for _, wanted, waiter in asks:
             waiter.member = members[wanted.alias]
@@ -89,16 +102,21 @@ class SmallFiles:
         origin = identity.of_members([member.identity for member in these])
         waiters = [(to, waiter) for to, _, waiter in asks]
         self._service.update_headroom()
-        return self._registry.get_together(origin, planned_size(these), waiters, now)
+        size = planned_size(these) if fits else None
+        return self._registry.get_together(origin, size, waiters, now)
 
 
-def _placed(asks: list[Ask], user: int | None) -> dict[Any, BlockMember]:
-    """Return a member for each of a user's different requests, one behind the other."""
+def _placed(asks: list[Ask], user: int | None, *, fits: bool) -> dict[Any, BlockMember]:
+    """Return a member for each of a user's different requests.
+
+    They lie one behind the other if each `fits` into as many bytes as its file has; else they have
+    no place yet.
+    """
     members: dict[Any, BlockMember] = {}
     end = 0
     for _, wanted, _ in asks:
         if wanted.alias not in members:
-            room = -(-wanted.identity.stat[2] // ALIGNED) * ALIGNED
+            room = aligned(wanted.identity.stat[2]) if fits else 0
             alias = own_alias(wanted.alias, user)
             members[wanted.alias] = BlockMember(alias, wanted.identity, wanted.edition, end, room)
             end += room

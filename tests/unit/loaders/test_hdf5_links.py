@@ -19,7 +19,7 @@ from arrayd.reduction import redeem, reduce
 from arrayd.source import Source
 from arrayd_server.loaders.formats import probe
 from arrayd_server.loaders.hdf5 import links
-from arrayd_server.loading import worker
+from arrayd_server.loading import probing
 from arrayd_server.loading.messages import ProbeTask
 from tests.support.daemons import Daemon
 from tests.support.loading import load, make_segment
@@ -276,8 +276,8 @@ def test_a_source_that_changes_while_it_is_read(tmp_path: Path) -> None:
     path = master(tmp_path)
     write_parts(tmp_path, 1)
     source = Source.of(path, dataset="nested")
-    found = worker.probe(ProbeTask(source))
-    worker._check_unchanged(source, found)
+    found = probing.probe(ProbeTask(source))
+    probing.check_unchanged(source, found)
     write_parts(tmp_path, 2)
     with pytest.raises(ArraydError, match=r"part\.h5 changed while"):
-        worker._check_unchanged(source, found)
+        probing.check_unchanged(source, found)

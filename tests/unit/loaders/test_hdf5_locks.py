@@ -21,7 +21,7 @@ from arrayd.source import Source
 from arrayd_server.kernel import leases
 from arrayd_server.loaders.formats import probe
 from arrayd_server.loaders.hdf5 import loader as hdf5
-from arrayd_server.loading import worker
+from arrayd_server.loading import probing
 from arrayd_server.loading.messages import ProbeTask
 from tests.support.processes import block_of
 
@@ -191,11 +191,11 @@ def test_a_file_may_grow_between_probe_and_fill(tmp_path: Path) -> None:
     path = write(tmp_path / "x.h5", "latest")
     with written(path, SWMR) as writer:
         source = Source.of(path, swmr=True)
-        found = worker.probe(ProbeTask(source))
+        found = probing.probe(ProbeTask(source))
         plan = probe(source)
         writer(MORE)
         values = [chunk.copy() for part in plan.parts for chunk in hdf5.fill(source, plan, part)]
-        worker._check_unchanged(source, found)
+        probing.check_unchanged(source, found)
     assert np.concatenate(values).tolist() == [1] * 5 + [0] * 5
 
 

@@ -33,7 +33,7 @@ from arrayd_server.loaders import base, file_identity, segment_writer
 from arrayd_server.loaders.base import LoadPlan, Part
 from arrayd_server.loaders.formats import load_format, members, probe
 from arrayd_server.loaders.validation import os_errors
-from arrayd_server.loading import worker
+from arrayd_server.loading import probing
 from arrayd_server.loading.messages import ProbeTask
 from tests.support.loading import (
     ALL,
@@ -197,7 +197,7 @@ def test_a_file_that_is_always_being_written(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_worker_waits_for_the_tick(tmp_path: Path) -> None:
     """A probe of a file written this instant ends when its stamp is a tick old, or later."""
     source = as_npy(tmp_path, np.arange(3))
-    worker.probe(ProbeTask(source))
+    probing.probe(ProbeTask(source))
     assert time.time_ns() >= os.stat(source.path).st_mtime_ns + file_identity.TICK
 
 

@@ -213,7 +213,7 @@ def told(work):
         return f"{type(error).__name__}: {error} {error.details}"
 for _ in sys.stdin:
     print(json.dumps([told(work) for work in (
-        lambda: worker._same_file(source, file_identity.identity(path), stat),
+        lambda: probing._same_file(source, file_identity.identity(path), stat),
         lambda: formats.recognised(Source(path=path)), lambda: formats.probe(source))]), flush=True)
 """
 """Says for each line what becomes of the file that it may read, in each of three steps."""

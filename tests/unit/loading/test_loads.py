@@ -65,7 +65,7 @@ def _probed(pool: _Pool, ends: list[object]) -> Loads:
     def failed(_: int, error: ArraydError) -> None:
         ends.append(error)
 
-    callbacks = Callbacks(ignored, ignored, ignored, filled, failed, ignored)
+    callbacks = Callbacks(ignored, ignored, ignored, filled, failed, ignored, ignored)
     loads = Loads(cast(Pool, pool), callbacks)
     loads.probe(7, identity.of_source(Source.of("/file.npy"), (1, 2, 3, 4, 5)))
     pool.tasks.pop().on_result(_found().to_wire())
@@ -107,7 +107,8 @@ def test_no_part_is_handed_out_after_the_end() -> None:
 def test_small_files_go_in_few_messages(behind: bool, messages: int) -> None:
     """Two workers have something to do; but where others wait there are fewer messages."""
     pool, ends = _Pool(behind=behind), list[Any]()
-    loads = MemberLoads(cast(Pool, pool), lambda _, found: ends.append(found), lambda *_: None)
+    ignored = lambda *_: None  # noqa: E731
+    loads = MemberLoads(cast(Pool, pool), ignored, lambda _, found: ends.append(found), ignored)
     sources = [Source.of(f"/{n}.npy") for n in range(2 * MAX_FILES)]
     origins = [identity.of_source(one, (1, 2, 64, 4, 5)) for one in sources]
     members = [BlockMember(n, one, None, 64 * n, 64) for n, one in enumerate(origins)]
