@@ -20,6 +20,7 @@ from arrayd_server.core.effects import (
     Fill,
     Inspect,
     Make,
+    Measure,
     Probe,
     Recycle,
     Reply,
@@ -61,7 +62,7 @@ class Shell:
         self.naive = Naive(self)
         self.now = 100.0
         self.tightest = bounds.SHM
-        self.work: dict[int, Probe | Fill | Seal | Make] = {}
+        self.work: dict[int, Probe | Measure | Fill | Seal | Make] = {}
         self.dead: list[int] = [0, 9999]  # jobs of which nothing more is wanted
         self.watched: set[str] = set()
         self.closed: list[str] = []  # watched segments whose last mapper went, not yet read
@@ -128,7 +129,7 @@ class Shell:
             case Trace(segment, groups):
                 lives = {group: group in self.kernel.groups for group in groups}
                 self._feed(self.registry.traced, segment, lives, self.now)
-            case Probe() | Fill() | Make() | Seal():
+            case Probe() | Measure() | Fill() | Make() | Seal():
                 self.naive.began(effect)
                 self.work[effect.job] = effect
                 if isinstance(effect, Fill):
@@ -167,7 +168,7 @@ class Shell:
 
     def _unlink(self, segment: str, *, force: bool, heir: str | None = None) -> None:
         for job, task in list(self.work.items()):
-            if not isinstance(task, Probe) and task.segment == segment:
+            if not isinstance(task, Probe | Measure) and task.segment == segment:
                 self._stop(job)
         self.naive.unlinking(segment, force=force)
         self._spring("before", segment)
@@ -231,6 +232,7 @@ class Shell:
             r.sealed(job, now),
             r.made(job, now),
             r.failed(job, error, now),
+            r.measured(job, {0: (0, SPEC.nbytes)}, SPEC.nbytes, now),
             r.unsealable(job, error, now),
         ]
 
@@ -265,6 +267,11 @@ class Shell:
                 self.editions[probed.edition.file] = probed.edition
             found = ProbedFacts(self.naive.found(job, file), SPEC, file.size, ROWS, file.linked)
             return self.do(self.registry.probed, job, found, now)
+        if isinstance(task, Measure):
+            there = [at for at in range(len(task.members)) if (7 if job % 4 else 6) >> at & 1]
+            places = {at: (at * SPEC.nbytes, SPEC.nbytes) for at in there}
+            size = self.registry.jobs.table[job].identity.size
+            return self.do(self.registry.measured, job, places, size, now)
         if isinstance(task, Make):
             self.kernel.make(task.segment, self.naive.sizes[task.segment])
             return self.do(self.registry.made, job, now)

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, cast
 
 from arrayd.errors import InUse, NoRoom
 from arrayd.wire.grant import Grant
-from arrayd_server.core.effects import Fill, Make, Probe, Reply, Result, Seal, Welcome
+from arrayd_server.core.effects import (
+    Fill,
+    Make,
+    Measure,
+    Probe,
+    Reply,
+    Result,
+    Seal,
+    Welcome,
+)
 from arrayd_server.core.holds import STALE_AFTER
 from arrayd_server.core.lends import LEND_SECONDS
 from arrayd_server.core.model import Asker, Block, Draft, Stage, State, Wanted, own_alias
@@ -145,7 +154,7 @@ class Naive:
 
     # ---- what comes out ------------------------------------------------------------------
 
-    def began(self, effect: Probe | Fill | Make | Seal) -> None:
+    def began(self, effect: Probe | Measure | Fill | Make | Seal) -> None:
         """Note new work, and that nothing is done twice."""
         if isinstance(effect, Probe):
             self.looked[effect.job] = self.version

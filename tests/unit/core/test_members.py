@@ -8,7 +8,7 @@ import pytest
 
 from arrayd.errors import LoadError
 from arrayd.wire.grant import Grant, Spec
-from arrayd_server.core.effects import Effect, Fill, Probe, Reply, Seal
+from arrayd_server.core.effects import Cancel, Effect, Fill, Measure, Probe, Reply, Seal
 from arrayd_server.core.model import (
     Asker,
     AwaitedItem,
@@ -119,6 +119,58 @@ def test_a_prefetch_of_what_is_not_as_expected(registry: Registry, *, gives_up: 
     assert len(job.waiters) == (not gives_up)
     assert not [effect for effect in effects if isinstance(effect, Seal)]
     assert [block.state for block in registry.blocks.table.values()] == [State.UNLINKED]
+
+
+def measure(registry: Registry, names: str, sizes: dict[int, int]) -> list[Effect]:
+    """Ask for files that are measured first, of which these have a size; return what follows."""
+    waiters = [
+        (Asker(NEW, 1, at), AwaitedItem(member=BlockMember(name, f"/{name}", edition(name), 0, 0)))
+        for at, name in enumerate(names)
+    ]
+    (measured,) = registry.get_together(names, None, waiters, 1.0)
+    assert isinstance(measured, Measure)
+    assert [member.identity for member in measured.members] == [f"/{name}" for name in names]
+    places = {at: (64 * n, size) for n, (at, size) in enumerate(sizes.items())}
+    return registry.measured(measured.job, places, 1000, 2.0)
+
+
+def test_members_are_measured_first(registry: Registry) -> None:
+    """Those of any size lie one behind the other; what has none is loaded alone."""
+    effects = measure(registry, "abc", {0: 64, 2: 64})
+    assert probes(effects) == ["/b"]
+    (fill,) = [effect for effect in effects if isinstance(effect, Fill)]
+    found = {at: LoadedMember(f"key {name}", SPEC) for at, name in enumerate("ac")}
+    (seal,) = registry.loaded(fill.job, found, 3.0)
+    assert isinstance(seal, Seal)
+    got = grants(registry.sealed(seal.job, 4.0))
+    assert {at: (one.offset, one.extent) for at, one in got.items()} == {0: (0, 128), 2: (64, 128)}
+
+
+def test_nothing_has_a_size(registry: Registry) -> None:
+    """Then there is no block, and nothing is waited for but what is loaded alone."""
+    effects = measure(registry, "ab", {})
+    assert probes(effects) == ["/a", "/b"]
+    assert not registry.blocks.table
+    assert len(registry.jobs.table) == 2
+
+
+def test_measured_members_may_wait_for_no_room(registry: Registry) -> None:
+    """As others: each is tried by itself."""
+    registry.headroom(900, registry.blocks.tightest)
+    effects = measure(registry, "ab", {0: 64, 1: 64})
+    assert probes(effects) == ["/a", "/b"]
+
+
+def test_nobody_waits_for_what_is_measured(registry: Registry) -> None:
+    """The job has ended, and what is found comes too late."""
+    waiters = [
+        (Asker(NEW, 1, at), AwaitedItem(member=BlockMember(name, f"/{name}", None, 0, 0)))
+        for at, name in enumerate("ab")
+    ]
+    (measured,) = registry.get_together("ab", None, waiters, 1.0)
+    assert isinstance(measured, Measure)
+    assert registry.cancel(NEW, 1, 1.5) == [Cancel(measured.job)]
+    assert registry.measured(measured.job, {0: (0, 64)}, 1000, 2.0) == []
 
 
 def test_a_failure_is_no_error(registry: Registry) -> None:

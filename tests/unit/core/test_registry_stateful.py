@@ -139,9 +139,12 @@ class Walk(KernelWalk):
         nonce=st.sampled_from([b"a", b"b", b"c", b"c"]),
         some=st.lists(small_files, min_size=1, max_size=3, unique=True),
         timeout=waits,
+        measured=st.booleans(),
         hurry=st.booleans(),
     )
-    def get_together(self, nonce: bytes, some: list[File], timeout: float, hurry: bool) -> None:
+    def get_together(
+        self, nonce: bytes, some: list[File], timeout: float, measured: bool, hurry: bool
+    ) -> None:
         """Ask for small files in one request; those that are not served go into one block."""
         blocks, jobs, user = self.registry.blocks, self.registry.jobs, STRANGERS.get(nonce)
         some = [replace(file, user=user) for file in some]
@@ -158,7 +161,7 @@ class Walk(KernelWalk):
             self.past.append((waiters[-1][0], what, AwaitedItem(timeout=timeout)))
         self.naive.latest = None
         event = self.registry.get_together
-        self.shell.do(event, batch, batch.size, waiters, self.shell.now)
+        self.shell.do(event, batch, None if measured else batch.size, waiters, self.shell.now)
         self._read()
         if hurry:
             self._work_off()

@@ -201,7 +201,7 @@ import json, os, sys
 from arrayd.errors import ArraydError
 from arrayd.source import Source
 from arrayd_server.loaders import file_identity, formats
-from arrayd_server.loading import confinement, worker
+from arrayd_server.loading import confinement, probing
 path = sys.argv[1]
 info, stat = os.stat(path), file_identity.identity(path)[1:]
 source = Source(path=path, format="npy")
