@@ -13,7 +13,7 @@ from arrayd_server import identity
 from arrayd_server.core.model import BlockMember
 from arrayd_server.loading.loads import PARTS_WAITING, Callbacks, Loads, Probed
 from arrayd_server.loading.member_loads import MAX_FILES, MemberLoads
-from arrayd_server.loading.messages import FilledPart, FoundFile, LoadedFiles
+from arrayd_server.loading.messages import FilledPart, FoundFile, FoundSizes, LoadedFiles
 from arrayd_server.loading.tasks import Task
 from arrayd_server.loading.worker_pool import Pool
 
@@ -131,9 +131,43 @@ def test_small_files_go_in_few_messages(behind: bool, messages: int) -> None:
 def test_small_files_that_are_none(found: Any) -> None:
     """What a loader says it has found may make no sense; then the files are loaded one by one."""
     pool, ends = _Pool(), list[Any]()
-    loads = MemberLoads(cast(Pool, pool), lambda _, found: ends.append(found), lambda *_: None)
+    ignored = lambda *_: None  # noqa: E731
+    loads = MemberLoads(cast(Pool, pool), ignored, lambda _, found: ends.append(found), ignored)
     origin = identity.of_source(Source.of("/a.npy"), (1, 2, 64, 4, 5))
     loads.fill(7, "/dev/shm/segment", [BlockMember(0, origin, None, 0, 64)])
     spec = {"shape": [8], "descr": "<f8", "order": "C", "itemsize": 8}
     pool.tasks.pop().on_result({"specs": [spec], "found": found})
     assert ends == [{}]
+
+
+@pytest.mark.parametrize("answers", ["whole", "none of the second", "nonsense", "an error"])
+def test_small_files_are_measured(answers: str) -> None:
+    """By few messages; what a loader does not say, or says without sense, is no file's size."""
+    pool, sizes, nothing = _Pool(), list[Any](), lambda *_: None
+    loads = MemberLoads(cast(Pool, pool), lambda _, found: sizes.append(found), nothing, nothing)
+    count = MAX_FILES + 2
+    origins = [identity.of_source(Source.of(f"/{n}.txt"), (1, 2, 64, 4, 5)) for n in range(count)]
+    members = [BlockMember(n, one, None, 0, 0) for n, one in enumerate(origins)]
+    loads.measure(7, members)
+    first, second = pool.tasks
+    assert [path for path, _ in second.wire["files"]] == ["/32.txt", "/33.txt"]
+    first.on_result(FoundSizes(tuple((n, 8 + n, b"x") for n in range(MAX_FILES))).to_wire())
+    assert sizes == []
+    said: dict[str, Any] = {
+        "whole": FoundSizes(((0, 40, b"a"), (1, 41, b"b"))).to_wire(),
+        "none of the second": FoundSizes(((0, 40, b"a"),)).to_wire(),
+        "nonsense": {"sizes": [[0, 40, b"a"], [2, 8, b"b"]]},
+        "an error": LoadError("it crashed"),
+    }
+    second.on_result(said[answers])
+    found = {n: 8 + n for n in range(MAX_FILES)}
+    if answers in ("whole", "none of the second"):
+        found[32] = 40
+    if answers == "whole":
+        found[33] = 41
+    assert sizes == [found]
+    pool.tasks.clear()
+    there = [members[n] for n in found]
+    loads.fill(7, "/dev/shm/segment", there)
+    packed = [one for task in pool.tasks for one in task.wire["found"]]
+    assert packed == [b"x"] * MAX_FILES + [b"a", b"b"][: len(found) - MAX_FILES]
