@@ -150,8 +150,7 @@ def get_many(
 ) -> list[Any]:
     """Return the arrays of many sources, loaded in parallel, in this order.
 
-    Small ``.npy`` files are loaded together, up to 64 into one block: it stays while one of the
-    arrays does.
+    Small files are loaded together, up to 64 into one block: it stays while one of the arrays does.
 
     Parameters
     ----------

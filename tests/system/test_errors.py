@@ -206,7 +206,7 @@ def test_dev_shm_is_full(
     for code in (large, "arrayd.put(np.ones(2 << 20), name='large')"):
         error, seconds = raised(partial(one, code))
         assert isinstance(error, arrayd.NoRoom)
-        for words in ("large", "needs 16.0 MiB", "/dev/shm", "7.9 MiB"):
+        for words in ("large", "needs 16.0 MiB", "/dev/shm", "7.8 MiB"):
             assert words in str(error)
         assert seconds < SOON + 1
     assert one(f"float({fits}.sum())") == 3 << 17

@@ -7,7 +7,8 @@ A job makes one block. Its stages, and when it moves from one to the next, are a
 
 - A *load*: PROBING (a worker says how big the array is) → QUEUED (until there is room, see
   `admission`) → FILLING (workers write the rows) → SEALING.
-- A load of several small files into one block begins QUEUED; see `members`.
+- A load of several small files into one block begins QUEUED if their sizes tell how large that has
+  to be; see `members`.
 - A *publication*: QUEUED → MAKING (a segment is made) → WRITING (the client that asked for it
   fills it) → SEALING. See `publishing`.
 
