@@ -230,7 +230,7 @@ def _no_rows(_: int) -> None:
 def _sizes(
     result: Mapping[str, Any] | ArraydError, first: int, count: int
 ) -> dict[int, tuple[int, bytes]]:
-    """Return what a worker has found of files, by position; nothing: it failed, or its nonsense."""
+    """Return what a worker has found of files, by position; none: it failed, or makes no sense."""
     try:
         if isinstance(result, ArraydError):
             return {}
