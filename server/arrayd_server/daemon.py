@@ -8,11 +8,9 @@ on the loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import os
-import resource
 import secrets
 import signal
 import socket
@@ -32,7 +30,7 @@ from arrayd_server.core.model import Asker, Peer
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
 from arrayd_server.kernel import leases
-from arrayd_server.loading import worker_pool
+from arrayd_server.loading import early_start
 from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.loading.worker_pool import Pool
 from arrayd_server.metrics import http_server
@@ -51,7 +49,6 @@ from arrayd_server.service.published_index import PublishedIndex
 from arrayd_server.service.reception import Reception
 from arrayd_server.service.service import Service
 from arrayd_server.service.sessions import Sessions
-from arrayd_server.streams import readers
 from arrayd_server.streams.readers import ReaderPool
 from arrayd_server.takeover import Takeover
 from arrayd_server.transport import peers
@@ -124,13 +121,13 @@ class Daemon:
         """Serve until a signal, `stop`, or (private) until nobody needs us."""
         loop = asyncio.get_running_loop()
         leases.ignore_sigio()
-        _raise_descriptor_limit()
+        early_start.raise_descriptor_limit()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             loop.add_signal_handler(number, self.stop, number)
         # The hang-up of one's own terminal is no request.
         hung_up = (self.stop, signal.SIGTERM) if has_terminal() else (self._reload,)
         loop.add_signal_handler(signal.SIGHUP, *hung_up)
-        self._forks = ForkServer(loop, (worker_pool.MODULE, readers.MODULE))
+        self._forks = ForkServer(loop, early_start.MODULES)
         self._pool = Pool(
             self._forks,
             self._config.workers,
@@ -384,10 +381,3 @@ class Daemon:
             level = logging.DEBUG if outcome is Outcome.GONE else logging.INFO
             log.log(level, "%s: %s", block.identity, outcome.value)
         log.info("freed blocks: %d", freed)
-
-
-def _raise_descriptor_limit() -> None:
-    """Raise the soft limit to the hard one: each client costs descriptors."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

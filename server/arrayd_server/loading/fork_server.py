@@ -31,15 +31,13 @@ import math
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 
+from arrayd_server.loading import early_start
 from arrayd_server.loading.fork_program import CLONE
 
 log = logging.getLogger(__name__)
-
-PROGRAM = ("-m", "arrayd_server.loading.fork_program")
 
 ANSWER_TIMEOUT = 10.0
 """Seconds in which a process must be there, the start of the fork server included."""
@@ -49,38 +47,6 @@ RETRY_AFTER = 60.0
 
 CLOSE_TIMEOUT = 2.0
 """Seconds that `ForkServer.close` waits for its death."""
-
-_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""They multiply no matrices; OpenBLAS would reserve 40 MB for each CPU there is."""
-
-
-def execute(
-    program: Sequence[str], *more: object, kind: socket.SocketKind = socket.SOCK_STREAM
-) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start ``python PROGRAM... FD PARENT MORE...``.
-
-    Returns
-    -------
-    process, socket
-        The socket does not block; the other end of it is the process's ``FD``.
-
-    Raises
-    ------
-    OSError
-        The system has no process or descriptor for it.
-    """
-    with contextlib.ExitStack() as stack:
-        ours, theirs = map(stack.enter_context, socket.socketpair(type=kind))
-        ours.setblocking(False)
-        process = subprocess.Popen(
-            [sys.executable, *program, *map(str, (theirs.fileno(), os.getpid(), *more))],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **_ONE_THREAD},
-        )
-        stack.pop_all()
-        theirs.close()
-    return process, ours
 
 
 class ForkServer:
@@ -112,7 +78,7 @@ class ForkServer:
         if os.uname().machine not in CLONE:
             return
         try:
-            process, requests = execute(PROGRAM, *self._modules, kind=socket.SOCK_SEQPACKET)
+            process, requests = early_start.taken(self._modules) or early_start.begun(self._modules)
         except OSError as error:
             log.warning("no fork server can be started: %s", error.strerror)
             return

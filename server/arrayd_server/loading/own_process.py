@@ -18,8 +18,9 @@ from typing import Any
 from arrayd.common import failpoints
 from arrayd.wire.codec import pack
 from arrayd_server.loading import fork_server
+from arrayd_server.loading.execute import execute
 from arrayd_server.loading.fork_program import PID_BYTES
-from arrayd_server.loading.fork_server import ForkServer, execute
+from arrayd_server.loading.fork_server import ForkServer
 
 
 class OwnProcess:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 import arrayd
-from arrayd_server.loading import fork_server, own_process, worker_pool
+from arrayd_server.loading import early_start, fork_server, own_process, worker_pool
 from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.loading.own_process import OwnProcess, cause
 from tests.support.daemons import Daemon
@@ -102,6 +103,55 @@ def number(proc: Path, name: str) -> int:
     """Return a number of /proc/PID/status."""
     lines = (proc / "status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")), 16)
+
+
+@pytest.mark.parametrize("modules", [early_start.MODULES, (worker_pool.MODULE,)])
+def test_it_may_have_been_started_early(modules: tuple[str, ...]) -> None:
+    """One that was begun before the daemon was imported is the daemon's, if it is what it wants."""
+
+    async def run() -> None:
+        early_start.begin()
+        ((process, requests),) = early_start._begun
+        forks = ForkServer(asyncio.get_running_loop(), modules)
+        try:
+            forks.start()
+            same = modules == early_start.MODULES
+            assert (forks.pid == process.pid) == same
+            assert bool(early_start._begun) != same
+            ours = forks.fork(worker_pool.MODULE, MEMORY)
+            assert ours is not None
+            with ours:
+                assert select.select([ours], [], [], PATIENCE)[0]
+                pid = int.from_bytes(ours.recv(8), "little")
+            assert os.waitpid(pid, 0)[0] == pid
+        finally:
+            forks.close()
+            early_start._begun.clear()
+            requests.close()
+            process.kill()
+            process.wait()
+
+    asyncio.run(run())
+
+
+def test_a_daemon_that_does_not_come_to_be(tmp_path: Path) -> None:
+    """What it has started early ends with it."""
+    script = (
+        "import os, sys; from arrayd_server.loading import early_start; early_start.begin(); "
+        "print(early_start._begun[0][0].pid, flush=True); os._exit(2)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2
+    proc = Path(f"/proc/{int(done.stdout)}/cmdline")
+    wait_until(lambda: not (proc.exists() and b"fork_program" in _read(proc)), "it ends, too")
+
+
+def _read(path: Path) -> bytes:
+    """Return what is in a file; nothing, if it has gone."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def test_a_process_is_as_if_it_had_been_started() -> None:
