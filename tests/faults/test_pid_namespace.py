@@ -24,11 +24,11 @@ child = os.fork()
 if child == 0:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     os.system("mount --make-rprivate / && mount -t proc proc /proc")
-    from arrayd_server import __main__
+    from arrayd_server import program
     from arrayd_server.service import sessions
     sessions.MISSED = 0.2
     sys.argv = sys.argv[3:]
-    sys.exit(__main__.main())
+    sys.exit(program.main())
 signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

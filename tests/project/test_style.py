@@ -80,7 +80,8 @@ SERVER_ROOMS = {
     "takeover": "core events segments service systemd transport",
     "daemon": "config core events kernel loading logs metrics reloading segments service streams "
     "systemd takeover transport upkeep",
-    "__main__": "config config_file daemon logs segments systemd",
+    "program": "config config_file daemon logs segments systemd",
+    "__main__": "loading program",
 }
 """The same of the server. A loader process (`loading.worker`) has nothing above `loading`."""
 
@@ -306,7 +307,7 @@ def test_importing_arrayd_is_cheap() -> None:
 def test_a_daemon_leaves_the_client_out() -> None:
     """A process of the server loads no libzmq and no session; what asks for them gets all."""
     script = (
-        "import sys, arrayd_server.__main__, arrayd; from multiprocessing import reduction; "
+        "import sys, arrayd_server.program, arrayd; from multiprocessing import reduction; "
         "print(*(n for n in sys.modules if n == 'zmq' or n.startswith('arrayd.session'))); "
         "import arrayd.client; print(arrayd.array.reduced in vars(reduction.ForkingPickler)"
         "['_extra_reducers'].values(), arrayd.get.__module__)"

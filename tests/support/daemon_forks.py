@@ -4,7 +4,7 @@ A daemon that is started by exec takes half a second of a CPU to import its modu
 a thousand, and do not test that each time. So each test session has one process that has done it
 (``python -m tests.support.daemon_forks``), and forks when it is asked to. The new process is the
 session's own child, as `arrayd_server.loading.fork_program` makes them; it has the arguments,
-environment, folder and streams that it is given, and runs `arrayd_server.__main__.main`. What it
+environment, folder and streams that it is given, and runs `arrayd_server.program.main`. What it
 shows of itself in /proc (``cmdline``, ``environ``) is that of the process it comes from. A daemon
 with a `wrapper` is started by exec, and so is any that a client, a command or systemd starts.
 """
@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from arrayd.common import failpoints
-from arrayd_server import __main__ as program
+from arrayd_server import program
 from arrayd_server.loading.fork_program import fork_for_parent
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -296,8 +296,8 @@ def test_more_blocks_than_descriptors(
         save(tmp_path / f"{number}.npy", np.int64(number))
     one = puppets(daemon, wrapper=limited)
     one(f"paths = [f'{tmp_path}/{{i}}.npy' for i in range(1200)]")
-    one("arrays = arrayd.get_many(paths[:600], dtype='i8')")  # so each has a block of its own
-    one("arrays += arrayd.get_many(paths[600:], dtype='i8')")
+    one("arrays = arrayd.get_many(paths[:600], order='C')")  # so each has a block of its own
+    one("arrays += arrayd.get_many(paths[600:], order='C')")
     assert one("int(sum(a[()] for a in arrays))") == 719400
     assert one("len({b.name for b in map(lambda a: a.block, arrays)})") == 1200
     assert one("len(os.listdir('/proc/self/fd'))") < 100

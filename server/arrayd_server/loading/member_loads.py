@@ -39,10 +39,11 @@ Where the workers have more to do than they can, a message has twice as many.
 PATIENCE = 5.0
 """Seconds that a worker may take for one of several before it is given up with its message."""
 
-Measured = Callable[[int, Mapping[int, int]], None]
-"""Takes a job, and the bytes of its members by their position; of others nothing is known."""
+Measured = Callable[[int, Sequence[BlockMember], Mapping[int, int]], None]
+"""Takes a job, its members, and the bytes of some by their position; of others nothing is known."""
 
-Loaded = Callable[[int, Mapping[int, LoadedMember]], None]
+Loaded = Callable[[int, Sequence[BlockMember], Mapping[int, LoadedMember]], None]
+"""Takes a job, its members, and what was found of them."""
 
 Ended = Callable[[str, str, int, int, float], None]
 """Takes the format of loads that have ended, ``ok``, ``error`` or ``cancelled``, how many they are,
@@ -90,6 +91,7 @@ def _format(source: Source) -> str | None:
 class _Measuring:
     """Members that are being measured."""
 
+    members: Sequence[BlockMember]
     tasks_left: int
     found: dict[int, tuple[int, bytes]] = field(default_factory=dict)  # bytes, and what else
 
@@ -133,7 +135,7 @@ class MemberLoads:
     def measure(self, job: int, members: Sequence[BlockMember]) -> None:
         """Ask how big each member is."""
         firsts = range(0, len(members), MAX_FILES)
-        self._measured[job] = _Measuring(len(firsts))
+        self._measured[job] = _Measuring(members, len(firsts))
         for first in firsts:
             some = members[first : first + MAX_FILES]
             files = tuple((one.identity.source.path, one.identity.stat) for one in some)
@@ -150,13 +152,14 @@ class MemberLoads:
         now.found.update(_sizes(result, first, count))
         now.tasks_left -= 1
         if not now.tasks_left:
-            self._on_measured(job, {at: size for at, (size, _) in now.found.items()})
+            sizes = {at: size for at, (size, _) in now.found.items()}
+            self._on_measured(job, now.members, sizes)
 
     def fill(self, job: int, path: str, members: Sequence[BlockMember]) -> None:
         """Load members into the segment file at `path`."""
         together = 2 * MAX_FILES if self._pool.behind else MAX_FILES
         firsts = range(0, len(members), together)
-        measured = self._measured.pop(job, _Measuring(0)).found
+        measured = self._measured.pop(job, _Measuring(members, 0)).found
         found = [packed for _, (_, packed) in sorted(measured.items())]
         self._loads[job] = _MembersLoad(members, together, len(firsts), monotonic(), found)
         for first in firsts:
@@ -200,7 +203,7 @@ class MemberLoads:
                 seconds = monotonic() - load.began
                 name = _format(load.members[0].identity.source) or "unknown"
                 self._on_ended(name, "ok", len(load.found), nbytes, seconds)
-            self._on_loaded(job, {} if load.failed else load.found)
+            self._on_loaded(job, load.members, {} if load.failed else load.found)
 
 
 def _task(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
-from arrayd.common import failpoints
 from arrayd.source import Source
 from arrayd.wire.codec import pack, unpack
 from arrayd.wire.dtypes import from_descr
@@ -57,7 +56,6 @@ def sizes(task: SizesTask, running: Running) -> FoundSizes:
 
 def load(task: SmallFilesTask, running: Running) -> LoadedFiles:
     """Load small files into a segment by one write."""
-    failpoints.hit("worker.probing")
     confinement.for_small_files(task)
     buffer = _scratch(task.stop - task.start)
     common = Source.from_wire({**task.source, "path": "/"})  # each file has a path of its own

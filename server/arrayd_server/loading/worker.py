@@ -228,6 +228,8 @@ def _answer(wire: Mapping[str, Any], task: RunningTask) -> None:
 def _done(wire: Mapping[str, Any], task: RunningTask) -> dict[str, Any]:
     """Do what a message asks for; return the result."""
     op, fields = wire["op"], {key: value for key, value in wire.items() if key not in _ENVELOPE}
+    if op != "fill":
+        _begin_looking()
     if op in ("fill", "small"):
         loaded: FilledPart | LoadedFiles
         if op == "fill":
@@ -236,7 +238,6 @@ def _done(wire: Mapping[str, Any], task: RunningTask) -> dict[str, Any]:
             loaded = small_tasks.load(SmallFilesTask.from_wire(fields).understand(), task)
         failpoints.hit("worker.answering")
         return loaded.to_wire()
-    _begin_looking()
     if op == "sizes":
         return small_tasks.sizes(SizesTask.from_wire(fields).understand(), task).to_wire()
     if op == "probe":

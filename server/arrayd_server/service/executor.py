@@ -41,7 +41,7 @@ from arrayd_server.core.effects import (
     Unlink,
     Work,
 )
-from arrayd_server.core.model import LoadedMember, ProbedFacts, Stage
+from arrayd_server.core.model import BlockMember, LoadedMember, ProbedFacts, Stage
 from arrayd_server.core.registry import Registry
 from arrayd_server.core.streams import Streams
 from arrayd_server.kernel import memory_limits
@@ -68,6 +68,7 @@ DEAF = 30
 
 P = ParamSpec("P")
 Answer = Callable[[Sequence[Reply | ReportProgress]], None]
+_Members = Sequence[BlockMember]
 
 
 class EffectExecutor:
@@ -335,10 +336,9 @@ class EffectExecutor:
         facts = ProbedFacts(found.key, found.spec, size, found.rows, found.linked)
         self.take(self._registry.probed, job, facts, monotonic())
 
-    def _on_measured(self, job: int, sizes: Mapping[int, int]) -> None:
+    def _on_measured(self, job: int, members: _Members, sizes: Mapping[int, int]) -> None:
         self.update_headroom()
-        found = places(self._registry.jobs.table[job].members, sizes)
-        self.take(self._registry.measured, job, *found, monotonic())
+        self.take(self._registry.measured, job, *places(members, sizes), monotonic())
 
     def _on_info(self, job: int, fields: Mapping[str, Any]) -> None:
         self.act(self._registry.described(job, fields))
@@ -350,8 +350,7 @@ class EffectExecutor:
         failpoints.hit("daemon.filled")
         self.act(self._registry.filled(job, lost))
 
-    def _on_loaded(self, job: int, found: Mapping[int, LoadedMember]) -> None:
-        members = self._registry.jobs.table[job].members
+    def _on_loaded(self, job: int, members: _Members, found: Mapping[int, LoadedMember]) -> None:
         self.take(self._registry.loaded, job, describable(members, found), monotonic())
 
     def _on_failed(self, job: int, error: ArraydError) -> None:

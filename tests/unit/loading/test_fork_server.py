@@ -289,7 +289,7 @@ def test_another_arrayd_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         f"protocol.__file__ = {str(installed)!r}\n"
         "fork_program.main()"
     )
-    monkeypatch.setattr(fork_server, "PROGRAM", ("-c", code))
+    monkeypatch.setattr(early_start, "PROGRAM", ("-c", code))
 
     async def run() -> None:
         async with bench() as one:

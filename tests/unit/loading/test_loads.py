@@ -11,7 +11,7 @@ from arrayd.source import Source
 from arrayd.wire.grant import Spec
 from arrayd_server import identity
 from arrayd_server.core.model import BlockMember
-from arrayd_server.loading.loads import PARTS_WAITING, Callbacks, Loads, Probed
+from arrayd_server.loading.loads import PARTS_WAITING, Callbacks, Loads
 from arrayd_server.loading.member_loads import MAX_FILES, MemberLoads
 from arrayd_server.loading.messages import FilledPart, FoundFile, FoundSizes, LoadedFiles
 from arrayd_server.loading.tasks import Task
@@ -56,7 +56,7 @@ def _found() -> FoundFile:
 def _probed(pool: _Pool, ends: list[object]) -> Loads:
     """Return loads of which one, of job 7, has been probed; what becomes of it is put in `ends`."""
 
-    def ignored(_: int, result: Probed | object) -> None:
+    def ignored(_: int, *result: Any) -> None:
         """Take what no test asks for."""
 
     def filled(_: int, lost: int) -> None:
@@ -108,7 +108,7 @@ def test_small_files_go_in_few_messages(behind: bool, messages: int) -> None:
     """Two workers have something to do; but where others wait there are fewer messages."""
     pool, ends = _Pool(behind=behind), list[Any]()
     ignored = lambda *_: None  # noqa: E731
-    loads = MemberLoads(cast(Pool, pool), ignored, lambda _, found: ends.append(found), ignored)
+    loads = MemberLoads(cast(Pool, pool), ignored, lambda *call: ends.append(call[-1]), ignored)
     sources = [Source.of(f"/{n}.npy") for n in range(2 * MAX_FILES)]
     origins = [identity.of_source(one, (1, 2, 64, 4, 5)) for one in sources]
     members = [BlockMember(n, one, None, 64 * n, 64) for n, one in enumerate(origins)]
@@ -132,7 +132,7 @@ def test_small_files_that_are_none(found: Any) -> None:
     """What a loader says it has found may make no sense; then the files are loaded one by one."""
     pool, ends = _Pool(), list[Any]()
     ignored = lambda *_: None  # noqa: E731
-    loads = MemberLoads(cast(Pool, pool), ignored, lambda _, found: ends.append(found), ignored)
+    loads = MemberLoads(cast(Pool, pool), ignored, lambda *call: ends.append(call[-1]), ignored)
     origin = identity.of_source(Source.of("/a.npy"), (1, 2, 64, 4, 5))
     loads.fill(7, "/dev/shm/segment", [BlockMember(0, origin, None, 0, 64)])
     spec = {"shape": [8], "descr": "<f8", "order": "C", "itemsize": 8}
@@ -144,7 +144,7 @@ def test_small_files_that_are_none(found: Any) -> None:
 def test_small_files_are_measured(answers: str) -> None:
     """By few messages; what a loader does not say, or says without sense, is no file's size."""
     pool, sizes, nothing = _Pool(), list[Any](), lambda *_: None
-    loads = MemberLoads(cast(Pool, pool), lambda _, found: sizes.append(found), nothing, nothing)
+    loads = MemberLoads(cast(Pool, pool), lambda *call: sizes.append(call[-1]), nothing, nothing)
     count = MAX_FILES + 2
     origins = [identity.of_source(Source.of(f"/{n}.txt"), (1, 2, 64, 4, 5)) for n in range(count)]
     members = [BlockMember(n, one, None, 0, 0) for n, one in enumerate(origins)]

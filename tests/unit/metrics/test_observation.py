@@ -81,6 +81,6 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_metrics_the_package_is_not_needed() -> None:
     """A daemon does not import it unless it is to measure."""
-    script = "import sys, arrayd_server.__main__; print('prometheus_client' in sys.modules)"
+    script = "import sys, arrayd_server.program; print('prometheus_client' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
