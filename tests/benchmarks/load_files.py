@@ -37,6 +37,23 @@ def small(folder: Path, count: int) -> list[str]:
     return paths
 
 
+def samples(folder: Path, kind: str, count: int) -> list[str]:
+    """Make files of 64 rows of 16 float64 each, of a kind: npz, h5 or txt."""
+    folder.mkdir()
+    paths = [str(folder / f"{number}.{kind}") for number in range(count)]
+    values = np.random.default_rng(4).random((64, 16))
+    for path in paths:
+        if kind == "npz":
+            np.savez(path, x=values)
+        elif kind == "txt":
+            np.savetxt(path, values)
+        else:
+            with h5py.File(path, "w") as file:
+                file["x"] = values
+    os.sync()
+    return paths
+
+
 def doubles(path: Path, size: int) -> Path:
     """Make a .npy of `size` bytes of float64, from 0 to 1."""
     array = np.lib.format.open_memmap(path, "w+", np.float64, (size // 8,))

@@ -111,6 +111,25 @@ class OfMachine:
         del found
         return {"seconds": seconds}
 
+    def _one_by_one(self, files: list[str]) -> Found:
+        """Load small files as people do: npz, HDF5 or text, by the suffix."""
+        import h5py
+
+        def of_hdf5(path: str) -> Array:
+            with h5py.File(path) as file:
+                values: Array = file["x"][...]
+                return values
+
+        def of_zip(path: str) -> Array:
+            with np.load(path) as archive:
+                values: Array = archive["x"]
+                return values
+
+        ways: dict[str, Callable[[str], Array]]
+        ways = {".npz": of_zip, ".h5": of_hdf5, ".txt": np.loadtxt}
+        load = ways[os.path.splitext(files[0])[1]]
+        return {"seconds": seconds_of(lambda: [load(path) for path in files])[0]}
+
     def _fill(self, files: list[str]) -> Found:
         """Fill a fresh segment by two threads, through a buffer that stays in the cache."""
         seconds, _ = seconds_of(lambda: bounce(files[0], self._target, 2))

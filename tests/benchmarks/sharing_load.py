@@ -128,6 +128,7 @@ def run(bench: Bench) -> None:
     budget = 2 * bench.sizes.array + bench.sizes.freed + 256 * MIB
     with loads(bench, "fresh", budget, "--keep-pages", "0") as made:
         small(bench, made)
+        samples(bench, made)
         large = str(load_files.doubles(bench.folder / "large.npy", bench.sizes.array))
         fresh(made, large)
         casts(made, large)
@@ -162,6 +163,17 @@ def small(bench: Bench, made: Loads) -> None:
     for goal in (most(1.0), most(0.6, aim=True)):
         made.table.beside(work, each["arrayd"], "µs a file", other, each[other], goal)
     made.memory(work, files, size)
+
+
+def samples(bench: Bench, made: Loads) -> None:
+    """Measure small files of other formats, beside a loop of what people read them with."""
+    for kind, other in (("npz", "np.load"), ("h5", "h5py"), ("txt", "np.loadtxt")):
+        files = load_files.samples(bench.folder / kind, kind, bench.sizes.files // 5)
+        works = {"arrayd": made.get(files), other: made.bare("one_by_one", files)}
+        seen = rounds(works, ROUNDS)
+        mine, theirs = ([one / len(files) * 1e6 for one in seen[name]] for name in works)
+        work = f"{len(files):,} .{kind} files of 8 KiB of values via get_many"
+        made.table.beside(work, mine, "µs a file", f"{other}, one by one", theirs)
 
 
 def fresh(made: Loads, large: str) -> None:
