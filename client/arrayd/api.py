@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from arrayd.array import SharedArray
 from arrayd.client import Client, give_back
@@ -16,8 +17,6 @@ from arrayd.session.request import SourceLike
 from arrayd.system import launch
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from arrayd.results.info import Info
     from arrayd.results.progress import ShowProgress
     from arrayd.results.status_table import Status

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from arrayd.array import SharedArray, reduced
 from arrayd.common import arguments, failpoints, users
@@ -26,8 +27,6 @@ from arrayd.system.mapping import Vanished
 from arrayd.wire import dtypes
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from arrayd.results.info import Info
     from arrayd.results.progress import Progress, Reporter, ShowProgress
     from arrayd.results.status_table import Status
@@ -166,7 +165,7 @@ class Client:
     def _prefetch(self, requests: Sequence[FileRequest], how: Mapping[str, Any]) -> None:
         def ask(session: Session, some: Numbered) -> list[ArraydError | None]:
             items = [request.to_wire() for _, request in some]
-            answers = session.ask("prefetch", None, count=len(items), items=items, **how)
+            answers = session.ask("prefetch", None, items=items, **how)
             return [error_in(answer) for answer in answers]
 
         _raise_first(self._own.answers(requests, ask))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import arrayd
 from arrayd.common import failpoints
 from arrayd.errors import ArraydError
-from tests.faults.grounds import points
+from tests.faults.grounds import halted, points
 from tests.support.daemons import Daemon
 from tests.support.processes import block_of, only_block
 
@@ -257,3 +258,23 @@ def test_a_reader_that_dies(
             equal(one, wanted)
         assert list(points.glob(f"{point}.*"))
         del got
+
+
+def test_who_waits_for_what_is_measured(
+    points: Path, start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    """It is told of each of the files, though one job is for all."""
+    failpoints.arm(points, "worker.probing", "stop")
+    paths, values = written(tmp_path, "text", 2)
+    daemon = start_daemon()
+    with arrayd.Client(daemon.endpoint) as client, arrayd.Client(daemon.endpoint) as other:
+        got: list[Any] = []
+        thread = threading.Thread(target=lambda: got.extend(client.get_many(paths)))
+        thread.start()
+        with halted(points, "worker.probing"):
+            for path in paths:
+                assert other.who(path).jobs, path
+        thread.join()
+        for one, wanted in zip(got, values, strict=True):
+            equal(one, wanted)
+        got.clear()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arrayd.errors import DaemonLost
 from arrayd.system.signal_safe import OneShotEvent
@@ -30,6 +30,24 @@ Answer = Mapping[str, Any]
 
 Taker = Callable[[int, Answer], None]
 """Called with an item of a call, and its answer."""
+
+
+class Answers(NamedTuple):
+    """What has come of a call.
+
+    Parameters
+    ----------
+    found
+        The answers that came, by the number of their item.
+    asked
+        How many items were asked for; of a long list maybe not all, when the deadline has passed.
+    complete
+        All were asked for, and answered.
+    """
+
+    found: Mapping[int, Answer]
+    asked: int
+    complete: bool
 
 
 class DeadlinePassed(Exception):
@@ -134,9 +152,10 @@ class PendingCall:
         self.made.append(request)
         self.open.append(request)
 
-    def answers(self) -> dict[int, Answer]:
-        """Return the answers that have come, by item."""
-        return {one.first + i: answer for one in self.made for i, answer in one.answers.items()}
+    def answers(self, *, complete: bool) -> Answers:
+        """Return what has come."""
+        found = {one.first + i: answer for one in self.made for i, answer in one.answers.items()}
+        return Answers(found, sum(one.count for one in self.made), complete)
 
     def left(self) -> int:
         """Return how many of its requests are unanswered.

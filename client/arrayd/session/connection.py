@@ -36,7 +36,7 @@ from arrayd.wire import protocol
 
 if TYPE_CHECKING:
     from arrayd.results.progress import Reporter
-    from arrayd.session.call import Answer, PendingRequest, Taker
+    from arrayd.session.call import Answer, Answers, PendingRequest, Taker
 
 AWAY_TIMEOUT = 10.0
 """Seconds that a daemon may be away before a call gives up."""
@@ -131,8 +131,8 @@ class Connection:
         report: Reporter | None = None,
         take: Taker | None = None,
         **fields: Any,
-    ) -> tuple[dict[int, Answer], bool]:
-        """Send a request, and wait for its answers; return those that came, and if all did.
+    ) -> Answers:
+        """Send a request, wait for its answers, and return those that came.
 
         There is one, or one for each of the `items`, which are asked for as they are made. It gives
         up at `deadline` (monotonic). Whatever ends the wait early (that, Ctrl-C, an exception in
@@ -166,7 +166,7 @@ class Connection:
             for request in call.made:
                 self._pending.pop(request.number, None)
         call.pass_on()
-        return call.answers(), complete
+        return call.answers(complete=complete)
 
     def tell(self, op: str, **fields: Any) -> None:
         """Send a request that has no answer."""

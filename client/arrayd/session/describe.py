@@ -33,7 +33,7 @@ def described(
 
     def ask(request: FileRequest) -> Answer:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        for answer in session.ask_until("info", left, **request.to_wire()).values():
+        for answer in session.ask_until("info", left, **request.to_wire()).found.values():
             return answer
         raise timed_out(f"what {request.source} holds", timeout, session)
 

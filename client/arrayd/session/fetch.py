@@ -18,7 +18,7 @@ from arrayd.errors import (
     SourceNotFound,
     SpecMismatch,
 )
-from arrayd.session.call import Answer, Taker
+from arrayd.session.call import Answer, Answers, Taker
 from arrayd.session.request import FileRequest
 from arrayd.session.session import Session, timed_out, unwrap_as
 from arrayd.system.mapping import Vanished
@@ -129,24 +129,33 @@ class Fetching:
                 asked[number] = request
                 yield request.to_wire()
 
-        def take(item: int, answer: Answer) -> None:
-            with contextlib.suppress(Vanished):
-                results[numbers[item]] = self._take(asked[numbers[item]], answer)
+        def ask(wire: Iterator[dict[str, Any]], these: Sequence[int]) -> list[int]:
+            """Ask for these, which become more meanwhile; return those that have no answer."""
 
-        wire = items()
+            def take(item: int, answer: Answer) -> None:
+                with contextlib.suppress(Vanished):
+                    results[these[item]] = self._take(asked[these[item]], answer)
+
+            came = self._ask_for(wire, these, take)
+            sent.append(came.asked)
+            return [number for item, number in enumerate(these) if item not in came.found]
+
+        wire, sent = items(), list[int]()
         with self._session.blocks.attaching():
-            answers = self._ask_for(wire, numbers, take)
-        deque(wire, 0)  # those that were not even asked for in time
-        for item, number in enumerate(numbers):
-            if item not in answers:
-                results[number] = timed_out(
-                    asked[number].source, self._terms.timeout, self._session
-                )
+            missing = ask(wire, numbers)
+            deque(wire, 0)
+            if late := numbers[sent[0] :]:
+                # They were looked at when the time was over. What is in memory is granted all the
+                # same, as it is at the end of any other wait: they are asked for once, without one.
+                missing = [n for n in missing if n not in set(late)]
+                missing += ask((asked[number].to_wire() for number in late), late)
+        for number in missing:
+            results[number] = timed_out(asked[number].source, self._terms.timeout, self._session)
         return results
 
     def _ask_for(
         self, items: Iterator[dict[str, Any]], numbers: Sequence[int], take: Taker
-    ) -> dict[int, Answer]:
+    ) -> Answers:
         terms = self._terms.of(numbers)
         wait = None if terms.deadline is None else max(0.0, terms.deadline - time.monotonic())
         return self._session.ask_until(

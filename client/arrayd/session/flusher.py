@@ -147,8 +147,7 @@ class ReleaseFlusher:
         soon = time.monotonic() + _RETRY
         self._may_be_late = False
         try:
-            _, complete = self._connection.ask("redeem", soon, segment="-", token=b"")
-            if complete:
+            if self._connection.ask("redeem", soon, segment="-", token=b"").complete:
                 return
         except DaemonError:
             pass

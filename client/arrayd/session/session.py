@@ -15,7 +15,7 @@ from arrayd.common import failpoints, proc
 from arrayd.errors import ArraydError, DaemonLost, LoadTimeout, ProtocolMismatch, from_wire
 from arrayd.session import fork_and_exit
 from arrayd.session.block_index import BlockIndex
-from arrayd.session.call import Answer, Taker
+from arrayd.session.call import Answer, Answers, Taker
 from arrayd.session.connection import Connection
 from arrayd.session.flusher import ReleaseFlusher
 from arrayd.session.held_blocks import HeldBlocks
@@ -229,7 +229,7 @@ class Session:
         self._connection = self._flusher = self._canary = None
 
     def ask(
-        self, op: str, timeout: float | None, *, label: str = "", count: int = 1, **fields: Any
+        self, op: str, timeout: float | None, *, label: str = "", **fields: Any
     ) -> list[Answer]:
         """Send a request and wait for all its answers.
 
@@ -238,10 +238,10 @@ class Session:
         LoadTimeout
             They are not there in `timeout` seconds.
         """
-        answers = self.ask_until(op, timeout, **fields)
-        if len(answers) < count:
+        came = self.ask_until(op, timeout, **fields)
+        if not came.complete:
             raise timed_out(label or op, timeout, self)
-        return [answers[i] for i in range(count)]
+        return [came.found[i] for i in range(came.asked)]
 
     def ask_until(
         self,
@@ -251,7 +251,7 @@ class Session:
         report: Reporter | None = None,
         take: Taker | None = None,
         **fields: Any,
-    ) -> dict[int, Answer]:
+    ) -> Answers:
         """Send a request, the releases that are due ahead of it; return what comes in time.
 
         With ``items=``, an iterable, it is several requests, each sent as soon as its items are
@@ -263,9 +263,9 @@ class Session:
         releases: list[Release] = self.blocks.releases_due()
         ahead = connection.frame("release", holds=releases) if releases else None
         deadline = None if timeout is None else time.monotonic() + timeout + _GRACE
-        answers, complete = dict[int, Answer](), False
+        came: Answers | None = None
         try:
-            answers, complete = connection.ask(
+            came = connection.ask(
                 op,
                 deadline,
                 revives=self._start and op not in _NEVER_START,
@@ -275,11 +275,11 @@ class Session:
                 **fields,
             )
         finally:
-            if not complete:
+            if came is None or not came.complete:
                 self._drain_late_answers()
-        if releases and complete:
+        if releases and came.complete:
             self.blocks.sent(releases)
-        return answers
+        return came
 
     def silence(self, timeout: float) -> str:
         """Return why no daemon has answered a call whose timeout has just ended; ``""``: one has.

@@ -343,7 +343,7 @@ class JobTable:
             effects.append(Probe(job.number, job.identity))
         job.detached = job.detached or together.detached  # a prefetch may have meant this one
         for to, waiter in waiters.items():
-            waiter.member = None
+            waiter.member, waiter.late = None, False  # its probe is still to begin
             self.join(job, to, waiter, now)
         return effects
 

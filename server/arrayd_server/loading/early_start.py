@@ -8,6 +8,7 @@ Nothing else is imported here, for that would take its time first.
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import socket
 import subprocess
@@ -20,6 +21,9 @@ PROGRAM = ("-m", "arrayd_server.loading.fork_program")
 MODULES = ("arrayd_server.loading.worker", "arrayd_server.streams.reader")
 """Which the processes of a daemon run: see `fork_server`."""
 
+CLONE = {"x86_64": 56, "aarch64": 220}
+"""The number of clone(2) (asm/unistd_64.h, asm-generic/unistd.h), by machine."""
+
 Begun = tuple[subprocess.Popen[bytes], socket.socket]
 
 _begun: list[Begun] = []
@@ -27,6 +31,8 @@ _begun: list[Begun] = []
 
 def begin() -> None:
     """Start the fork server of the daemon that this process is about to be, if that is possible."""
+    if os.uname().machine not in CLONE:
+        return
     raise_descriptor_limit()  # it is handed down
     with contextlib.suppress(OSError):  # the daemon tries again, and logs it
         _begun.append(begun(MODULES))

@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from arrayd.wire import protocol
+from arrayd_server.loading.early_start import CLONE
 from arrayd_server.loading.process_start import belong_to
 
 ALSO = ("numpy.ma", "encodings.cp437", "arrayd_server.loaders.npy")
@@ -31,9 +32,6 @@ ALSO = ("numpy.ma", "encodings.cp437", "arrayd_server.loaders.npy")
 
 IDLE = 1.0
 """Seconds without a request after which all is imported that may be needed."""
-
-CLONE = {"x86_64": 56, "aarch64": 220}
-"""The number of clone(2) (asm/unistd_64.h, asm-generic/unistd.h), by machine."""
 
 PID_BYTES = 8
 """Of the number that a new process writes first: little endian."""

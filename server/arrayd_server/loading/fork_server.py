@@ -35,7 +35,6 @@ import time
 from collections.abc import Sequence
 
 from arrayd_server.loading import early_start
-from arrayd_server.loading.fork_program import CLONE
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ class ForkServer:
         """Start it, unless it runs or cannot."""
         if self._process is not None or time.monotonic() < self._not_before:
             return
-        if os.uname().machine not in CLONE:
+        if os.uname().machine not in early_start.CLONE:
             return
         try:
             process, requests = early_start.taken(self._modules) or early_start.begun(self._modules)

@@ -36,6 +36,9 @@ MAX_FILES = 32
 Where the workers have more to do than they can, a message has twice as many.
 """
 
+LEAST_FILES = 4
+"""Files of one message at least, if there are as many."""
+
 PATIENCE = 5.0
 """Seconds that a worker may take for one of several before it is given up with its message."""
 
@@ -134,14 +137,21 @@ class MemberLoads:
 
     def measure(self, job: int, members: Sequence[BlockMember]) -> None:
         """Ask how big each member is."""
-        firsts = range(0, len(members), MAX_FILES)
+        each = self._for_each_loader(len(members))
+        firsts = range(0, len(members), each)
         self._measured[job] = _Measuring(members, len(firsts))
         for first in firsts:
-            some = members[first : first + MAX_FILES]
+            some = members[first : first + each]
             files = tuple((one.identity.source.path, one.identity.stat) for one in some)
             wire = SizesTask(_common(some), files).to_wire()
             on_result = partial(self._on_sizes, job, first, len(some))
-            self._pool.submit(_task(job, some, {"op": "sizes", **wire}, on_result, _no_rows))
+            task = _task(job, some, {"op": "sizes", **wire}, on_result, _no_rows)
+            task.urgent = True  # as each look at a file
+            self._pool.submit(task)
+
+    def _for_each_loader(self, count: int) -> int:
+        """Return the files of one message where each may take a loader milliseconds."""
+        return min(max(LEAST_FILES, -(-count // self._pool.limit)), MAX_FILES)
 
     def _on_sizes(
         self, job: int, first: int, count: int, result: Mapping[str, Any] | ArraydError
@@ -157,9 +167,10 @@ class MemberLoads:
 
     def fill(self, job: int, path: str, members: Sequence[BlockMember]) -> None:
         """Load members into the segment file at `path`."""
-        together = 2 * MAX_FILES if self._pool.behind else MAX_FILES
-        firsts = range(0, len(members), together)
         measured = self._measured.pop(job, _Measuring(members, 0)).found
+        together = 2 * MAX_FILES if self._pool.behind else MAX_FILES
+        together = self._for_each_loader(len(members)) if measured else together
+        firsts = range(0, len(members), together)
         found = [packed for _, (_, packed) in sorted(measured.items())]
         self._loads[job] = _MembersLoad(members, together, len(firsts), monotonic(), found)
         for first in firsts:

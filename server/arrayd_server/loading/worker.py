@@ -246,8 +246,9 @@ def _done(wire: Mapping[str, Any], task: RunningTask) -> dict[str, Any]:
 
 
 def _label(wire: Mapping[str, Any]) -> str:
-    """Return which file a task is about, or where the small ones of one go."""
-    return str(wire["source"].get("path") or wire.get("path"))
+    """Return which file a task is about; of one with small files the first, or where they go."""
+    path = wire["source"].get("path") or wire.get("path")
+    return str(path or f"{wire['files'][0][0]} and other small files")
 
 
 def _begin_looking() -> None:

@@ -120,7 +120,7 @@ class Pool:
         self._ending: list[Worker] = []  # no longer in use, and not dead yet
         self._loop = forks.loop
         self._forks = forks
-        self._limit = limit
+        self.limit = limit
         self._most = limit + _EXTRA_FOR_PROBES
         self._timeout = timeout
         self._memory = memory
@@ -131,7 +131,7 @@ class Pool:
 
     def adjust(self, limit: int, *, timeout: float, memory: int) -> None:
         """Let the parameters be others from now on; a task that has been given keeps its own."""
-        self._limit, self._most = limit, limit + _EXTRA_FOR_PROBES
+        self.limit, self._most = limit, limit + _EXTRA_FOR_PROBES
         self._timeout, self._memory = timeout, memory
         for worker in [w for w in self.workers if w.task is None and w.memory != memory]:
             self._end(worker)
@@ -205,11 +205,11 @@ class Pool:
         if users.count(None) == len(users):  # as most, and each dispatch asks
             return set()
         busy = Counter(users)
-        return {user for user, n in busy.items() if user is not None and n >= self._limit - 1 > 0}
+        return {user for user, n in busy.items() if user is not None and n >= self.limit - 1 > 0}
 
     def _free_worker(self, task: Task) -> Worker | None:
         alike = sum(w.task is not None and w.task.urgent == task.urgent for w in self.workers)
-        if alike >= self._limit + task.urgent:
+        if alike >= self.limit + task.urgent:
             return None
         idle = [worker for worker in self.workers if worker.task is None]
         # Clean ones last: reading a file itself makes a worker unfit for tasks that are apart.

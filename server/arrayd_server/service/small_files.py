@@ -30,9 +30,9 @@ and what else is asked of them."""
 class SmallFiles:
     """Collects the items of a request that may be members of one block; `load` asks for these.
 
-    They are those of a client that understands members, which are small, plain (see
-    `may_be_member`), or of one of some other formats and the daemon's user's (`may_be_measured`),
-    not pinned, and neither in memory nor on their way.
+    They are those of a client that understands members, which are small, not pinned, and neither
+    in memory nor on their way: plain ``.npy`` files of any user (see `may_be_member`), and those of
+    other formats of the daemon's own user (`may_be_measured`).
     """
 
     def __init__(self, service: Service, nonce: bytes) -> None:

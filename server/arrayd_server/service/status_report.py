@@ -112,7 +112,7 @@ def _of_job(registry: Registry, job: Job, caller: Peer) -> list[AwaitedItem]:
 def asked(registry: Registry, job: Job, caller: Peer) -> list[BlockIdentity]:
     """Return the identities by which a process may be told of a job."""
     if not _is_other(caller) or job.user == caller.uid:
-        return [job.identity]
+        return [job.identity, *(member.identity for member in job.members)]
     return [one.asked for one in _of_job(registry, job, caller) if one.asked is not None]
 
 

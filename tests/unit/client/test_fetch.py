@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from arrayd.errors import BadFile, LoadTimeout, NoRoom, to_wire
+from arrayd.session.call import Answers
 from arrayd.session.fetch import Fetching, Terms
 from arrayd.session.request import FileRequest
 from arrayd.source import Source
@@ -30,7 +32,7 @@ class Daemon:
         """Let nothing be attached."""
         yield
 
-    def ask_until(self, op: str, _: float | None, **fields: Any) -> dict[int, Any]:
+    def ask_until(self, op: str, _: float | None, **fields: Any) -> Answers:
         """Answer each item, and report the progress of those that are loaded."""
         assert op == "get"
         paths = [item["source"]["path"] for item in fields["items"]]
@@ -41,7 +43,7 @@ class Daemon:
             if i < room and fields["report"] is not None:
                 fields["report"](i, 1, 1)
             fields["take"](i, answer)
-        return answers
+        return Answers(answers, len(answers), True)
 
 
 def fetched(daemon: Daemon, count: int, **terms: Any) -> list[str]:
@@ -83,20 +85,22 @@ def test_it_ends_at_the_deadline() -> None:
 class Late(Daemon):
     """One that takes two of the items until the time has come, and answers the first."""
 
-    def ask_until(self, op: str, _: float | None, **fields: Any) -> dict[int, Any]:
-        """Answer one item."""
-        taken = [next(fields["items"]) for _ in range(2)]
+    def ask_until(self, op: str, _: float | None, **fields: Any) -> Answers:
+        """Answer one item; at the second call, without a wait, some of the rest."""
+        taken = list(islice(fields["items"], 2))
         self.asked.append([item["source"]["path"] for item in taken])
         fields["take"](0, {"err": LOADED})
-        return {0: {"err": LOADED}}
+        return Answers({0: {"err": LOADED}}, len(taken), False)
 
     def silence(self, _: float) -> str:
         """Say that it has answered."""
         return ""
 
 
-def test_what_was_not_even_asked_for_in_time() -> None:
-    """Each source has its answer or its error, wherever in the list the time ends."""
+def test_what_was_looked_at_too_late() -> None:
+    """Is asked for once, without a wait; each source has its answer or its error."""
     daemon = Late()
-    assert fetched(daemon, 4, timeout=1.0) == ["BadFile"] + [LoadTimeout.__name__] * 3
-    assert daemon.asked == [["/0", "/1"]]
+    found = fetched(daemon, 5, timeout=1.0, deadline=time.monotonic() + 1.0)
+    late = LoadTimeout.__name__
+    assert found == ["BadFile", late, "BadFile", late, late]
+    assert daemon.asked == [["/0", "/1"], ["/2", "/3"]]

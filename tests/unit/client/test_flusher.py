@@ -8,6 +8,7 @@ import pytest
 
 from arrayd.errors import AccessDenied, ArraydError, DaemonLost, NoRoom
 from arrayd.session import flusher
+from arrayd.session.call import Answers
 from arrayd.session.flusher import FLUSH_EVERY, ReleaseFlusher
 
 
@@ -19,12 +20,12 @@ class Refusing:
         self.pidfd, self.unknown_since = -1, 7.0
         self.asked = self.nudged = 0
 
-    def ask(self, *_: Any, **__: Any) -> tuple[dict[int, Any], bool]:
+    def ask(self, *_: Any, **__: Any) -> Answers:
         """Raise the error."""
         self.asked += 1
         if self.error is not None:
             raise self.error("so it is")
-        return {}, False
+        return Answers({}, 0, False)
 
     def nudge(self) -> None:
         """Count."""

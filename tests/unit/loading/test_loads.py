@@ -23,9 +23,9 @@ PARTS = 3 * PARTS_WAITING
 class _Pool:
     """Keeps the tasks that it is given."""
 
-    def __init__(self, *, behind: bool = False) -> None:
+    def __init__(self, *, behind: bool = False, limit: int = 1) -> None:
         self.tasks: list[Task] = []
-        self.behind = behind
+        self.behind, self.limit = behind, limit
 
     def submit(self, task: Task) -> None:
         self.tasks.append(task)
@@ -171,3 +171,18 @@ def test_small_files_are_measured(answers: str) -> None:
     loads.fill(7, "/dev/shm/segment", there)
     packed = [one for task in pool.tasks for one in task.wire["found"]]
     assert packed == [b"x"] * MAX_FILES + [b"a", b"b"][: len(found) - MAX_FILES]
+
+
+@pytest.mark.parametrize(
+    ("loaders", "count", "each"), [(8, 32, 4), (8, 40, 5), (2, 9, 5), (1, 9, 9)]
+)
+def test_each_loader_measures_some(loaders: int, count: int, each: int) -> None:
+    """A file may take milliseconds: all loaders have something to do, and before what fills."""
+    pool = _Pool(limit=loaders)
+    nothing = lambda *_: None  # noqa: E731
+    loads = MemberLoads(cast(Pool, pool), nothing, nothing, nothing)
+    origins = [identity.of_source(Source.of(f"/{n}.txt"), (1, 2, 64, 4, 5)) for n in range(count)]
+    loads.measure(7, [BlockMember(n, one, None, 0, 0) for n, one in enumerate(origins)])
+    assert [len(task.wire["files"]) for task in pool.tasks][:-1] == [each] * (-(-count // each) - 1)
+    assert sum(len(task.wire["files"]) for task in pool.tasks) == count
+    assert all(task.urgent for task in pool.tasks)
