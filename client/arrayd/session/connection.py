@@ -150,6 +150,7 @@ class Connection:
                 self._outbox.append(ahead)
             for request in requests(self._nonce, self._numbers, state, op, fields):
                 self._wait_for(call, MAX_IN_FLIGHT - 1)
+                self._check_health(time.monotonic(), deadline)  # to make it may have taken long
                 self._pending[request.number] = request
                 call.add(request)
                 self._outbox.append(request.frame)
