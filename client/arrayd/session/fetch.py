@@ -129,26 +129,24 @@ class Fetching:
                 asked[number] = request
                 yield request.to_wire()
 
-        def ask(wire: Iterator[dict[str, Any]], these: Sequence[int]) -> list[int]:
-            """Ask for these, which become more meanwhile; return those that have no answer."""
-
+        def ask(wire: Iterator[dict[str, Any]], these: Sequence[int]) -> Answers:
             def take(item: int, answer: Answer) -> None:
                 with contextlib.suppress(Vanished):
                     results[these[item]] = self._take(asked[these[item]], answer)
 
-            came = self._ask_for(wire, these, take)
-            sent.append(came.asked)
-            return [number for item, number in enumerate(these) if item not in came.found]
+            return self._ask_for(wire, these, take)
 
-        wire, sent = items(), list[int]()
+        wire = items()
         with self._session.blocks.attaching():
-            missing = ask(wire, numbers)
+            came = ask(wire, numbers)
             deque(wire, 0)
-            if late := numbers[sent[0] :]:
+            sent, late = numbers[: came.asked], numbers[came.asked :]
+            missing = [number for item, number in enumerate(sent) if item not in came.found]
+            if late:
                 # They were looked at when the time was over. What is in memory is granted all the
                 # same, as it is at the end of any other wait: they are asked for once, without one.
-                missing = [n for n in missing if n not in set(late)]
-                missing += ask((asked[number].to_wire() for number in late), late)
+                came = ask((asked[number].to_wire() for number in late), late)
+                missing += [number for item, number in enumerate(late) if item not in came.found]
         for number in missing:
             results[number] = timed_out(asked[number].source, self._terms.timeout, self._session)
         return results

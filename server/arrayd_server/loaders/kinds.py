@@ -192,9 +192,6 @@ def of_head(head: bytes) -> Kind | None:
     return _SAFETENSORS if head[8:9] == b"{" and b"\0\0" in head[:8] else None
 
 
-_NEVER_TEXT = bytes(set(range(32)) - set(b"\t\n\r\f\v"))
-
-
 def _zip(head: bytes) -> Kind:
     """Return what a zip archive is by the name of its first member."""
     length = int.from_bytes(head[26:28], "little")
@@ -202,6 +199,10 @@ def _zip(head: bytes) -> Kind:
     if name.endswith(b".npy"):
         return NPZ
     return next((kind for mark, kind in _ZIPS if name.endswith(mark)), _ZIP)
+
+
+_NEVER_TEXT = bytes(set(range(32)) - set(b"\t\n\r\f\v"))
+"""Bytes that no text has, in an encoding that extends ASCII."""
 
 
 def like_text(head: bytes) -> bool:

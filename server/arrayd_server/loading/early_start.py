@@ -18,7 +18,8 @@ from arrayd_server.loading.execute import execute
 
 PROGRAM = ("-m", "arrayd_server.loading.fork_program")
 
-MODULES = ("arrayd_server.loading.worker", "arrayd_server.streams.reader")
+LOADER, READER = "arrayd_server.loading.worker", "arrayd_server.streams.reader"
+MODULES = (LOADER, READER)
 """Which the processes of a daemon run: see `fork_server`."""
 
 CLONE = {"x86_64": 56, "aarch64": 220}

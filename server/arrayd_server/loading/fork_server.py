@@ -51,6 +51,8 @@ CLOSE_TIMEOUT = 2.0
 class ForkServer:
     """The fork server of a daemon. It runs from `start`, or from the first `fork` on.
 
+    That of a private daemon was begun before (`early_start`), and is taken over.
+
     Parameters
     ----------
     modules

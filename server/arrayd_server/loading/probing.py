@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arrayd.errors import SourceChanged, SourceNotFound
 from arrayd.source import Source
-from arrayd.wire.dtypes import descr
+from arrayd.wire.dtypes import descr, from_descr
 from arrayd_server.loaders import file_identity, formats, validation
 from arrayd_server.loaders.base import LoadPlan
 from arrayd_server.loaders.file_identity import FileIdentity, NamedIdentity
@@ -75,6 +75,11 @@ def _same_file(source: Source, now: FileIdentity, stat: tuple[int, ...]) -> None
         f"{stat[1]}): you are in different mount namespaces (a container, PrivateTmp=), or "
         "the file was just replaced."
     )
+
+
+def plan_of(found: FoundFile) -> LoadPlan:
+    """Return the plan by which a file is read that was found so; its parts are told with it."""
+    return LoadPlan(found.shape, from_descr(found.file_dtype), found.file_order, (), found.detail)
 
 
 def check_unchanged(source: Source, found: FoundFile) -> None:

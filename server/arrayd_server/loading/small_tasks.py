@@ -16,7 +16,7 @@ from arrayd.wire.dtypes import from_descr
 from arrayd.wire.grant import Spec
 from arrayd_server import identity
 from arrayd_server.loaders import segment_writer, small
-from arrayd_server.loaders.base import LoadPlan, Part
+from arrayd_server.loaders.base import Part
 from arrayd_server.loading import confinement, probing
 from arrayd_server.loading.messages import (
     FoundFile,
@@ -90,11 +90,12 @@ def _npy(common: Source, path: str, stat: tuple[int, ...], out: memoryview) -> L
 def _any(source: Source, packed: bytes, out: memoryview) -> Loaded | None:
     """Read a file of any format, of which this was found, into the beginning of `out`."""
     found = FoundFile.from_wire(unpack(packed))
-    plan = LoadPlan(found.shape, from_descr(found.file_dtype), found.file_order, (), found.detail)
     parts = [Part(*part) for part in found.parts]
     named = replace(source, format=found.format)
     try:
-        lost = segment_writer.read_into(out, named, plan, parts, from_descr(found.descr))
+        lost = segment_writer.read_into(
+            out, named, probing.plan_of(found), parts, from_descr(found.descr)
+        )
         probing.check_unchanged(named, found)
     except MemoryError:
         raise

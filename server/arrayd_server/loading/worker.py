@@ -33,7 +33,7 @@ from arrayd.wire.codec import pack, stream
 from arrayd.wire.dtypes import descr, from_descr
 from arrayd.wire.protocol import PACKAGE_VERSION
 from arrayd_server.loaders import file_identity, formats, segment_writer, validation
-from arrayd_server.loaders.base import FoundMember, LoadPlan, Part
+from arrayd_server.loaders.base import FoundMember, Part
 from arrayd_server.loaders.dataset import file_rows
 from arrayd_server.loading import confinement, probing, small_tasks
 from arrayd_server.loading.apart import apart
@@ -172,7 +172,7 @@ def fill(fill: FillTask, task: RunningTask) -> FilledPart:
     source = replace(fill.source.understand(), format=found.format)
     lost = segment_writer.write_part(
         source,
-        LoadPlan(found.shape, from_descr(found.file_dtype), found.file_order, (), found.detail),
+        probing.plan_of(found),
         Part(*fill.part),
         segment_writer.Target(fill.path, from_descr(found.descr), found.order, found.spec.nbytes),
         on_rows=task.rows,

@@ -42,14 +42,14 @@ from arrayd.errors import LoaderCrashed, LoadError, LoadTimeout, ProtocolMismatc
 from arrayd.wire.codec import stream
 from arrayd_server import events
 from arrayd_server.loading import messages
+from arrayd_server.loading.early_start import LOADER
 from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.loading.own_process import OwnProcess, cause
 from arrayd_server.loading.tasks import Queue, Task
 
 log = logging.getLogger(__name__)
 
-MODULE = "arrayd_server.loading.worker"
-PROGRAM = ("-m", MODULE)
+PROGRAM = ("-m", LOADER)
 
 RETIRE_AFTER = 60.0
 """Seconds after which an idle worker goes: it holds what its libraries have allocated."""

@@ -27,6 +27,7 @@ from arrayd.errors import (
 )
 from arrayd.wire.codec import stream
 from arrayd.wire.protocol import PACKAGE_VERSION
+from arrayd_server.loading.early_start import READER
 from arrayd_server.loading.fork_server import ForkServer
 from arrayd_server.loading.messages import other_version
 from arrayd_server.loading.own_process import OwnProcess, cause
@@ -41,8 +42,7 @@ from arrayd_server.streams.messages import (
 
 log = logging.getLogger(__name__)
 
-MODULE = "arrayd_server.streams.reader"
-PROGRAM = ("-m", MODULE)
+PROGRAM = ("-m", READER)
 
 LAST_WORDS = 0.5
 """Seconds from the end of a reader's stream until it is killed: it may be writing to the log."""

@@ -32,7 +32,7 @@ class Bench:
     """A fork server in the running loop, and what it forks."""
 
     def __init__(self) -> None:
-        self.forks = ForkServer(asyncio.get_running_loop(), (worker_pool.MODULE,))
+        self.forks = ForkServer(asyncio.get_running_loop(), (early_start.LOADER,))
         self.ends: asyncio.Queue[int | OSError] = asyncio.Queue()
         self.all: list[OwnProcess] = []
         self.over: list[OwnProcess] = []
@@ -105,7 +105,7 @@ def number(proc: Path, name: str) -> int:
     return int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")), 16)
 
 
-@pytest.mark.parametrize("modules", [early_start.MODULES, (worker_pool.MODULE,)])
+@pytest.mark.parametrize("modules", [early_start.MODULES, (early_start.LOADER,)])
 def test_it_may_have_been_started_early(modules: tuple[str, ...]) -> None:
     """One that was begun before the daemon was imported is the daemon's, if it is what it wants."""
 
@@ -118,7 +118,7 @@ def test_it_may_have_been_started_early(modules: tuple[str, ...]) -> None:
             same = modules == early_start.MODULES
             assert (forks.pid == process.pid) == same
             assert bool(early_start._begun) != same
-            ours = forks.fork(worker_pool.MODULE, MEMORY)
+            ours = forks.fork(early_start.LOADER, MEMORY)
             assert ours is not None
             with ours:
                 assert select.select([ours], [], [], PATIENCE)[0]
@@ -132,6 +132,13 @@ def test_it_may_have_been_started_early(modules: tuple[str, ...]) -> None:
             process.wait()
 
     asyncio.run(run())
+
+
+def test_none_is_started_early_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine of which no number of clone(2) is known a daemon would not use it."""
+    monkeypatch.setattr(early_start, "CLONE", {})
+    early_start.begin()
+    assert early_start._begun == []
 
 
 def test_a_daemon_that_does_not_come_to_be(tmp_path: Path) -> None:
