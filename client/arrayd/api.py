@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from arrayd.array import SharedArray
 from arrayd.client import Client, give_back
+from arrayd.results.progress import ShowProgress
 from arrayd.session.request import SourceLike
 from arrayd.system import launch
 
 if TYPE_CHECKING:
     from arrayd.results.info import Info
-    from arrayd.results.progress import ShowProgress
     from arrayd.results.status_table import Status
 
 _lock = threading.RLock()  # a signal handler may ask while the first client is made

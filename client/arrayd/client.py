@@ -15,6 +15,7 @@ from arrayd.common import arguments, failpoints, users
 from arrayd.errors import ArraydError, DaemonLost, NoSuchBlock, SpecMismatch
 from arrayd.integrations.picklers import register
 from arrayd.results.lost import LostArray
+from arrayd.results.progress import Progress, Reporter, ShowProgress, reporter
 from arrayd.session import local, sealing, source_blocks
 from arrayd.session.describe import described, error_in
 from arrayd.session.fetch import Fetching, Numbered, Result, Terms
@@ -28,7 +29,6 @@ from arrayd.wire import dtypes
 
 if TYPE_CHECKING:
     from arrayd.results.info import Info
-    from arrayd.results.progress import Progress, Reporter, ShowProgress
     from arrayd.results.status_table import Status
     from arrayd.results.uses import Uses
 
@@ -353,8 +353,6 @@ def _reporter(
     """Give what passes progress on to what the caller gave for it; None where that is nothing."""
     if not progress or not sources:
         return contextlib.nullcontext()
-    from arrayd.results.progress import reporter  # here: as in `info`
-
     return reporter(progress, sources)
 
 

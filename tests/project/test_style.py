@@ -297,7 +297,7 @@ def test_importing_arrayd_is_cheap() -> None:
     assert done.returncode == 0, done.stderr
     loaded = set(json.loads(done.stdout))
     assert not [name for name in loaded if name.startswith("arrayd.datasets")]
-    assert not loaded & {"arrayd.reference", "arrayd.results.progress"}
+    assert "arrayd.reference" not in loaded
     roots = {name.partition(".")[0] for name in loaded}
     assert {"arrayd"} <= roots - sys.stdlib_module_names <= {"arrayd", "numpy", "zmq", "msgpack"}
     slow = {"argparse", "hashlib", "multiprocessing", "pathlib", "signal", "socket"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,11 @@ def test_a_timeout_counts_from_the_beginning(
     first, first_look, second, _, asked = ends
     assert got == answers[:2]
     assert first == second == asked <= first_look
+
+
+@pytest.mark.parametrize(
+    "name", ["connect", "create", "evict", "get", "get_many", "prefetch", "put"]
+)
+def test_hints_of_types_are_found(name: str) -> None:
+    """Programs that read them, to check or to document calls, find what they name."""
+    assert "return" in typing.get_type_hints(getattr(arrayd, name))
